@@ -1,0 +1,228 @@
+"""I3D in plain PyTorch: readable, slow, and the yardstick of every test and benchmark.
+
+Source: Carreira & Zisserman, "Quo Vadis, Action Recognition? A New Model and the Kinetics
+Dataset", CVPR 2017 (arXiv 1705.07750), with the details of its released TensorFlow network
+(deepmind/kinetics-i3d). Parameter names are those of piergiaj/pytorch-i3d, the most used port,
+so that state dicts load in both directions with ``strict=True``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fasti3d import network
+from fasti3d.network import same_padding
+
+
+def pad_same(
+    x: Tensor, kernel: Iterable[int], stride: Iterable[int], value: float = 0.0
+) -> Tensor:
+    """Pads (N, C, T, H, W) as TensorFlow's SAME does, which depends on the size of every axis."""
+    pads: list[int] = []
+    for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
+        pads = [*same_padding(size, k, s), *pads]  # F.pad wants the last axis first
+    return F.pad(x, pads, value=value) if any(pads) else x
+
+
+class BatchNorm3d(nn.BatchNorm3d):
+    """Batch norm whose parameters and statistics stay in float32 when the module is cast to half precision.
+
+    A running variance of a few thousandths does not survive float16, and folding it into the
+    convolution needs its full precision; torch normalises half-precision maps with float32
+    statistics without a cast.
+    """
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        def keep_float32(t: Tensor) -> Tensor:
+            moved = fn(t)
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                return t.to(moved.device, torch.float32)
+            return moved
+
+        return super()._apply(keep_float32, recurse)
+
+
+class MaxPool3dSame(nn.Module):
+    """Max-pool with TensorFlow SAME padding, which never wins against a real value."""
+
+    def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = pad_same(x, self.kernel, self.stride, float("-inf"))
+        return F.max_pool3d(padded, self.kernel, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}"
+
+
+class Unit3D(nn.Module):
+    """conv3d with SAME padding, then batch norm and ReLU unless it is the classifier."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, int, int] = (1, 1, 1),
+        *,
+        classifier: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=classifier)
+        self.bn = (
+            None
+            if classifier
+            else BatchNorm3d(out_channels, eps=network.BN_EPS, momentum=network.BN_MOMENTUM)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv3d(pad_same(x, self.kernel, self.stride))
+        return x if self.bn is None else F.relu(self.bn(x))
+
+
+class Mixed(nn.Module):
+    """Inception block: four branches over one input, concatenated over channels."""
+
+    def __init__(self, in_channels: int, spec: network.Mixed) -> None:
+        super().__init__()
+        self.b0 = Unit3D(in_channels, spec.b0)
+        self.b1a = Unit3D(in_channels, spec.b1a)
+        self.b1b = Unit3D(spec.b1a, spec.b1b, (3, 3, 3))
+        self.b2a = Unit3D(in_channels, spec.b2a)
+        self.b2b = Unit3D(spec.b2a, spec.b2b, (3, 3, 3))
+        self.b3a = MaxPool3dSame((3, 3, 3), (1, 1, 1))
+        self.b3b = Unit3D(in_channels, spec.b3b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = (
+            self.b0(x),
+            self.b1b(self.b1a(x)),
+            self.b2b(self.b2a(x)),
+            self.b3b(self.b3a(x)),
+        )
+        return torch.cat(branches, dim=1)
+
+
+def head_pool(x: Tensor) -> Tensor:
+    """The head's 2x7x7 average pool, stride 1, no padding."""
+    return F.avg_pool3d(x, network.HEAD_POOL, stride=1)
+
+
+def check_endpoints(names: Iterable[str]) -> set[str]:
+    """The names as a set; an unknown one, or a bare string, is a ValueError."""
+    if isinstance(names, str):
+        raise ValueError(f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list")
+    wanted = set(names)
+    unknown = sorted(wanted.difference(network.ENDPOINTS))
+    if unknown:
+        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(network.ENDPOINTS)}")
+    return wanted
+
+
+def build_trunk(in_channels: int) -> OrderedDict[str, nn.Module]:
+    """The modules of ``network.TRUNK``, in order and by name."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = in_channels
+    for name, spec in network.TRUNK.items():
+        if isinstance(spec, network.Pool):
+            modules[name] = MaxPool3dSame(spec.kernel, spec.stride)
+            continue
+        modules[name] = (
+            Unit3D(channels, spec.out_channels, spec.kernel, spec.stride)
+            if isinstance(spec, network.Conv)
+            else Mixed(channels, spec)
+        )
+        channels = spec.out_channels
+    return modules
+
+
+class I3D(nn.Module):
+    """Inflated Inception-v1 (Carreira & Zisserman 2017), as written in the paper.
+
+    Args:
+        num_classes: classes of the head; Kinetics-400 has 400.
+        in_channels: 3 for the RGB stream, 2 for the optical-flow stream.
+        dropout: probability of *dropping* a feature before the classifier, in training mode.
+
+    Clips are ``(N, in_channels, T, H, W)`` with values in [-1, 1]. Padding is TensorFlow SAME on
+    every axis and for every size, batch norm has eps 1e-3.
+    """
+
+    def __init__(
+        self, num_classes: int = 400, in_channels: int = 3, *, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.gradient_checkpointing = False
+        for name, module in build_trunk(in_channels).items():
+            self.add_module(name, module)
+        self.dropout = nn.Dropout(dropout)
+        self.logits = Unit3D(network.FEATURE_CHANNELS, num_classes, classifier=True)
+
+    def replace_logits(self, num_classes: int) -> None:
+        """Puts a freshly initialised classifier of ``num_classes`` in place, as fine-tuning needs."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        old = self.logits.conv3d.weight
+        logits = Unit3D(network.FEATURE_CHANNELS, num_classes, classifier=True)
+        self.logits = logits.to(old.device, old.dtype).train(self.training)
+        self.num_classes = num_classes
+
+    def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Runs no further than needed and returns the maps asked for.
+
+        Args:
+            x: (N, in_channels, T, H, W) in [-1, 1].
+            names: any of ``network.ENDPOINTS``: trunk endpoints give (N, C, T', H', W'),
+                ``Logits`` the time-averaged logits (N, num_classes), ``Predictions`` their softmax.
+
+        Raises:
+            ValueError: a name that is no endpoint.
+        """
+        wanted = check_endpoints(names)
+        maps: dict[str, Tensor] = {}
+        for name, module in self.named_children():
+            if name not in network.TRUNK or wanted.issubset(maps):
+                break
+            if self.gradient_checkpointing and torch.is_grad_enabled() and isinstance(module, Mixed):
+                x = checkpoint(module, x, use_reentrant=False)
+            else:
+                x = module(x)
+            if name in wanted:
+                maps[name] = x
+        if wanted & {"Logits", "Predictions"}:
+            logits = self.logits(self.dropout(head_pool(x))).mean(dim=(2, 3, 4))
+            maps |= {"Logits": logits, "Predictions": logits.softmax(dim=1)}
+        return {name: maps[name] for name in network.ENDPOINTS if name in wanted}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, T, H, W) in [-1, 1] -> time-averaged logits (N, num_classes)."""
+        return self.forward_endpoints(x, ("Logits",))["Logits"]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The Mixed_5c map: (N, 1024, ceil(T/8), ceil(H/32), ceil(W/32))."""
+        return self.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        """Features as the head sees them: (N, 1024, ceil(T/8) - 1), averaged by its 2x7x7 pool.
+
+        Where the map is larger than 7x7, the pooled positions are averaged too, so that the mean
+        over time times the classifier's weights plus its bias gives the logits at every size.
+        """
+        return head_pool(self.forward_features(x)).mean(dim=(3, 4))
