@@ -1,0 +1,20 @@
+// Which vector instructions to use, chosen at run time so that one build serves every x86-64.
+#pragma once
+
+#include <string>
+
+namespace fasti3d {
+
+enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// The best set this CPU and operating system offer, or the limit set below if that is lower.
+Isa isa();
+const char* isa_name(Isa isa);
+// Whether bfloat16 dot products run in hardware (AVX512_BF16) at the current limit.
+bool has_bf16_dot();
+// Whether the CPU has matrix tiles for bfloat16 (AMX), which oneDNN uses and these kernels do not.
+bool has_amx_bf16();
+// Lowers the choice, for tests and for diagnosis: "baseline", "avx2" or "avx512".
+void limit_isa(const std::string& name);
+
+}  // namespace fasti3d

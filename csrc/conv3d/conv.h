@@ -1,0 +1,70 @@
+// Implicit-GEMM conv3d + bias + ReLU on channels-last clips: what all its parts share.
+//
+// Output pixels, flattened over n, t, h, w, are taken in tiles of kMaxRows or fewer. For every tap
+// of the window a tile holds one pointer a pixel to the input it multiplies, or to a row of zeros
+// where the window leaves the clip, so that SAME padding needs no padded copy and no branch in the
+// inner loop. Weights are packed in panels of 16 output channels, [panel][tap][k][16], with
+// bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
+#pragma once
+
+#include "../common/clip.h"
+
+namespace fasti3d {
+
+constexpr int64_t kPanel = 16;
+// Clips of fewer channels than this (the stem) are first laid out with their padding along w, so
+// that a tap is a run of kernel_w * channels values and not of 2 or 3.
+constexpr int64_t kFewChannels = 16;
+
+// How a kernel of (kt, kh, kw) over `channels` inputs is cut into taps and runs.
+struct Taps {
+  bool merged;    // a tap covers a whole window row of kernel_w * channels values
+  int64_t count;  // taps a window
+  int64_t run;    // values a tap
+  int64_t packed_run;  // the same, rounded up to a whole pair for bfloat16
+
+  Taps(int64_t channels, int64_t kt, int64_t kh, int64_t kw, bool pairs)
+      : merged(channels < kFewChannels || (pairs && channels % 2 != 0)),
+        count(merged ? kt * kh : kt * kh * kw),
+        run(merged ? kw * channels : channels),
+        packed_run(pairs ? (run + 1) / 2 * 2 : run) {}
+};
+
+// One tile of output pixels times `panels` panels of output channels.
+struct TileArgs {
+  const void* const* taps;  // [count][rows] pointers to the inputs
+  int64_t count;
+  int64_t run;           // packed_run
+  const void* weights;   // first panel
+  int64_t panel_stride;  // values from one panel to the next
+  const float* bias;     // [panels][16]
+  bool relu;
+  void* const* out;  // [rows] pointers to the pixels' first channel of the first panel; null: do not store
+  int64_t channels;  // channels to store, at most panels * 16
+};
+
+// The kernels of one instruction set and one pair of (activation, weight) types.
+struct ConvKernels {
+  int64_t rows;        // pixels a tile
+  int64_t max_panels;  // panels a call
+  void (*run[2])(const TileArgs&);  // by panels - 1; run[1] is null where max_panels is 1
+};
+
+#define FASTI3D_CONV_KERNELS(isa)   \
+  namespace isa {                   \
+  extern const ConvKernels kFloat;  \
+  extern const ConvKernels kBfloat; \
+  extern const ConvKernels kHalf;   \
+  }
+
+FASTI3D_CONV_KERNELS(baseline)
+#if defined(__x86_64__)
+FASTI3D_CONV_KERNELS(avx2)
+FASTI3D_CONV_KERNELS(avx512)
+namespace avx512_bf16 {
+extern const ConvKernels kBfloatDot;
+}
+#endif
+#undef FASTI3D_CONV_KERNELS
+
+}  // namespace fasti3d

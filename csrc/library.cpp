@@ -1,0 +1,43 @@
+// The schemas of the fasti3d:: operators and the Python module fasti3d._C.
+//
+// The operators are registered through torch's stable ABI, so that one build serves later versions
+// of torch; pybind11 carries only what is about the build itself.
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+
+#include "common/isa.h"
+
+#define FASTI3D_TEXT_(x) #x
+#define FASTI3D_TEXT(x) FASTI3D_TEXT_(x)
+
+STABLE_TORCH_LIBRARY(fasti3d, m) {
+  m.def("max_pool3d_same(Tensor x, int[] kernel, int[] stride) -> Tensor");
+  m.def("conv3d_pack(Tensor weight, ScalarType dtype) -> Tensor");
+  m.def(
+      "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, bool relu, "
+      "Tensor(a!) out) -> ()");
+  m.def("fingerprint(Tensor[] tensors) -> int");
+}
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "What fasti3d's C++ operators were built for and what they run on.";
+  m.def("build_info", [] {
+    pybind11::dict info;
+    info["version"] = FASTI3D_TEXT(FASTI3D_VERSION);
+    info["compiler"] = __VERSION__;
+    info["torch"] = FASTI3D_TEXT(FASTI3D_TORCH_VERSION);
+    info["cuda_architectures"] = FASTI3D_TEXT(FASTI3D_CUDA_ARCHITECTURES);
+#if defined(__x86_64__)
+    info["instruction_sets"] = pybind11::make_tuple("baseline", "avx2", "avx512", "avx512_bf16");
+#else
+    info["instruction_sets"] = pybind11::make_tuple("baseline");
+#endif
+    return info;
+  });
+  m.def("isa", [] { return fasti3d::isa_name(fasti3d::isa()); },
+        "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+  m.def("limit_isa", &fasti3d::limit_isa, pybind11::arg("name"),
+        "Uses no more than this instruction set from now on.");
+  m.def("has_bf16_dot", &fasti3d::has_bf16_dot, "Whether bfloat16 dot products run in hardware.");
+  m.def("has_amx_bf16", &fasti3d::has_amx_bf16, "Whether the CPU has bfloat16 matrix tiles.");
+}

@@ -1,0 +1,390 @@
+"""From a video file to the classes of its actions: windows, batches, logits, result.
+
+A video is read as overlapping windows of frames at a constant rate; each window's logits are kept,
+and their mean is the video's. Reading and the network overlap, and nothing of a window but its
+logits and a few frames for the filmstrip outlives it, so the length of a video does not matter.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from fasti3d import network, video, weights
+from fasti3d.i3d import I3D
+
+DEFAULT_WEIGHTS = "kinetics400-rgb"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Windows in one forward pass. A GPU needs several to be busy; a CPU is busy with one, and a second
+# would only cost memory.
+_BATCH = {"cuda": 8, "cpu": 1}
+# Windows decoded ahead of the network: 10 MB each at 64x224x224.
+_READ_AHEAD = 2
+# The filmstrip keeps at least this many frames of a long video, and fewer than twice as many.
+_FILM_FRAMES = 32
+
+T = TypeVar("T")
+
+
+class Score(NamedTuple):
+    """One class of a ranking. ``probability`` is in [0, 1] over all classes."""
+
+    label: str
+    index: int
+    probability: float
+    logit: float
+
+
+class Span(NamedTuple):
+    """From ``start`` to ``end``, in seconds of presentation time."""
+
+    start: float
+    end: float
+
+
+class Segment(NamedTuple):
+    """A stretch of the video (in seconds) with one most likely class, and its mean probability there."""
+
+    start: float
+    end: float
+    label: str
+    index: int
+    probability: float
+
+
+class Picture(NamedTuple):
+    """A frame of the video as the network saw it: uint8 (H, W, 3) at ``time`` seconds."""
+
+    time: float
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What the network says about one video.
+
+    Attributes:
+        path: the video.
+        fps: rate at which frames were sampled (frames/s); None is the video's own rate.
+        frames: distinct frames sampled.
+        spans: the stretch of time each window covers, in order; they overlap where stride < window.
+        logits: float32 (windows, classes), on the CPU.
+        labels: a name for each class.
+        warnings: what was odd about the file, e.g. that it breaks off in the middle.
+        device, dtype: where and in which precision the network ran.
+        seconds: wall-clock time from opening the file to the last logits.
+        film: frames spread over the whole video, for a filmstrip.
+    """
+
+    path: Path
+    fps: float | None
+    frames: int
+    spans: tuple[Span, ...]
+    logits: Tensor
+    labels: tuple[str, ...]
+    warnings: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+    seconds: float
+    film: tuple[Picture, ...]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Sampled frames for each second of wall-clock time, decoding included."""
+        return self.frames / self.seconds
+
+    def top(self, k: int = 5) -> tuple[Score, ...]:
+        """The k most likely classes of the whole video: softmax of the mean of the windows' logits."""
+        return self._rank(self.logits.mean(dim=0), k)
+
+    def window_top(self, window: int, k: int = 5) -> tuple[Score, ...]:
+        """The k most likely classes of one window."""
+        return self._rank(self.logits[window], k)
+
+    def probabilities(self) -> Tensor:
+        """Softmax of each window's logits: float32 (windows, classes)."""
+        return self.logits.softmax(dim=1)
+
+    def shares(self) -> tuple[Span, ...]:
+        """The stretch of time each window speaks for when windows share frames.
+
+        Neighbours meet halfway between their middles, so the stretches tile the video.
+        """
+        middles = [(span.start + span.end) / 2 for span in self.spans]
+        between = [(a + b) / 2 for a, b in zip(middles, middles[1:], strict=False)]
+        edges = [self.spans[0].start, *between, self.spans[-1].end]
+        return tuple(Span(a, b) for a, b in zip(edges, edges[1:], strict=False))
+
+    def segments(self) -> tuple[Segment, ...]:
+        """What happens when: neighbouring windows with the same most likely class, merged."""
+        probabilities = self.probabilities()
+        best = probabilities.argmax(dim=1).tolist()
+        shares = self.shares()
+        segments = []
+        first = 0
+        for i in range(1, len(best) + 1):
+            if i == len(best) or best[i] != best[first]:
+                index = best[first]
+                mean = probabilities[first:i, index].mean().item()
+                segments.append(Segment(shares[first].start, shares[i - 1].end, self.labels[index], index, mean))
+                first = i
+        return tuple(segments)
+
+    def _rank(self, logits: Tensor, k: int) -> tuple[Score, ...]:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        probabilities = logits.softmax(dim=0)
+        order = logits.argsort(descending=True)[:k].tolist()
+        return tuple(Score(self.labels[i], i, probabilities[i].item(), logits[i].item()) for i in order)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (a GPU if torch finds one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N`` as a device.
+
+    Raises:
+        ValueError: any other name, or a GPU that torch does not find.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in _BATCH or (device.type == "cpu" and device.index):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r} is not there: torch finds {torch.cuda.device_count()} GPUs; use cpu, or see `fasti3d doctor`"
+        )
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` (float16 on a GPU, float32 on a CPU), ``float32``, ``bfloat16`` or ``float16`` as a dtype.
+
+    Raises:
+        ValueError: any other name.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def load_model(
+    source: str | PathLike[str] = DEFAULT_WEIGHTS, *, device: str = "auto", dtype: str = "auto"
+) -> I3D:
+    """An I3D in eval mode with the weights of ``source``, on ``device`` and in ``dtype``.
+
+    Args:
+        source: a name of ``fasti3d.weights.registry()`` or the path of a checkpoint.
+        device: as ``resolve_device`` takes it.
+        dtype: as ``resolve_dtype`` takes it.
+
+    Raises:
+        ValueError: an unknown device or dtype.
+        fasti3d.weights.WeightsError: weights that cannot be had or read.
+    """
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+    checkpoint = weights.load(source)
+    model = I3D(checkpoint.num_classes, checkpoint.in_channels)
+    weights.load_into(model, checkpoint)
+    return model.to(place, precision).eval()
+
+
+def classify(
+    path: str | PathLike[str],
+    *,
+    model: I3D | str | PathLike[str] = DEFAULT_WEIGHTS,
+    window: int = 64,
+    stride: int = 32,
+    fps: float | None = 25.0,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch: int | None = None,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Classification:
+    """Says what people do in a video.
+
+    Args:
+        path: a video file, or a folder of images.
+        model: an RGB I3D, which runs where and in the dtype it is, in eval mode for the time; or what
+            ``load_model`` takes, loaded onto ``device`` and in ``dtype``. Loading costs a second: give
+            a model when there are several videos.
+        window: frames in a window, at least 9 (the shortest clip the network's head accepts).
+        stride: frames from one window's start to the next one's.
+        fps: frames a second to sample, by time stamps; None takes every frame of the video.
+        device, dtype: for weights given by name or path; a model has its own.
+        batch: windows in one forward pass; None takes 8 on a GPU and 1 on a CPU.
+        strict: a file that breaks in the middle is an error instead of a warning.
+        progress: called after each batch with the number of frames done.
+
+    Raises:
+        ValueError: an argument out of range, or a model that does not take RGB.
+        fasti3d.video.VideoError: a file that cannot be read.
+        fasti3d.weights.WeightsError: weights that cannot be had or read.
+        FloatingPointError: logits that are not finite, as float16 can give with some weights.
+
+    Warns:
+        fasti3d.video.VideoWarning: a file that is odd but gives frames; also in ``warnings``.
+    """
+    if window < network.MIN_FRAMES:
+        raise ValueError(f"window must be at least {network.MIN_FRAMES} frames, the shortest clip I3D takes, got {window}")
+    for name, value in (("stride", stride), ("batch", batch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if fps is not None and not 0 < fps < float("inf"):
+        raise ValueError(f"fps must be above 0, or None for the video's own rate, got {fps}")
+    if not isinstance(model, I3D):
+        model = load_model(model, device=device, dtype=dtype)
+    if model.in_channels != 3:
+        raise ValueError(
+            f"model takes {model.in_channels} channels, but videos are read as RGB: use a 3-channel model, "
+            "e.g. kinetics400-rgb"
+        )
+    weight = next(model.parameters())
+    batch = batch or _BATCH.get(weight.device.type, 1)
+
+    film = _Film(_FILM_FRAMES)
+    spans: list[Span] = []
+    rows: list[Tensor] = []
+    frames = 0
+    start = time.perf_counter()
+    with _recorded_warnings() as odd, _evaluating(model), torch.no_grad():
+        source = video.windows(path, window=window, stride=stride, fps=fps, strict=strict)
+        with closing(_read_ahead(source, _READ_AHEAD)) as ahead:
+            for group in _batched(ahead, batch):
+                clips = torch.stack([video.to_clip(item.frames) for item in group])
+                rows.append(model(clips.to(weight.device, weight.dtype)).float().cpu())
+                for item in group:
+                    spans.append(_span(item))
+                    frames = item.start + len(set(item.times))
+                    film.add(item)
+                if progress is not None:
+                    progress(frames)
+    seconds = time.perf_counter() - start
+    logits = torch.cat(rows)
+    if not logits.isfinite().all():
+        raise FloatingPointError(
+            f"{path}: the logits are not finite in {str(weight.dtype).removeprefix('torch.')}: use dtype float32"
+        )
+    return Classification(
+        path=Path(path),
+        fps=fps,
+        frames=frames,
+        spans=tuple(spans),
+        logits=logits,
+        labels=_labels(model),
+        warnings=tuple(odd),
+        device=weight.device,
+        dtype=weight.dtype,
+        seconds=seconds,
+        film=film.pictures(),
+    )
+
+
+def _labels(model: I3D) -> tuple[str, ...]:
+    return model.labels or tuple(f"class {i}" for i in range(model.num_classes))
+
+
+def _span(window: video.Window) -> Span:
+    """First frame's time to the end of the last one's display."""
+    times = sorted(set(window.times))
+    frame = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    return Span(times[0], times[-1] + frame)
+
+
+class _Film:
+    """A bounded number of frames, evenly spread over a stream whose length is not known before its end."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._step = 1
+        self._kept: list[tuple[int, Picture]] = []
+
+    def add(self, window: video.Window) -> None:
+        last = self._kept[-1][0] if self._kept else -1
+        for offset, moment in enumerate(window.times):
+            index = window.start + offset
+            if index <= last or index % self._step:
+                continue
+            # A copy: a view would keep the whole window.
+            self._kept.append((index, Picture(moment, window.frames[offset].clone())))
+            if len(self._kept) == 2 * self._limit:
+                self._step *= 2
+                self._kept = [(i, picture) for i, picture in self._kept if i % self._step == 0]
+
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(picture for _, picture in self._kept)
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside; each submodule gets its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _recorded_warnings() -> Iterator[list[str]]:
+    """The texts of the VideoWarnings raised inside, in this thread or another; all go on as usual."""
+    texts: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", video.VideoWarning)
+            yield texts
+    finally:
+        texts += [str(item.message) for item in caught if issubclass(item.category, video.VideoWarning)]
+        for item in caught:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+
+
+def _batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    group: list[T] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, made in another thread up to ``depth`` ahead.
+
+    An error of the source is raised here, after the items before it. Closing this generator ends the
+    thread and closes the source.
+    """
+    end = object()
+    with closing(items) if isinstance(items, Generator) else nullcontext():
+        with ThreadPoolExecutor(1, thread_name_prefix="fasti3d-read-ahead") as reader:
+            pending = deque(reader.submit(next, items, end) for _ in range(depth))
+            try:
+                while (item := pending.popleft().result()) is not end:
+                    pending.append(reader.submit(next, items, end))
+                    yield item
+            finally:
+                for future in pending:
+                    future.cancel()

@@ -1,0 +1,66 @@
+"""Loads the compiled operators, where they were built, and says what they are.
+
+Importing this module never fails: without the extension every operator runs its reference, and
+``load_error`` tells why. FASTI3D_ISA=baseline|avx2|avx512 lowers the instruction set in use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+def _load(name: str) -> tuple[ModuleType | None, str | None]:
+    """The module, or why it is absent: no error text where it simply was not built."""
+    try:
+        return importlib.import_module(f"fasti3d.{name}"), None
+    except ModuleNotFoundError:
+        return None, None
+    except (ImportError, OSError) as error:
+        likely = (
+            "built for another Python or another C library, or torch is older than 2.11: "
+            "reinstall with `pip install --no-build-isolation --force-reinstall fasti3d`"
+        )
+        return None, f"fasti3d.{name} does not load ({error}); likely it was {likely}"
+
+
+def _load_all() -> tuple[ModuleType | None, str | None]:
+    core, error = _load("_C")
+    if core is not None:
+        if isa := os.environ.get("FASTI3D_ISA"):
+            core.limit_isa(isa)
+        if torch.version.cuda is not None:
+            _, error = _load("_C_cuda")
+    return core, error
+
+
+CORE, _ERROR = _load_all()
+
+
+def build_info() -> dict[str, Any] | None:
+    """What the extension was compiled with and for, or None where it was not built."""
+    return None if CORE is None else CORE.build_info()
+
+
+def load_error() -> str | None:
+    """Why a part of the extension that is on disk does not load; None if all is well or nothing was built."""
+    return _ERROR
+
+
+def instruction_set() -> str | None:
+    """``baseline``, ``avx2`` or ``avx512``; None without the extension."""
+    return None if CORE is None else CORE.isa()
+
+
+def has_bf16_dot() -> bool:
+    """Whether bfloat16 convolutions run on the CPU's own dot product (AVX512_BF16)."""
+    return CORE is not None and CORE.has_bf16_dot()
+
+
+def has_amx_bf16() -> bool:
+    """Whether the CPU has bfloat16 matrix tiles (AMX)."""
+    return CORE is not None and CORE.has_amx_bf16()

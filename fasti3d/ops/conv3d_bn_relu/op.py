@@ -1,0 +1,141 @@
+"""conv3d + bias + ReLU over channels-last clips, with weights packed once and used many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasti3d import extension
+from fasti3d.network import same_output
+from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
+
+# Output channels a panel of packed weights (csrc/conv3d/conv.h).
+_PANEL = 16
+
+
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a fused kernel that beats the reference serves this device and dtype.
+
+    bfloat16 needs AVX512_BF16 to be worth it; on CPUs with AMX, whose tiles do eight times the
+    work of that instruction, oneDNN (which the reference runs on) is left to use them.
+    """
+    if device.type != "cpu" or extension.CORE is None:
+        return False
+    if dtype == torch.bfloat16:
+        return extension.has_bf16_dot() and not extension.has_amx_bf16()
+    return dtype == torch.float32
+
+
+@dataclass(frozen=True)
+class PackedConv3d:
+    """A convolution made ready to run: weights in the layout its kernel reads, bias, geometry."""
+
+    weight: Tensor
+    bias: Tensor
+    out_channels: int
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    relu: bool
+    fused: bool
+
+    @staticmethod
+    def pack(
+        weight: Tensor,
+        bias: Tensor,
+        stride: tuple[int, int, int],
+        *,
+        relu: bool,
+        dtype: torch.dtype,
+    ) -> PackedConv3d:
+        """Packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for clips of ``dtype``."""
+        out_channels = weight.shape[0]
+        kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
+        fused = has_kernel(weight.device, dtype)
+        if fused:
+            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
+            bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
+        else:
+            packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+            bias = bias.to(dtype)
+        return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, fused)
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip."""
+        if not self.fused:
+            y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu)
+            return y if out is None else out.copy_(y)
+        if out is None:
+            size = [same_output(n, s) for n, s in zip(x.shape[2:], self.stride, strict=True)]
+            out = x.new_empty((x.shape[0], self.out_channels, *size), memory_format=torch.channels_last_3d)
+        torch.ops.fasti3d.conv3d_packed_(
+            x, self.weight, self.bias, self.kernel, self.stride, self.relu, out
+        )
+        return out
+
+
+def conv3d_bn_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1, 1),
+    relu: bool = True,
+    out: Tensor | None = None,
+) -> Tensor:
+    """conv3d with TensorFlow SAME padding, plus bias, then ReLU, in one pass over the clip.
+
+    A batch norm behind the convolution is folded by the caller: ``weight * gamma / sqrt(var + eps)``
+    and ``beta - mean * gamma / sqrt(var + eps)``.
+
+    Args:
+        x: (N, Cin, T, H, W), float32, bfloat16 or float16, channels_last_3d for speed.
+        weight: (Cout, Cin, kt, kh, kw) in x's dtype or float32.
+        bias: (Cout,) or None for zeros.
+        stride: steps (t, h, w), at least 1.
+        relu: whether to zero what is negative.
+        out: where to write, e.g. a channel slice of a wider channels_last_3d clip; x's dtype.
+
+    Returns:
+        (N, Cout, ceil(T/st), ceil(H/sh), ceil(W/sw)) in x's dtype: ``out`` if given. Sums are float32.
+        Where gradients are needed it runs as ordinary differentiable PyTorch (then ``out`` must be None).
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together, or ``out`` with gradients.
+    """
+    _check(x, weight, bias, stride, out)
+    step = (int(stride[0]), int(stride[1]), int(stride[2]))
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if out is not None:
+            raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
+        return conv3d_bn_relu_reference(
+            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu
+        )
+    b = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    packed = PackedConv3d.pack(weight.float(), b.float(), step, relu=relu, dtype=x.dtype)
+    return packed(x.contiguous(memory_format=torch.channels_last_3d), out)
+
+
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], out: Tensor | None
+) -> None:
+    if x.dim() != 5:
+        raise ValueError(f"x must be (N, Cin, T, H, W), got shape {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
+    if weight.dim() != 5 or weight.shape[1] != x.shape[1]:
+        raise ValueError(f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), got shape {tuple(weight.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    if len(stride) != 3 or min(stride) < 1:
+        raise ValueError(f"stride must be 3 positive steps (t, h, w), got {tuple(stride)}")
+    if out is not None:
+        size = [same_output(n, s) for n, s in zip(x.shape[2:], stride, strict=True)]
+        expected = (x.shape[0], weight.shape[0], *size)
+        if tuple(out.shape) != expected or out.dtype != x.dtype:
+            raise ValueError(
+                f"out must be {x.dtype} of shape {expected}, got {out.dtype} of {tuple(out.shape)}"
+            )

@@ -1,0 +1,34 @@
+"""``fasti3d::fingerprint``: one number for the contents of a list of tensors."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from fasti3d.ops.registry import register
+
+
+def fingerprint_reference(tensors: list[Tensor]) -> int:
+    """CRC-32 over the bytes of contiguous CPU tensors, chained."""
+    crc = len(tensors)
+    for tensor in tensors:
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
+    return crc
+
+
+register("fingerprint", "(Tensor[] tensors) -> int", fingerprint_reference)
+
+
+def fingerprint(tensors: list[Tensor]) -> int:
+    """A number that changes with the contents of contiguous tensors.
+
+    On the CPU it is a hash of their bytes, which sees every edit, also one through ``.data`` that
+    leaves no trace in a version counter, and costs a read of the memory (3 ms for I3D's weights on
+    two cores). Elsewhere reading would stall the device: there it is a hash of the tensors' addresses
+    and version counters.
+    """
+    if all(t.device.type == "cpu" for t in tensors):
+        return torch.ops.fasti3d.fingerprint(tensors)
+    return hash(tuple((t.data_ptr(), t._version) for t in tensors))

@@ -1,0 +1,65 @@
+"""``fasti3d::max_pool3d_same``: schema, shapes for tracing, gradient, and the function for users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasti3d.network import same_output
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_backward, max_pool3d_same_reference
+from fasti3d.ops.registry import register
+
+register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", max_pool3d_same_reference)
+
+
+@torch.library.register_fake("fasti3d::max_pool3d_same")
+def _fake(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
+    size = [same_output(n, s) for n, s in zip(x.shape[2:], stride, strict=True)]
+    return torch.empty(
+        (*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, list[int], list[int]], output: Tensor) -> None:
+    x, ctx.kernel, ctx.stride = inputs
+    ctx.save_for_backward(x)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (x,) = ctx.saved_tensors
+    return max_pool3d_same_backward(grad, x, ctx.kernel, ctx.stride), None, None
+
+
+torch.library.register_autograd("fasti3d::max_pool3d_same", _backward, setup_context=_setup_context)
+
+
+def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Max-pool of clips with TensorFlow SAME padding.
+
+    Args:
+        x: (N, C, T, H, W), float32, bfloat16 or float16; any layout, fastest in channels_last_3d.
+        kernel: window lengths (t, h, w), at least 1.
+        stride: window steps (t, h, w), at least 1.
+
+    Returns:
+        (N, C, ceil(T/st), ceil(H/sh), ceil(W/sw)) in x's dtype, channels_last_3d. Padding never
+        wins; a NaN in the window does. Differentiable: as in torch the gradient goes to the first
+        maximum of a window.
+
+    Raises:
+        ValueError: x is not 5-dimensional or not floating, kernel or stride are not 3 positive numbers.
+
+    Source: TensorFlow's SAME rule, as in the released I3D network (deepmind/kinetics-i3d).
+    """
+    if x.dim() != 5:
+        raise ValueError(f"x must be (N, C, T, H, W), got shape {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
+    for name, value in (("kernel", kernel), ("stride", stride)):
+        if len(value) != 3 or min(value) < 1:
+            raise ValueError(f"{name} must be 3 positive lengths (t, h, w), got {tuple(value)}")
+    channels_last = x.contiguous(memory_format=torch.channels_last_3d)
+    return torch.ops.fasti3d.max_pool3d_same(channels_last, list(kernel), list(stride))

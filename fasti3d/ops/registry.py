@@ -1,0 +1,21 @@
+"""The operators' schemas where no extension defines them, and their references as the default kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fasti3d import extension
+
+_LIBRARY = torch.library.Library("fasti3d", "FRAGMENT")
+
+
+def register(name: str, schema: str, reference: Callable) -> None:
+    """Makes ``torch.ops.fasti3d.<name>`` exist and run ``reference`` wherever no kernel was compiled.
+
+    ``schema`` is the text that csrc/library.cpp defines too, without the name.
+    """
+    if extension.CORE is None:
+        _LIBRARY.define(name + schema)
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")

@@ -1,0 +1,41 @@
+"""Fixtures shared by all tests: where data and weights are, and what runs only on a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
+        raise pytest.UsageError("FASTI3D_REQUIRE_CUDA=1, but torch finds no CUDA GPU")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real clips, which does not travel with the project."""
+    folder = Path(os.environ.get("FASTI3D_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}: set FASTI3D_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kinetics_weights() -> Path:
+    """The public Kinetics-400 RGB weights, fetched once into the user's cache."""
+    from fasti3d import weights
+
+    try:
+        return weights.get("kinetics400-rgb")
+    except weights.WeightsError as error:
+        pytest.skip(f"kinetics400-rgb cannot be had: {error}")
