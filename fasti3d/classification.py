@@ -138,7 +138,9 @@ class Classification:
             if i == len(best) or best[i] != best[first]:
                 index = best[first]
                 mean = probabilities[first:i, index].mean().item()
-                segments.append(Segment(shares[first].start, shares[i - 1].end, self.labels[index], index, mean))
+                segments.append(
+                    Segment(shares[first].start, shares[i - 1].end, self.labels[index], index, mean)
+                )
                 first = i
         return tuple(segments)
 
@@ -244,7 +246,9 @@ def classify(
         fasti3d.video.VideoWarning: a file that is odd but gives frames; also in ``warnings``.
     """
     if window < network.MIN_FRAMES:
-        raise ValueError(f"window must be at least {network.MIN_FRAMES} frames, the shortest clip I3D takes, got {window}")
+        raise ValueError(
+            f"window must be at least {network.MIN_FRAMES} frames, the shortest clip I3D takes, got {window}"
+        )
     for name, value in (("stride", stride), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

@@ -36,12 +36,13 @@ class Extension:
 
 @dataclass(frozen=True)
 class Cpu:
-    """``isa`` is the widest instruction set torch uses; ``features`` what the CPU says it has (Linux only)."""
+    """The CPU: the widest instruction sets in use, and ``features`` it says it has (Linux only)."""
 
     model: str
     cores: int
     threads: int
-    isa: str
+    fasti3d_isa: str | None
+    torch_isa: str
     features: tuple[str, ...]
 
 
@@ -151,10 +152,12 @@ def known_problems(torch_version: str, cudnn: int | None) -> tuple[str, ...]:
 
 def _extension() -> Extension:
     build, error = extension.build_info(), extension.load_error()
+    if error is not None:
+        return Extension(
+            "broken", build, error, "build it again for this torch: `make setup`, or reinstall fasti3d"
+        )
     if build is not None:
         return Extension("loaded", build, None, None)
-    if error is not None:
-        return Extension("broken", None, error, "build it again against this torch: `make setup`, or reinstall fasti3d")
     remedy = (
         "this is fasti3d built with FASTI3D_BUILD=none, or never built; plain PyTorch runs instead, slower: "
         "`FASTI3D_BUILD=auto make setup` builds the extension"
@@ -169,7 +172,8 @@ def _cpu() -> Cpu:
         model=info.get("model name") or platform.processor() or platform.machine(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        isa=torch.backends.cpu.get_cpu_capability(),
+        fasti3d_isa=extension.instruction_set(),
+        torch_isa=torch.backends.cpu.get_cpu_capability(),
         features=tuple(name for name in _CPU_FEATURES if name in flags),
     )
 

@@ -88,13 +88,16 @@ def draw_timeline(result: Classification, path: str | PathLike[str], *, classes:
         ValueError: another format, or a number of classes out of range.
         OSError: a place that cannot be written.
     """
-    # Straight to the canvas: pyplot would choose a window system and keep the figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     target = check_target(path)
     if not 1 <= classes <= len(_COLOURS):
         raise ValueError(f"classes must be between 1 and {len(_COLOURS)}, got {classes}")
+    _save(_picture(result, classes), target)
+
+
+def _picture(result: Classification, classes: int) -> Figure:
+    # Straight to the canvas: pyplot would choose a window system and keep the figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -105,7 +108,7 @@ def draw_timeline(result: Classification, path: str | PathLike[str], *, classes:
     _draw_film(strip, result)
     _draw_time(plot, strip, result)
     _draw_title(figure, result)
-    _save(figure, target)
+    return figure
 
 
 def _axes(figure: Figure, bottom: float, height: float) -> Axes:
@@ -167,7 +170,10 @@ def _draw_film(axes: Axes, result: Classification) -> None:
         left = start + i * length
         nearest = min(result.film, key=lambda picture: abs(picture.time - left - length / 2))
         axes.imshow(
-            nearest.image.numpy(), extent=(left, left + length, 0, 1), aspect="auto", interpolation="antialiased"
+            nearest.image.numpy(),
+            extent=(left, left + length, 0, 1),
+            aspect="auto",
+            interpolation="antialiased",
         )
         if i:
             axes.axvline(left, color="white", lw=2)

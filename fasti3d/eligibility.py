@@ -1,0 +1,65 @@
+"""When the fused path may stand in for the ordinary one, and what its weights are derived from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_globals
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from fasti3d.reference import BatchNorm3d, MaxPool3dSame, Mixed, Unit3D
+
+# Modules whose eval-mode forward the plan knows. A subclass, a parametrization or a wrapper computes
+# something else, and is left to the ordinary path.
+_KNOWN = {Unit3D, Mixed, MaxPool3dSame, BatchNorm3d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.Conv3d, nn.Dropout}
+
+
+def needs_ordinary_path(x: Tensor) -> bool:
+    """Whether something is watching or transforming the computation itself: a compiler, a tracer, vmap."""
+    return (
+        type(x) not in (Tensor, nn.Parameter)
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_in_torch_dispatch_mode()
+        or module_globals._has_any_global_hook()
+    )
+
+
+def describe(model: nn.Module) -> tuple[tuple[Any, ...], list[Tensor]] | None:
+    """The structure of an eval-mode model and the tensors its outputs depend on.
+
+    None where the ordinary path must run: a module in training mode, a hook that has to fire, or a
+    part that was replaced by something the plan does not know.
+    """
+    structure: list[Any] = []
+    tensors: list[Tensor] = []
+    for name, module in model.named_modules():
+        if name and (type(module) not in _KNOWN or _is_watched(module)):
+            return None
+        if module.training:
+            return None
+        if isinstance(module, nn.Conv3d):
+            if (module.padding, module.dilation, module.groups) != ((0, 0, 0), (1, 1, 1), 1):
+                return None
+            structure.append((name, module.kernel_size, module.stride))
+            tensors.append(module.weight)
+            if module.bias is not None:
+                tensors.append(module.bias)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is None or module.running_var is None or module.weight is None:
+                return None
+            structure.append((name, module.eps))
+            tensors += [module.weight, module.bias, module.running_mean, module.running_var]
+        elif isinstance(module, Unit3D | MaxPool3dSame):
+            structure.append((name, module.kernel, module.stride))
+    return tuple(structure), tensors
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        or module._backward_pre_hooks or "forward" in module.__dict__
+    )

@@ -1,0 +1,119 @@
+"""The I3D network users import: an ordinary PyTorch module that runs fused in eval mode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasti3d import reference
+from fasti3d.eligibility import describe, needs_ordinary_path
+from fasti3d.inputs import check_clip, check_range
+from fasti3d.ops.fingerprint import fingerprint
+from fasti3d.plan import Plan, route
+from fasti3d.reference import check_endpoints
+
+_FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_build_lock = threading.Lock()
+
+
+class I3D(reference.I3D):
+    """Inflated Inception-v1 (Carreira & Zisserman, CVPR 2017): a drop-in PyTorch backbone.
+
+    In training mode, or where gradients are needed, it is an ordinary differentiable module. In eval
+    mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it runs fused: batch norm folded in
+    float32, no padded copies, branches written straight into their slice. What the fused path derives
+    from the weights is never in the state dict and follows every change of them. Where a submodule
+    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped.
+
+    Parameter names are those of piergiaj/pytorch-i3d's ``InceptionI3d``: state dicts load both ways.
+    After ``.half()`` or ``.bfloat16()`` batch norm stays in float32.
+
+    Args:
+        num_classes: classes of the head; 400 for Kinetics-400.
+        in_channels: 3 for RGB clips, 2 for optical flow.
+        weights: a name from ``fasti3d.weights.registry()`` such as ``"kinetics400-rgb"``, or the path
+            of a checkpoint in any known format; None initialises at random.
+        dropout: probability of dropping a feature before the classifier, in training mode.
+
+    Attributes:
+        labels: class names in logit order, where the weights bring them; else None.
+        gradient_checkpointing: set to True to recompute Mixed blocks in the backward pass, which
+            takes less memory and more time.
+
+    Raises:
+        ValueError: arguments out of range.
+        fasti3d.weights.WeightsError: weights that cannot be had or do not fit.
+    """
+
+    labels: tuple[str, ...] | None
+
+    def __init__(
+        self,
+        num_classes: int = 400,
+        in_channels: int = 3,
+        *,
+        weights: str | PathLike[str] | None = None,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(num_classes, in_channels, dropout=dropout)
+        self.labels = None
+        self._plan: tuple[Any, Plan] | None = None
+        if weights is not None:
+            # Here and not at the top: most users of the module bring no weights, and reading
+            # checkpoints takes packages that are slow to import.
+            from fasti3d.weights import load, load_into
+
+            checkpoint = load(weights)
+            load_into(self, checkpoint)
+            self.labels = checkpoint.labels
+
+    def replace_logits(self, num_classes: int) -> None:
+        super().replace_logits(num_classes)
+        self.labels = None
+
+    def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        wanted = check_endpoints(names)
+        weight_dtype = self.Conv3d_1a_7x7.conv3d.weight.dtype
+        check_clip(x, self.in_channels, weight_dtype, to_head=bool(wanted & {"Logits", "Predictions"}))
+        if needs_ordinary_path(x):
+            return super().forward_endpoints(x, wanted)
+        check_range(x)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        plan = self._current_plan(x, dtype)
+        if plan is None:
+            return super().forward_endpoints(x, wanted)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return plan.run(x, wanted, dtype)
+
+    def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
+        """The plan for the weights as they are now, or None where the ordinary path must run."""
+        if self.training or dtype not in _FUSED_DTYPES:
+            return None
+        described = describe(self)
+        if described is None:
+            return None
+        structure, tensors = described
+        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
+            return None
+        if any(t.device != x.device or t.dtype not in _FUSED_DTYPES or not t.is_contiguous() for t in tensors):
+            return None
+        if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
+            return None  # without version counters an edit could not be seen
+        compute_dtype = route(x.device, dtype).compute_dtype
+        key = (structure, x.device, compute_dtype, fingerprint(tensors))
+        cached = self._plan
+        if cached is None or cached[0] != key:
+            with _build_lock:
+                cached = self._plan
+                if cached is None or cached[0] != key:
+                    cached = self._plan = (key, Plan(self, compute_dtype))
+        return cached[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave the plan behind: it is derived, large and quick to make."""
+        return self.__dict__ | {"_plan": None}

@@ -1,0 +1,81 @@
+"""Checks of the clips users hand to the network: clear errors, and a warning for a wrong range."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from fasti3d import network
+
+# Reading every eighth frame is enough to tell a range, and costs little beside the network.
+_FRAME_STEP = 8
+_warned: set[str] = set()
+
+
+def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype, *, to_head: bool) -> None:
+    """Raises a ValueError or TypeError for a clip the network cannot take.
+
+    ``to_head``: whether the head will run, which needs 9 frames of 193x193 pixels.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor (N, C, T, H, W), got {type(x).__name__}")
+    if x.dim() != 5:
+        hint = " (add a batch axis with x[None])" if x.dim() == 4 else ""
+        raise ValueError(f"x must be (N, C, T, H, W), got shape {tuple(x.shape)}{hint}")
+    if x.shape[1] != in_channels:
+        hint = ""
+        if x.shape[-1] == in_channels:
+            hint = "; x looks channels-last (N, T, H, W, C): use x.permute(0, 4, 1, 2, 3)"
+        elif x.shape[2] == in_channels:
+            hint = "; x looks like (N, T, C, H, W): use x.transpose(1, 2)"
+        raise ValueError(
+            f"x must have {in_channels} channels on axis 1, got {x.shape[1]} (shape {tuple(x.shape)}){hint}"
+        )
+    if 0 in x.shape:
+        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point in [-1, 1], got {x.dtype}: for bytes, x.float() / 127.5 - 1")
+    if x.dtype != weight_dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"x is {x.dtype} but the weights are {weight_dtype}: cast one to the other")
+    if to_head:
+        _check_size(x)
+
+
+def _check_size(x: Tensor) -> None:
+    frames, height, width = x.shape[2:]
+    if frames < network.MIN_FRAMES:
+        raise ValueError(
+            f"x must have at least {network.MIN_FRAMES} frames for the head, got {frames}: repeat frames, "
+            "or use forward_features, which takes any length"
+        )
+    if min(height, width) < network.MIN_SIZE:
+        raise ValueError(
+            f"x must be at least {network.MIN_SIZE}x{network.MIN_SIZE} pixels for the head, got "
+            f"{height}x{width}: enlarge it (the network was trained at 224x224), or use forward_features"
+        )
+
+
+def check_range(x: Tensor) -> None:
+    """Raises for non-finite values and warns, once a process and kind, for values outside the range.
+
+    Only on the CPU, where looking is free; a GPU would have to stop for it.
+    """
+    if x.device.type != "cpu" or not x.is_floating_point():
+        return
+    low, high = (float(v) for v in torch.aminmax(x.detach()[:, :, ::_FRAME_STEP]))
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        raise ValueError("x holds NaN or infinity")
+    if high > 2.0 or low < -2.0:
+        _warn_once(f"x has values from {low:.3g} to {high:.3g}; the network expects [-1, 1]: "
+                   "for values in 0-255, use x / 127.5 - 1", "wide")
+    elif low >= 0.0 and high > 0.0:
+        _warn_once(f"x has values from {low:.3g} to {high:.3g}, which looks like 0-1; the network expects "
+                   "[-1, 1]: use 2 * x - 1", "unit")
+
+
+def _warn_once(text: str, kind: str) -> None:
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(text, UserWarning, stacklevel=2)

@@ -1,0 +1,145 @@
+"""From an I3D in eval mode to a list of fused steps: folded batch norm, no padded copies, no concatenation.
+
+A plan holds weights derived from the model's: folded in float32, packed for their kernels. It is
+immutable, so threads may share it; ``I3D`` makes a new one whenever the model's weights change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasti3d import extension, network
+from fasti3d.network import ENDPOINTS, same_output
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, has_kernel
+from fasti3d.ops.max_pool3d_same import max_pool3d_same
+from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which path clips of one dtype take on one device.
+
+    ``path`` is ``fused-gpu``, ``fused-cpu`` or ``reference`` (the operators' PyTorch references, still
+    with folded batch norm); ``compute_dtype`` is what the convolutions read, and ``why`` one sentence.
+    """
+
+    path: str
+    compute_dtype: torch.dtype
+    why: str
+
+
+def route(device: torch.device, dtype: torch.dtype) -> Route:
+    """The path of eval-mode clips of ``dtype`` (float32, bfloat16 or float16) on ``device``."""
+    if device.type != "cpu":
+        return Route("reference", dtype, "there are no fused kernels for this device: torch's own (cuDNN) run")
+    if extension.CORE is None:
+        why = extension.load_error() or "the extension was not built (FASTI3D_BUILD=none)"
+        return Route("reference", torch.float32 if dtype == torch.float16 else dtype, why)
+    isa = extension.instruction_set()
+    if dtype == torch.bfloat16:
+        if has_kernel(device, dtype):
+            return Route("fused-cpu", dtype, "AVX512_BF16 dot products, summed in float32")
+        if extension.has_amx_bf16():
+            return Route("reference", dtype, "the CPU has AMX, which oneDNN's bfloat16 convolutions use")
+        return Route("fused-cpu", torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
+    if dtype == torch.float16:
+        return Route("fused-cpu", torch.float32, f"no float16 arithmetic is used: runs in float32 ({isa})")
+    return Route("fused-cpu", torch.float32, f"{isa} kernels")
+
+
+def fold(unit: Unit3D) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a unit with its batch norm folded in, in float32."""
+    weight = unit.conv3d.weight.detach().float()
+    if unit.bn is None:
+        assert unit.conv3d.bias is not None
+        return weight, unit.conv3d.bias.detach().float()
+    bn = unit.bn
+    scale = bn.weight.detach().float() / torch.sqrt(bn.running_var.float() + bn.eps)
+    bias = bn.bias.detach().float() - bn.running_mean.float() * scale
+    return weight * scale[:, None, None, None, None], bias
+
+
+class MixedStep:
+    """A Mixed block whose branches are written straight into their slice of the output."""
+
+    def __init__(self, block: Mixed, pack: Callable[[Unit3D], PackedConv3d]) -> None:
+        self.b0, self.b1a, self.b1b = pack(block.b0), pack(block.b1a), pack(block.b1b)
+        self.b2a, self.b2b, self.b3b = pack(block.b2a), pack(block.b2b), pack(block.b3b)
+        self.pool = PoolStep(block.b3a)
+        last = (self.b0, self.b1b, self.b2b, self.b3b)
+        self.slices = [conv.out_channels for conv in last]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = torch.empty(
+            (x.shape[0], sum(self.slices), *x.shape[2:]),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last_3d,
+        )
+        out0, out1, out2, out3 = out.split(self.slices, dim=1)
+        self.b0(x, out0)
+        self.b1b(self.b1a(x), out1)
+        self.b2b(self.b2a(x), out2)
+        self.b3b(self.pool(x), out3)
+        return out
+
+
+class PoolStep:
+    """A max-pool of the trunk or of a branch."""
+
+    def __init__(self, pool: MaxPool3dSame) -> None:
+        self.kernel = pool.kernel
+        self.stride = pool.stride
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return max_pool3d_same(x, self.kernel, self.stride)
+
+
+class Plan:
+    """The eval-mode network for one compute dtype, with weights of its own."""
+
+    def __init__(self, model: I3D, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+        def pack(unit: Unit3D) -> PackedConv3d:
+            return PackedConv3d.pack(*fold(unit), unit.stride, relu=True, dtype=dtype)
+
+        self.steps: dict[str, Callable[[Tensor], Tensor]] = {}
+        for name in network.TRUNK:
+            module = getattr(model, name)
+            if isinstance(module, MaxPool3dSame):
+                self.steps[name] = PoolStep(module)
+            else:
+                self.steps[name] = MixedStep(module, pack) if isinstance(module, Mixed) else pack(module)
+        weight, self.classifier_bias = fold(model.logits)
+        self.classifier_weight = weight.flatten(1)
+
+    def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The wanted endpoints of a checked clip, in ``dtype``."""
+        to_head = bool(wanted & {"Logits", "Predictions"})
+        left = len(wanted.intersection(self.steps))
+        maps: dict[str, Tensor] = {}
+        x = x.to(self.dtype)
+        for name, step in self.steps.items():
+            if not (left or to_head):
+                break
+            x = step(x)
+            if name in wanted:
+                maps[name] = x.to(dtype)
+                left -= 1
+        if to_head:
+            # The classifier is linear, so averaging before it gives the average of its outputs.
+            pooled = head_pool(x.float()).mean(dim=(2, 3, 4))
+            logits = F.linear(pooled, self.classifier_weight, self.classifier_bias)
+            maps |= {"Logits": logits.to(dtype), "Predictions": logits.softmax(dim=1).to(dtype)}
+        return {name: maps[name] for name in ENDPOINTS if name in wanted}
+
+
+def output_shape(x: Tensor, stride: tuple[int, int, int]) -> list[int]:
+    """Sizes of a SAME window's output over (T, H, W)."""
+    return [same_output(n, s) for n, s in zip(x.shape[2:], stride, strict=True)]
