@@ -16,6 +16,9 @@ STABLE_TORCH_LIBRARY(fasti3d, m) {
   m.def(
       "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, bool relu, "
       "Tensor(a!) out) -> ()");
+  m.def(
+      "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
+      "int[] kernel, int[] stride, bool relu, Tensor(a!) out) -> ()");
   m.def("fingerprint(Tensor[] tensors) -> int");
 }
 

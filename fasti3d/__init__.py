@@ -39,7 +39,11 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'fasti3d' has no attribute {name!r}")
     home = _LAZY[name]
-    value = importlib.import_module(f"fasti3d.{name}") if home is None else getattr(importlib.import_module(home), name)
+    value = (
+        importlib.import_module(f"fasti3d.{name}")
+        if home is None
+        else getattr(importlib.import_module(home), name)
+    )
     globals()[name] = value
     return value
 

@@ -60,6 +60,9 @@ def describe(model: nn.Module) -> tuple[tuple[Any, ...], list[Tensor]] | None:
 
 def _is_watched(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks or "forward" in module.__dict__
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
     )

@@ -83,7 +83,9 @@ class I3D(reference.I3D):
         if needs_ordinary_path(x):
             return super().forward_endpoints(x, wanted)
         check_range(x)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = (
+            torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        )
         plan = self._current_plan(x, dtype)
         if plan is None:
             return super().forward_endpoints(x, wanted)
@@ -100,7 +102,9 @@ class I3D(reference.I3D):
         structure, tensors = described
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
             return None
-        if any(t.device != x.device or t.dtype not in _FUSED_DTYPES or not t.is_contiguous() for t in tensors):
+        if any(
+            t.device != x.device or t.dtype not in _FUSED_DTYPES or not t.is_contiguous() for t in tensors
+        ):
             return None
         if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
             return None  # without version counters an edit could not be seen

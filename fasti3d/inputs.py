@@ -36,7 +36,9 @@ def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype, *, to_hea
     if 0 in x.shape:
         raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise ValueError(f"x must be floating point in [-1, 1], got {x.dtype}: for bytes, x.float() / 127.5 - 1")
+        raise ValueError(
+            f"x must be floating point in [-1, 1], got {x.dtype}: for bytes, x.float() / 127.5 - 1"
+        )
     if x.dtype != weight_dtype and not torch.is_autocast_enabled(x.device.type):
         raise ValueError(f"x is {x.dtype} but the weights are {weight_dtype}: cast one to the other")
     if to_head:
@@ -68,11 +70,17 @@ def check_range(x: Tensor) -> None:
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
         raise ValueError("x holds NaN or infinity")
     if high > 2.0 or low < -2.0:
-        _warn_once(f"x has values from {low:.3g} to {high:.3g}; the network expects [-1, 1]: "
-                   "for values in 0-255, use x / 127.5 - 1", "wide")
+        _warn_once(
+            f"x has values from {low:.3g} to {high:.3g}; the network expects [-1, 1]: "
+            "for values in 0-255, use x / 127.5 - 1",
+            "wide",
+        )
     elif low >= 0.0 and high > 0.0:
-        _warn_once(f"x has values from {low:.3g} to {high:.3g}, which looks like 0-1; the network expects "
-                   "[-1, 1]: use 2 * x - 1", "unit")
+        _warn_once(
+            f"x has values from {low:.3g} to {high:.3g}, which looks like 0-1; the network expects "
+            "[-1, 1]: use 2 * x - 1",
+            "unit",
+        )
 
 
 def _warn_once(text: str, kind: str) -> None:

@@ -36,7 +36,9 @@ class Route:
 def route(device: torch.device, dtype: torch.dtype) -> Route:
     """The path of eval-mode clips of ``dtype`` (float32, bfloat16 or float16) on ``device``."""
     if device.type != "cpu":
-        return Route("reference", dtype, "there are no fused kernels for this device: torch's own (cuDNN) run")
+        return Route(
+            "reference", dtype, "there are no fused kernels for this device: torch's own (cuDNN) run"
+        )
     if extension.CORE is None:
         why = extension.load_error() or "the extension was not built (FASTI3D_BUILD=none)"
         return Route("reference", torch.float32 if dtype == torch.float16 else dtype, why)

@@ -21,7 +21,13 @@ struct ClipView {
   int64_t n, c, t, h, w;
   int64_t stride_n, stride_c, stride_t, stride_h, stride_w;
 
-  int64_t pixel(int64_t in, int64_t it, int64_t ih, int64_t iw) const {
+  // Elements from the first to one past the last.
+  int64_t span() const {
+    return 1 + (n - 1) * stride_n + (c - 1) * stride_c + (t - 1) * stride_t + (h - 1) * stride_h +
+           (w - 1) * stride_w;
+  }
+
+  FASTI3D_HOST_DEVICE int64_t pixel(int64_t in, int64_t it, int64_t ih, int64_t iw) const {
     return in * stride_n + it * stride_t + ih * stride_h + iw * stride_w;
   }
 };

@@ -35,6 +35,7 @@ struct TileArgs {
   const void* const* taps;  // [count][rows] pointers to the inputs
   int64_t count;
   int64_t run;           // packed_run
+  int64_t offset;        // values to skip in every input (the Winograd component)
   const void* weights;   // first panel
   int64_t panel_stride;  // values from one panel to the next
   const float* bias;     // [panels][16]
@@ -50,11 +51,49 @@ struct ConvKernels {
   void (*run[2])(const TileArgs&);  // by panels - 1; run[1] is null where max_panels is 1
 };
 
-#define FASTI3D_CONV_KERNELS(isa)   \
-  namespace isa {                   \
-  extern const ConvKernels kFloat;  \
-  extern const ConvKernels kBfloat; \
-  extern const ConvKernels kHalf;   \
+// Winograd's minimal filtering along time (fasti3d/ops/conv3d_bn_relu/winograd.py has the matrices).
+// One row of pixels of a tile's frames to its components.
+struct TransformArgs {
+  const void* const* frames;  // [phases * frames] pointers to `count` values each
+  const float* matrix;        // [components * phases][frames]
+  int64_t rows;               // components * phases
+  int64_t phases;
+  int64_t frame_count;
+  int64_t count;
+  void* out;  // [rows][stride]
+  int64_t stride;
+};
+
+// The components of one pixel back to its output frames, with bias and ReLU.
+struct InverseArgs {
+  const float* sums;  // [components][component_stride], whole panels
+  int64_t component_stride;
+  int64_t components;
+  const float* matrix;  // [outputs][components]
+  const float* bias;    // whole panels
+  bool relu;
+  int64_t channels;
+  void* out;  // frame i at out + i * stride_t
+  int64_t stride_t;
+  int64_t frames;  // outputs to store
+};
+
+constexpr int64_t kMaxComponents = 8;
+constexpr int64_t kMaxFrames = 16;
+
+struct WinogradKernels {
+  int64_t rows, max_panels;
+  void (*run[2])(const TileArgs&);  // as in ConvKernels, but sums are stored as float
+  void (*transform)(const TransformArgs&);
+  void (*inverse)(const InverseArgs&);
+};
+
+#define FASTI3D_CONV_KERNELS(isa)           \
+  namespace isa {                           \
+  extern const ConvKernels kFloat;          \
+  extern const ConvKernels kBfloat;         \
+  extern const ConvKernels kHalf;           \
+  extern const WinogradKernels kWinograd;   \
   }
 
 FASTI3D_CONV_KERNELS(baseline)
@@ -63,8 +102,37 @@ FASTI3D_CONV_KERNELS(avx2)
 FASTI3D_CONV_KERNELS(avx512)
 namespace avx512_bf16 {
 extern const ConvKernels kBfloatDot;
+extern const WinogradKernels kWinograd;
 }
 #endif
 #undef FASTI3D_CONV_KERNELS
+
+// Where a convolution writes, and what it does to the sums.
+struct Epilogue {
+  const float* bias;
+  bool relu;
+};
+
+struct MinimalFilter {
+  const float* inputs;   // [components][phases][frames]
+  const float* outputs;  // [outputs][components]
+  int64_t components, phases, frames, output_count;
+};
+
+// cpu_direct.cpp and cpu_winograd.cpp; see cpu.cpp for the choice between them.
+template <class T>
+void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& result,
+                     const Window& window, const Taps& taps, const Tensor& packed,
+                     const Epilogue& epilogue, const ConvKernels& kernels);
+template <class T>
+void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& result,
+                       const Window& window, const Taps& taps, const MinimalFilter& filter,
+                       const Tensor& packed, const Epilogue& epilogue,
+                       const WinogradKernels& kernels);
+
+// A row of x as channels-last values with its SAME padding along w, for clips of few channels.
+int64_t padded_width(const Axis& w);
+template <class T>
+void pad_row(const T* source, const ClipView& in, const Axis& w, T* target);
 
 }  // namespace fasti3d

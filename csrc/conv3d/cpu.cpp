@@ -5,10 +5,10 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "../common/isa.h"
+#include "../common/memory.h"
 #include "conv.h"
 
 namespace fasti3d {
@@ -33,6 +33,18 @@ const ConvKernels& choose(ScalarType type, bool pairs) {
 #endif
   return FASTI3D_BY_TYPE(baseline);
 #undef FASTI3D_BY_TYPE
+}
+
+const WinogradKernels& choose_winograd(bool pairs) {
+#if defined(__x86_64__)
+  if (pairs) return avx512_bf16::kWinograd;
+  switch (isa()) {
+    case Isa::kAvx512: return avx512::kWinograd;
+    case Isa::kAvx2: return avx2::kWinograd;
+    default: break;
+  }
+#endif
+  return baseline::kWinograd;
 }
 
 // (Cout, Cin, kt, kh, kw) float32 -> (panels, taps, packed_run, 16) float32, or bfloat16 with the two
@@ -82,191 +94,160 @@ Tensor conv3d_pack(Tensor weight, ScalarType dtype) {
   return packed;
 }
 
-// A channels-last copy of x with its SAME padding along w, for clips of few channels. The copy is
-// what the change of layout costs anyway; the margin makes every window row one run.
+// A channels-last copy of x with its SAME padding along w, for clips of few channels. One value more
+// than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
+int64_t padded_size(const ClipView& in, const Axis& w) {
+  return in.n * in.t * in.h * padded_width(w) * in.c + 1;
+}
+
 template <class T>
-ClipView pad_width(const T* x, const ClipView& in, const Axis& w, std::vector<T>& copy) {
-  const int64_t width = std::max((w.out - 1) * w.stride + w.kernel, w.front + w.in);
-  const int64_t row = width * in.c;
-  // One value more than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
-  copy.resize(in.n * in.t * in.h * row + 1);
-  copy.back() = T(0.0f);
+ClipView pad_clip(const T* x, const ClipView& in, const Axis& w, T* copy) {
+  const int64_t width = padded_width(w), row = width * in.c;
+  copy[padded_size(in, w) - 1] = T(0.0f);
   parallel_for(0, in.n * in.t * in.h, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      T* const target = copy.data() + i * row;
-      const T* const source = x + in.pixel(i / (in.t * in.h), i / in.h % in.t, i % in.h, 0);
-      std::fill_n(target, w.front * in.c, T(0.0f));
-      T* const middle = target + w.front * in.c;
-      for (int64_t c = 0; c < in.c; ++c) {
-        for (int64_t iw = 0; iw < w.in; ++iw) {
-          middle[iw * in.c + c] = source[iw * in.stride_w + c * in.stride_c];
-        }
-      }
-      std::fill(middle + w.in * in.c, target + row, T(0.0f));
+      pad_row(x + in.pixel(i / (in.t * in.h), i / in.h % in.t, i % in.h, 0), in, w, copy + i * row);
     }
   });
   return {in.n, in.c, in.t, in.h, width, in.t * in.h * row, 1, in.h * row, row, in.c};
 }
 
-// How the work is cut: units of `tiles` pixel tiles times `panels` panels.
-struct Blocking {
-  int64_t tiles, panels;
-};
-
-Blocking block(int64_t tiles, int64_t panels, int64_t max_panels, int64_t threads) {
-  // Eight tiles reuse a panel from the first-level cache and their inputs from the second; fewer,
-  // and then fewer panels, when that would leave threads without work.
-  Blocking b{8, panels};
-  const auto units = [&] {
-    return ((tiles + b.tiles - 1) / b.tiles) * ((panels + b.panels - 1) / b.panels);
-  };
-  while (units() < 4 * threads && b.panels > max_panels) {
-    b.panels = std::max((b.panels / 2 + max_panels - 1) / max_panels * max_panels, max_panels);
-  }
-  while (units() < 4 * threads && b.tiles > 1) b.tiles /= 2;
-  return b;
-}
-
 template <class T>
-void convolve(const T* x, const ClipView& in, T* out, const ClipView& result, const Window& window,
-              const Taps& taps, const Tensor& packed, const float* bias, bool relu,
-              const ConvKernels& kernels) {
-  const int64_t rows = kernels.rows;
-  const int64_t pixels = in.n * window.t.out * window.h.out * window.w.out;
-  const int64_t tiles = (pixels + rows - 1) / rows;
-  const int64_t panels = packed.size(0);
-  const int64_t panel_stride = taps.count * taps.packed_run * kPanel;
-  const int64_t kernel_w = taps.merged ? 1 : window.w.kernel;
-  const Blocking b = block(tiles, panels, kernels.max_panels, torch::stable::get_num_threads());
-  const int64_t panel_blocks = (panels + b.panels - 1) / b.panels;
-  const int64_t units = (tiles + b.tiles - 1) / b.tiles * panel_blocks;
-  const char* const weights = static_cast<const char*>(packed.const_data_ptr());
-  const std::vector<T> zeros(taps.packed_run, T(0.0f));
-
-  // Fills one tile's table of inputs and its row of outputs.
-  const auto describe = [&](int64_t tile, const void** inputs, T** outputs) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t pixel = tile * rows + r;
-      if (pixel >= pixels) {
-        for (int64_t tap = 0; tap < taps.count; ++tap) inputs[tap * rows + r] = zeros.data();
-        outputs[r] = nullptr;
-        continue;
-      }
-      const int64_t ow = pixel % window.w.out, oh = pixel / window.w.out % window.h.out;
-      const int64_t ot = pixel / (window.w.out * window.h.out) % window.t.out;
-      const int64_t n = pixel / (window.w.out * window.h.out * window.t.out);
-      outputs[r] = out + result.pixel(n, ot, oh, ow);
-      const int64_t it = window.t.start(ot), ih = window.h.start(oh);
-      // The padded copy starts at the window of output 0.
-      const int64_t iw = taps.merged ? ow * window.w.stride : window.w.start(ow);
-      const void** slot = inputs + r;
-      for (int64_t t = it; t < it + window.t.kernel; ++t) {
-        for (int64_t h = ih; h < ih + window.h.kernel; ++h) {
-          const bool inside = t >= 0 && t < in.t && h >= 0 && h < in.h;
-          for (int64_t w = iw; w < iw + kernel_w; ++w, slot += rows) {
-            *slot = inside && w >= 0 && w < in.w ? x + in.pixel(n, t, h, w) : zeros.data();
-          }
-        }
-      }
-    }
-  };
-
-  parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
-    std::vector<const void*> inputs(b.tiles * taps.count * rows);
-    std::vector<T*> outputs(b.tiles * rows);
-    std::vector<void*> shifted(rows);
-    int64_t described = -1;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = unit / panel_blocks * b.tiles;
-      const int64_t count = std::min(b.tiles, tiles - first);
-      if (first != described) {
-        for (int64_t i = 0; i < count; ++i) {
-          describe(first + i, inputs.data() + i * taps.count * rows, outputs.data() + i * rows);
-        }
-        described = first;
-      }
-      const int64_t panel_begin = unit % panel_blocks * b.panels;
-      const int64_t panel_end = std::min(panels, panel_begin + b.panels);
-      for (int64_t panel = panel_begin; panel < panel_end;) {
-        const int64_t width = std::min(kernels.max_panels, panel_end - panel);
-        const size_t element = packed.element_size();
-        for (int64_t i = 0; i < count; ++i) {
-          for (int64_t r = 0; r < rows; ++r) {
-            T* const target = outputs[i * rows + r];
-            shifted[r] = target == nullptr ? nullptr : target + panel * kPanel;
-          }
-          kernels.run[width - 1]({inputs.data() + i * taps.count * rows, taps.count,
-                                  taps.packed_run, weights + panel * panel_stride * element,
-                                  panel_stride, bias + panel * kPanel, relu, shifted.data(),
-                                  std::min(result.c - panel * kPanel, width * kPanel)});
-        }
-        panel += width;
-      }
-    }
-  });
-}
-
-template <class T>
-void convolve_any(const Tensor& x, const ClipView& in, Tensor& out, const ClipView& result,
-                  const Window& window, const Taps& taps, const Tensor& packed, const float* bias,
-                  bool relu, const ConvKernels& kernels) {
-  const T* source = static_cast<const T*>(x.const_data_ptr());
+void convolve(const Tensor& x, const ClipView& in, Tensor& out, const ClipView& result,
+              const Window& window, const Taps& taps, const Tensor& packed,
+              const Epilogue& epilogue, const ConvKernels& kernels) {
+  const T* const source = static_cast<const T*>(x.const_data_ptr());
   T* const target = static_cast<T*>(out.mutable_data_ptr());
   if (!taps.merged) {
-    check(in.stride_c == 1 || in.c == 1,
-          "x must be channels-last (channel stride 1), got channel stride ", in.stride_c);
-    return convolve(source, in, target, result, window, taps, packed, bias, relu, kernels);
+    return convolve_direct(source, in, target, result, window, taps, packed, epilogue, kernels);
   }
-  std::vector<T> copy;
-  const ClipView padded = pad_width(source, in, window.w, copy);
-  convolve(static_cast<const T*>(copy.data()), padded, target, result, window, taps, packed, bias,
-           relu, kernels);
+  const Scratch<T> copy(padded_size(in, window.w));
+  const ClipView padded = pad_clip(source, in, window.w, copy.get());
+  convolve_direct<T>(copy.get(), padded, target, result, window, taps, packed, epilogue, kernels);
 }
+
+// What the direct and the Winograd form check alike.
+struct Problem {
+  ScalarType type;
+  bool pairs;
+  ClipView in, result;
+  Window window;
+  Taps taps;
+  Epilogue epilogue;
+
+  Problem(const Tensor& x, const Tensor& packed, const Tensor& bias,
+          const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride, bool relu,
+          const Tensor& out)
+      : type(x.scalar_type()),
+        pairs(packed.scalar_type() == ScalarType::BFloat16),
+        in(clip_view(x, "x")),
+        result(channels_last_view(out, "out")),
+        window(same_window(in, kernel, stride)),
+        taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
+        epilogue{static_cast<const float*>(bias.const_data_ptr()), relu} {
+    check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
+          "x must be float32, bfloat16 or float16");
+    check(out.scalar_type() == type, "out must have x's dtype");
+    check(pairs ? type == ScalarType::BFloat16 && has_bf16_dot()
+                : packed.scalar_type() == ScalarType::Float,
+          "packed must be float32, or bfloat16 for bfloat16 clips on a CPU with AVX512_BF16");
+    check(taps.merged || in.stride_c == 1,
+          "x must be channels-last (channel stride 1), got channel stride ", in.stride_c,
+          ": call .contiguous(memory_format=torch.channels_last_3d)");
+    check(result.n == in.n && result.t == window.t.out && result.h == window.h.out &&
+              result.w == window.w.out,
+          "out must be (", in.n, ", C, ", window.t.out, ", ", window.h.out, ", ", window.w.out,
+          "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ", result.w, ")");
+    check(bias.dim() == 1 && bias.is_contiguous() && bias.scalar_type() == ScalarType::Float &&
+              bias.size(0) == panels() * kPanel,
+          "bias must be float32 with ", panels() * kPanel, " values (whole panels of 16)");
+  }
+
+  int64_t panels() const { return (result.c + kPanel - 1) / kPanel; }
+
+  void check_packed(const Tensor& packed, const std::vector<int64_t>& expected) const {
+    check(packed.is_contiguous() && packed.dim() == static_cast<int64_t>(expected.size()) &&
+              std::equal(expected.begin(), expected.end(), packed.sizes().begin()),
+          "packed does not hold weights of shape (", result.c, ", ", in.c, ", ", window.t.kernel,
+          ", ", window.h.kernel, ", ", window.w.kernel, ")");
+  }
+};
 
 void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
                     std::vector<int64_t> stride, bool relu, Tensor out) {
-  const ScalarType type = x.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
-        "x must be float32, bfloat16 or float16");
-  check(out.scalar_type() == type, "out must have x's dtype");
-  const bool pairs = packed.scalar_type() == ScalarType::BFloat16;
-  check(!pairs || (type == ScalarType::BFloat16 && has_bf16_dot()),
-        "weights packed as bfloat16 need bfloat16 clips and a CPU with AVX512_BF16: pack as float32");
-  const ClipView in = clip_view(x, "x");
-  const ClipView result = channels_last_view(out, "out");
-  const Window window = same_window(in, kernel, stride);
-  const Taps taps(in.c, kernel[0], kernel[1], kernel[2], pairs);
-  check(packed.dim() == 4 && packed.is_contiguous() && packed.size(0) == (result.c + kPanel - 1) / kPanel &&
-            packed.size(1) == taps.count && packed.size(2) == taps.packed_run &&
-            packed.size(3) == kPanel,
-        "packed is not a conv3d_pack of a (", result.c, ", ", in.c, ", ", kernel[0], ", ", kernel[1],
-        ", ", kernel[2], ") weight");
-  check(result.n == in.n && result.t == window.t.out && result.h == window.h.out &&
-            result.w == window.w.out,
-        "out must be (", in.n, ", C, ", window.t.out, ", ", window.h.out, ", ", window.w.out,
-        "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ", result.w, ")");
-  check(bias.dim() == 1 && bias.is_contiguous() && bias.scalar_type() == ScalarType::Float &&
-            bias.size(0) == packed.size(0) * kPanel,
-        "bias must be float32 with ", packed.size(0) * kPanel, " values (whole panels of 16)");
+  const Problem p(x, packed, bias, kernel, stride, relu, out);
+  p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
-  const float* const bias_values = static_cast<const float*>(bias.const_data_ptr());
-  const ConvKernels& kernels = choose(type, pairs);
-  switch (type) {
-    case ScalarType::Float:
-      return convolve_any<float>(x, in, out, result, window, taps, packed, bias_values, relu, kernels);
-    case ScalarType::BFloat16:
-      return convolve_any<c10::BFloat16>(x, in, out, result, window, taps, packed, bias_values, relu,
-                                         kernels);
-    default:
-      return convolve_any<c10::Half>(x, in, out, result, window, taps, packed, bias_values, relu,
-                                     kernels);
+  advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
+  const auto run = [&](auto element) {
+    convolve<decltype(element)>(x, p.in, out, p.result, p.window, p.taps, packed, p.epilogue,
+                                choose(p.type, p.pairs));
+  };
+  switch (p.type) {
+    case ScalarType::Float: return run(float());
+    case ScalarType::BFloat16: return run(c10::BFloat16());
+    default: return run(c10::Half());
   }
 }
 
+void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
+                      std::vector<int64_t> kernel, std::vector<int64_t> stride, bool relu,
+                      Tensor out) {
+  const Problem p(x, packed, bias, kernel, stride, relu, out);
+  check(p.type == packed.scalar_type() && !(p.taps.merged && p.pairs),
+        "the Winograd form needs weights in x's dtype: float32, or bfloat16 with at least ",
+        kFewChannels, " channels");
+  check(inputs.dim() == 3 && inputs.is_contiguous() && outputs.dim() == 2 &&
+            outputs.is_contiguous() && inputs.scalar_type() == ScalarType::Float &&
+            outputs.scalar_type() == ScalarType::Float && outputs.size(1) == inputs.size(0) &&
+            inputs.size(1) == stride[0] && inputs.size(0) <= kMaxComponents &&
+            inputs.size(1) * inputs.size(2) <= kMaxFrames,
+        "inputs and outputs must be the float32 matrices of a minimal filter");
+  const MinimalFilter filter{static_cast<const float*>(inputs.const_data_ptr()),
+                             static_cast<const float*>(outputs.const_data_ptr()),
+                             inputs.size(0),
+                             inputs.size(1),
+                             inputs.size(2),
+                             outputs.size(0)};
+  const int64_t tap_count = filter.phases * p.taps.count / kernel[0];
+  p.check_packed(packed, {filter.components, p.panels(), tap_count, p.taps.packed_run, kPanel});
+  if (out.numel() == 0) return;
+  advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
+  const auto run = [&](auto element) {
+    using T = decltype(element);
+    convolve_winograd<T>(static_cast<const T*>(x.const_data_ptr()), p.in,
+                         static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps, filter,
+                         packed, p.epilogue, choose_winograd(p.pairs));
+  };
+  return p.pairs ? run(c10::BFloat16()) : run(float());
+}
+
 }  // namespace
+
+int64_t padded_width(const Axis& w) {
+  return std::max((w.out - 1) * w.stride + w.kernel, w.front + w.in);
+}
+
+template <class T>
+void pad_row(const T* source, const ClipView& in, const Axis& w, T* target) {
+  std::fill_n(target, w.front * in.c, T(0.0f));
+  T* const middle = target + w.front * in.c;
+  for (int64_t c = 0; c < in.c; ++c) {
+    for (int64_t iw = 0; iw < w.in; ++iw) {
+      middle[iw * in.c + c] = source[iw * in.stride_w + c * in.stride_c];
+    }
+  }
+  std::fill(middle + w.in * in.c, target + padded_width(w) * in.c, T(0.0f));
+}
+
+template void pad_row<float>(const float*, const ClipView&, const Axis&, float*);
+template void pad_row<c10::BFloat16>(const c10::BFloat16*, const ClipView&, const Axis&,
+                                     c10::BFloat16*);
+
 }  // namespace fasti3d
 
 STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) {
   m.impl("conv3d_pack", TORCH_BOX(&fasti3d::conv3d_pack));
+  m.impl("conv3d_winograd_", TORCH_BOX(&fasti3d::conv3d_winograd_));
   m.impl("conv3d_packed_", TORCH_BOX(&fasti3d::conv3d_packed_));
 }

@@ -5,21 +5,39 @@
 #include "conv.h"
 
 #if defined(__x86_64__)
+// GCC 12 warns of its own intrinsics' undefined operands (GCC PR 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
 FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
 namespace fasti3d::avx512_bf16 {
 
-constexpr int kRows = 14;
+using Bfloat = c10::BFloat16;
+typedef float Vector __attribute__((vector_size(64)));
+constexpr int kRows = 14, kLanes = 16;
 
-template <int kPanels>
+inline Vector load_lanes(const float* p) { return _mm512_loadu_ps(p); }
+inline Vector load_lanes(const Bfloat* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline __mmask16 first_lanes(int64_t count) { return count >= kLanes ? 0xffff : (1u << count) - 1; }
+inline void store_lanes(float* p, Vector v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first_lanes(count), v);
+}
+inline void store_lanes(Bfloat* p, Vector v, int64_t count) {
+  _mm256_mask_storeu_epi16(p, first_lanes(count), (__m256i)_mm512_cvtneps_pbh(v));
+}
+
+// A tile whose sums are stored as Out: bfloat16, or float for Winograd's components.
+template <class Out, int kPanels>
 void run_tile(const TileArgs& args) {
-  __m512 sum[kRows][kPanels];
+  Vector sum[kRows][kPanels];
   for (int p = 0; p < kPanels; ++p) {
-    const __m512 bias = _mm512_loadu_ps(args.bias + p * kPanel);
+    const Vector bias = load_lanes(args.bias + p * kPanel);
     for (int r = 0; r < kRows; ++r) sum[r][p] = bias;
   }
-  const c10::BFloat16* weights = static_cast<const c10::BFloat16*>(args.weights);
+  const Bfloat* weights = static_cast<const Bfloat*>(args.weights);
   const void* const* taps = args.taps;
   for (int64_t tap = 0; tap < args.count; ++tap, taps += kRows) {
     for (int64_t k = 0; k < args.run; k += 2, weights += 2 * kPanel) {
@@ -31,7 +49,7 @@ void run_tile(const TileArgs& args) {
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         int32_t pair;
-        __builtin_memcpy(&pair, static_cast<const c10::BFloat16*>(taps[r]) + k, sizeof(pair));
+        __builtin_memcpy(&pair, static_cast<const Bfloat*>(taps[r]) + args.offset + k, sizeof(pair));
         const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) sum[r][p] = _mm512_dpbf16_ps(sum[r][p], a, w[p]);
@@ -40,23 +58,22 @@ void run_tile(const TileArgs& args) {
   }
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t channels = args.channels - p * kPanel;
-      if (channels <= 0) break;
-      __m512 value = sum[r][p];
-      // Zeroes what is below zero and keeps a NaN, as torch does.
-      if (args.relu) {
-        const __mmask16 negative = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LT_OQ);
-        value = _mm512_mask_mov_ps(value, negative, _mm512_setzero_ps());
-      }
-      const __mmask16 stored = channels >= kPanel ? 0xffff : (1u << channels) - 1;
-      _mm256_mask_storeu_epi16(static_cast<c10::BFloat16*>(args.out[r]) + p * kPanel, stored,
-                               (__m256i)_mm512_cvtneps_pbh(value));
+    for (int p = 0; p < kPanels && p * kPanel < args.channels; ++p) {
+      // Written so that a NaN stays one, as in torch.
+      if (args.relu) sum[r][p] = sum[r][p] < 0.0f ? Vector{} : sum[r][p];
+      store_lanes(static_cast<Out*>(args.out[r]) + p * kPanel, sum[r][p], args.channels - p * kPanel);
     }
   }
 }
 
-extern const ConvKernels kBfloatDot = {kRows, 2, {run_tile<1>, run_tile<2>}};
+#include "winograd_kernel.h"
+
+extern const ConvKernels kBfloatDot = {kRows, 2, {run_tile<Bfloat, 1>, run_tile<Bfloat, 2>}};
+extern const WinogradKernels kWinograd = {kRows,
+                                          2,
+                                          {run_tile<float, 1>, run_tile<float, 2>},
+                                          winograd_transform<Bfloat>,
+                                          winograd_inverse<Bfloat>};
 
 }  // namespace fasti3d::avx512_bf16
 FASTI3D_TARGET_END

@@ -21,7 +21,7 @@ inline void store(c10::Half* p, float value) {
   p->x = c10::detail::fp16_ieee_from_fp32_value(value);
 }
 
-inline Vector load_vector(const float* p) {
+inline Vector load_lanes(const float* p) {
   Vector v;
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
@@ -43,7 +43,7 @@ void run_tile(const TileArgs& args) {
   constexpr int kVectors = kPanels * kVectorsPerPanel;
   Vector sum[kRows][kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    const Vector bias = load_vector(args.bias + v * kLanes);
+    const Vector bias = load_lanes(args.bias + v * kLanes);
     for (int r = 0; r < kRows; ++r) sum[r][v] = bias;
   }
   const float* weights = static_cast<const float*>(args.weights);
@@ -53,12 +53,12 @@ void run_tile(const TileArgs& args) {
       Vector w[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        w[v] = load_vector(weights + v / kVectorsPerPanel * args.panel_stride +
+        w[v] = load_lanes(weights + v / kVectorsPerPanel * args.panel_stride +
                            v % kVectorsPerPanel * kLanes);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const float a = load(static_cast<const T*>(taps[r]) + k);
+        const float a = load(static_cast<const T*>(taps[r]) + args.offset + k);
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sum[r][v] += a * w[v];
       }
@@ -82,3 +82,20 @@ constexpr ConvKernels make_kernels() {
 extern const ConvKernels kFloat = make_kernels<float>();
 extern const ConvKernels kBfloat = make_kernels<c10::BFloat16>();
 extern const ConvKernels kHalf = make_kernels<c10::Half>();
+
+inline void store_lanes(float* out, Vector v, int64_t count) {
+  if (count >= kLanes) {
+    __builtin_memcpy(out, &v, sizeof(v));
+  } else {
+    for (int64_t c = 0; c < count; ++c) out[c] = v[c];
+  }
+}
+
+#include "winograd_kernel.h"
+
+extern const WinogradKernels kWinograd = {
+    kRows,
+    kMaxPanels,
+    {run_tile<float, 1>, kMaxPanels == 2 ? run_tile<float, kMaxPanels> : nullptr},
+    winograd_transform<float>,
+    winograd_inverse<float>};

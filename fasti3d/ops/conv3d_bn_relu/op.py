@@ -12,6 +12,7 @@ from torch import Tensor
 from fasti3d import extension
 from fasti3d.network import same_output
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
+from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, transform_filter
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16
@@ -30,6 +31,26 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+# Clips of fewer channels have whole window rows merged into one tap (csrc/conv3d/conv.h).
+_FEW_CHANNELS = 16
+
+
+def winograd_outputs(
+    in_channels: int, kernel: tuple[int, int, int], stride: tuple[int, int, int], dtype: torch.dtype
+) -> int:
+    """Output frames a tile of the Winograd form has, or 0 where the direct form runs.
+
+    Four outputs a tile halve the products; in float32 the error stays that of the direct form. In
+    bfloat16 the transformed values are rounded once more, which four outputs amplify five times and
+    two outputs twice: two, a third fewer products, and none at all for the stem's raw pixels.
+    """
+    if stride[0] > 2 or not 3 <= kernel[0] <= 7 or (stride[0] == 1 and kernel[0] > 3):
+        return 0
+    if dtype == torch.bfloat16:
+        return 2 if kernel[0] == 3 and in_channels >= _FEW_CHANNELS and in_channels % 2 == 0 else 0
+    return 4
+
+
 @dataclass(frozen=True)
 class PackedConv3d:
     """A convolution made ready to run: weights in the layout its kernel reads, bias, geometry."""
@@ -41,6 +62,7 @@ class PackedConv3d:
     stride: tuple[int, int, int]
     relu: bool
     fused: bool
+    transform: Transform | None
 
     @staticmethod
     def pack(
@@ -54,14 +76,19 @@ class PackedConv3d:
         """Packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for clips of ``dtype``."""
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-        fused = has_kernel(weight.device, dtype)
-        if fused:
-            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
-            bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
-        else:
+        if not has_kernel(weight.device, dtype):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            bias = bias.to(dtype)
-        return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, fused)
+            return PackedConv3d(packed, bias.to(dtype), out_channels, kernel, stride, relu, False, None)
+        bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
+        outputs = winograd_outputs(weight.shape[1], kernel, stride, dtype)
+        if outputs:
+            transform = minimal_filter(outputs, kernel[0], stride[0])
+            filters = transform_filter(weight, transform, stride[0])
+            packed = torch.stack([torch.ops.fasti3d.conv3d_pack(f.contiguous(), dtype) for f in filters])
+        else:
+            transform = None
+            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
+        return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, True, transform)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip."""
@@ -72,9 +99,13 @@ class PackedConv3d:
             size = [same_output(n, s) for n, s in zip(x.shape[2:], self.stride, strict=True)]
             shape = (x.shape[0], self.out_channels, *size)
             out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
-        torch.ops.fasti3d.conv3d_packed_(
-            x, self.weight, self.bias, self.kernel, self.stride, self.relu, out
-        )
+        geometry = (self.kernel, self.stride, self.relu, out)
+        if self.transform is None:
+            torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *geometry)
+        else:
+            torch.ops.fasti3d.conv3d_winograd_(
+                x, self.weight, self.bias, self.transform.inputs, self.transform.outputs, *geometry
+            )
         return out
 
 
@@ -120,9 +151,7 @@ def conv3d_bn_relu(
     return packed(x.contiguous(memory_format=torch.channels_last_3d), out)
 
 
-def _check(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], out: Tensor | None
-) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], out: Tensor | None) -> None:
     if x.dim() != 5:
         raise ValueError(f"x must be (N, Cin, T, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):

@@ -1,0 +1,28 @@
+// How a convolution is cut into units of work for threads and caches.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fasti3d {
+
+// How the work is cut: units of `tiles` pixel tiles times `panels` panels.
+struct Blocking {
+  int64_t tiles, panels;
+};
+
+inline Blocking block(int64_t tiles, int64_t panels, int64_t max_panels, int64_t threads) {
+  // Eight tiles reuse a panel from the first-level cache and their inputs from the second; fewer,
+  // and then fewer panels, when that would leave threads without work.
+  Blocking b{8, panels};
+  const auto units = [&] {
+    return ((tiles + b.tiles - 1) / b.tiles) * ((panels + b.panels - 1) / b.panels);
+  };
+  while (units() < 4 * threads && b.panels > max_panels) {
+    b.panels = std::max((b.panels / 2 + max_panels - 1) / max_panels * max_panels, max_panels);
+  }
+  while (units() < 4 * threads && b.tiles > 1) b.tiles /= 2;
+  return b;
+}
+
+}  // namespace fasti3d

@@ -1,0 +1,82 @@
+"""Winograd's minimal filtering along time: fewer products for the same convolution.
+
+F(m, r) computes m outputs of an r-tap filter from m + r - 1 products instead of m * r: the inputs of a
+tile and the filter are evaluated at m + r - 1 points (one at infinity), multiplied point by point, and
+the outputs read back from the products. A convolution of stride s is the sum of s convolutions of
+stride 1 over every s-th frame (its phases); phases that share a point share its sum of products.
+
+Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016); Toom-Cook
+construction of the matrices after Winograd, "Arithmetic Complexity of Computations" (1980).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Small numbers of small denominators keep the rounding error low; taken in this order.
+_POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2))
+
+
+class Transform(NamedTuple):
+    """The matrices of one minimal filter.
+
+    ``inputs`` (components, phases, frames) takes a tile's frames to components, ``filters`` (components,
+    phases, taps) a filter's taps, and ``outputs`` (outputs, components) the products back. A component
+    that a phase has no use for is a row of zeros, and such phases come last.
+    """
+
+    inputs: Tensor
+    filters: Tensor
+    outputs: Tensor
+
+
+def _expand(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Coefficients, lowest first, of the polynomial with these roots."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *coefficients]
+        scaled = [*(root * c for c in coefficients), Fraction(0)]
+        coefficients = [a - b for a, b in zip(shifted, scaled, strict=True)]
+    return coefficients
+
+
+@cache
+def minimal_filter(outputs: int, taps: int, stride: int = 1) -> Transform:
+    """The transform for ``outputs`` outputs of ``taps`` taps at a stride."""
+    phase_taps = [len(range(phase, taps, stride)) for phase in range(stride)]
+    components = outputs + phase_taps[0] - 1
+    frames = components
+    inputs = torch.zeros(components, stride, frames)
+    filters = torch.zeros(components, stride, phase_taps[0], dtype=torch.float64)
+    for phase, count in enumerate(phase_taps):
+        points = _POINTS[: outputs + count - 2]
+        for i, point in enumerate(points):
+            others = [p for p in points if p != point]
+            scale = prod((point - p for p in others), start=Fraction(1))
+            row = _expand(others)
+            inputs[i, phase, : len(row)] = torch.tensor([float(c) for c in row])
+            filters[i, phase, :count] = torch.tensor([float(point**k / scale) for k in range(count)])
+        row = _expand(points)
+        inputs[-1, phase, : len(row)] = torch.tensor([float(c) for c in row])
+        filters[-1, phase, count - 1] = 1
+    back = torch.zeros(outputs, components)
+    for i, point in enumerate(_POINTS[: components - 1]):
+        back[:, i] = torch.tensor([float(point**k) for k in range(outputs)])
+    back[-1, -1] = 1
+    return Transform(inputs, filters, back)
+
+
+def transform_filter(weight: Tensor, transform: Transform, stride: int) -> Tensor:
+    """(Cout, Cin, kt, kh, kw) -> (components, Cout, Cin, phases, kh, kw), float32."""
+    phases = []
+    for phase in range(stride):
+        taps = weight[:, :, phase::stride].double()
+        phases.append(torch.einsum("ft,octhw->fochw", transform.filters[:, phase, : taps.shape[2]], taps))
+    return torch.stack(phases, dim=3).float()
