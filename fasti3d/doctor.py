@@ -128,25 +128,27 @@ def known_problems(torch_version: str, cudnn: int | None) -> tuple[str, ...]:
 
     Only what still runs through cuDNN is concerned: training, and the reference path.
     """
-    if cudnn is None or not 90800 <= cudnn:
+    if cudnn is None or cudnn < 90800:
         return ()
-    release = tuple(int(part) for part in torch_version.split("+")[0].split(".")[:2])
-    patch = torch_version.split("+")[0].split(".")[2:3]
-    where = f"torch {torch_version} with cuDNN {_dotted(cudnn)}"
-    if release == (2, 9) and patch == ["0"]:
+    major, minor, patch = [*torch_version.split("+")[0].split("."), "0"][:3]
+    release = (int(major), int(minor))
+    pair = f"torch {torch_version} with cuDNN {_dotted(cudnn)}"
+    if release == (2, 9) and patch == "0":
         return (
-            f"{where}: float16 and bfloat16 conv3d bypass cuDNN, 4 to 20 times slower and with far more memory "
-            "(pytorch #163581, #166122, #166643): use torch 2.10 or later with cuDNN 9.15 or later, or float32",
+            f"{pair}: float16 and bfloat16 conv3d bypass cuDNN, 4 to 20 times slower and with far more "
+            "memory (pytorch #163581, #166122, #166643): use torch 2.10 or later with cuDNN 9.15 or later, "
+            "or float32",
         )
     if cudnn >= 91500:
         return ()
     if release < (2, 9):
         return (
-            f"{where}: bfloat16 conv3d can give wrong results (pytorch #163539): use cuDNN 9.15 or later, or float32",
+            f"{pair}: bfloat16 conv3d can give wrong results (pytorch #163539): use cuDNN 9.15 or later, "
+            "or float32",
         )
     return (
-        f"{where}: float16 and bfloat16 conv3d bypass cuDNN, whose versions from 9.8 on were wrong, and are 4 to 20 "
-        "times slower (pytorch #163539, #166643, #174051): install cuDNN 9.15 or later, or use float32",
+        f"{pair}: float16 and bfloat16 conv3d bypass this cuDNN, which can be wrong, and are 4 to 20 times "
+        "slower (pytorch #163539, #166643, #174051): install cuDNN 9.15 or later, or use float32",
     )
 
 

@@ -9,11 +9,21 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_globals
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from fasti3d import network
 from fasti3d.reference import BatchNorm3d, MaxPool3dSame, Mixed, Unit3D
 
-# Modules whose eval-mode forward the plan knows. A subclass, a parametrization or a wrapper computes
-# something else, and is left to the ordinary path.
-_KNOWN = {Unit3D, Mixed, MaxPool3dSame, BatchNorm3d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.Conv3d, nn.Dropout}
+# Modules whose eval-mode forward the plan knows. Any other class, a parametrization or a wrapper may
+# compute something else, and is left to the ordinary path.
+KNOWN: set[type[nn.Module]] = {
+    Unit3D,
+    Mixed,
+    MaxPool3dSame,
+    BatchNorm3d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.Conv3d,
+    nn.Dropout,
+}
 
 
 def needs_ordinary_path(x: Tensor) -> bool:
@@ -31,30 +41,28 @@ def needs_ordinary_path(x: Tensor) -> bool:
 def describe(model: nn.Module) -> tuple[tuple[Any, ...], list[Tensor]] | None:
     """The structure of an eval-mode model and the tensors its outputs depend on.
 
-    None where the ordinary path must run: a module in training mode, a hook that has to fire, or a
-    part that was replaced by something the plan does not know.
+    None where the ordinary path must run: a part in training mode, a hook that has to fire, or a
+    part that was replaced by something the plan does not know. Parts a truncated model lacks are left out.
     """
     structure: list[Any] = []
     tensors: list[Tensor] = []
-    for name, module in model.named_modules():
-        if name and (type(module) not in _KNOWN or _is_watched(module)):
-            return None
-        if module.training:
-            return None
-        if isinstance(module, nn.Conv3d):
-            if (module.padding, module.dilation, module.groups) != ((0, 0, 0), (1, 1, 1), 1):
+    parts = [(name, getattr(model, name, None)) for name in (*network.TRUNK, "dropout", "logits")]
+    for part, root in parts:
+        for name, module in root.named_modules(prefix=part) if root is not None else ():
+            if type(module) not in KNOWN or module.training or _is_watched(module):
                 return None
-            structure.append((name, module.kernel_size, module.stride))
-            tensors.append(module.weight)
-            if module.bias is not None:
-                tensors.append(module.bias)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if module.running_mean is None or module.running_var is None or module.weight is None:
-                return None
-            structure.append((name, module.eps))
-            tensors += [module.weight, module.bias, module.running_mean, module.running_var]
-        elif isinstance(module, Unit3D | MaxPool3dSame):
-            structure.append((name, module.kernel, module.stride))
+            if isinstance(module, nn.Conv3d):
+                if (module.padding, module.dilation, module.groups) != ((0, 0, 0), (1, 1, 1), 1):
+                    return None
+                structure.append((name, module.kernel_size, module.stride))
+                tensors += [module.weight] if module.bias is None else [module.weight, module.bias]
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if module.running_mean is None or module.running_var is None or module.weight is None:
+                    return None
+                structure.append((name, module.eps))
+                tensors += [module.weight, module.bias, module.running_mean, module.running_var]
+            elif isinstance(module, Unit3D | MaxPool3dSame):
+                structure.append((name, module.kernel, module.stride))
     return tuple(structure), tensors
 
 

@@ -7,6 +7,7 @@ the checkpoint converters) reads it from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 BN_EPS = 1e-3
@@ -87,6 +88,11 @@ ENDPOINTS: tuple[str, ...] = (*TRUNK, "Logits", "Predictions")
 def same_output(size: int, stride: int) -> int:
     """Output length of a TensorFlow SAME window along one axis."""
     return -(-size // stride)
+
+
+def same_shape(size: Iterable[int], stride: Iterable[int]) -> list[int]:
+    """Output lengths of a TensorFlow SAME window, axis by axis."""
+    return [same_output(n, s) for n, s in zip(size, stride, strict=True)]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d import extension, network
-from fasti3d.network import ENDPOINTS, same_output
+from fasti3d.network import ENDPOINTS
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, has_kernel
 from fasti3d.ops.max_pool3d_same import max_pool3d_same
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
@@ -61,6 +61,8 @@ def fold(unit: Unit3D) -> tuple[Tensor, Tensor]:
         assert unit.conv3d.bias is not None
         return weight, unit.conv3d.bias.detach().float()
     bn = unit.bn
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     scale = bn.weight.detach().float() / torch.sqrt(bn.running_var.float() + bn.eps)
     bias = bn.bias.detach().float() - bn.running_mean.float() * scale
     return weight * scale[:, None, None, None, None], bias
@@ -113,13 +115,14 @@ class Plan:
 
         self.steps: dict[str, Callable[[Tensor], Tensor]] = {}
         for name in network.TRUNK:
-            module = getattr(model, name)
+            module = getattr(model, name, None)
             if isinstance(module, MaxPool3dSame):
                 self.steps[name] = PoolStep(module)
-            else:
-                self.steps[name] = MixedStep(module, pack) if isinstance(module, Mixed) else pack(module)
-        weight, self.classifier_bias = fold(model.logits)
-        self.classifier_weight = weight.flatten(1)
+            elif isinstance(module, Mixed):
+                self.steps[name] = MixedStep(module, pack)
+            elif isinstance(module, Unit3D):
+                self.steps[name] = pack(module)
+        self.classifier = None if model.logits is None else fold(model.logits)
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints of a checked clip, in ``dtype``."""
@@ -135,13 +138,9 @@ class Plan:
                 maps[name] = x.to(dtype)
                 left -= 1
         if to_head:
+            assert self.classifier is not None
+            weight, bias = self.classifier
             # The classifier is linear, so averaging before it gives the average of its outputs.
-            pooled = head_pool(x.float()).mean(dim=(2, 3, 4))
-            logits = F.linear(pooled, self.classifier_weight, self.classifier_bias)
+            logits = F.linear(head_pool(x.float()).mean(dim=(2, 3, 4)), weight.flatten(1), bias)
             maps |= {"Logits": logits.to(dtype), "Predictions": logits.softmax(dim=1).to(dtype)}
         return {name: maps[name] for name in ENDPOINTS if name in wanted}
-
-
-def output_shape(x: Tensor, stride: tuple[int, int, int]) -> list[int]:
-    """Sizes of a SAME window's output over (T, H, W)."""
-    return [same_output(n, s) for n, s in zip(x.shape[2:], stride, strict=True)]

@@ -113,7 +113,9 @@ def head_pool(x: Tensor) -> Tensor:
 def check_endpoints(names: Iterable[str]) -> set[str]:
     """The names as a set; an unknown one, or a bare string, is a ValueError."""
     if isinstance(names, str):
-        raise ValueError(f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list")
+        raise ValueError(
+            f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list"
+        )
     wanted = set(names)
     unknown = sorted(wanted.difference(network.ENDPOINTS))
     if unknown:
@@ -150,9 +152,10 @@ class I3D(nn.Module):
     every axis and for every size, batch norm has eps 1e-3.
     """
 
-    def __init__(
-        self, num_classes: int = 400, in_channels: int = 3, *, dropout: float = 0.5
-    ) -> None:
+    Conv3d_1a_7x7: Unit3D
+    logits: Unit3D
+
+    def __init__(self, num_classes: int = 400, in_channels: int = 3, *, dropout: float = 0.5) -> None:
         super().__init__()
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
@@ -187,9 +190,10 @@ class I3D(nn.Module):
         """
         wanted = check_endpoints(names)
         maps: dict[str, Tensor] = {}
-        for name, module in self.named_children():
-            if name not in network.TRUNK or wanted.issubset(maps):
+        for name in network.TRUNK:
+            if wanted.issubset(maps):
                 break
+            module = getattr(self, name)
             if self.gradient_checkpointing and torch.is_grad_enabled() and isinstance(module, Mixed):
                 x = checkpoint(module, x, use_reentrant=False)
             else:

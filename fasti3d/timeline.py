@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 import textwrap
 import warnings
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fasti3d.classification import Classification
+from fasti3d.weights.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +105,7 @@ def _picture(result: Classification, classes: int) -> Figure:
     plot_bottom = _BOTTOM + _STRIP + _GAP
     plot = _axes(figure, plot_bottom, _HEIGHT - _TOP - plot_bottom)
     strip = _axes(figure, _BOTTOM, _STRIP)
-    _draw_classes(plot, result, classes)
+    _draw_classes(figure, plot, result, classes)
     _draw_film(strip, result)
     _draw_time(plot, strip, result)
     _draw_title(figure, result)
@@ -117,12 +118,12 @@ def _axes(figure: Figure, bottom: float, height: float) -> Axes:
     return figure.add_axes((_LEFT / _WIDTH, bottom / _HEIGHT, width / _WIDTH, height / _HEIGHT))
 
 
-def _text(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
+def _text(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
     """Text at (x, y) inches, hanging from its top; a $ in it is a dollar."""
     figure.text(x / _WIDTH, y / _HEIGHT, text, va="top", parse_math=False, **style)
 
 
-def _draw_classes(axes: Axes, result: Classification, classes: int) -> None:
+def _draw_classes(figure: Figure, axes: Axes, result: Classification, classes: int) -> None:
     probabilities = result.probabilities()
     shares = result.shares()
     peaks = probabilities.amax(dim=0)
@@ -143,7 +144,6 @@ def _draw_classes(axes: Axes, result: Classification, classes: int) -> None:
         axes.stairs(heights, edges, baseline=None, color=colour, lw=width, zorder=depth, clip_on=False)
 
         lines = textwrap.wrap(result.labels[index], _LABEL_CHARACTERS, max_lines=2, placeholder="…")
-        figure = axes.figure
         _text(figure, x, y + 0.01, "\u25a0", color=colour, fontsize=13)
         _text(figure, x + 0.22, y, "\n".join(lines), color=_INK, fontsize=10.5, linespacing=1.15)
         y -= _LINE * len(lines)
@@ -213,12 +213,9 @@ def _printable(name: str) -> str:
 
 
 def _save(figure: Figure, target: Path) -> None:
-    part = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-    try:
-        with warnings.catch_warnings():
-            # A file name in a script that the font lacks draws boxes; that is no news to the user.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure.savefig(part, format=target.suffix[1:].lower())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        # A file name in a script that the font lacks draws boxes; that is no news to the user.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(data, format=target.suffix[1:].lower())
+    write_atomically(target, data.getvalue())

@@ -14,7 +14,7 @@ def fingerprint_reference(tensors: list[Tensor]) -> int:
     """CRC-32 over the bytes of contiguous CPU tensors, chained."""
     crc = len(tensors)
     for tensor in tensors:
-        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d import extension
-from fasti3d.network import same_output
+from fasti3d.network import same_shape
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, transform_filter
 
@@ -96,8 +96,7 @@ class PackedConv3d:
             y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu)
             return y if out is None else out.copy_(y)
         if out is None:
-            size = [same_output(n, s) for n, s in zip(x.shape[2:], self.stride, strict=True)]
-            shape = (x.shape[0], self.out_channels, *size)
+            shape = (x.shape[0], self.out_channels, *same_shape(x.shape[2:], self.stride))
             out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
         geometry = (self.kernel, self.stride, self.relu, out)
         if self.transform is None:
@@ -163,8 +162,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]
     if len(stride) != 3 or min(stride) < 1:
         raise ValueError(f"stride must be 3 positive steps (t, h, w), got {tuple(stride)}")
     if out is not None:
-        size = [same_output(n, s) for n, s in zip(x.shape[2:], stride, strict=True)]
-        expected = (x.shape[0], weight.shape[0], *size)
+        expected = (x.shape[0], weight.shape[0], *same_shape(x.shape[2:], stride))
         if tuple(out.shape) != expected or out.dtype != x.dtype:
             raise ValueError(
                 f"out must be {x.dtype} of shape {expected}, got {out.dtype} of {tuple(out.shape)}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasti3d.network import same_output
+from fasti3d.network import same_shape
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_backward, max_pool3d_same_reference
 from fasti3d.ops.registry import register
 
@@ -17,10 +17,8 @@ register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", 
 
 @torch.library.register_fake("fasti3d::max_pool3d_same")
 def _fake(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
-    size = [same_output(n, s) for n, s in zip(x.shape[2:], stride, strict=True)]
-    return torch.empty(
-        (*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d
-    )
+    shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, list[int], list[int]], output: Tensor) -> None:
