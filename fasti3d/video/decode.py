@@ -1,0 +1,189 @@
+"""From a file to its decoded frames in order, with one kind of error for all that can be wrong."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from fasti3d.video.errors import VideoError
+
+# Only plain files: a playlist posing as a video must not reach the network. And a name is a name:
+# "frame%03d.png" is one file, not a pattern.
+_OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
+
+# FFmpeg draws text files as the film of a terminal.
+_TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+
+# A file may end this much before the time it announces, in seconds, before it counts as cut off.
+_MISSING = 0.5
+
+
+class BreakError(Exception):
+    """A file ends or breaks before its end; all frames before the break have been given."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its main video stream.
+
+    Raises:
+        VideoError: no such file, or nothing in it that can be decoded.
+    """
+    with _container(path) as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            kinds = sorted({s.type for s in container.streams})
+            raise VideoError(path, f"has no video stream, only {' and '.join(kinds) or 'no stream at all'}")
+        if container.format.name in _TEXT_FORMATS:
+            raise VideoError(path, "is text, not a video")
+        if stream.codec_context is None:
+            raise VideoError(path, "holds video in a codec that this build of FFmpeg cannot decode")
+        yield container, stream
+
+
+def _container(path: Path) -> InputContainer:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise VideoError(path, f"cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(path, "is not a regular file")
+    if status.st_size == 0:
+        raise VideoError(path, "is empty (0 bytes)")
+    try:
+        # With the protocol spelled out, no name ("http:x", "concat:a|b") can mean another one.
+        return av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")
+    except FFmpegError as error:
+        raise VideoError(path, f"is not a video that FFmpeg can read ({error.strerror})") from error
+
+
+def frame_rate(stream: VideoStream) -> float | None:
+    """Frames a second as the file declares them."""
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else None
+
+
+def pixel_aspect(stream: VideoStream) -> float:
+    """Width of a pixel over its height; 1 where the file does not say."""
+    return float(stream.sample_aspect_ratio or 1)
+
+
+def duration(stream: VideoStream) -> float | None:
+    """Seconds of video as the file declares them."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    container = stream.container
+    if isinstance(container, InputContainer) and container.duration:
+        return container.duration / av.time_base
+    return None
+
+
+def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
+    """Every frame of a file, in order of presentation.
+
+    Where the decoder meets damage that it can conceal, as most do with a few flipped bits, the
+    frames go on. Where it gives up, the frames end.
+
+    Raises:
+        BreakError: after all the frames before the place where the file breaks off.
+        VideoError: the file gives no frame at all.
+    """
+    given = 0
+    try:
+        try:
+            for frame in _decode(path, "AUTO"):
+                yield frame
+                given += 1
+        except FFmpegError:
+            # Threads that decode ahead report an error late, by as many frames as there are cores.
+            # One thread gives the same frames on every machine: all those before the break.
+            for frame in islice(_decode(path, "NONE"), given, None):
+                yield frame
+                given += 1
+    except BreakError as error:
+        if not given:
+            raise VideoError(path, f"gives no frame: {error}") from error
+        raise
+    if not given:
+        raise VideoError(path, "gives no frame: its video stream is empty")
+
+
+def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[VideoFrame, VideoStream]]:
+    with opened(path) as (container, stream):
+        stream.thread_type = threads
+        packet: Packet | None = None
+        extent = _Extent()
+        try:
+            for packet in container.demux():
+                extent.add(packet)
+                if packet.stream.index != stream.index:
+                    continue
+                for frame in stream.codec_context.decode(packet):
+                    frame.time_base = stream.time_base
+                    yield frame, stream
+        except FFmpegError as error:
+            if threads == "AUTO":
+                raise
+            for frame in _held_back(stream, packet):
+                yield frame, stream
+            raise BreakError(f"breaks off: {error.strerror}") from error
+        missing = extent.missing(container, stream)
+        if missing is not None:
+            raise BreakError(missing)
+
+
+def _held_back(stream: VideoStream, broken: Packet | None) -> list[VideoFrame]:
+    """The frames that the decoder still holds for reordering and that are shown before the broken packet."""
+    try:
+        frames = stream.codec_context.decode(None)
+    except FFmpegError:
+        return []
+    if broken is not None and broken.pts is not None:
+        frames = [frame for frame in frames if frame.pts is None or frame.pts < broken.pts]
+    for frame in frames:
+        frame.time_base = stream.time_base
+    return frames
+
+
+class _Extent:
+    """How far the packets of a file reach, against what it announces."""
+
+    def __init__(self) -> None:
+        self._end: float | None = None
+        self._longest = 0.0
+
+    def add(self, packet: Packet) -> None:
+        if packet.pts is None or packet.time_base is None:
+            return
+        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+        if self._end is not None:
+            self._longest = max(self._longest, end - self._end)
+        self._end = end if self._end is None else max(self._end, end)
+
+    def missing(self, container: InputContainer, stream: VideoStream) -> str | None:
+        """In words, what is missing; None where nothing is, or nobody knows."""
+        if self._end is None or container.duration is None:
+            return None
+        # Some formats count their duration from zero and some from the first stamp: where the two
+        # differ, the lenient one is taken.
+        end = self._end
+        announced = container.duration / av.time_base
+        if container.format.name == "avi" and stream.average_rate:
+            # FFmpeg shortens the duration of an AVI to what is left of it, but not its count of frames.
+            announced = max(announced, float(stream.frames / stream.average_rate))
+        # A still picture at the end may stay for as long as another one did.
+        if announced - end <= max(_MISSING, 2 * self._longest):
+            return None
+        return f"is cut off: it ends at {end:.2f} s of the {announced:.2f} s that it announces"

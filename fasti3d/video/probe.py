@@ -1,0 +1,60 @@
+"""What a video declares about itself."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from fasti3d.video.decode import decoded, duration, frame_rate
+from fasti3d.video.orientation import orientation
+from fasti3d.video.source import images
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video declares about itself; None where it does not say.
+
+    Attributes:
+        path: the file or folder.
+        width, height: in stored pixels, after rotation.
+        fps: average frames a second.
+        duration: seconds.
+        frames: how many.
+        codec: FFmpeg's name of the codec, of a folder that of its first image.
+        rotation: degrees clockwise by which frames are turned to be shown: 0, 90, 180 or 270.
+    """
+
+    path: Path
+    width: int
+    height: int
+    fps: float | None
+    duration: float | None
+    frames: int | None
+    codec: str
+    rotation: int
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """Reads the header of a video file, or of the first image of a folder, and decodes one frame.
+
+    Raises:
+        VideoError: missing, empty, without video, or its first frame cannot be decoded.
+    """
+    path = Path(path)
+    files = images(path) if path.is_dir() else None
+    with closing(decoded(files[0] if files else path)) as frames:
+        frame, stream = next(frames)
+        turn = orientation(frame)
+        width, height = turn.size(frame.width, frame.height)
+        return VideoInfo(
+            path=path,
+            width=width,
+            height=height,
+            fps=None if files else frame_rate(stream),
+            duration=None if files else duration(stream),
+            frames=len(files) if files else stream.frames or None,
+            codec=stream.codec_context.name,
+            rotation=turn.rotation,
+        )

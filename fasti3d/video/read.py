@@ -1,0 +1,113 @@
+"""Sampled RGB frames of a video, one at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from av.error import FFmpegError
+from torch import Tensor
+
+from fasti3d.video.deinterlace import deinterlaced
+from fasti3d.video.errors import VideoError
+from fasti3d.video.picture import Picture
+from fasti3d.video.sample import sample
+from fasti3d.video.source import DEFAULT_FPS, file_pictures, folder_pictures
+from fasti3d.video.transform import TooSmallError, Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of the sampled sequence.
+
+    Attributes:
+        index: its place in the sequence, from 0.
+        time: seconds since the video's first frame at which it is presented: index / fps, or the
+            frame's own time with ``fps=None``.
+        image: uint8 (H, W, 3), RGB.
+    """
+
+    index: int
+    time: float
+    image: Tensor
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    *,
+    fps: float | None = 25.0,
+    resize: int | None = 256,
+    crop: int | None = 224,
+    strict: bool = False,
+) -> Iterator[Frame]:
+    """Decodes a video and samples it by its time stamps, in bounded memory.
+
+    Frames are turned upright as their metadata says, deinterlaced where flagged (yadif), laid on
+    black where transparent, and converted to RGB with the matrix and range of their metadata (BT.601
+    limited where it says nothing, as FFmpeg does; HDR is not tone-mapped). They are scaled straight
+    from the decoder's pixels, so that no more than one frame is ever in memory at full size in RGB.
+
+    Args:
+        path: a video file of any kind that FFmpeg reads, or a folder of images (png, jpg, bmp, webp)
+            of one size in natural order (frame2 before frame10). The name is never taken for a
+            pattern or an address.
+        fps: frames a second of the result. At each of the times 0, 1/fps, 2/fps, … the frame that is
+            shown then is taken: the last one that starts no later (to a millisecond). A video of a
+            lower rate gets frames repeated, as by FFmpeg's fps filter. None gives every frame once.
+            The images of a folder are taken one to one, as if already at this rate (25 for None).
+        resize: the short side in pixels after bilinear scaling (swscale's, which averages when it
+            shrinks); smaller videos are enlarged, non-square pixels made square. None keeps the
+            stored size.
+        crop: the side in pixels of the square cut from the centre; None keeps the whole frame.
+        strict: a file that breaks in the middle, or ends well before the length that it announces
+            (GIF and MPEG-TS announce none), gives the frames before the break and a VideoWarning;
+            with strict=True a VideoError in the warning's place. Time stamps that go back, or jump by
+            more than a minute, are mended with a VideoWarning: the frame follows the one before it.
+
+    Yields:
+        Frame, in order.
+
+    Raises:
+        ValueError: an argument out of range, at the call.
+        VideoError: missing, empty, without video, not decodable, smaller than ``crop`` where
+            ``resize`` is None; when the first frame is asked for.
+    """
+    check_arguments(fps, resize, crop)
+    return _read_frames(Path(path), fps, Transform(resize, crop), strict)
+
+
+def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> None:
+    """ValueError for what ``read_frames`` cannot do."""
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps must be a positive number, or None for the video's own rate, got {fps}")
+    for name, value in (("resize", resize), ("crop", crop)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1 pixel, or None, got {value}")
+    if resize is not None and crop is not None and crop > resize:
+        raise ValueError(f"crop must be at most resize={resize}, got {crop}")
+
+
+def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bool) -> Iterator[Frame]:
+    pictures: Iterator[Picture]
+    if path.is_dir():
+        pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)
+        samples = sample(pictures, None)
+    else:
+        pictures = deinterlaced(file_pictures(path, strict=strict))
+        samples = sample(pictures, fps)
+    latest: tuple[Picture, Tensor] | None = None
+    try:
+        for index, time, picture in samples:
+            if latest is not None and latest[0] is picture:
+                image = latest[1].clone()
+            else:
+                image = transform(picture.frame, picture.pixel_aspect)
+            latest = (picture, image)
+            yield Frame(index, time, image)
+    except FFmpegError as error:
+        raise VideoError(path, f"cannot be converted to RGB: {error.strerror}") from error
+    except TooSmallError as error:
+        raise VideoError(path, str(error)) from error

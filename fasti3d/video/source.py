@@ -1,0 +1,104 @@
+"""From a path, a video file or a folder of images, to pictures in order and on a clock."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from fasti3d.video.clock import Clock
+from fasti3d.video.decode import BreakError, decoded, frame_rate, pixel_aspect
+from fasti3d.video.errors import VideoError, VideoWarning
+from fasti3d.video.orientation import shown_size
+from fasti3d.video.picture import Picture
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+# Where the file does not say: the rate that the network was trained at.
+DEFAULT_FPS = 25.0
+
+
+def images(folder: Path) -> list[Path]:
+    """The image files of a folder in natural order: frame2 before frame10.
+
+    Raises:
+        VideoError: there are none.
+    """
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    except OSError as error:
+        raise VideoError(folder, f"cannot be read: {error.strerror}") from error
+    # Hidden files are other programs' notes about the images.
+    files = [p for p in files if not p.name.startswith(".")]
+    if not files:
+        raise VideoError(folder, f"is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
+    return sorted(files, key=_natural)
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    # Digits and the text between them alternate, so that numbers only ever meet numbers.
+    parts = re.split(r"(\d+)", path.name)
+    key = [(int(part), "") if i % 2 else (0, part.lower()) for i, part in enumerate(parts)]
+    return key, path.name
+
+
+def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
+    """Every picture of a video file.
+
+    A file that breaks in the middle ends there with a VideoWarning, or with a VideoError if strict.
+    A clock that goes wrong is mended as ``Clock`` says, with a VideoWarning.
+
+    Raises:
+        VideoError: nothing can be decoded.
+    """
+    clock: Clock | None = None
+    try:
+        for frame, stream in decoded(path):
+            if clock is None:
+                clock = Clock(1.0 / (frame_rate(stream) or DEFAULT_FPS))
+            mended = clock.mended
+            tick = float(frame.time_base or 0)
+            time, duration = clock(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
+            if clock.mended and not mended:
+                _warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
+            yield Picture(frame, time, duration, pixel_aspect(stream))
+    except BreakError as error:
+        if strict:
+            raise VideoError(path, str(error)) from error
+        _warn(path, f"{error}; the frames before that are given")
+
+
+def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Picture]:
+    """Every image of a folder, ``fps`` of them a second.
+
+    Raises:
+        VideoError: there is no image, the first cannot be decoded (any, if strict), or two differ in size.
+    """
+    first: tuple[str, tuple[int, int]] | None = None
+    for index, path in enumerate(images(folder)):
+        try:
+            with closing(file_pictures(path, strict=strict)) as pictures:
+                picture = next(pictures)
+        except VideoError as error:
+            if strict or first is None:
+                raise
+            _warn(
+                folder, f"breaks off before {path.name}, which {error.reason}; the images before it are given"
+            )
+            return
+        size = shown_size(picture.frame)
+        if first is None:
+            first = (path.name, size)
+        if size != first[1]:
+            raise VideoError(
+                folder,
+                f"holds images of different size: {first[0]} is {first[1][0]}x{first[1][1]}, "
+                f"{path.name} is {size[0]}x{size[1]}",
+            )
+        yield picture._replace(time=index / fps, duration=1 / fps)
+
+
+def _warn(path: Path, message: str) -> None:
+    warnings.warn(f"{path}: {message}", VideoWarning, stacklevel=2)

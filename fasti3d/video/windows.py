@@ -1,0 +1,139 @@
+"""Sliding windows over a video of any length, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fasti3d.network import MIN_FRAMES
+from fasti3d.video.errors import VideoError
+from fasti3d.video.read import Frame, check_arguments, read_frames
+
+Short = Literal["loop", "pad", "error"]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Consecutive frames of the sampled sequence.
+
+    Attributes:
+        index: its place among the windows, from 0.
+        start: its first frame's index in the sampled sequence.
+        frames: uint8 (T, H, W, 3), RGB; ``to_clip`` makes the network's input of it.
+        times: seconds since the video's first frame, one for each frame.
+    """
+
+    index: int
+    start: int
+    frames: Tensor
+    times: tuple[float, ...]
+
+
+def windows(
+    path: str | os.PathLike[str],
+    *,
+    window: int = 64,
+    stride: int = 32,
+    fps: float | None = 25.0,
+    resize: int | None = 256,
+    crop: int | None = 224,
+    short: Short = "loop",
+    strict: bool = False,
+) -> Iterator[Window]:
+    """Cuts a video into windows of ``window`` frames, ``stride`` apart, holding one window in memory.
+
+    Where the last stride does not end on the last frame, a last window is shifted back to end there,
+    so that with stride <= window every frame is in a window. A video shorter than ``window`` gives one
+    window of all its frames, but never of fewer than the 9 that the network needs.
+
+    Args:
+        path, fps, resize, crop, strict: as for ``read_frames``.
+        window: frames a window, at least 9.
+        stride: frames from one window's start to the next one's, at least 1.
+        short: what to do with a video of fewer than 9 frames: "loop" repeats it from its start,
+            "pad" repeats its last frame (either way with the times of the frames repeated), "error"
+            raises VideoError.
+
+    Yields:
+        Window, in order.
+
+    Raises:
+        ValueError: an argument out of range, at the call.
+        VideoError: as ``read_frames``; when the first window is asked for.
+    """
+    check_arguments(fps, resize, crop)
+    if window < MIN_FRAMES:
+        raise ValueError(
+            f"window must be at least {MIN_FRAMES} frames, the network's shortest clip, got {window}"
+        )
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1 frame, got {stride}")
+    if short not in get_args(Short):
+        raise ValueError(f"short must be one of {', '.join(get_args(Short))}, got {short!r}")
+    frames = read_frames(path, fps=fps, resize=resize, crop=crop, strict=strict)
+    return _windows(Path(path), frames, window, stride, short)
+
+
+def _windows(path: Path, frames: Iterator[Frame], window: int, stride: int, short: Short) -> Iterator[Window]:
+    ring = _Ring(window)
+    index = 0
+    end = 0  # frames read when the last window was given
+    for frame in frames:
+        ring.append(frame)
+        if ring.seen == window + index * stride:
+            yield ring.window(index)
+            index += 1
+            end = ring.seen
+    if ring.seen > end:
+        yield _at_least(MIN_FRAMES, ring.window(index), path, short)
+
+
+class _Ring:
+    """The latest ``size`` frames, in one tensor that is written round and round.
+
+    A tensor a frame would do, but freeing thousands of them in turn leaves holes in the heap that
+    amount to many windows.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.seen = 0
+        self._size = size
+        self._images = torch.empty(0, dtype=torch.uint8)
+        self._times: deque[float] = deque(maxlen=size)
+
+    def append(self, frame: Frame) -> None:
+        capacity = len(self._images)
+        if self.seen == capacity < self._size:
+            # Room is made as frames come: a window may be given far longer than the video.
+            room = min(max(64, capacity), self._size - capacity)
+            self._images = torch.cat((self._images, frame.image.new_empty((room, *frame.image.shape))))
+        self._images[self.seen % self._size] = frame.image
+        self._times.append(frame.time)
+        self.seen += 1
+
+    def window(self, index: int) -> Window:
+        held = len(self._times)
+        oldest = self.seen % self._size if held == self._size else 0
+        return Window(
+            index=index,
+            start=self.seen - held,
+            frames=torch.cat((self._images[oldest:held], self._images[:oldest])),
+            times=tuple(self._times),
+        )
+
+
+def _at_least(least: int, window: Window, path: Path, short: Short) -> Window:
+    count = len(window.times)
+    if count >= least:
+        return window
+    if short == "error":
+        raise VideoError(path, f"has {count} frames, fewer than the {least} that the network needs")
+    taken = [i % count if short == "loop" else min(i, count - 1) for i in range(least)]
+    return replace(window, frames=window.frames[taken], times=tuple(window.times[i] for i in taken))
