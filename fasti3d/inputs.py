@@ -11,6 +11,9 @@ from fasti3d import network
 
 # Reading every eighth frame is enough to tell a range, and costs little beside the network.
 _FRAME_STEP = 8
+# Nearly every frame scaled to 0-1 has something darker; in [-1, 1] a clip whose darkest value lies between
+# here and 0 is as good as never seen.
+_DARK = 0.05
 _warned: set[str] = set()
 
 
@@ -75,7 +78,7 @@ def check_range(x: Tensor) -> None:
             "for values in 0-255, use x / 127.5 - 1",
             "wide",
         )
-    elif low >= 0.0 and high > 0.0:
+    elif 0.0 <= low < _DARK < high <= 1.0:
         _warn_once(
             f"x has values from {low:.3g} to {high:.3g}, which looks like 0-1; the network expects "
             "[-1, 1]: use 2 * x - 1",

@@ -1,4 +1,4 @@
-// conv3d's inner loops: 4 lanes, which SSE2 and NEON have.
+// conv3d's inner loops: 4 lanes, which SSE2 (16 registers) and NEON (32) have.
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -6,6 +6,10 @@
 #include "conv.h"
 
 namespace fasti3d::baseline {
-constexpr int kLanes = 4, kRows = 4, kMaxPanels = 1;
+#if defined(__aarch64__)
+constexpr int kLanes = 4, kRows = 6, kMaxPanels = 1;
+#else
+constexpr int kLanes = 4, kRows = 2, kMaxPanels = 1;
+#endif
 #include "kernel.h"
 }  // namespace fasti3d::baseline

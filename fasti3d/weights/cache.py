@@ -1,8 +1,8 @@
 """The cache of public weights: fetched once, proved by hash, kept as safetensors.
 
 ``<cache_dir>/weights/<name>.safetensors`` holds the converted weights, ``<name>.json`` beside it
-their SHA-256. Every ``get`` compares it with the whole file: that costs 33 ms for 50 MB where the
-processor has SHA instructions, about 0.15 s where it has not.
+their SHA-256. Every ``get`` compares it with the whole file, which costs 33 ms for 50 MB where the
+processor has SHA instructions.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ def pip_download(
         command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, name]
         command += [
             "--no-build-isolation",
+            "--ignore-requires-python",  # nothing of it will run
             "--no-input",
             "--disable-pip-version-check",
             "--progress-bar",

@@ -1,0 +1,60 @@
+"""The command line: one file a verb, which parses, calls the library and prints.
+
+Verbs import the library inside their functions, so that ``--help`` and a wrong option need not wait
+for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from fasti3d.cli.classify import classify
+from fasti3d.cli.demo import demo
+from fasti3d.cli.doctor import doctor
+from fasti3d.cli.weights import app as weights
+from fasti3d.version import __version__
+
+app = typer.Typer(
+    name="fasti3d",
+    help="The I3D video network: says what people do in a video.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(classify)
+app.command()(demo)
+app.command()(doctor)
+app.add_typer(weights, name="weights")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fasti3d {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    try:
+        try:
+            app(prog_name="fasti3d")
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone. Python flushes stdout once more as it ends: let it have a place.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,111 @@
+"""``fasti3d doctor``: what this machine will run, and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fasti3d.cli import output
+
+if TYPE_CHECKING:
+    from fasti3d.doctor import Diagnosis
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine will run and why: versions, the extension, paths, known problems, weights.
+
+    Exit code 1 means that something is broken, as an extension that is there but does not load.
+    """
+    from fasti3d.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        print(json.dumps({**asdict(diagnosis), "healthy": diagnosis.healthy}))
+    else:
+        _print(diagnosis)
+    raise typer.Exit(not diagnosis.healthy)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    _section("Versions")
+    _pairs({name: version or "none" for name, version in diagnosis.versions.items()})
+
+    extension = diagnosis.extension
+    _section("Extension")
+    _pairs(
+        {"state": extension.state}
+        | {key: _plain(value) for key, value in (extension.build or {}).items()}
+        | ({"error": extension.error} if extension.error else {})
+        | ({"what to do": extension.remedy} if extension.remedy else {})
+    )
+
+    cpu = diagnosis.cpu
+    _section("Processors")
+    _pairs(
+        {
+            "CPU": f"{cpu.model}, {cpu.cores} cores, {cpu.threads} threads",
+            "in use": f"{cpu.fasti3d_isa or 'nothing'} by fasti3d, {cpu.torch_isa} by torch",
+        }
+        | ({"CPU has": " ".join(cpu.features)} if cpu.features else {})
+        | {
+            g.device: f"{g.name}, compute capability {g.capability}, {_size(g.memory)}"
+            for g in diagnosis.gpus
+        }
+        | ({} if diagnosis.gpus else {"GPU": "none found"})
+    )
+
+    _section("Paths")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("device", "dtype", "path", "computes in", "why"):
+        table.add_column(column, style="", no_wrap=column != "why")
+    for route in diagnosis.routes:
+        table.add_row(route.device, route.dtype, route.path, route.compute_dtype, Text(route.why))
+    output.out.print(table)
+
+    _section("Known problems")
+    for problem in diagnosis.problems or ("none with this torch and cuDNN",):
+        output.out.print(Text(problem))
+
+    _section("Cache")
+    why = "set by FASTI3D_HOME" if diagnosis.home_from == "FASTI3D_HOME" else "FASTI3D_HOME moves it"
+    where = f"{diagnosis.home} ({why})"
+    output.out.print(Text(output.printable(where)), soft_wrap=True)
+    _pairs(
+        {file.path: _size(file.size) for file in diagnosis.cache}
+        or {"empty": "fasti3d weights get kinetics400-rgb"}
+    )
+
+
+def _section(title: str) -> None:
+    output.out.print(Text(f"\n{title}", style="bold"))
+
+
+def _pairs(pairs: dict[str, str]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(Text(output.printable(name)), Text(output.printable(value)))
+    output.out.print(table)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

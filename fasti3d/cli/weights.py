@@ -1,0 +1,94 @@
+"""``fasti3d weights``: list, get, verify and convert checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fasti3d.cli import output
+
+app = typer.Typer(help="List, fetch, check and convert checkpoints.", no_args_is_help=True)
+
+_NAME = typer.Argument(help="A name of `fasti3d weights list`.", show_default=False)
+
+
+@app.command("list")
+def list_() -> None:
+    """The public checkpoints that fasti3d knows by name."""
+    from fasti3d.weights import registry
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("name", "input", "classes", "licence", "what", "source"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    for name, entry in registry().items():
+        cells = (name, entry.stream, str(entry.num_classes), entry.licence, entry.description, entry.source)
+        table.add_row(*map(Text, cells))
+    output.out.print(table)
+
+
+@app.command()
+def get(name: Annotated[str, _NAME]) -> None:
+    """Fetch a checkpoint into the cache if it is not there, check its hash, and print where it lies."""
+    print(fetch(name))
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(help="Without a name, all in the cache are checked.", show_default=False)
+    ] = None,
+) -> None:
+    """Check checkpoints in the cache by their hashes; fetch nothing."""
+    from fasti3d import weights
+
+    if name is not None:
+        known(name)
+    cached = {path.stem for path in (weights.cache_dir() / "weights").glob("*.safetensors")}
+    failed = False
+    for wanted in [name] if name else sorted(cached & weights.registry().keys()):
+        try:
+            print(f"{weights.verify(wanted)}: good")
+        except weights.WeightsError as error:
+            failed = True
+            output.complain("error", error)
+    raise typer.Exit(failed)
+
+
+@app.command()
+def convert(
+    src: Annotated[Path, typer.Argument(help="A checkpoint in any format fasti3d reads, or a name.")],
+    dst: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+) -> None:
+    """Convert a checkpoint to safetensors with pytorch-i3d's names."""
+    from fasti3d import weights
+
+    try:
+        print(weights.convert(str(src), dst))
+    except weights.WeightsError as error:
+        output.fail(error)
+
+
+def known(name: str) -> None:
+    """Ends with exit code 2 unless the registry has that name."""
+    from fasti3d.weights import registry
+
+    if name not in registry():
+        raise typer.BadParameter(
+            f"no public weights are called {name!r}: choose from {', '.join(registry())}"
+        )
+
+
+def fetch(name: str) -> Path:
+    """The cached file of a name, fetched under a progress bar, or an end with exit code 1 or 2."""
+    from fasti3d import weights
+
+    known(name)
+    try:
+        with output.progress_bar(f"fetching {name}") as advance:
+            return weights.get(name, progress=advance)
+    except weights.WeightsError as error:
+        output.fail(error)

@@ -1,0 +1,131 @@
+"""``fasti3d classify``: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fasti3d.classification import classify, load_model
+from fasti3d.cli import app
+
+
+def test_json_is_the_library_s_result_and_errors_have_their_lines(
+    run, clips: dict[str, Path], random_weights: Path
+) -> None:
+    missing = clips["a"].with_name("clips*.mp4")
+    done = run("classify", clips["a"], missing, clips["b"], "--weights", random_weights, "--json", "--top", 2)
+    assert done.returncode == 1
+    first, failed, second = map(json.loads, done.stdout.splitlines())
+    assert failed.keys() == {"file", "error"}
+    assert failed["file"] == str(missing)
+    assert "clips*.mp4" in failed["error"]
+    assert "clips*.mp4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    assert first["file"] == str(clips["a"])
+    assert second["file"] == str(clips["b"])
+    result = classify(clips["a"], model=load_model(random_weights, device="cpu"))
+    assert first["top"] == [
+        {
+            "label": score.label,
+            "index": score.index,
+            "probability": pytest.approx(score.probability, rel=1e-4),
+            "logit": pytest.approx(score.logit, rel=1e-4),
+        }
+        for score in result.top(2)
+    ]
+    assert (first["fps"], first["frames"], first["warnings"]) == (25.0, 12, [])
+    (window,) = first["windows"]
+    assert (window["start"], window["end"]) == (0.0, pytest.approx(0.48))
+    assert window["top"] == first["top"]
+    assert first["frames_per_second"] == pytest.approx(12 / first["seconds"])
+    assert {"device", "dtype"} <= first.keys()
+
+
+def test_table_and_timelines(run, clips: dict[str, Path], random_weights: Path, tmp_path: Path) -> None:
+    pattern = tmp_path / "{stem}.png"
+    options = ("--weights", random_weights, "--timeline", pattern, "--top", 3, "--device", "cpu")
+    done = run("classify", clips["a"], clips["b"], *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("class ") == 6 + 2  # rows and the two headings
+    assert "a.mkv" in done.stdout
+    assert "12 frames in 1 window," in done.stdout
+    assert "\x1b" not in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+def usage_error(*arguments: object) -> str:
+    """What a wrong call says; it must end with exit code 2."""
+    done = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["classify", *map(str, arguments)])
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--stride", "-3"], "--stride"),
+        (["--window", "8"], "--window"),
+        (["--top", "0"], "--top"),
+        (["--top", "many"], "--top"),
+        (["--fps", "0"], "native"),
+        (["--fps", "nan"], "native"),
+        (["--device", "tpu"], "cuda:N"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--dtype", "int8"], "float16"),
+        (["--weights", "kinetics-400"], "kinetics400-rgb"),
+        (["--timeline", "x.gif"], ".svg"),
+        (["--timeline", "no/such/folder/x.png"], "no/such/folder"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong(clips: dict[str, Path], options: list[str], said: str) -> None:
+    assert said in usage_error(clips["a"], *options)
+
+
+def test_no_video_is_wrong_usage() -> None:
+    assert "VIDEO" in usage_error()
+
+
+def test_one_timeline_for_two_videos_is_wrong_usage(clips: dict[str, Path], tmp_path: Path) -> None:
+    assert "{stem}" in usage_error(clips["a"], clips["b"], "--timeline", tmp_path / "one.png")
+    assert "{stem}" in usage_error(clips["a"], clips["a"], "--timeline", tmp_path / "{stem}.png")
+
+
+def test_flow_weights_are_wrong_usage(clips: dict[str, Path], flow_weights: Path) -> None:
+    assert "2 channels" in usage_error(clips["a"], "--weights", flow_weights)
+
+
+def test_a_file_that_is_no_checkpoint_fails_without_a_traceback(
+    clips: dict[str, Path], tmp_path: Path
+) -> None:
+    junk = tmp_path / "junk.pt"
+    junk.write_bytes(b"junk")
+    done = CliRunner().invoke(app, ["classify", str(clips["a"]), "--weights", str(junk)])
+    assert done.exit_code == 1
+    assert "junk.pt" in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="interrupts are sent otherwise here")
+def test_an_interrupt_ends_quietly(clips: dict[str, Path], random_weights: Path) -> None:
+    options = ["--weights", str(random_weights), "--window", "9", "--stride", "1", "--json"]
+    command = [sys.executable, "-m", "fasti3d", "classify", str(clips["a"]), str(clips["long"]), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["file"] == str(clips["a"])
+        time.sleep(0.5)  # into the middle of the long one
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+        assert process.wait(timeout=30) == 130
+        assert "Traceback" not in process.stderr.read()
