@@ -15,10 +15,10 @@ STABLE_TORCH_LIBRARY(fasti3d, m) {
   m.def("conv3d_pack(Tensor weight, ScalarType dtype) -> Tensor");
   m.def(
       "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, bool relu, "
-      "Tensor(a!) out) -> ()");
+      "Tensor(a!) out, int start) -> ()");
   m.def(
       "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
-      "int[] kernel, int[] stride, bool relu, Tensor(a!) out) -> ()");
+      "int[] kernel, int[] stride, bool relu, Tensor(a!) out, int start) -> ()");
   m.def("fingerprint(Tensor[] tensors) -> int");
 }
 

@@ -106,8 +106,9 @@ class Mixed(nn.Module):
 
 
 def head_pool(x: Tensor) -> Tensor:
-    """The head's 2x7x7 average pool, stride 1, no padding."""
-    return F.avg_pool3d(x, network.HEAD_POOL, stride=1)
+    """The head's 2x7x7 average pool, stride 1, no padding; summed in float32 at least."""
+    half = x.dtype in (torch.float16, torch.bfloat16)  # which torch does not pool on the CPU
+    return F.avg_pool3d(x.float() if half else x, network.HEAD_POOL, stride=1).to(x.dtype)
 
 
 def check_endpoints(names: Iterable[str]) -> set[str]:

@@ -107,10 +107,12 @@ extern const WinogradKernels kWinograd;
 #endif
 #undef FASTI3D_CONV_KERNELS
 
-// Where a convolution writes, and what it does to the sums.
+// What a convolution does to its sums, and which frames of the whole output it is asked for: those from
+// `start` on, as many as the result has.
 struct Epilogue {
   const float* bias;
   bool relu;
+  int64_t start;
 };
 
 struct MinimalFilter {

@@ -137,14 +137,14 @@ struct Problem {
 
   Problem(const Tensor& x, const Tensor& packed, const Tensor& bias,
           const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride, bool relu,
-          const Tensor& out)
+          const Tensor& out, int64_t start)
       : type(x.scalar_type()),
         pairs(packed.scalar_type() == ScalarType::BFloat16),
         in(clip_view(x, "x")),
         result(channels_last_view(out, "out")),
         window(same_window(in, kernel, stride)),
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
-        epilogue{static_cast<const float*>(bias.const_data_ptr()), relu} {
+        epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start} {
     check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
           "x must be float32, bfloat16 or float16");
     check(out.scalar_type() == type, "out must have x's dtype");
@@ -154,10 +154,10 @@ struct Problem {
     check(taps.merged || in.stride_c == 1,
           "x must be channels-last (channel stride 1), got channel stride ", in.stride_c,
           ": call .contiguous(memory_format=torch.channels_last_3d)");
-    check(result.n == in.n && result.t == window.t.out && result.h == window.h.out &&
-              result.w == window.w.out,
-          "out must be (", in.n, ", C, ", window.t.out, ", ", window.h.out, ", ", window.w.out,
-          "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ", result.w, ")");
+    check(result.n == in.n && result.h == window.h.out && result.w == window.w.out && start >= 0 &&
+              start + result.t <= window.t.out,
+          "out must hold frames from ", start, " on of (", in.n, ", C, ", window.t.out, ", ",
+          window.h.out, ", ", window.w.out, "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ", result.w, ")");
     check(bias.dim() == 1 && bias.is_contiguous() && bias.scalar_type() == ScalarType::Float &&
               bias.size(0) == panels() * kPanel,
           "bias must be float32 with ", panels() * kPanel, " values (whole panels of 16)");
@@ -174,8 +174,8 @@ struct Problem {
 };
 
 void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
-                    std::vector<int64_t> stride, bool relu, Tensor out) {
-  const Problem p(x, packed, bias, kernel, stride, relu, out);
+                    std::vector<int64_t> stride, bool relu, Tensor out, int64_t start) {
+  const Problem p(x, packed, bias, kernel, stride, relu, out, start);
   p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
@@ -192,8 +192,8 @@ void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> k
 
 void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
                       std::vector<int64_t> kernel, std::vector<int64_t> stride, bool relu,
-                      Tensor out) {
-  const Problem p(x, packed, bias, kernel, stride, relu, out);
+                      Tensor out, int64_t start) {
+  const Problem p(x, packed, bias, kernel, stride, relu, out, start);
   check(p.type == packed.scalar_type() && !(p.taps.merged && p.pairs),
         "the Winograd form needs weights in x's dtype: float32, or bfloat16 with at least ",
         kFewChannels, " channels");

@@ -18,7 +18,7 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
               const Taps& taps, const Tensor& packed,
                      const Epilogue& epilogue, const ConvKernels& kernels) {
   const int64_t rows = kernels.rows;
-  const int64_t pixels = in.n * window.t.out * window.h.out * window.w.out;
+  const int64_t pixels = in.n * result.t * result.h * result.w;
   const int64_t tiles = (pixels + rows - 1) / rows;
   const int64_t panels = packed.size(0);
   const int64_t panel_stride = taps.count * taps.packed_run * kPanel;
@@ -38,11 +38,11 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
         outputs[r] = nullptr;
         continue;
       }
-      const int64_t ow = pixel % window.w.out, oh = pixel / window.w.out % window.h.out;
-      const int64_t ot = pixel / (window.w.out * window.h.out) % window.t.out;
-      const int64_t n = pixel / (window.w.out * window.h.out * window.t.out);
+      const int64_t ow = pixel % result.w, oh = pixel / result.w % result.h;
+      const int64_t ot = pixel / (result.w * result.h) % result.t;
+      const int64_t n = pixel / (result.w * result.h * result.t);
       outputs[r] = out + result.pixel(n, ot, oh, ow);
-      const int64_t it = window.t.start(ot), ih = window.h.start(oh);
+      const int64_t it = window.t.start(epilogue.start + ot), ih = window.h.start(oh);
       // The padded copy starts at the window of output 0.
       const int64_t iw = taps.merged ? ow * window.w.stride : window.w.start(ow);
       const void** slot = inputs + r;

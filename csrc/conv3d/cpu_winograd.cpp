@@ -35,7 +35,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
   const int64_t row = width * in.c;                      // values of one input row
   const int64_t parts = filter.components * filter.phases;  // transformed rows an input row becomes
   const int64_t tile_values = in.h * parts * row;
-  const int64_t time_tiles = (window.t.out + filter.output_count - 1) / filter.output_count;
+  const int64_t time_tiles = (result.t + filter.output_count - 1) / filter.output_count;
   const int64_t all_tiles = in.n * time_tiles;
   const int64_t group = std::clamp<int64_t>(kGroupBytes / (tile_values * sizeof(T)), 1, all_tiles);
   const int64_t phase_taps = packed.size(2) / filter.phases;
@@ -67,7 +67,8 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
       for (int64_t i = begin; i < end; ++i) {
         const int64_t tile = group_begin + i / in.h, h = i % in.h;
         const int64_t n = tile / time_tiles;
-        const int64_t start = window.t.start(tile % time_tiles * filter.output_count);
+        const int64_t start =
+            window.t.start(epilogue.start + tile % time_tiles * filter.output_count);
         // One run a row, or one a pixel where x is a slice of a wider clip.
         const bool dense = taps.merged || in.stride_w == in.c;
         const int64_t runs = dense ? 1 : in.w, values = dense ? row : in.c;
@@ -157,7 +158,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
             kernels.inverse({sums.data() + i * wide, component_stride, filter.components,
                              filter.outputs, epilogue.bias + panel * kPanel, epilogue.relu, channels,
                              target, result.stride_t,
-                             std::min(filter.output_count, window.t.out - ot)});
+                             std::min(filter.output_count, result.t - ot)});
           }
         }
       }

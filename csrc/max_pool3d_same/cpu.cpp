@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../common/isa.h"
+#include "../common/memory.h"
 #include "pool.h"
 
 namespace fasti3d {
@@ -32,6 +33,7 @@ Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_
   Tensor out = torch::stable::empty(size, type, std::nullopt, x.device(), std::nullopt,
                                     torch::headeronly::MemoryFormat::ChannelsLast3d);
   if (out.numel() == 0) return out;
+  advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
   const PoolArgs args{x.const_data_ptr(), out.mutable_data_ptr(), type, in,
                       channels_last_view(out, "out"), window};
   const PoolRows pool_rows = choose();

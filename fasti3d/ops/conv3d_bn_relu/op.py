@@ -90,15 +90,18 @@ class PackedConv3d:
             packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
         return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, True, transform)
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip."""
+    def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
+        """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
+
+        With ``out`` it computes as many output frames as that holds, from frame ``start`` on.
+        """
         if not self.fused:
             y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu)
-            return y if out is None else out.copy_(y)
+            return y if out is None else out.copy_(y[:, :, start : start + out.shape[2]])
         if out is None:
             shape = (x.shape[0], self.out_channels, *same_shape(x.shape[2:], self.stride))
             out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
-        geometry = (self.kernel, self.stride, self.relu, out)
+        geometry = (self.kernel, self.stride, self.relu, out, start)
         if self.transform is None:
             torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *geometry)
         else:
