@@ -9,6 +9,9 @@ depends on whether a GPU is present. TORCH_CUDA_ARCH_LIST is respected. Nothing 
 import os
 import platform
 import runpy
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
@@ -17,8 +20,9 @@ ROOT = Path(__file__).resolve().parent
 VERSION = runpy.run_path(str(ROOT / "fasti3d" / "version.py"))["__version__"]
 # The oldest torch whose stable ABI the extension is compiled against (2.11), as torch encodes it.
 TORCH_TARGET = "0x020b000000000000"
-# Ampere to Blackwell; the last also as PTX, for what comes after.
-CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# Ampere to Blackwell, as far as the toolkit knows them; the last also as PTX, for what comes after.
+CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
 
 
 def choose_build() -> str:
@@ -26,19 +30,76 @@ def choose_build() -> str:
     asked = os.environ.get("FASTI3D_BUILD", "auto")
     if asked not in ("auto", "cpu", "cuda", "none"):
         raise SystemExit(f"FASTI3D_BUILD must be auto, cpu, cuda or none, got {asked!r}")
-    if asked in ("none", "cpu"):
+    if asked == "none":
         return asked
+    if lacking := missing_for_cpp():
+        if asked == "auto":
+            print(f"fasti3d: references replace the C++ operators, which need {lacking}", file=sys.stderr)
+            return "none"
+        raise SystemExit(f"FASTI3D_BUILD={asked} needs {lacking}; FASTI3D_BUILD=none builds without")
+    if asked == "cpu":
+        return asked
+    lacking = missing_for_cuda()
+    if lacking and asked == "cuda":
+        raise SystemExit(f"FASTI3D_BUILD=cuda needs {lacking}; FASTI3D_BUILD=cpu builds without")
+    return "cpu" if lacking else "cuda"
+
+
+def missing_for_cpp() -> str | None:
+    """What this machine lacks to compile C++ for Python, or None; a missing torch is an error."""
+    if platform.system() == "Windows":
+        return "GCC or Clang, on Linux or macOS"
+    try:
+        from torch.utils.cpp_extension import get_cxx_compiler
+    except ImportError:
+        raise SystemExit("the build needs torch: install it first, or set FASTI3D_BUILD=none") from None
+    compiler = get_cxx_compiler()
+    command = [compiler, "-std=c++20", "-fsyntax-only", f"-I{sysconfig.get_path('include')}", "-xc++", "-"]
+    probe = "#include <Python.h>\n#include <span>\n"
+    try:
+        subprocess.run(command, input=probe, check=True, capture_output=True, text=True)
+    except OSError:
+        return f"a C++ compiler ({compiler} does not run; CXX names another)"
+    except subprocess.CalledProcessError as error:
+        return f"a C++20 compiler and Python's headers ({error.stderr.splitlines()[0]})"
+    return None
+
+
+def missing_for_cuda() -> str | None:
+    """What this machine lacks to compile for CUDA, or None."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
-    missing = []
+    lacking = []
     if torch.version.cuda is None:
-        missing.append(f"a CUDA build of torch (this one is {torch.__version__})")
+        lacking.append(f"a CUDA build of torch (this one is {torch.__version__})")
     if CUDA_HOME is None:
-        missing.append("the CUDA toolkit (set CUDA_HOME to its folder)")
-    if missing and asked == "cuda":
-        raise SystemExit(f"FASTI3D_BUILD=cuda needs {' and '.join(missing)}; FASTI3D_BUILD=cpu builds without")
-    return "cpu" if missing else "cuda"
+        lacking.append("the CUDA toolkit (CUDA_HOME names its folder)")
+    if lacking:
+        return " and ".join(lacking)
+    major = torch.version.cuda.split(".")[0]
+    if f"release {major}." not in nvcc("--version"):
+        return f"a CUDA {major} toolkit, which torch was built with, in CUDA_HOME={CUDA_HOME}"
+    return None
+
+
+def nvcc(*arguments: str) -> str:
+    """What the toolkit's compiler prints; nothing if it does not run."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    command = [os.path.join(CUDA_HOME, "bin", "nvcc"), *arguments]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def cuda_architectures() -> str:
+    """Those to compile for, in TORCH_CUDA_ARCH_LIST's form."""
+    if asked := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return asked.replace(" ", ";")
+    known = nvcc("--list-gpu-code").split()
+    return ";".join(a for a in CUDA_ARCHITECTURES if f"sm_{a.replace('.', '')}" in known) + "+PTX"
 
 
 def extensions(build: str) -> list:
@@ -46,16 +107,20 @@ def extensions(build: str) -> list:
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
+    def files(pattern: str) -> list[str]:
+        return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(pattern))
+
+    architectures = "none"
     if build == "cuda":
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
-    architectures = os.environ["TORCH_CUDA_ARCH_LIST"].replace(" ", ";") if build == "cuda" else "none"
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp"))
-    host = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
+        architectures = os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_architectures()
+    host = ["-O3", "-std=c++20", "-fvisibility=hidden", *WARNINGS]
     target = [("TORCH_TARGET_VERSION", TORCH_TARGET)]
+    # Without these a change in a header alone would rebuild nothing.
+    depends = [*files("*.h"), "setup.py", "fasti3d/version.py"]
     built = [
         CppExtension(
             "fasti3d._C",
-            sources,
+            files("*.cpp"),
             include_dirs=[pybind11.get_include()],
             define_macros=[
                 *target,
@@ -64,15 +129,17 @@ def extensions(build: str) -> list:
                 ("FASTI3D_CUDA_ARCHITECTURES", architectures),
             ],
             extra_compile_args=host,
+            depends=depends,
         )
     ]
     if build == "cuda":
         built.append(
             CUDAExtension(
                 "fasti3d._C_cuda",
-                sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cu")),
+                files("*.cu"),
                 define_macros=[*target, ("USE_CUDA", None)],
                 extra_compile_args={"cxx": host, "nvcc": ["-O3", "-std=c++20", "-lineinfo"]},
+                depends=depends,
             )
         )
     return built
@@ -84,6 +151,4 @@ if BUILD == "none":
 else:
     from torch.utils.cpp_extension import BuildExtension
 
-    if platform.system() == "Windows":
-        raise SystemExit("the extension builds with GCC or Clang only; FASTI3D_BUILD=none installs without")
     setup(ext_modules=extensions(BUILD), cmdclass={"build_ext": BuildExtension})

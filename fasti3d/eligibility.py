@@ -23,6 +23,13 @@ KNOWN: set[type[nn.Module]] = {
     nn.SyncBatchNorm,
     nn.Conv3d,
     nn.Dropout,
+    nn.Identity,
+}
+
+_KINDS: dict[type, type[nn.Module]] = {
+    network.Conv: Unit3D,
+    network.Mixed: Mixed,
+    network.Pool: MaxPool3dSame,
 }
 
 
@@ -51,6 +58,8 @@ def describe(model: nn.Module) -> tuple[tuple[Any, ...], list[Tensor]] | None:
         for name, module in root.named_modules(prefix=part) if root is not None else ():
             if type(module) not in KNOWN or module.training or _is_watched(module):
                 return None
+            if not _in_place(name, module):
+                return None
             if isinstance(module, nn.Conv3d):
                 if (module.padding, module.dilation, module.groups) != ((0, 0, 0), (1, 1, 1), 1):
                     return None
@@ -64,6 +73,21 @@ def describe(model: nn.Module) -> tuple[tuple[Any, ...], list[Tensor]] | None:
             elif isinstance(module, Unit3D | MaxPool3dSame):
                 structure.append((name, module.kernel, module.stride))
     return tuple(structure), tensors
+
+
+def _in_place(name: str, module: nn.Module) -> bool:
+    """Whether a part, and what it holds, is of the kind that the plan takes it for."""
+    if name in network.TRUNK or name == "logits":
+        kind: type = _KINDS[type(network.TRUNK[name])] if name in network.TRUNK else Unit3D
+        if not isinstance(module, kind):
+            return False
+    if isinstance(module, Unit3D):
+        norm: type = type(None) if name == "logits" else nn.modules.batchnorm._BatchNorm
+        return isinstance(module.conv3d, nn.Conv3d) and isinstance(module.bn, norm)
+    if isinstance(module, Mixed):
+        units = (module.b0, module.b1a, module.b1b, module.b2a, module.b2b, module.b3b)
+        return all(isinstance(unit, Unit3D) for unit in units) and isinstance(module.b3a, MaxPool3dSame)
+    return True
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -6,8 +6,6 @@ immutable, so threads may share it; ``I3D`` makes a new one whenever the model's
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d import extension, network
-from fasti3d.network import ENDPOINTS, same_shape
+from fasti3d.arena import Arena
+from fasti3d.network import ENDPOINTS
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, has_kernel
-from fasti3d.ops.max_pool3d_same import max_pool3d_same
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
+from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, Step
 
 
 @dataclass(frozen=True)
@@ -69,84 +68,6 @@ def fold(unit: Unit3D) -> tuple[Tensor, Tensor]:
     return weight * scale[:, None, None, None, None], bias
 
 
-# What a step that goes through a clip piece by piece may keep of it: a part of a last-level cache.
-_PIECE_BYTES = 16 << 20
-# Time tiles of the convolutions have this many frames.
-_TILE_FRAMES = 4
-
-
-def pieces(frames: int, frame_bytes: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) frames of consecutive pieces of a clip, each of whole time tiles."""
-    size = max(_PIECE_BYTES // frame_bytes // _TILE_FRAMES, 1) * _TILE_FRAMES
-    for begin in range(0, frames, size):
-        yield begin, min(begin + size, frames)
-
-
-def empty_clip(x: Tensor, channels: int, size: Iterable[int]) -> Tensor:
-    """Uninitialised channels-last memory with x's batch, dtype and device."""
-    shape = (x.shape[0], channels, *size)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
-
-
-class PoolStep:
-    """A max-pool of the trunk."""
-
-    def __init__(self, pool: MaxPool3dSame) -> None:
-        self.kernel = pool.kernel
-        self.stride = pool.stride
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return max_pool3d_same(x, self.kernel, self.stride)
-
-
-class ConvPoolStep:
-    """A convolution and the max-pool over space behind it, piece by piece, so that the map between
-    them, the largest of the network, never exists as a whole.
-    """
-
-    def __init__(self, conv: PackedConv3d, pool: PoolStep) -> None:
-        self.conv = conv
-        self.pool = pool
-
-    def __call__(self, x: Tensor) -> Tensor:
-        frames, *space = same_shape(x.shape[2:], self.conv.stride)
-        channels = self.conv.out_channels
-        pooled = empty_clip(x, channels, (frames, *same_shape(space, self.pool.stride[1:])))
-        frame_bytes = x.shape[0] * channels * math.prod(space) * x.element_size()
-        for begin, end in pieces(frames, frame_bytes):
-            piece = self.conv(x, empty_clip(x, channels, (end - begin, *space)), begin)
-            pooled[:, :, begin:end] = self.pool(piece)
-        return pooled
-
-
-class MixedStep:
-    """A Mixed block whose branches are written straight into their slice of the output."""
-
-    def __init__(self, block: Mixed, pack: Callable[[Unit3D], PackedConv3d]) -> None:
-        self.b0, self.b1a, self.b1b = pack(block.b0), pack(block.b1a), pack(block.b1b)
-        self.b2a, self.b2b, self.b3b = pack(block.b2a), pack(block.b2b), pack(block.b3b)
-        self.pool = PoolStep(block.b3a)
-        last = (self.b0, self.b1b, self.b2b, self.b3b)
-        self.slices = [conv.out_channels for conv in last]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        out = empty_clip(x, sum(self.slices), x.shape[2:])
-        out0, out1, out2, out3 = out.split(self.slices, dim=1)
-        self.b0(x, out0)
-        self.b1b(self.b1a(x), out1)
-        self.b2b(self.b2a(x), out2)
-        self.pool_branch(x, out3)
-        return out
-
-    def pool_branch(self, x: Tensor, out: Tensor) -> None:
-        """Branch 3, piece by piece: each is pooled with the frame before and after it."""
-        frames = x.shape[2]
-        for begin, end in pieces(frames, x[:, :, :1].numel() * x.element_size()):
-            first = max(begin - 1, 0)
-            pooled = self.pool(x[:, :, first : end + 1])
-            self.b3b(pooled[:, :, begin - first : end - first], out[:, :, begin:end])
-
-
 class Plan:
     """The eval-mode network for one compute dtype, with weights of its own."""
 
@@ -156,48 +77,55 @@ class Plan:
         def pack(unit: Unit3D) -> PackedConv3d:
             return PackedConv3d.pack(*fold(unit), unit.stride, relu=True, dtype=dtype)
 
-        self.steps: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.steps: dict[str, Step] = {}
         # By the convolution's name: it and the pool behind it in one step, for when nobody asks for its map.
-        self.joint: dict[str, tuple[str, ConvPoolStep]] = {}
+        self.joint: dict[str, tuple[str, Step]] = {}
         previous = ""
         for name in network.TRUNK:
             module = getattr(model, name, None)
             if isinstance(module, MaxPool3dSame):
-                step = PoolStep(module)
+                pool = self.steps[name] = PoolStep(module)
                 conv = self.steps.get(previous)
-                if isinstance(conv, PackedConv3d) and module.kernel[0] == module.stride[0] == 1:
-                    self.joint[previous] = (name, ConvPoolStep(conv, step))
-                self.steps[name] = step
+                if isinstance(conv, ConvStep) and pool.only_over_space:
+                    self.joint[previous] = (name, ConvPoolStep(conv, pool))
             elif isinstance(module, Mixed):
                 self.steps[name] = MixedStep(module, pack)
             elif isinstance(module, Unit3D):
-                self.steps[name] = pack(module)
+                self.steps[name] = ConvStep(module, pack)
             previous = name
         self.classifier = None if model.logits is None else fold(model.logits)
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints of a checked clip, in ``dtype``."""
-        to_head = bool(wanted & {"Logits", "Predictions"})
-        left = wanted.intersection(self.steps)
+        steps = self.choose(wanted)
+        measure = Arena(self.dtype, x.device)
+        walked = torch.empty(x.shape, dtype=self.dtype, device="meta")
+        for _, step in steps:
+            walked = step(walked, measure)
+        arena = Arena(self.dtype, x.device, measure.peak)
         maps: dict[str, Tensor] = {}
         x = x.to(self.dtype)
-        done = ""
-        for name, step in self.steps.items():
-            if name == done:
-                continue
-            if not (left or to_head):
-                break
-            if name in self.joint and name not in wanted:
-                name, step = self.joint[name]
-            x = step(x)
-            done = name
+        for name, step in steps:
+            x = step(x, arena)
             if name in wanted:
-                maps[name] = x.to(dtype)
-                left.discard(name)
-        if to_head:
+                maps[name] = x.to(dtype, copy=True)
+        if wanted & {"Logits", "Predictions"}:
             assert self.classifier is not None
             weight, bias = self.classifier
             # The classifier is linear, so averaging before it gives the average of its outputs.
             logits = F.linear(head_pool(x.float()).mean(dim=(2, 3, 4)), weight.flatten(1), bias)
             maps |= {"Logits": logits.to(dtype), "Predictions": logits.softmax(dim=1).to(dtype)}
         return {name: maps[name] for name in ENDPOINTS if name in wanted}
+
+    def choose(self, wanted: set[str]) -> list[tuple[str, Step]]:
+        """The steps up to the last wanted endpoint, joint ones where the map between is not wanted."""
+        names = list(self.steps)
+        if not wanted & {"Logits", "Predictions"}:
+            names = names[: 1 + max((names.index(name) for name in wanted), default=-1)]
+        chosen: list[tuple[str, Step]] = []
+        for name in names:
+            if chosen and chosen[-1][0] == name:
+                continue  # came with the one before
+            joint = self.joint.get(name) if name not in wanted and name != names[-1] else None
+            chosen.append(joint or (name, self.steps[name]))
+        return chosen

@@ -9,7 +9,9 @@ so that state dicts load in both directions with ``strict=True``.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +39,27 @@ class BatchNorm3d(nn.BatchNorm3d):
             return moved
 
         return super()._apply(keep_float32, recurse)
+
+
+@contextmanager
+def _scratch_statistics(block: nn.Module) -> Iterator[None]:
+    """Sends updates of running statistics to copies, which are dropped."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
+
+
+def _checkpoint_contexts(
+    block: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a checkpointed block's two runs, of which only the first may count as a batch."""
+    return nullcontext(), _scratch_statistics(block)
 
 
 class MaxPool3dSame(nn.Module):
@@ -196,7 +219,8 @@ class I3D(nn.Module):
                 break
             module = getattr(self, name)
             if self.gradient_checkpointing and torch.is_grad_enabled() and isinstance(module, Mixed):
-                x = checkpoint(module, x, use_reentrant=False)
+                contexts = partial(_checkpoint_contexts, module)
+                x = checkpoint(module, x, use_reentrant=False, context_fn=contexts)
             else:
                 x = module(x)
             if name in wanted:

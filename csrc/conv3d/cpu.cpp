@@ -5,6 +5,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "../common/isa.h"
@@ -47,51 +48,93 @@ const WinogradKernels& choose_winograd(bool pairs) {
   return baseline::kWinograd;
 }
 
-// (Cout, Cin, kt, kh, kw) float32 -> (panels, taps, packed_run, 16) float32, or bfloat16 with the two
-// values of a pair side by side. Rows that round a run or a panel up are zero.
+// A minimal filter's matrix for the weights; for the direct form every tap is a phase of its own.
+struct FilterTransform {
+  const double* matrix;  // [components][phases][taps]; null: one component, phases as they are
+  int64_t components, phases, taps;
+};
+
+// One panel of (Cout, Cin, kt, kh, kw) float32 weights, transformed, in the kernels' layout.
 template <class T>
-void pack(const float* weight, const Taps& taps, const int64_t (&size)[5], T* out) {
-  const int64_t channels = size[1], kernel_w = size[4], window = size[2] * size[3] * size[4];
-  const int64_t pair = sizeof(T) == 2 ? 2 : 1;
-  const int64_t panels = (size[0] + kPanel - 1) / kPanel;
-  parallel_for(0, panels * taps.count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t panel = i / taps.count, tap = i % taps.count;
-      T* const block = out + i * taps.packed_run * kPanel;
-      for (int64_t k = 0; k < taps.packed_run; ++k) {
-        const int64_t place = taps.merged ? tap * kernel_w + k / channels : tap;
-        const int64_t channel = taps.merged ? k % channels : k;
+void pack_panel(const float* weight, const int64_t (&size)[5], const Taps& form,
+                const FilterTransform& transform, int64_t panel, int64_t component_stride, T* out) {
+  const auto [outputs, channels, kernel_t, kernel_h, kernel_w] = size;
+  const int64_t plane = kernel_h * kernel_w, window = kernel_t * plane;
+  constexpr int64_t kPair = sizeof(T) == 2 ? 2 : 1;
+  const int64_t lanes = std::min(kPanel, outputs - panel * kPanel);
+  std::vector<float> taps(window * kPanel);  // [tap][lane] of one input channel
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const float* const source = weight + ((panel * kPanel + lane) * channels + channel) * window;
+      for (int64_t tap = 0; tap < window; ++tap) taps[tap * kPanel + lane] = source[tap];
+    }
+    for (int64_t component = 0; component < transform.components; ++component) {
+      for (int64_t i = 0; i < transform.phases * plane; ++i) {
+        const int64_t phase = i / plane, place = i % plane;
+        double sum[kPanel] = {};
+        for (int64_t t = phase, j = 0; t < kernel_t; t += transform.phases, ++j) {
+          const double factor =
+              transform.matrix == nullptr
+                  ? 1.0
+                  : transform.matrix[(component * transform.phases + phase) * transform.taps + j];
+          const float* const tap = taps.data() + (t * plane + place) * kPanel;
+          for (int64_t lane = 0; lane < kPanel; ++lane) sum[lane] += factor * tap[lane];
+        }
+        const int64_t tap = form.merged ? i / kernel_w : i;
+        const int64_t k = form.merged ? i % kernel_w * channels + channel : channel;
+        T* const target = out + component * component_stride +
+                          (tap * form.packed_run + k / kPair * kPair) * kPanel + k % kPair;
         for (int64_t lane = 0; lane < kPanel; ++lane) {
-          const int64_t o = panel * kPanel + lane;
-          const bool real = o < size[0] && k < taps.run;
-          block[(k / pair * kPanel + lane) * pair + k % pair] =
-              real ? weight[(o * channels + channel) * window + place] : 0.0f;
+          target[lane * kPair] = static_cast<float>(sum[lane]);
         }
       }
     }
-  });
+  }
 }
 
-Tensor conv3d_pack(Tensor weight, ScalarType dtype) {
+template <class T>
+Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& transform, bool winograd) {
+  int64_t size[5];
+  for (int axis = 0; axis < 5; ++axis) size[axis] = weight.size(axis);
+  const Taps form(size[1], size[2], size[3], size[4], dtype == ScalarType::BFloat16);
+  const int64_t panels = (size[0] + kPanel - 1) / kPanel;
+  const int64_t taps = form.count / size[2] * transform.phases;
+  const int64_t panel_stride = taps * form.packed_run * kPanel;
+  std::vector<int64_t> shape{panels, taps, form.packed_run, kPanel};
+  if (winograd) shape.insert(shape.begin(), transform.components);
+  Tensor packed = torch::stable::empty(shape, dtype);
+  T* const out = static_cast<T*>(packed.mutable_data_ptr());
+  // What rounds a run up to a pair stays zero.
+  std::fill_n(out, packed.numel(), T(0.0f));
+  const float* const source = static_cast<const float*>(weight.const_data_ptr());
+  parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      pack_panel(source, size, form, transform, panel, panels * panel_stride,
+                 out + panel * panel_stride);
+    }
+  });
+  return packed;
+}
+
+Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filters) {
   check(weight.dim() == 5, "weight must have 5 dimensions (Cout, Cin, kt, kh, kw), got ",
         weight.dim());
   check(weight.scalar_type() == ScalarType::Float && weight.is_contiguous(),
         "weight must be contiguous float32");
-  const bool pairs = dtype == ScalarType::BFloat16;
-  check(pairs || dtype == ScalarType::Float, "dtype must be float32 or bfloat16");
-  int64_t size[5];
-  for (int axis = 0; axis < 5; ++axis) size[axis] = weight.size(axis);
-  const Taps taps(size[1], size[2], size[3], size[4], pairs);
-  const std::vector<int64_t> shape{(size[0] + kPanel - 1) / kPanel, taps.count, taps.packed_run,
-                                   kPanel};
-  Tensor packed = torch::stable::empty(shape, dtype);
-  const float* const source = static_cast<const float*>(weight.const_data_ptr());
-  if (pairs) {
-    pack(source, taps, size, static_cast<c10::BFloat16*>(packed.mutable_data_ptr()));
-  } else {
-    pack(source, taps, size, static_cast<float*>(packed.mutable_data_ptr()));
+  check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
+        "dtype must be float32 or bfloat16");
+  FilterTransform transform{nullptr, 1, weight.size(2), 1};
+  if (filters) {
+    check(filters->dim() == 3 && filters->is_contiguous() &&
+              filters->scalar_type() == ScalarType::Double &&
+              filters->size(1) * filters->size(2) >= weight.size(2),
+          "filters must be the float64 matrix (components, phases, taps) of a minimal filter");
+    transform = {static_cast<const double*>(filters->const_data_ptr()), filters->size(0),
+                 filters->size(1), filters->size(2)};
   }
-  return packed;
+  return dtype == ScalarType::Float
+             ? pack<float>(weight, dtype, transform, filters.has_value())
+             : pack<c10::BFloat16>(weight, dtype, transform, filters.has_value());
 }
 
 // A channels-last copy of x with its SAME padding along w, for clips of few channels. One value more

@@ -23,19 +23,22 @@ PoolRows choose() {
   return baseline::pool_rows_any;
 }
 
-Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride) {
+void max_pool3d_same_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride,
+                      Tensor out) {
   const ScalarType type = x.scalar_type();
   check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
         "x must be float32, bfloat16 or float16");
+  check(out.scalar_type() == type, "out must have x's dtype");
   const ClipView in = channels_last_view(x, "x");
+  const ClipView result = channels_last_view(out, "out");
   const Window window = same_window(in, kernel, stride);
-  const std::vector<int64_t> size{in.n, in.c, window.t.out, window.h.out, window.w.out};
-  Tensor out = torch::stable::empty(size, type, std::nullopt, x.device(), std::nullopt,
-                                    torch::headeronly::MemoryFormat::ChannelsLast3d);
-  if (out.numel() == 0) return out;
-  advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
-  const PoolArgs args{x.const_data_ptr(), out.mutable_data_ptr(), type, in,
-                      channels_last_view(out, "out"), window};
+  check(result.n == in.n && result.c == in.c && result.t == window.t.out &&
+            result.h == window.h.out && result.w == window.w.out,
+        "out must be (", in.n, ", ", in.c, ", ", window.t.out, ", ", window.h.out, ", ",
+        window.w.out, ")");
+  if (out.numel() == 0) return;
+  advise_huge_pages(out.mutable_data_ptr(), result.span() * out.element_size());
+  const PoolArgs args{x.const_data_ptr(), out.mutable_data_ptr(), type, in, result, window};
   const PoolRows pool_rows = choose();
   const int64_t rows = in.n * window.t.out * window.h.out;
   const int64_t row_bytes = in.w * in.c * static_cast<int64_t>(x.element_size());
@@ -45,6 +48,15 @@ Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_
     std::vector<char> scratch(row_bytes);
     pool_rows(args, begin, end, scratch.data());
   });
+}
+
+Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride) {
+  const ClipView in = clip_view(x, "x");
+  const Window window = same_window(in, kernel, stride);
+  const std::vector<int64_t> size{in.n, in.c, window.t.out, window.h.out, window.w.out};
+  Tensor out = torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                                    torch::headeronly::MemoryFormat::ChannelsLast3d);
+  max_pool3d_same_(x, kernel, stride, out);
   return out;
 }
 
@@ -53,4 +65,5 @@ Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_
 
 STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) {
   m.impl("max_pool3d_same", TORCH_BOX(&fasti3d::max_pool3d_same));
+  m.impl("max_pool3d_same_", TORCH_BOX(&fasti3d::max_pool3d_same_));
 }

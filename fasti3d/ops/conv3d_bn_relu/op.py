@@ -12,7 +12,7 @@ from torch import Tensor
 from fasti3d import extension
 from fasti3d.network import same_shape
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, transform_filter
+from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16
@@ -81,20 +81,19 @@ class PackedConv3d:
             return PackedConv3d(packed, bias.to(dtype), out_channels, kernel, stride, relu, False, None)
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
         outputs = winograd_outputs(weight.shape[1], kernel, stride, dtype)
-        if outputs:
-            transform = minimal_filter(outputs, kernel[0], stride[0])
-            filters = transform_filter(weight, transform, stride[0])
-            packed = torch.stack([torch.ops.fasti3d.conv3d_pack(f.contiguous(), dtype) for f in filters])
-        else:
-            transform = None
-            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
+        transform = minimal_filter(outputs, kernel[0], stride[0]) if outputs else None
+        filters = None if transform is None else transform.filters
+        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype, filters)
         return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, True, transform)
 
     def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
         """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
 
-        With ``out`` it computes as many output frames as that holds, from frame ``start`` on.
+        With ``out`` it computes as many output frames as that holds, from frame ``start`` on. Meta tensors
+        are taken for their shapes alone.
         """
+        if x.is_meta and out is not None:
+            return out
         if not self.fused:
             y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu)
             return y if out is None else out.copy_(y[:, :, start : start + out.shape[2]])

@@ -71,12 +71,3 @@ def minimal_filter(outputs: int, taps: int, stride: int = 1) -> Transform:
         back[:, i] = torch.tensor([float(point**k) for k in range(outputs)])
     back[-1, -1] = 1
     return Transform(inputs, filters, back)
-
-
-def transform_filter(weight: Tensor, transform: Transform, stride: int) -> Tensor:
-    """(Cout, Cin, kt, kh, kw) -> (components, Cout, Cin, phases, kh, kw), float32."""
-    phases = []
-    for phase in range(stride):
-        taps = weight[:, :, phase::stride].double()
-        phases.append(torch.einsum("ft,octhw->fochw", transform.filters[:, phase, : taps.shape[2]], taps))
-    return torch.stack(phases, dim=3).float()

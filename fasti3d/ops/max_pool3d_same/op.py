@@ -9,10 +9,24 @@ import torch
 from torch import Tensor
 
 from fasti3d.network import same_shape
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_backward, max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.reference import (
+    max_pool3d_same_backward,
+    max_pool3d_same_into_reference,
+    max_pool3d_same_reference,
+)
 from fasti3d.ops.registry import register
 
 register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", max_pool3d_same_reference)
+register(
+    "max_pool3d_same_",
+    "(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()",
+    max_pool3d_same_into_reference,
+)
+
+
+@torch.library.register_fake("fasti3d::max_pool3d_same_")
+def _fake_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
+    return None
 
 
 @torch.library.register_fake("fasti3d::max_pool3d_same")
@@ -61,3 +75,11 @@ def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> 
             raise ValueError(f"{name} must be 3 positive lengths (t, h, w), got {tuple(value)}")
     channels_last = x.contiguous(memory_format=torch.channels_last_3d)
     return torch.ops.fasti3d.max_pool3d_same(channels_last, list(kernel), list(stride))
+
+
+def max_pool3d_same_into(
+    out: Tensor, x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]
+) -> Tensor:
+    """``max_pool3d_same`` of a channels-last clip into ``out``, channels-last memory of the right shape."""
+    torch.ops.fasti3d.max_pool3d_same_(x, kernel, stride, out)
+    return out

@@ -16,6 +16,11 @@ def max_pool3d_same_reference(x: Tensor, kernel: list[int], stride: list[int]) -
     return pooled.contiguous(memory_format=torch.channels_last_3d)
 
 
+def max_pool3d_same_into_reference(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
+    """The same, into memory that is there."""
+    out.copy_(torch.ops.fasti3d.max_pool3d_same(x, kernel, stride))
+
+
 def max_pool3d_same_backward(grad: Tensor, x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
     """Gradient with respect to x: each output's goes to the first maximum of its window, as in torch."""
     padded = pad_same(x, kernel, stride, float("-inf"))

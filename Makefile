@@ -1,0 +1,81 @@
+# Sets up, runs, tests, measures and checks fasti3d; every target creates what it needs.
+#
+#   make demo              what people do in a sample clip (VIDEO=path: in yours)
+#   make test              the tests (ARGS="-k pool" goes on to pytest)
+#   make bench             the benchmarks and their tables (ARGS too)
+#   make lint | format     the checks of style and types | what can be put right by itself
+#   make setup | clean     only set up | remove everything that make and Python created
+#
+# PYTHON chooses the interpreter of a new .venv, TORCH the release of torch, FASTI3D_BUILD what is
+# compiled (see setup.py). Where packages come from, and with that whether torch is its CPU or its
+# CUDA build, is for pip's own settings to say (PIP_INDEX_URL and the like).
+
+PYTHON ?= python3
+TORCH ?= 2.13.0
+FASTI3D_BUILD ?= auto
+VIDEO ?=
+ARGS ?=
+export FASTI3D_BUILD
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+CSRC := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+
+# What is installed; a stamp carries what it depends on in its name.
+HAVE_TORCH := $(VENV)/.torch-$(TORCH)
+HAVE_FASTI3D := $(VENV)/.fasti3d-$(FASTI3D_BUILD)
+
+.PHONY: setup demo test bench lint format clean
+.DELETE_ON_ERROR:
+
+setup: $(HAVE_FASTI3D)
+
+$(HAVE_TORCH):
+	@echo "setup: torch $(TORCH) and the build tools, in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.torch-* $(VENV)/.fasti3d-*
+	@$(PIP) install "torch==$(TORCH)" "setuptools>=77" "pybind11>=2.12" ninja
+	@touch $@
+
+# setup.py --name tells, or fails over, what cannot be built, which pip would keep to itself.
+# Naming torch once more keeps pip from replacing it.
+$(HAVE_FASTI3D): $(HAVE_TORCH) pyproject.toml setup.py fasti3d/version.py $(CSRC)
+	@echo "setup: fasti3d, compiling what has changed (a minute or two the first time)"
+	@$(BIN)/python setup.py --name > /dev/null
+	@rm -f $(VENV)/.fasti3d-* fasti3d/_C*.so
+	@$(PIP) install --no-build-isolation -e ".[dev]" "torch==$(TORCH)"
+	@$(BIN)/python -c "from fasti3d import extension as e; print('setup: done, operators run', \
+		f'in C++, {e.instruction_set()}' if e.CORE else e.load_error() or 'their references (make -B setup tries anew)')"
+	@touch $@
+
+demo: setup
+	@$(BIN)/fasti3d demo $(if $(VIDEO),"$(VIDEO)")
+
+test: setup
+	@echo "test: pytest"
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: setup
+	@echo "bench: pytest benchmarks"
+	@mkdir -p .benchmarks
+	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=.benchmarks/latest.json $(ARGS)
+	@$(BIN)/python benchmarks/report.py .benchmarks/latest.json
+
+lint: setup
+	@echo "lint: ruff, mypy, clang-format"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(CSRC)
+
+format: setup
+	@echo "format: ruff, clang-format"
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@$(BIN)/clang-format -i $(CSRC)
+
+clean:
+	@echo "clean: .venv, builds, caches"
+	@rm -rf $(VENV) build dist demo *.egg-info fasti3d/_C*.so .benchmarks .pytest_cache .ruff_cache .mypy_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

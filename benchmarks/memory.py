@@ -1,0 +1,86 @@
+"""Peak memory of a forward pass, each candidate in a process of its own.
+
+``python -m benchmarks.memory CANDIDATE --shape 1 3 64 224 224 --dtype bfloat16 --device cpu`` prints
+JSON, in MB (10^6 bytes): ``peak_mb`` of the first pass and ``later_peak_mb`` of the next. On the CPU
+a peak is the largest resident set during the pass beyond what the process held just before it, from
+/proc (Linux only): the first pass of fasti3d also pays for its packed weights, which stay. On a GPU it
+is the most device memory that torch's allocator held, weights included.
+
+Before the first pass model and input are built, which torch.compile and OpenVINO use to compile
+their graphs; torch.compile has already run once by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks import peers
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def peaks(candidate: str, case: peers.Case) -> dict[str, float]:
+    """What ``python -m benchmarks.memory`` prints for ``candidate`` on ``case``: a fresh process measures."""
+    command = [sys.executable, "-m", "benchmarks.memory", candidate, "--device", case.device]
+    command += ["--dtype", str(case.dtype).removeprefix("torch."), "--shape", *map(str, case.shape)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+    peaks: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return peaks
+
+
+def _status_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _cpu_peak(forward: peers.Forward) -> float:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # freed pages of the build would hide what the pass needs
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
+    before = _status_mb("VmRSS")
+    forward()
+    return _status_mb("VmHWM") - before
+
+
+def _cuda_peak(forward: peers.Forward) -> float:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    forward()
+    return torch.cuda.max_memory_reserved() / 1e6
+
+
+def measure(candidate: str, case: peers.Case) -> dict[str, float]:
+    """The peaks of ``candidate`` on ``case`` in MB, measured in this process."""
+    # A small clip first: the pages of torch's own code count as resident once they have run.
+    peers.CANDIDATES["reference"](peers.Case((1, 3, 9, 224, 224), case.dtype, case.device))()
+    forward = peers.CANDIDATES[candidate](case)
+    peak = _cuda_peak if case.device == "cuda" else _cpu_peak
+    return {"peak_mb": peak(forward), "later_peak_mb": peak(forward)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("candidate", choices=peers.CANDIDATES)
+    parser.add_argument("--shape", type=int, nargs=5, default=(1, 3, 64, 224, 224))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    args = parser.parse_args()
+    case = peers.Case(tuple(args.shape), getattr(torch, args.dtype), args.device)
+    print(json.dumps(measure(args.candidate, case)))
+
+
+if __name__ == "__main__":
+    main()

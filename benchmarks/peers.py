@@ -1,0 +1,159 @@
+"""The implementations that are timed against each other, all of one network with the same weights.
+
+A candidate is built for one case (shape, dtype, device) and is then a call without arguments that
+runs the forward pass and returns logits. Its first call must agree with the float32 reference, or
+no time is reported.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fasti3d
+from fasti3d import reference
+
+# Relative L2 error of the logits against the float32 reference on the same clip. Measured: 7e-7 in
+# float32 (another order of summation), 5e-3 in bfloat16 (60 layers with 8 bits of mantissa). Wrong
+# padding costs 4e-2.
+LOGITS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
+
+Forward = Callable[[], Tensor]
+
+
+class Case(NamedTuple):
+    """What one forward benchmark computes."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))} {str(self.dtype).removeprefix('torch.')} {self.device}"
+
+
+def random_reference() -> reference.I3D:
+    """The float32 reference with weights that keep the maps' scale: its logits depend on the clip."""
+    generator = torch.Generator().manual_seed(0)
+    model = reference.I3D().eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm3d):
+            nn.init.normal_(module.bias, std=0.1, generator=generator)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.1, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    return model.requires_grad_(False)
+
+
+def clip(case: Case) -> Tensor:
+    """Smooth coloured noise in [-1, 1], rounded to the case's dtype: structure survives the pools."""
+    n, c, t, h, w = case.shape
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randn(n, c, max(t // 8, 1), 7, 7, generator=generator)
+    smooth = F.interpolate(coarse, size=(t, h, w), mode="trilinear").clamp_(-1, 1)
+    return smooth.to(case.device, case.dtype)
+
+
+def _placed(model: nn.Module, case: Case, memory_format: torch.memory_format) -> tuple[nn.Module, Tensor]:
+    """The model and its clip on the case's device, in its dtype and the given layout."""
+    if case.device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    model = model.to(case.device, case.dtype).to(memory_format=memory_format)  # type: ignore[call-overload]
+    return model, clip(case).contiguous(memory_format=memory_format)
+
+
+def _forward(model: Callable[[Tensor], Tensor], x: Tensor) -> Forward:
+    def forward() -> Tensor:
+        with torch.no_grad():
+            logits = model(x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            return logits
+
+    return forward
+
+
+def _fasti3d(case: Case) -> Forward:
+    model = fasti3d.I3D().eval().requires_grad_(False)
+    model.load_state_dict(random_reference().state_dict())
+    return _forward(*_placed(model, case, torch.contiguous_format))
+
+
+def _reference(case: Case) -> Forward:
+    return _forward(*_placed(random_reference(), case, torch.contiguous_format))
+
+
+def _channels_last(case: Case) -> Forward:
+    return _forward(*_placed(random_reference(), case, torch.channels_last_3d))
+
+
+def _compiled(case: Case) -> Forward:
+    # In channels_last_3d because that is its fastest form: twice as fast as NCDHW on a CPU.
+    model, x = _placed(random_reference(), case, torch.channels_last_3d)
+    options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": case.device == "cuda"}
+    forward = _forward(torch.compile(model, dynamic=False, options=options), x)
+    forward()  # compiles here
+    return forward
+
+
+@functools.lru_cache(maxsize=1)
+def _openvino_model(shape: tuple[int, ...]) -> Any:
+    import openvino
+
+    example = clip(Case(shape, torch.float32))
+    with torch.no_grad():
+        # Traced here, because convert_model's own tracing runs the network several times more.
+        traced = torch.jit.trace(random_reference(), example, check_trace=False)
+        return openvino.convert_model(traced, example_input=example, input=[list(shape)])
+
+
+def _openvino(case: Case) -> Forward:
+    import openvino
+
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if case.dtype == torch.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(_openvino_model(case.shape), "CPU", config)
+    request = compiled.create_infer_request()
+    x = clip(case).float().numpy()  # it converts to its inference precision itself
+
+    def forward() -> Tensor:
+        return torch.from_numpy(request.infer([x], share_inputs=True, share_outputs=True)[0])
+
+    return forward
+
+
+OURS = "fasti3d"
+CANDIDATES: dict[str, Callable[[Case], Forward]] = {
+    OURS: _fasti3d,
+    "reference": _reference,
+    "reference, channels_last_3d": _channels_last,
+    "torch.compile, channels_last_3d, freezing": _compiled,
+    "OpenVINO": _openvino,
+}
+
+
+@functools.lru_cache(maxsize=2)
+def expected_logits(case: Case) -> Tensor:
+    """The float32 reference's logits for the case's clip, on the CPU."""
+    x = clip(case).float().cpu()
+    with torch.no_grad():
+        return random_reference()(x)
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    """L2 norm of the difference over that of ``expected``, in float32 on the CPU."""
+    expected = expected.detach().float().cpu()
+    return ((result.detach().float().cpu() - expected).norm() / expected.norm()).item()

@@ -1,0 +1,136 @@
+"""fasti3d::conv3d_bn_relu against torch's conv3d + ReLU, on the layers of most arithmetic."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.conftest import Race, rounds_within
+from benchmarks.work import Layer, layers
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.same import pad_same
+
+NAMES = (
+    "Conv3d_1a_7x7",
+    "Conv3d_2b_1x1",
+    "Conv3d_2c_3x3",
+    "Mixed_3b.b1b",
+    "Mixed_3c.b0",
+    "Mixed_3c.b1b",
+    "Mixed_3c.b2b",
+    "Mixed_4b.b1b",
+    "Mixed_4d.b1b",
+    "Mixed_4f.b0",
+    "Mixed_4f.b1b",
+    "Mixed_5c.b1b",
+)
+LAYERS = [layer for layer in layers(3, (64, 224, 224)) if layer.name in NAMES]
+# Relative L2 error against float32 arithmetic on the same rounded inputs: the order of summation in
+# float32; in half precision the rounding of the result alone (2^-8 and 2^-11 at the most).
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+Conv = Callable[[], Tensor]
+
+
+def _arguments(layer: Layer, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    fan_in = layer.in_channels * math.prod(layer.spec.kernel)
+    x = torch.randn(1, layer.in_channels, *layer.in_size, generator=generator)
+    weight = torch.randn(layer.out_channels, layer.in_channels, *layer.spec.kernel, generator=generator)
+    bias = torch.randn(layer.out_channels, generator=generator)
+    x = x.to(device, dtype).contiguous(memory_format=torch.channels_last_3d)
+    weight = (weight / fan_in**0.5).to(device, dtype).contiguous(memory_format=torch.channels_last_3d)
+    return x, weight, bias.to(device, dtype)
+
+
+def _fasti3d(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Conv:
+    """As the network calls it: the weight packed once."""
+    packed = PackedConv3d.pack(weight.float(), bias.float(), layer.spec.stride, relu=True, dtype=x.dtype)
+    return lambda: packed(x)
+
+
+def _torch(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Conv:
+    kernel, stride = layer.spec.kernel, layer.spec.stride
+    return lambda: F.conv3d(pad_same(x, kernel, stride), weight, bias, stride).relu_()
+
+
+def _prepacked(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Conv:
+    """oneDNN's convolution with ReLU fused and its weight packed beforehand, as torch.compile calls it."""
+    kernel, stride = layer.spec.kernel, layer.spec.stride
+    strided = max(stride) > 1  # only then is SAME's padding lopsided, and needs a copy
+    padding = [0 if strided else k // 2 for k in kernel]
+    size = pad_same(x, kernel, stride).shape if strided else x.shape
+    pack: Any = torch._C._nn.mkldnn_reorder_conv3d_weight  # torch's stub lacks the last argument
+    packed = pack(weight.to_mkldnn(), padding, stride, (1, 1, 1), 1, list(size))
+
+    def run() -> Tensor:
+        padded = pad_same(x, kernel, stride) if strided else x
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            padded, packed, bias, padding, stride, (1, 1, 1), 1, "relu", [], ""
+        )
+        return result
+
+    return run
+
+
+CANDIDATES: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Conv]] = {
+    "fasti3d": _fasti3d,
+    "torch conv3d + ReLU, channels_last_3d": _torch,
+    "oneDNN, prepacked, ReLU fused": _prepacked,
+}
+
+
+def build(name: str, layer: Layer, dtype: torch.dtype, device: str) -> Conv:
+    convolve = CANDIDATES[name](layer, *_arguments(layer, dtype, device))
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            result = convolve()
+            if result.is_cuda:
+                torch.cuda.synchronize()
+            return result
+
+    return run
+
+
+@functools.lru_cache(maxsize=1)
+def ours(layer: Layer, dtype: torch.dtype, device: str) -> Conv:
+    return build("fasti3d", layer, dtype, device)
+
+
+@functools.lru_cache(maxsize=1)
+def expected(layer: Layer, dtype: torch.dtype) -> Tensor:
+    x, weight, bias = (t.float() for t in _arguments(layer, dtype, "cpu"))
+    return F.conv3d(
+        pad_same(x, layer.spec.kernel, layer.spec.stride), weight, bias, layer.spec.stride
+    ).relu_()
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_conv3d(race: Race, device: str, layer: Layer, dtype: torch.dtype, name: str) -> None:
+    if "oneDNN" in name and (device == "cuda" or not torch.backends.mkldnn.is_available()):
+        pytest.skip("oneDNN runs on the CPU, where torch was built with it")
+    candidate = build(name, layer, dtype, device)
+    error = peers.relative_error(candidate(), expected(layer, dtype))
+    assert error < TOLERANCE[dtype], "a wrong result has no speed"
+
+    case = f"{layer} {str(dtype).removeprefix('torch.')} {device}"
+    race.benchmark.group = f"conv3d {case}"
+    race.benchmark.extra_info |= {"candidate": name, "case": case, "relative_error": error}
+    race(
+        candidate,
+        None if name == "fasti3d" else ours(layer, dtype, device),
+        rounds=rounds_within(0.4, candidate),
+        flop=layer.flop,
+    )

@@ -1,0 +1,122 @@
+"""The steps of a fused forward pass: each reads a channels-last map and writes its own into an arena."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+from fasti3d.arena import Arena
+from fasti3d.network import same_shape
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.max_pool3d_same.op import max_pool3d_same_into
+from fasti3d.reference import MaxPool3dSame, Mixed, Unit3D
+
+Pack = Callable[[Unit3D], PackedConv3d]
+
+# What a step that goes through a clip piece by piece keeps of it: a part of a last-level cache.
+_PIECE_BYTES = 16 << 20
+# The convolutions' time tiles have this many frames.
+_TILE_FRAMES = 4
+
+
+class Step(Protocol):
+    """(N, C, T, H, W) in, a new map of the arena out."""
+
+    def __call__(self, x: Tensor, arena: Arena) -> Tensor: ...
+
+
+def piece_frames(frames: int, frame_bytes: int) -> int:
+    """Frames of a piece: whole time tiles, and no more than there are."""
+    return min(max(_PIECE_BYTES // frame_bytes // _TILE_FRAMES, 1) * _TILE_FRAMES, frames)
+
+
+def pieces(frames: int, size: int) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) frames of consecutive pieces."""
+    for begin in range(0, frames, size):
+        yield begin, min(begin + size, frames)
+
+
+class ConvStep:
+    """A convolution with its batch norm and ReLU."""
+
+    def __init__(self, unit: Unit3D, pack: Pack) -> None:
+        self.conv = pack(unit)
+
+    def __call__(self, x: Tensor, arena: Arena) -> Tensor:
+        return self.conv(x, arena.output(self.shape(x)))
+
+    def shape(self, x: Tensor) -> tuple[int, ...]:
+        return (x.shape[0], self.conv.out_channels, *same_shape(x.shape[2:], self.conv.stride))
+
+
+class PoolStep:
+    """A max-pool."""
+
+    def __init__(self, pool: MaxPool3dSame) -> None:
+        self.kernel = pool.kernel
+        self.stride = pool.stride
+
+    def __call__(self, x: Tensor, arena: Arena) -> Tensor:
+        shape = (*x.shape[:2], *same_shape(x.shape[2:], self.stride))
+        return max_pool3d_same_into(arena.output(shape), x, self.kernel, self.stride)
+
+    @property
+    def only_over_space(self) -> bool:
+        return self.kernel[0] == self.stride[0] == 1
+
+
+class ConvPoolStep:
+    """A convolution and the max-pool over space behind it, piece by piece, so that the map between
+    them, the largest of the network, never exists as a whole.
+    """
+
+    def __init__(self, conv: ConvStep, pool: PoolStep) -> None:
+        self.conv = conv
+        self.pool = pool
+
+    def __call__(self, x: Tensor, arena: Arena) -> Tensor:
+        n, channels, frames, *space = self.conv.shape(x)
+        out = arena.output((n, channels, frames, *same_shape(space, self.pool.stride[1:])))
+        size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize)
+        with arena.temporary():
+            memory = arena.take((n, channels, size, *space))
+            for begin, end in pieces(frames, size):
+                piece = self.conv.conv(x, memory[:, :, : end - begin], begin)
+                max_pool3d_same_into(out[:, :, begin:end], piece, self.pool.kernel, self.pool.stride)
+        return out
+
+
+class MixedStep:
+    """A Mixed block whose branches are written straight into their slice of the output."""
+
+    def __init__(self, block: Mixed, pack: Pack) -> None:
+        self.b0, self.b1a, self.b1b = pack(block.b0), pack(block.b1a), pack(block.b1b)
+        self.b2a, self.b2b, self.b3b = pack(block.b2a), pack(block.b2b), pack(block.b3b)
+        self.pool = PoolStep(block.b3a)
+        self.slices = [conv.out_channels for conv in (self.b0, self.b1b, self.b2b, self.b3b)]
+
+    def __call__(self, x: Tensor, arena: Arena) -> Tensor:
+        out = arena.output((x.shape[0], sum(self.slices), *x.shape[2:]))
+        out0, out1, out2, out3 = out.split(self.slices, dim=1)
+        self.b0(x, out0)
+        for reduce, convolve, target in ((self.b1a, self.b1b, out1), (self.b2a, self.b2b, out2)):
+            with arena.temporary():
+                reduced = arena.take((x.shape[0], reduce.out_channels, *x.shape[2:]))
+                convolve(reduce(x, reduced), target)
+        with arena.temporary():
+            self.pool_branch(x, out3, arena)
+        return out
+
+    def pool_branch(self, x: Tensor, out: Tensor, arena: Arena) -> None:
+        """Branch 3, piece by piece: each is pooled with the frame before and the one after it."""
+        n, channels, frames, *space = x.shape
+        size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize)
+        memory = arena.take((n, channels, min(size + 2, frames), *space))
+        for begin, end in pieces(frames, size):
+            first, last = max(begin - 1, 0), min(end + 1, frames)
+            pooled = memory[:, :, : last - first]
+            max_pool3d_same_into(pooled, x[:, :, first:last], self.pool.kernel, self.pool.stride)
+            self.b3b(pooled[:, :, begin - first : end - first], out[:, :, begin:end])

@@ -1,0 +1,186 @@
+"""What is built: which instructions it holds, what it links against, and what goes into the archives."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fasti3d import extension
+
+ROOT = Path(__file__).resolve().parent.parent
+# As in setup.py: compile against the stable ABI of torch 2.11.
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+# Ampere, Hopper, Blackwell: ptxas shares out registers differently on each.
+SPILL_ARCHITECTURES = ("80", "90", "120")
+
+
+def _tool(name: str, *arguments: str) -> str:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return subprocess.run([name, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def library() -> str:
+    """The path of fasti3d._C."""
+    if extension.CORE is None:
+        pytest.skip("the extension is not built")
+    assert extension.CORE.__file__ is not None
+    return extension.CORE.__file__
+
+
+def test_vector_instructions_stay_where_they_are_chosen_at_run_time(library: str) -> None:
+    listing = _tool("objdump", "-dC", "--no-show-raw-insn", library)
+    if "elf64-x86-64" not in listing:
+        pytest.skip("AVX is a matter of x86-64")
+    function, inside, outside = "", set(), {}
+    for line in listing.splitlines():
+        if label := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
+            function = label[1]
+        elif re.search(r"\t\s*v[a-z]", line):  # only AVX and its successors have names that begin with v
+            if re.search(r"\bfasti3d::avx(2|512|512_bf16)::", function):
+                inside.add(function)
+            else:
+                outside[function] = line.split("\t")[-1]
+    assert inside, "the listing names no AVX function, so it proves nothing"
+    assert not outside
+
+
+def test_links_against_the_stable_abi_only(library: str) -> None:
+    undefined = [line.split()[-1] for line in _tool("nm", "-D", "--undefined-only", library).splitlines()]
+    assert any(symbol.startswith("aoti_torch_") for symbol in undefined)
+    # Itanium names of what lives in at::, c10:: and torch::, which change with torch's releases.
+    assert [s for s in undefined if re.match(r"_Z\w*?(2at|3c10|5torch)[0-9NE]", s)] == []
+
+
+@pytest.mark.timeout(180)
+def test_cuda_kernels_spill_no_registers(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    from torch.utils.cpp_extension import include_paths
+
+    sources = sorted(ROOT.glob("csrc/**/cuda.cu"))
+    if not sources:
+        pytest.skip("no sources beside the tests")
+    command = [nvcc, "-c", "--threads=2", "-O3", "-std=c++20", "-DUSE_CUDA", TORCH_TARGET, "-Xptxas", "-v"]
+    for path in [*include_paths("cpu"), sysconfig.get_path("include")]:
+        command += ["-isystem", path]
+    for architecture in SPILL_ARCHITECTURES:
+        command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
+    for source in sources:
+        target = str(tmp_path / f"{source.parent.name}.o")
+        result = subprocess.run(
+            [*command, "-o", target, str(source)], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        compiled = re.findall(r"Compiling entry function '\w+' for 'sm_(\w+)'", result.stderr)
+        assert set(compiled) == set(SPILL_ARCHITECTURES)
+        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
+        assert set(spills) == {("0", "0")}, result.stderr
+
+
+def _setup(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs setup.py as far as its choice of what to build."""
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("no sources beside the tests")
+    command = [sys.executable, "setup.py", "--name"]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_unknown_build_is_refused() -> None:
+    result = _setup(FASTI3D_BUILD="gpu")
+    assert result.returncode != 0
+    assert "FASTI3D_BUILD must be auto, cpu, cuda or none, got 'gpu'" in result.stderr
+
+
+def test_explicit_build_fails_where_it_cannot_be_had(tmp_path: Path) -> None:
+    no_compiler = str(tmp_path / "no-such-compiler")
+    result = _setup(FASTI3D_BUILD="cpu", CXX=no_compiler)
+    assert result.returncode != 0
+    assert f"FASTI3D_BUILD=cpu needs a C++ compiler ({no_compiler} does not run" in result.stderr
+
+
+def test_cuda_build_fails_without_the_toolkit(tmp_path: Path) -> None:
+    result = _setup(FASTI3D_BUILD="cuda", CUDA_HOME=str(tmp_path))
+    assert result.returncode != 0
+    assert re.search(r"FASTI3D_BUILD=cuda needs a (CUDA|C\+\+)", result.stderr)
+
+
+def test_auto_does_without_a_compiler(tmp_path: Path) -> None:
+    result = _setup(FASTI3D_BUILD="auto", CXX=str(tmp_path / "no-such-compiler"))
+    assert result.returncode == 0, result.stderr
+    assert "references replace the C++ operators" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources in which archives can be built."""
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("no sources beside the tests")
+    copy = tmp_path_factory.mktemp("tree") / "fasti3d"
+    unwanted = shutil.ignore_patterns(
+        ".*", "build", "dist", "demo", "data", "*.egg-info", "__pycache__", "*.so"
+    )
+    shutil.copytree(ROOT, copy, ignore=unwanted)
+    return copy
+
+
+def _archive(tree: Path, kind: str) -> Path:
+    call = f"from setuptools.build_meta import build_{kind} as build; print(build('dist'))"
+    result = subprocess.run(
+        [sys.executable, "-c", call],
+        cwd=tree,
+        env=os.environ | {"FASTI3D_BUILD": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return tree / "dist" / result.stdout.splitlines()[-1]
+
+
+def test_source_archive_holds_what_the_build_reads(tree: Path) -> None:
+    with tarfile.open(_archive(tree, "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {str(p.relative_to(tree)) for p in tree.glob("csrc/**/*") if p.is_file()}
+    needed |= {str(p.relative_to(tree)) for p in tree.glob("fasti3d/**/*.py")}
+    needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile"}
+    assert needed <= names
+
+
+def test_pure_python_wheel_works(tree: Path, tmp_path: Path) -> None:
+    wheel = _archive(tree, "wheel")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    script = (
+        "import fasti3d, torch\n"
+        "from fasti3d import extension, ops\n"
+        "assert extension.build_info() is None and extension.load_error() is None\n"
+        "x = torch.randn(1, 3, 5, 6, 7)\n"
+        "print(fasti3d.__file__, tuple(ops.max_pool3d_same(x, (1, 3, 3), (1, 2, 2)).shape))\n"
+    )
+    # -S keeps the hook of an editable install from completing the wheel with its own extension.
+    folders = [str(tmp_path), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == f"{tmp_path / 'fasti3d' / '__init__.py'} (1, 3, 5, 3, 4)"
