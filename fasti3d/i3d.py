@@ -76,10 +76,13 @@ class I3D(reference.I3D):
         super().replace_logits(num_classes)
         self.labels = None
 
+    def extract_features(self, x: Tensor) -> Tensor:
+        self._check(x, to_head=True)
+        return super().extract_features(x)
+
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         wanted = check_endpoints(names)
-        weight_dtype = self.Conv3d_1a_7x7.conv3d.weight.dtype
-        check_clip(x, self.in_channels, weight_dtype, to_head=bool(wanted & {"Logits", "Predictions"}))
+        self._check(x, to_head=bool(wanted & {"Logits", "Predictions"}))
         if needs_ordinary_path(x):
             return super().forward_endpoints(x, wanted)
         check_range(x)
@@ -91,6 +94,9 @@ class I3D(reference.I3D):
             return super().forward_endpoints(x, wanted)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return plan.run(x, wanted, dtype)
+
+    def _check(self, x: Tensor, *, to_head: bool) -> None:
+        check_clip(x, self.in_channels, self.Conv3d_1a_7x7.conv3d.weight.dtype, to_head=to_head)
 
     def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""

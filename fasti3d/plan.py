@@ -78,16 +78,18 @@ class Plan:
             return PackedConv3d.pack(*fold(unit), unit.stride, relu=True, dtype=dtype)
 
         self.steps: dict[str, Step] = {}
-        # By the convolution's name: it and the pool behind it in one step, for when nobody asks for its map.
+        # By a part's name: it and the pool behind it in one step, for when nobody asks for its own map.
         self.joint: dict[str, tuple[str, Step]] = {}
         previous = ""
         for name in network.TRUNK:
             module = getattr(model, name, None)
             if isinstance(module, MaxPool3dSame):
                 pool = self.steps[name] = PoolStep(module)
-                conv = self.steps.get(previous)
-                if isinstance(conv, ConvStep) and pool.only_over_space:
-                    self.joint[previous] = (name, ConvPoolStep(conv, pool))
+                before = self.steps.get(previous)
+                if isinstance(before, ConvStep) and pool.only_over_space:
+                    self.joint[previous] = (name, ConvPoolStep(before, pool))
+                elif isinstance(before, MixedStep):
+                    self.joint[previous] = (name, before.followed_by(pool))
             elif isinstance(module, Mixed):
                 self.steps[name] = MixedStep(module, pack)
             elif isinstance(module, Unit3D):

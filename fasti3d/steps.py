@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -17,7 +18,7 @@ from fasti3d.reference import MaxPool3dSame, Mixed, Unit3D
 Pack = Callable[[Unit3D], PackedConv3d]
 
 # What a step that goes through a clip piece by piece keeps of it: a part of a last-level cache.
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 8 << 20
 # The convolutions' time tiles have this many frames.
 _TILE_FRAMES = 4
 
@@ -90,33 +91,59 @@ class ConvPoolStep:
 
 
 class MixedStep:
-    """A Mixed block whose branches are written straight into their slice of the output."""
+    """A Mixed block, whose branches are written straight into their slice of the output.
+
+    With the max-pool behind it, each branch is pooled into its slice instead: pooling commutes with
+    concatenation, and the block's own map never exists as a whole.
+    """
 
     def __init__(self, block: Mixed, pack: Pack) -> None:
         self.b0, self.b1a, self.b1b = pack(block.b0), pack(block.b1a), pack(block.b1b)
         self.b2a, self.b2b, self.b3b = pack(block.b2a), pack(block.b2b), pack(block.b3b)
         self.pool = PoolStep(block.b3a)
+        self.after: PoolStep | None = None
         self.slices = [conv.out_channels for conv in (self.b0, self.b1b, self.b2b, self.b3b)]
 
+    def followed_by(self, pool: PoolStep) -> MixedStep:
+        """The same block and weights with the pool behind it."""
+        joint = copy.copy(self)
+        joint.after = pool
+        return joint
+
     def __call__(self, x: Tensor, arena: Arena) -> Tensor:
-        out = arena.output((x.shape[0], sum(self.slices), *x.shape[2:]))
-        out0, out1, out2, out3 = out.split(self.slices, dim=1)
-        self.b0(x, out0)
-        for reduce, convolve, target in ((self.b1a, self.b1b, out1), (self.b2a, self.b2b, out2)):
+        shape = x.shape[2:] if self.after is None else same_shape(x.shape[2:], self.after.stride)
+        out = arena.output((x.shape[0], sum(self.slices), *shape))
+        branches: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+            self.b0,
+            lambda x, y: self.reduced(self.b1a, self.b1b, x, y, arena),
+            lambda x, y: self.reduced(self.b2a, self.b2b, x, y, arena),
+            lambda x, y: self.pooled(x, y, arena),
+        )
+        for branch, target in zip(branches, out.split(self.slices, dim=1), strict=True):
             with arena.temporary():
-                reduced = arena.take((x.shape[0], reduce.out_channels, *x.shape[2:]))
-                convolve(reduce(x, reduced), target)
-        with arena.temporary():
-            self.pool_branch(x, out3, arena)
+                if self.after is None:
+                    branch(x, target)
+                    continue
+                full = arena.take((x.shape[0], target.shape[1], *x.shape[2:]))
+                branch(x, full)
+                max_pool3d_same_into(target, full, self.after.kernel, self.after.stride)
         return out
 
-    def pool_branch(self, x: Tensor, out: Tensor, arena: Arena) -> None:
+    def reduced(
+        self, reduce: PackedConv3d, convolve: PackedConv3d, x: Tensor, out: Tensor, arena: Arena
+    ) -> Tensor:
+        """Branches 1 and 2: a 1x1x1 convolution to fewer channels, then the 3x3x3."""
+        between = arena.take((x.shape[0], reduce.out_channels, *x.shape[2:]))
+        return convolve(reduce(x, between), out)
+
+    def pooled(self, x: Tensor, out: Tensor, arena: Arena) -> Tensor:
         """Branch 3, piece by piece: each is pooled with the frame before and the one after it."""
         n, channels, frames, *space = x.shape
         size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize)
         memory = arena.take((n, channels, min(size + 2, frames), *space))
         for begin, end in pieces(frames, size):
             first, last = max(begin - 1, 0), min(end + 1, frames)
-            pooled = memory[:, :, : last - first]
-            max_pool3d_same_into(pooled, x[:, :, first:last], self.pool.kernel, self.pool.stride)
-            self.b3b(pooled[:, :, begin - first : end - first], out[:, :, begin:end])
+            piece = memory[:, :, : last - first]
+            max_pool3d_same_into(piece, x[:, :, first:last], self.pool.kernel, self.pool.stride)
+            self.b3b(piece[:, :, begin - first : end - first], out[:, :, begin:end])
+        return out

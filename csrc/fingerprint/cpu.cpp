@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -15,28 +16,34 @@ namespace {
 using torch::stable::Tensor;
 
 constexpr int64_t kChunk = 1 << 16;  // bytes hashed by one thread at a time
-constexpr int kLanes = 16;
+constexpr int kLanes = 4;
+constexpr uint64_t kPrime1 = 0x9e3779b185ebca87ULL, kPrime2 = 0xc2b2ae3d27d4eb4fULL;
 
-uint64_t mix(uint64_t h) {  // the finaliser of MurmurHash3, a bijection that spreads every bit
+uint64_t mix(uint64_t h) {  // a bijection that spreads every bit: the finaliser of MurmurHash3
   h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdULL;
   h = (h ^ (h >> 33)) * 0xc4ceb9fe1a85ec53ULL;
   return h ^ (h >> 33);
 }
 
-// Sixteen independent multiplicative hashes of 32 bits, which the compiler turns into vectors.
+// One 64-bit word into a lane, as xxHash64 does. The rotation between the products brings the highest
+// bits back down: without it flipped signs of two words would cancel.
+uint64_t step(uint64_t lane, uint64_t word) {
+  lane += word * kPrime2;
+  return ((lane << 31) | (lane >> 33)) * kPrime1;
+}
+
 uint64_t hash_chunk(const char* bytes, int64_t size) {
-  uint32_t lanes[kLanes];
-  for (int i = 0; i < kLanes; ++i) lanes[i] = 0x9e3779b9u * (i + 1);
-  const int64_t step = kLanes * sizeof(uint32_t);
+  uint64_t lanes[kLanes];  // independent, so that their products overlap
+  for (int i = 0; i < kLanes; ++i) lanes[i] = kPrime1 * (i + 1);
+  uint64_t words[kLanes];
   int64_t at = 0;
-  for (; at + step <= size; at += step) {
-    uint32_t words[kLanes];
+  for (; at + static_cast<int64_t>(sizeof(words)) <= size; at += sizeof(words)) {
     std::memcpy(words, bytes + at, sizeof(words));
-    for (int i = 0; i < kLanes; ++i) lanes[i] = (lanes[i] ^ words[i]) * 0x01000193u;
+    for (int i = 0; i < kLanes; ++i) lanes[i] = step(lanes[i], words[i]);
   }
   uint64_t h = static_cast<uint64_t>(size);
-  for (; at < size; ++at) h = mix(h ^ static_cast<unsigned char>(bytes[at]));
-  for (int i = 0; i < kLanes; ++i) h = mix(h ^ lanes[i]);
+  for (; at < size; ++at) h = step(h, static_cast<unsigned char>(bytes[at]));
+  for (const uint64_t lane : lanes) h = mix(h ^ lane);
   return h;
 }
 
