@@ -38,8 +38,9 @@ PYBIND11_MODULE(_C, m) {
 #endif
     return info;
   });
-  m.def("isa", [] { return fasti3d::isa_name(fasti3d::isa()); },
-        "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+  m.def(
+      "isa", [] { return fasti3d::isa_name(fasti3d::isa()); },
+      "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
   m.def("limit_isa", &fasti3d::limit_isa, pybind11::arg("name"),
         "Uses no more than this instruction set from now on.");
   m.def("has_bf16_dot", &fasti3d::has_bf16_dot, "Whether bfloat16 dot products run in hardware.");

@@ -14,8 +14,8 @@ namespace fasti3d {
 
 constexpr size_t kHugePage = size_t(1) << 21;
 
-// Asks for large pages under memory that is about to be written for the first time. A network's maps
-// are new memory in every call; faulting them in by 4 KB costs a tenth of the network's time.
+// Asks for large pages under memory that is about to be written for the first time. A network's
+// maps are new memory in every call; faulting them in by 4 KB costs a tenth of the network's time.
 inline void advise_huge_pages(void* begin, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kHugePage - 1) & ~(kHugePage - 1);

@@ -11,7 +11,7 @@
 
 namespace fasti3d {
 
-// One axis of a SAME window: output i covers inputs [i * stride - front, i * stride - front + kernel).
+// One axis of a SAME window: output i covers the `kernel` inputs from i * stride - front on.
 struct Axis {
   int64_t in, kernel, stride, out, front;
 

@@ -18,9 +18,9 @@ constexpr int64_t kFewChannels = 16;
 
 // How a kernel of (kt, kh, kw) over `channels` inputs is cut into taps and runs.
 struct Taps {
-  bool merged;    // a tap covers a whole window row of kernel_w * channels values
-  int64_t count;  // taps a window
-  int64_t run;    // values a tap
+  bool merged;         // a tap covers a whole window row of kernel_w * channels values
+  int64_t count;       // taps a window
+  int64_t run;         // values a tap
   int64_t packed_run;  // the same, rounded up to a whole pair for bfloat16
 
   Taps(int64_t channels, int64_t kt, int64_t kh, int64_t kw, bool pairs)
@@ -40,19 +40,20 @@ struct TileArgs {
   int64_t panel_stride;  // values from one panel to the next
   const float* bias;     // [panels][16]
   bool relu;
-  void* const* out;  // [rows] pointers to the pixels' first channel of the first panel; null: do not store
+  void* const*
+      out;  // [rows] pointers to the pixels' first channel of the first panel; null: do not store
   int64_t channels;  // channels to store, at most panels * 16
 };
 
 // The kernels of one instruction set and one pair of (activation, weight) types.
 struct ConvKernels {
-  int64_t rows;        // pixels a tile
-  int64_t max_panels;  // panels a call
+  int64_t rows;                     // pixels a tile
+  int64_t max_panels;               // panels a call
   void (*run[2])(const TileArgs&);  // by panels - 1; run[1] is null where max_panels is 1
 };
 
-// Winograd's minimal filtering along time (fasti3d/ops/conv3d_bn_relu/winograd.py has the matrices).
-// One row of pixels of a tile's frames to its components.
+// Winograd's minimal filtering along time (fasti3d/ops/conv3d_bn_relu/winograd.py has the
+// matrices). One row of pixels of a tile's frames to its components.
 struct TransformArgs {
   const void* const* frames;  // [phases * frames] pointers to `count` values each
   const float* matrix;        // [components * phases][frames]
@@ -88,12 +89,12 @@ struct WinogradKernels {
   void (*inverse)(const InverseArgs&);
 };
 
-#define FASTI3D_CONV_KERNELS(isa)           \
-  namespace isa {                           \
-  extern const ConvKernels kFloat;          \
-  extern const ConvKernels kBfloat;         \
-  extern const ConvKernels kHalf;           \
-  extern const WinogradKernels kWinograd;   \
+#define FASTI3D_CONV_KERNELS(isa)         \
+  namespace isa {                         \
+  extern const ConvKernels kFloat;        \
+  extern const ConvKernels kBfloat;       \
+  extern const ConvKernels kHalf;         \
+  extern const WinogradKernels kWinograd; \
   }
 
 FASTI3D_CONV_KERNELS(baseline)
@@ -103,12 +104,12 @@ FASTI3D_CONV_KERNELS(avx512)
 namespace avx512_bf16 {
 extern const ConvKernels kBfloatDot;
 extern const WinogradKernels kWinograd;
-}
+}  // namespace avx512_bf16
 #endif
 #undef FASTI3D_CONV_KERNELS
 
-// What a convolution does to its sums, and which frames of the whole output it is asked for: those from
-// `start` on, as many as the result has.
+// What a convolution does to its sums, and which frames of the whole output it is asked for: those
+// from `start` on, as many as the result has.
 struct Epilogue {
   const float* bias;
   bool relu;

@@ -21,8 +21,8 @@ const ConvKernels& choose(ScalarType type, bool pairs) {
 #if defined(__x86_64__)
   if (pairs) return avx512_bf16::kBfloatDot;
 #endif
-#define FASTI3D_BY_TYPE(isa)                      \
-  (type == ScalarType::Float      ? isa::kFloat   \
+#define FASTI3D_BY_TYPE(isa)                     \
+  (type == ScalarType::Float      ? isa::kFloat  \
    : type == ScalarType::BFloat16 ? isa::kBfloat \
                                   : isa::kHalf)
 #if defined(__x86_64__)
@@ -93,7 +93,8 @@ void pack_panel(const float* weight, const int64_t (&size)[5], const Taps& form,
 }
 
 template <class T>
-Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& transform, bool winograd) {
+Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& transform,
+            bool winograd) {
   int64_t size[5];
   for (int axis = 0; axis < 5; ++axis) size[axis] = weight.size(axis);
   const Taps form(size[1], size[2], size[3], size[4], dtype == ScalarType::BFloat16);
@@ -119,8 +120,8 @@ Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& trans
 Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filters) {
   check(weight.dim() == 5, "weight must have 5 dimensions (Cout, Cin, kt, kh, kw), got ",
         weight.dim());
-  check(weight.scalar_type() == ScalarType::Float && weight.is_contiguous(),
-        "weight must be contiguous float32");
+  check(weight.scalar_type() == ScalarType::Float && weight.is_contiguous() && weight.numel() > 0,
+        "weight must be contiguous float32 and not empty");
   check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
         "dtype must be float32 or bfloat16");
   FilterTransform transform{nullptr, 1, weight.size(2), 1};
@@ -137,8 +138,8 @@ Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filter
              : pack<c10::BFloat16>(weight, dtype, transform, filters.has_value());
 }
 
-// A channels-last copy of x with its SAME padding along w, for clips of few channels. One value more
-// than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
+// A channels-last copy of x with its SAME padding along w, for clips of few channels. One value
+// more than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
 int64_t padded_size(const ClipView& in, const Axis& w) {
   return in.n * in.t * in.h * padded_width(w) * in.c + 1;
 }
@@ -200,7 +201,8 @@ struct Problem {
     check(result.n == in.n && result.h == window.h.out && result.w == window.w.out && start >= 0 &&
               start + result.t <= window.t.out,
           "out must hold frames from ", start, " on of (", in.n, ", C, ", window.t.out, ", ",
-          window.h.out, ", ", window.w.out, "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ", result.w, ")");
+          window.h.out, ", ", window.w.out, "), got (", result.n, ", ", result.c, ", ", result.t,
+          ", ", result.h, ", ", result.w, ")");
     check(bias.dim() == 1 && bias.is_contiguous() && bias.scalar_type() == ScalarType::Float &&
               bias.size(0) == panels() * kPanel,
           "bias must be float32 with ", panels() * kPanel, " values (whole panels of 16)");
@@ -259,8 +261,8 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
   const auto run = [&](auto element) {
     using T = decltype(element);
     convolve_winograd<T>(static_cast<const T*>(x.const_data_ptr()), p.in,
-                         static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps, filter,
-                         packed, p.epilogue, choose_winograd(p.pairs));
+                         static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps,
+                         filter, packed, p.epilogue, choose_winograd(p.pairs));
   };
   return p.pairs ? run(c10::BFloat16()) : run(float());
 }

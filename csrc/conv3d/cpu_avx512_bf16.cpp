@@ -1,4 +1,5 @@
-// conv3d's inner loop on AVX512_BF16: two bfloat16 products a lane and instruction, summed in float32.
+// conv3d's inner loop on AVX512_BF16: two bfloat16 products a lane and instruction, summed in
+// float32.
 #include <torch/headeronly/util/BFloat16.h>
 
 #include "../common/target.h"
@@ -49,7 +50,8 @@ void run_tile(const TileArgs& args) {
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         int32_t pair;
-        __builtin_memcpy(&pair, static_cast<const Bfloat*>(taps[r]) + args.offset + k, sizeof(pair));
+        __builtin_memcpy(&pair, static_cast<const Bfloat*>(taps[r]) + args.offset + k,
+                         sizeof(pair));
         const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) sum[r][p] = _mm512_dpbf16_ps(sum[r][p], a, w[p]);
@@ -61,7 +63,8 @@ void run_tile(const TileArgs& args) {
     for (int p = 0; p < kPanels && p * kPanel < args.channels; ++p) {
       // Written so that a NaN stays one, as in torch.
       if (args.relu) sum[r][p] = sum[r][p] < 0.0f ? Vector{} : sum[r][p];
-      store_lanes(static_cast<Out*>(args.out[r]) + p * kPanel, sum[r][p], args.channels - p * kPanel);
+      store_lanes(static_cast<Out*>(args.out[r]) + p * kPanel, sum[r][p],
+                  args.channels - p * kPanel);
     }
   }
 }

@@ -14,8 +14,8 @@ namespace fasti3d {
 using torch::stable::parallel_for;
 
 template <class T>
-void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& result, const Window& window,
-              const Taps& taps, const Tensor& packed,
+void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& result,
+                     const Window& window, const Taps& taps, const Tensor& packed,
                      const Epilogue& epilogue, const ConvKernels& kernels) {
   const int64_t rows = kernels.rows;
   const int64_t pixels = in.n * result.t * result.h * result.w;
@@ -95,7 +95,8 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
 
 #define FASTI3D_CONVOLVE(T)                                                                       \
   template void convolve_direct<T>(const T*, const ClipView&, T*, const ClipView&, const Window&, \
-                                   const Taps&, const Tensor&, const Epilogue&, const ConvKernels&);
+                                   const Taps&, const Tensor&, const Epilogue&,                   \
+                                   const ConvKernels&);
 FASTI3D_CONVOLVE(float)
 FASTI3D_CONVOLVE(c10::BFloat16)
 FASTI3D_CONVOLVE(c10::Half)

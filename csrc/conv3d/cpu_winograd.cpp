@@ -1,6 +1,6 @@
 // The Winograd form: fewer products along time. A group of time tiles is transformed, multiplied
-// component by component with the direct form's inner loops, and transformed back while its sums are
-// in the cache.
+// component by component with the direct form's inner loops, and transformed back while its sums
+// are in the cache.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 
@@ -16,7 +16,8 @@ namespace {
 
 using torch::stable::parallel_for;
 
-// Transformed input a group may hold: a few time tiles of the large layers, inside a last-level cache.
+// Transformed input a group may hold: a few time tiles of the large layers, inside a last-level
+// cache.
 constexpr int64_t kGroupBytes = 8 << 20;
 
 bool is_zero(const float* values, int64_t count) {
@@ -32,7 +33,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
                        const WinogradKernels& kernels) {
   const int64_t rows = kernels.rows;
   const int64_t width = taps.merged ? padded_width(window.w) : in.w;
-  const int64_t row = width * in.c;                      // values of one input row
+  const int64_t row = width * in.c;                         // values of one input row
   const int64_t parts = filter.components * filter.phases;  // transformed rows an input row becomes
   const int64_t tile_values = in.h * parts * row;
   const int64_t time_tiles = (result.t + filter.output_count - 1) / filter.output_count;
@@ -85,8 +86,8 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
               frames[f] = x + in.pixel(n, t, h, r);
             }
           }
-          kernels.transform({frames.data(), filter.inputs, parts, filter.phases, filter.frames, values,
-                             transformed.get() + i * parts * row + r * values, row});
+          kernels.transform({frames.data(), filter.inputs, parts, filter.phases, filter.frames,
+                             values, transformed.get() + i * parts * row + r * values, row});
         }
       }
     });
@@ -110,7 +111,8 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
         for (int64_t h = ih; h < ih + window.h.kernel; ++h) {
           for (int64_t w = iw; w < iw + kernel_w; ++w, slot += rows) {
             const bool inside = pixel < pixels && h >= 0 && h < in.h && w >= 0 && w < width;
-            *slot = inside ? transformed.get() + tile * tile_values + (h * parts + phase) * row + w * in.c
+            *slot = inside ? transformed.get() + tile * tile_values + (h * parts + phase) * row +
+                                 w * in.c
                            : zeros.data();
           }
         }
@@ -156,8 +158,8 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
                               result.pixel(tile / time_tiles, ot, pixel % plane / window.w.out,
                                            pixel % window.w.out);
             kernels.inverse({sums.data() + i * wide, component_stride, filter.components,
-                             filter.outputs, epilogue.bias + panel * kPanel, epilogue.relu, channels,
-                             target, result.stride_t,
+                             filter.outputs, epilogue.bias + panel * kPanel, epilogue.relu,
+                             channels, target, result.stride_t,
                              std::min(filter.output_count, result.t - ot)});
           }
         }
@@ -166,9 +168,9 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
   }
 }
 
-#define FASTI3D_CONVOLVE(T)                                                                     \
-  template void convolve_winograd<T>(const T*, const ClipView&, T*, const ClipView&,            \
-                                     const Window&, const Taps&, const MinimalFilter&,          \
+#define FASTI3D_CONVOLVE(T)                                                            \
+  template void convolve_winograd<T>(const T*, const ClipView&, T*, const ClipView&,   \
+                                     const Window&, const Taps&, const MinimalFilter&, \
                                      const Tensor&, const Epilogue&, const WinogradKernels&);
 FASTI3D_CONVOLVE(float)
 FASTI3D_CONVOLVE(c10::BFloat16)

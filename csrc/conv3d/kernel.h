@@ -1,5 +1,5 @@
-// The inner loops of conv3d, for vectors of kLanes floats. Included once per instruction set, inside
-// a namespace of its own which defines kLanes, kRows and kMaxPanels.
+// The inner loops of conv3d, for vectors of kLanes floats. Included once per instruction set,
+// inside a namespace of its own which defines kLanes, kRows and kMaxPanels.
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 constexpr int kVectorsPerPanel = kPanel / kLanes;
@@ -54,7 +54,7 @@ void run_tile(const TileArgs& args) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         w[v] = load_lanes(weights + v / kVectorsPerPanel * args.panel_stride +
-                           v % kVectorsPerPanel * kLanes);
+                          v % kVectorsPerPanel * kLanes);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {

@@ -6,7 +6,8 @@ void winograd_transform(const TransformArgs& args) {
   const auto apply = [&](int64_t at, int64_t count, auto&& load_frame) {
     Vector x[kMaxFrames];
     const int64_t frames = args.phases * args.frame_count;
-    for (int64_t f = 0; f < frames; ++f) x[f] = load_frame(static_cast<const T*>(args.frames[f]) + at);
+    for (int64_t f = 0; f < frames; ++f)
+      x[f] = load_frame(static_cast<const T*>(args.frames[f]) + at);
     const float* matrix = args.matrix;
     for (int64_t row = 0; row < args.rows; ++row, matrix += args.frame_count) {
       const Vector* const phase = x + row % args.phases * args.frame_count;
@@ -38,7 +39,8 @@ void winograd_inverse(const InverseArgs& args) {
     const Vector bias = load_lanes(args.bias + c);
     for (int64_t j = 0; j < args.frames; ++j) {
       Vector y = bias;
-      for (int64_t i = 0; i < args.components; ++i) y += args.matrix[j * args.components + i] * sums[i];
+      for (int64_t i = 0; i < args.components; ++i)
+        y += args.matrix[j * args.components + i] * sums[i];
       // Written so that a NaN stays one, as in torch.
       if (args.relu) y = y < 0.0f ? Vector{} : y;
       store_lanes(static_cast<T*>(args.out) + j * args.stride_t + c, y, args.channels - c);

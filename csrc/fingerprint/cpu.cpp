@@ -25,8 +25,8 @@ uint64_t mix(uint64_t h) {  // a bijection that spreads every bit: the finaliser
   return h ^ (h >> 33);
 }
 
-// One 64-bit word into a lane, as xxHash64 does. The rotation between the products brings the highest
-// bits back down: without it flipped signs of two words would cancel.
+// One 64-bit word into a lane, as xxHash64 does. The rotation between the products brings the
+// highest bits back down: without it flipped signs of two words would cancel.
 uint64_t step(uint64_t lane, uint64_t word) {
   lane += word * kPrime2;
   return ((lane << 31) | (lane >> 33)) * kPrime1;

@@ -84,9 +84,7 @@ void pool_rows_any(const PoolArgs& args, int64_t row_begin, int64_t row_end, voi
   switch (args.type) {
     case ScalarType::Float:
       return pool_rows<int32_t>(args, row_begin, row_end, 0x7f800000, scratch);
-    case ScalarType::BFloat16:
-      return pool_rows<int16_t>(args, row_begin, row_end, 0x7f80, scratch);
-    default:
-      return pool_rows<int16_t>(args, row_begin, row_end, 0x7c00, scratch);
+    case ScalarType::BFloat16: return pool_rows<int16_t>(args, row_begin, row_end, 0x7f80, scratch);
+    default: return pool_rows<int16_t>(args, row_begin, row_end, 0x7c00, scratch);
   }
 }

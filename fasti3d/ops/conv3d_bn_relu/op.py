@@ -99,7 +99,7 @@ class PackedConv3d:
             return y if out is None else out.copy_(y[:, :, start : start + out.shape[2]])
         if out is None:
             shape = (x.shape[0], self.out_channels, *same_shape(x.shape[2:], self.stride))
-            out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
+            out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
         geometry = (self.kernel, self.stride, self.relu, out, start)
         if self.transform is None:
             torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *geometry)
@@ -157,8 +157,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]
         raise ValueError(f"x must be (N, Cin, T, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
-    if weight.dim() != 5 or weight.shape[1] != x.shape[1]:
+    if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
         raise ValueError(f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), got shape {tuple(weight.shape)}")
+    if weight.dtype not in (x.dtype, torch.float32):
+        raise ValueError(f"weight must be {x.dtype}, like x, or torch.float32, got {weight.dtype}")
+    for name, tensor in (("weight", weight), ("bias", bias), ("out", out)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, but x on {x.device}: move one to the other")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     if len(stride) != 3 or min(stride) < 1:
@@ -168,4 +173,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]
         if tuple(out.shape) != expected or out.dtype != x.dtype:
             raise ValueError(
                 f"out must be {x.dtype} of shape {expected}, got {out.dtype} of {tuple(out.shape)}"
+            )
+        if out.shape[1] > 1 and out.stride(1) != 1:
+            raise ValueError(
+                f"out must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
+                "memory_format=torch.channels_last_3d"
             )

@@ -17,6 +17,7 @@ from functools import cache
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,8 @@ class Transform(NamedTuple):
     """The matrices of one minimal filter.
 
     ``inputs`` (components, phases, frames) takes a tile's frames to components, ``filters`` (components,
-    phases, taps) a filter's taps, and ``outputs`` (outputs, components) the products back. A component
+    phases, taps) a filter's taps (float64, for weights are transformed once), and ``outputs`` (outputs,
+    components) the products back. A component
     that a phase has no use for is a row of zeros, and such phases come last.
     """
 
@@ -53,21 +55,26 @@ def minimal_filter(outputs: int, taps: int, stride: int = 1) -> Transform:
     phase_taps = [len(range(phase, taps, stride)) for phase in range(stride)]
     components = outputs + phase_taps[0] - 1
     frames = components
-    inputs = torch.zeros(components, stride, frames)
-    filters = torch.zeros(components, stride, phase_taps[0], dtype=torch.float64)
+    # In numpy, which torch's default dtype and device do not reach.
+    inputs = np.zeros((components, stride, frames))
+    filters = np.zeros((components, stride, phase_taps[0]))
     for phase, count in enumerate(phase_taps):
         points = _POINTS[: outputs + count - 2]
         for i, point in enumerate(points):
             others = [p for p in points if p != point]
             scale = prod((point - p for p in others), start=Fraction(1))
             row = _expand(others)
-            inputs[i, phase, : len(row)] = torch.tensor([float(c) for c in row])
-            filters[i, phase, :count] = torch.tensor([float(point**k / scale) for k in range(count)])
+            inputs[i, phase, : len(row)] = [float(c) for c in row]
+            filters[i, phase, :count] = [float(point**k / scale) for k in range(count)]
         row = _expand(points)
-        inputs[-1, phase, : len(row)] = torch.tensor([float(c) for c in row])
+        inputs[-1, phase, : len(row)] = [float(c) for c in row]
         filters[-1, phase, count - 1] = 1
-    back = torch.zeros(outputs, components)
+    back = np.zeros((outputs, components))
     for i, point in enumerate(_POINTS[: components - 1]):
-        back[:, i] = torch.tensor([float(point**k) for k in range(outputs)])
+        back[:, i] = [float(point**k) for k in range(outputs)]
     back[-1, -1] = 1
-    return Transform(inputs, filters, back)
+    return Transform(
+        torch.from_numpy(inputs.astype(np.float32)),
+        torch.from_numpy(filters),
+        torch.from_numpy(back.astype(np.float32)),
+    )

@@ -1,0 +1,72 @@
+"""Networks and clips that show a wrong fold, and the two paths of a network to compare."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from fasti3d import I3D, reference
+
+# Every endpoint of the trunk, with the fewest pixels that make all windows partial somewhere.
+SMALL = (1, 3, 9, 33, 40)
+# The smallest clip the head takes.
+WITH_HEAD = (1, 3, 9, 193, 193)
+
+
+def random_clip(*shape: int, seed: int = 0) -> Tensor:
+    """Values in [-1, 1] with both signs, so that nothing looks like another range."""
+    return torch.empty(shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Weights that keep the size of the maps through the network, and batch norms far from the identity."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(t: Tensor, low: float, high: float) -> None:
+        t.copy_(torch.empty(t.shape).uniform_(low, high, generator=generator))
+
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.Conv3d):
+                bound = (6 / part.weight[0].numel()) ** 0.5
+                uniform(part.weight, -bound, bound)
+                if part.bias is not None:
+                    uniform(part.bias, -1, 1)
+            elif isinstance(part, nn.BatchNorm3d):
+                uniform(part.weight, 0.5, 1.5)
+                part.weight[::3] *= -1
+                uniform(part.bias, -0.3, 0.5)
+                uniform(part.running_mean, -0.5, 0.5)
+                uniform(part.running_var, 0.3, 2.0)
+
+
+def make_i3d(num_classes: int = 7, in_channels: int = 3, *, seed: int = 0) -> I3D:
+    """A network in eval mode, the same for the same seed."""
+    return copy.deepcopy(_template(num_classes, in_channels, seed))
+
+
+def make_warm_i3d() -> I3D:
+    """The same network as ``make_i3d()``, as it is after a fused run: with a plan for its weights."""
+    template = _template(7, 3, 0)
+    if template._plan is None:
+        with torch.no_grad():
+            template.forward_features(random_clip(*SMALL))
+    model = make_i3d()
+    model._plan = template._plan
+    return model
+
+
+@cache
+def _template(num_classes: int, in_channels: int, seed: int) -> I3D:
+    model = I3D(num_classes, in_channels)
+    randomise(model, seed)
+    return model.eval()
+
+
+def ordinary(model: I3D, x: Tensor, *names: str) -> dict[str, Tensor]:
+    """The endpoints as the plain network computes them from the model's parts as they are now."""
+    with torch.no_grad():
+        return reference.I3D.forward_endpoints(model, x, names)

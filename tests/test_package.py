@@ -1,0 +1,168 @@
+"""The front door: what importing fasti3d gives, needs and costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fasti3d
+from fasti3d import extension
+
+# Imported only when something needs them.
+HEAVY = ("av", "matplotlib", "typer", "rich", "safetensors", "platformdirs", "filelock", "triton")
+
+
+def in_new_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, check=False
+    )
+
+
+def printed(code: str, **env: str) -> object:
+    done = in_new_process(code, **env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_public_names() -> None:
+    assert fasti3d.__all__ == [
+        "I3D",
+        "Classification",
+        "__version__",
+        "classify",
+        "compat",
+        "ops",
+        "reference",
+        "video",
+        "weights",
+    ]
+    assert set(fasti3d.__all__) <= set(dir(fasti3d))
+    for name in fasti3d.__all__:
+        assert getattr(fasti3d, name) is not None
+    assert fasti3d.ops.__all__ == ["conv3d_bn_relu", "max_pool3d_same"]
+    assert issubclass(fasti3d.I3D, fasti3d.reference.I3D)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'fasti3d' has no attribute 'nothing'"):
+        _ = fasti3d.nothing
+    assert not hasattr(fasti3d, "VideoError")
+
+
+def test_star_import() -> None:
+    names: dict[str, object] = {}
+    exec("from fasti3d import *", names)
+    assert set(fasti3d.__all__) <= set(names)
+
+
+def test_importing_loads_nothing_heavy_and_needs_no_network() -> None:
+    code = f"""
+import json, socket, sys
+import torch
+already = set(sys.modules)
+def refuse(*args, **kwargs): raise OSError("importing must not use the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+import fasti3d
+model = fasti3d.I3D(2).eval()
+with torch.no_grad():
+    model.forward_endpoints(torch.zeros(1, 3, 2, 8, 8) - 0.5, ["Conv3d_1a_7x7"])
+loaded = {{name.partition(".")[0] for name in set(sys.modules) - already}}
+print(json.dumps(sorted(loaded.intersection({HEAVY!r}))))
+"""
+    assert printed(code, CUDA_VISIBLE_DEVICES="") == []
+
+
+def test_lazy_names_load_their_modules() -> None:
+    code = """
+import json, sys
+import fasti3d
+before = {name: f"fasti3d.{name}" in sys.modules for name in ("video", "weights", "compat", "classification")}
+fasti3d.video, fasti3d.weights, fasti3d.compat, fasti3d.classify
+after = {name: f"fasti3d.{name}" in sys.modules for name in before}
+print(json.dumps([any(before.values()), all(after.values())]))
+"""
+    assert printed(code) == [False, True]
+
+
+def test_works_without_the_extension() -> None:
+    code = """
+import json, sys
+sys.modules["fasti3d._C"] = None
+import torch, fasti3d
+from fasti3d import extension
+from fasti3d.ops.fingerprint import fingerprint
+x = torch.randn(1, 3, 4, 5, 6)
+results = []
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    wide = torch.empty(1, 8, 4, 5, 6, dtype=dtype, memory_format=torch.channels_last_3d)
+    out = wide[:, 2:7]
+    y = fasti3d.ops.conv3d_bn_relu(x.to(dtype), torch.ones(5, 3, 3, 3, 3), torch.ones(5), out=out)
+    pooled = fasti3d.ops.max_pool3d_same(x.to(dtype), (3, 3, 3), (2, 2, 2))
+    results += [y is out, pooled.shape == (1, 3, 2, 3, 3)]
+x.requires_grad_()
+fasti3d.ops.max_pool3d_same(x, (3, 3, 3), (2, 2, 2)).sum().backward()
+torch.library.opcheck(torch.ops.fasti3d.max_pool3d_same.default, (x, [3, 3, 3], [2, 2, 2]))
+t = torch.ones(100)
+before = fingerprint([t])
+t[3] = 2
+results += [x.grad.sum() == 54, fingerprint([t]) != before]
+results += [extension.build_info() is None, extension.load_error() is None]
+results += [extension.instruction_set() is None]
+results += [not extension.has_bf16_dot(), not extension.has_amx_bf16()]
+print(json.dumps([bool(r) for r in results]))
+"""
+    assert set(printed(code)) == {True}
+
+
+@pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
+def test_an_extension_that_does_not_load_is_explained() -> None:
+    code = """
+import importlib, json
+real = importlib.import_module
+def broken(name, *args):
+    if name == "fasti3d._C":
+        raise ImportError("undefined symbol: aoti_torch_something")
+    return real(name, *args)
+importlib.import_module = broken
+import torch, fasti3d
+from fasti3d import extension
+from fasti3d.plan import route
+path = route(torch.device("cpu"), torch.float32).path
+print(json.dumps([extension.build_info() is None, extension.load_error(), path]))
+"""
+    absent, error, path = printed(code)
+    assert absent
+    assert "undefined symbol: aoti_torch_something" in error
+    assert "reinstall" in error
+    assert path == "reference"
+
+
+@pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
+def test_build_info() -> None:
+    info = extension.build_info()
+    assert info["version"] == fasti3d.__version__
+    assert info["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
+    assert "baseline" in info["instruction_sets"]
+    assert extension.load_error() is None
+    assert extension.instruction_set() in ("baseline", "avx2", "avx512")
+
+
+@pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
+def test_the_instruction_set_can_be_lowered_but_not_misspelt() -> None:
+    code = (
+        "import json, fasti3d; from fasti3d import extension; print(json.dumps(extension.instruction_set()))"
+    )
+    assert printed(code, FASTI3D_ISA="baseline") == "baseline"
+    done = in_new_process(code, FASTI3D_ISA="sse9")
+    assert done.returncode != 0
+    assert "'baseline', 'avx2' or 'avx512', got 'sse9'" in done.stderr
+    assert "FASTI3D_ISA" in done.stderr
+
+
+def test_version_is_a_version() -> None:
+    assert [part.isdigit() for part in fasti3d.__version__.split(".")[:2]] == [True, True]

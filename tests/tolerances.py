@@ -1,0 +1,74 @@
+"""How far results may be from exact ones: one table for all tests, by operation and dtype.
+
+An error is the largest absolute difference as a share of the largest expected magnitude: sums of
+products have rounding errors in proportion to their terms, not to what is left after cancellation.
+Unit roundoff is 2**-24 in float32, 2**-11 in float16 and 2**-8 in bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tolerance(NamedTuple):
+    """A limit on the error, and why it is what it is."""
+
+    limit: float
+    why: str
+
+
+_SELECTS = "a maximum is one of its inputs: nothing is rounded"
+_ROUNDED_ONCE = "float32 sums, rounded once: one unit roundoff, and the sums' own error"
+_ROUNDED_THRICE = "weight, bias and result may each be rounded: three unit roundoffs"
+
+TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
+    ("max_pool3d_same", torch.float32): Tolerance(0.0, _SELECTS),
+    ("max_pool3d_same", torch.bfloat16): Tolerance(0.0, _SELECTS),
+    ("max_pool3d_same", torch.float16): Tolerance(0.0, _SELECTS),
+    ("conv3d", torch.float32): Tolerance(
+        1e-5, "float32 sums of up to 22,000 products err by 2e-6, Winograd's transforms by up to 5e-6"
+    ),
+    ("conv3d", torch.bfloat16): Tolerance(3 * 2.0**-8, _ROUNDED_THRICE),
+    ("conv3d", torch.float16): Tolerance(3 * 2.0**-11, _ROUNDED_THRICE),
+    # The same with weights and bias kept in float32.
+    ("conv3d_float32_weights", torch.bfloat16): Tolerance(1.01 * 2.0**-8, _ROUNDED_ONCE),
+    ("conv3d_float32_weights", torch.float16): Tolerance(1.02 * 2.0**-11, _ROUNDED_ONCE),
+    ("conv3d_gradient", torch.float32): Tolerance(
+        1e-5, "the same float32 sums in another order, of as many terms as there are pixels"
+    ),
+    ("i3d", torch.float32): Tolerance(
+        2e-5, "up to 21 convolutions in a row, whose errors of some 1e-6 each add up as noise does"
+    ),
+    ("i3d", torch.float16): Tolerance(
+        1.1 * 2.0**-11, "runs in float32 on the same rounded weights; the result is rounded once"
+    ),
+    ("i3d", torch.bfloat16): Tolerance(
+        4e-2,
+        "where the CPU has bfloat16 dot products, every map is rounded: 2**-8 at each of 21 layers, as noise",
+    ),
+}
+
+
+def error(actual: Tensor, expected: Tensor, scale: float | None = None) -> float:
+    """The largest difference over ``scale``, by default the largest expected magnitude; NaN if one is NaN."""
+    if actual.shape != expected.shape:
+        raise AssertionError(f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+    if expected.numel() == 0:
+        return 0.0
+    difference = (actual.double() - expected.double()).abs().max().item()
+    largest = expected.double().abs().max().item() if scale is None else scale
+    return difference / largest if difference else 0.0
+
+
+def assert_close(operation: str, actual: Tensor, expected: Tensor, *, scale: float | None = None) -> None:
+    """Fails unless ``actual`` is within the table's limit for ``operation`` in actual's dtype."""
+    tolerance = TOLERANCES[operation, actual.dtype]
+    found = error(actual, expected, scale)
+    assert not math.isnan(found), f"{operation}: the difference is not a number"
+    assert found <= tolerance.limit, (
+        f"{operation} in {actual.dtype}: error {found:.3g} above {tolerance.limit:.3g} ({tolerance.why})"
+    )
