@@ -7,6 +7,8 @@
 // bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
 #pragma once
 
+#include <algorithm>
+
 #include "../common/clip.h"
 
 namespace fasti3d {
@@ -104,6 +106,7 @@ FASTI3D_CONV_KERNELS(avx512)
 namespace avx512_bf16 {
 extern const ConvKernels kBfloatDot;
 extern const WinogradKernels kWinograd;
+extern const WinogradKernels kWinogradInFloat;
 }  // namespace avx512_bf16
 #endif
 #undef FASTI3D_CONV_KERNELS
@@ -127,7 +130,9 @@ template <class T>
 void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& result,
                      const Window& window, const Taps& taps, const Tensor& packed,
                      const Epilogue& epilogue, const ConvKernels& kernels);
-template <class T>
+// T is the clips' type, V that of the weights and of the transformed input: T, or float for
+// bfloat16 clips of few channels.
+template <class T, class V>
 void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& result,
                        const Window& window, const Taps& taps, const MinimalFilter& filter,
                        const Tensor& packed, const Epilogue& epilogue,
@@ -135,7 +140,17 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
 
 // A row of x as channels-last values with its SAME padding along w, for clips of few channels.
 int64_t padded_width(const Axis& w);
-template <class T>
-void pad_row(const T* source, const ClipView& in, const Axis& w, T* target);
+
+template <class T, class V>
+void pad_row(const T* source, const ClipView& in, const Axis& w, V* target) {
+  std::fill_n(target, w.front * in.c, V(0.0f));
+  V* const middle = target + w.front * in.c;
+  for (int64_t c = 0; c < in.c; ++c) {
+    for (int64_t iw = 0; iw < w.in; ++iw) {
+      middle[iw * in.c + c] = source[iw * in.stride_w + c * in.stride_c];
+    }
+  }
+  std::fill(middle + w.in * in.c, target + padded_width(w) * in.c, V(0.0f));
+}
 
 }  // namespace fasti3d

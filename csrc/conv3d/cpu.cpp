@@ -36,9 +36,10 @@ const ConvKernels& choose(ScalarType type, bool pairs) {
 #undef FASTI3D_BY_TYPE
 }
 
-const WinogradKernels& choose_winograd(bool pairs) {
+const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
 #if defined(__x86_64__)
   if (pairs) return avx512_bf16::kWinograd;
+  if (type == ScalarType::BFloat16) return avx512_bf16::kWinogradInFloat;
   switch (isa()) {
     case Isa::kAvx512: return avx512::kWinograd;
     case Isa::kAvx2: return avx2::kWinograd;
@@ -239,9 +240,12 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
                       std::vector<int64_t> kernel, std::vector<int64_t> stride, bool relu,
                       Tensor out, int64_t start) {
   const Problem p(x, packed, bias, kernel, stride, relu, out, start);
-  check(p.type == packed.scalar_type() && !(p.taps.merged && p.pairs),
-        "the Winograd form needs weights in x's dtype: float32, or bfloat16 with at least ",
-        kFewChannels, " channels");
+  check(p.type == packed.scalar_type()
+            ? !(p.taps.merged && p.pairs)
+            : p.type == ScalarType::BFloat16 && p.taps.merged && has_bf16_dot(),
+        "the Winograd form takes float32 clips, and on a CPU with AVX512_BF16 bfloat16 clips, with "
+        "weights in float32 below ",
+        kFewChannels, " channels and in bfloat16 from there on");
   check(inputs.dim() == 3 && inputs.is_contiguous() && outputs.dim() == 2 &&
             outputs.is_contiguous() && inputs.scalar_type() == ScalarType::Float &&
             outputs.scalar_type() == ScalarType::Float && outputs.size(1) == inputs.size(0) &&
@@ -258,13 +262,15 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
   p.check_packed(packed, {filter.components, p.panels(), tap_count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
-  const auto run = [&](auto element) {
+  const auto run = [&](auto element, auto weight) {
     using T = decltype(element);
-    convolve_winograd<T>(static_cast<const T*>(x.const_data_ptr()), p.in,
-                         static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps,
-                         filter, packed, p.epilogue, choose_winograd(p.pairs));
+    using V = decltype(weight);
+    convolve_winograd<T, V>(static_cast<const T*>(x.const_data_ptr()), p.in,
+                            static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps,
+                            filter, packed, p.epilogue, choose_winograd(p.type, p.pairs));
   };
-  return p.pairs ? run(c10::BFloat16()) : run(float());
+  if (p.pairs) return run(c10::BFloat16(), c10::BFloat16());
+  return p.type == ScalarType::Float ? run(float(), float()) : run(c10::BFloat16(), float());
 }
 
 }  // namespace
@@ -272,22 +278,6 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
 int64_t padded_width(const Axis& w) {
   return std::max((w.out - 1) * w.stride + w.kernel, w.front + w.in);
 }
-
-template <class T>
-void pad_row(const T* source, const ClipView& in, const Axis& w, T* target) {
-  std::fill_n(target, w.front * in.c, T(0.0f));
-  T* const middle = target + w.front * in.c;
-  for (int64_t c = 0; c < in.c; ++c) {
-    for (int64_t iw = 0; iw < w.in; ++iw) {
-      middle[iw * in.c + c] = source[iw * in.stride_w + c * in.stride_c];
-    }
-  }
-  std::fill(middle + w.in * in.c, target + padded_width(w) * in.c, T(0.0f));
-}
-
-template void pad_row<float>(const float*, const ClipView&, const Axis&, float*);
-template void pad_row<c10::BFloat16>(const c10::BFloat16*, const ClipView&, const Axis&,
-                                     c10::BFloat16*);
 
 }  // namespace fasti3d
 

@@ -69,6 +69,12 @@ void run_tile(const TileArgs& args) {
   }
 }
 
+// A tile of float32 inputs and weights.
+template <int kPanels>
+void float_tile(const TileArgs& args) {
+  avx512::kFloat.run[kPanels - 1](args);
+}
+
 #include "winograd_kernel.h"
 
 extern const ConvKernels kBfloatDot = {kRows, 2, {run_tile<Bfloat, 1>, run_tile<Bfloat, 2>}};
@@ -77,6 +83,10 @@ extern const WinogradKernels kWinograd = {kRows,
                                           {run_tile<float, 1>, run_tile<float, 2>},
                                           winograd_transform<Bfloat>,
                                           winograd_inverse<Bfloat>};
+
+// bfloat16 clips of few channels, in float32 between the transforms.
+extern const WinogradKernels kWinogradInFloat = {
+    kRows, 2, {float_tile<1>, float_tile<2>}, winograd_transform<float>, winograd_inverse<Bfloat>};
 
 }  // namespace fasti3d::avx512_bf16
 FASTI3D_TARGET_END

@@ -26,7 +26,7 @@ bool is_zero(const float* values, int64_t count) {
 
 }  // namespace
 
-template <class T>
+template <class T, class V>
 void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& result,
                        const Window& window, const Taps& taps, const MinimalFilter& filter,
                        const Tensor& packed, const Epilogue& epilogue,
@@ -38,13 +38,13 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
   const int64_t tile_values = in.h * parts * row;
   const int64_t time_tiles = (result.t + filter.output_count - 1) / filter.output_count;
   const int64_t all_tiles = in.n * time_tiles;
-  const int64_t group = std::clamp<int64_t>(kGroupBytes / (tile_values * sizeof(T)), 1, all_tiles);
+  const int64_t group = std::clamp<int64_t>(kGroupBytes / (tile_values * sizeof(V)), 1, all_tiles);
   const int64_t phase_taps = packed.size(2) / filter.phases;
   const int64_t tap_count = packed.size(2), run = packed.size(3);
   const int64_t kernel_w = taps.merged ? 1 : window.w.kernel;
   const int64_t panels = packed.size(1);
   const int64_t panel_stride = tap_count * run * kPanel;
-  const T* const weights = static_cast<const T*>(packed.const_data_ptr());
+  const V* const weights = static_cast<const V*>(packed.const_data_ptr());
 
   // A component reads only the phases it has a use for; those come first.
   std::vector<int64_t> component_taps(filter.components, tap_count);
@@ -53,9 +53,9 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
     if (is_zero(last, filter.frames)) component_taps[c] -= phase_taps;
   }
 
-  const Scratch<T> transformed(group * tile_values);
+  const Scratch<V> transformed(group * tile_values);
   // Stands for a row outside the clip at every component and phase.
-  const std::vector<T> zeros(parts * row, T(0.0f));
+  const std::vector<V> zeros(parts * row, V(0.0f));
   const std::vector<float> no_bias(kernels.max_panels * kPanel, 0.0f);
 
   for (int64_t group_begin = 0; group_begin < all_tiles; group_begin += group) {
@@ -63,7 +63,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
 
     parallel_for(0, group_size * in.h, 1, [&](int64_t begin, int64_t end) {
       const int64_t frame_count = filter.phases * filter.frames;
-      std::vector<T> padded(taps.merged ? frame_count * row : 0);
+      std::vector<V> padded(taps.merged ? frame_count * row : 0);
       std::vector<const void*> frames(frame_count);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t tile = group_begin + i / in.h, h = i % in.h;
@@ -79,7 +79,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
             if (t < 0 || t >= in.t) {
               frames[f] = zeros.data();
             } else if (taps.merged) {
-              T* const target = padded.data() + f * row;
+              V* const target = padded.data() + f * row;
               pad_row(x + in.pixel(n, t, h, 0), in, window.w, target);
               frames[f] = target;
             } else {
@@ -139,7 +139,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
         for (int64_t panel = panel_begin; panel < panel_end; panel += kernels.max_panels) {
           const int64_t used = std::min(kernels.max_panels, panel_end - panel);
           for (int64_t c = 0; c < filter.components; ++c) {
-            const T* const component = weights + (c * panels + panel) * panel_stride;
+            const V* const component = weights + (c * panels + panel) * panel_stride;
             for (int64_t i = 0; i < count; ++i) {
               for (int64_t r = 0; r < rows; ++r) {
                 targets[r] = sums.data() + c * component_stride + (i * rows + r) * wide;
@@ -168,12 +168,13 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
   }
 }
 
-#define FASTI3D_CONVOLVE(T)                                                            \
-  template void convolve_winograd<T>(const T*, const ClipView&, T*, const ClipView&,   \
-                                     const Window&, const Taps&, const MinimalFilter&, \
-                                     const Tensor&, const Epilogue&, const WinogradKernels&);
-FASTI3D_CONVOLVE(float)
-FASTI3D_CONVOLVE(c10::BFloat16)
+#define FASTI3D_CONVOLVE(T, V)                                                            \
+  template void convolve_winograd<T, V>(const T*, const ClipView&, T*, const ClipView&,   \
+                                        const Window&, const Taps&, const MinimalFilter&, \
+                                        const Tensor&, const Epilogue&, const WinogradKernels&);
+FASTI3D_CONVOLVE(float, float)
+FASTI3D_CONVOLVE(c10::BFloat16, c10::BFloat16)
+FASTI3D_CONVOLVE(c10::BFloat16, float)
 #undef FASTI3D_CONVOLVE
 
 }  // namespace fasti3d

@@ -35,20 +35,21 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
 _FEW_CHANNELS = 16
 
 
-def winograd_outputs(
+def winograd_form(
     in_channels: int, kernel: tuple[int, int, int], stride: tuple[int, int, int], dtype: torch.dtype
-) -> int:
-    """Output frames a tile of the Winograd form has, or 0 where the direct form runs.
+) -> tuple[int, torch.dtype] | None:
+    """Output frames of a time tile and dtype of the weights in the Winograd form; None: the direct form runs.
 
-    Four outputs a tile halve the products; in float32 the error stays that of the direct form. In
+    Four outputs a tile halve the products, and in float32 the error stays that of the direct form. In
     bfloat16 the transformed values are rounded once more, which four outputs amplify five times and
-    two outputs twice: two, a third fewer products, and none at all for the stem's raw pixels.
+    two outputs twice: two, for a third fewer products. A bfloat16 stem is transformed in float32, where
+    half the products take less time than all of them in bfloat16.
     """
     if stride[0] > 2 or not 3 <= kernel[0] <= 7 or (stride[0] == 1 and kernel[0] > 3):
-        return 0
-    if dtype == torch.bfloat16:
-        return 2 if kernel[0] == 3 and in_channels >= _FEW_CHANNELS and in_channels % 2 == 0 else 0
-    return 4
+        return None
+    if dtype == torch.float32 or in_channels < _FEW_CHANNELS:
+        return 4, torch.float32
+    return (2, dtype) if kernel[0] == 3 and in_channels % 2 == 0 else None
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,13 @@ class PackedConv3d:
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
             return PackedConv3d(packed, bias.to(dtype), out_channels, kernel, stride, relu, False, None)
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
-        outputs = winograd_outputs(weight.shape[1], kernel, stride, dtype)
-        transform = minimal_filter(outputs, kernel[0], stride[0]) if outputs else None
-        filters = None if transform is None else transform.filters
-        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype, filters)
+        form = winograd_form(weight.shape[1], kernel, stride, dtype)
+        if form is None:
+            transform = None
+            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
+        else:
+            transform = minimal_filter(form[0], kernel[0], stride[0])
+            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), form[1], transform.filters)
         return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, True, transform)
 
     def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
