@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -26,68 +25,84 @@ KNOWN: set[type[nn.Module]] = {
     nn.Identity,
 }
 
-_KINDS: dict[type, type[nn.Module]] = {
-    network.Conv: Unit3D,
-    network.Mixed: Mixed,
-    network.Pool: MaxPool3dSame,
-}
+Size = tuple[int, int, int]
 
 
 def needs_ordinary_path(x: Tensor) -> bool:
     """Whether something is watching or transforming the computation itself: a compiler, a tracer, vmap."""
     return (
         type(x) not in (Tensor, nn.Parameter)
+        or x.is_meta
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or is_in_torch_dispatch_mode()
+        or forward_ad._current_level >= 0
         or module_globals._has_any_global_hook()
     )
 
 
-def describe(model: nn.Module) -> tuple[tuple[Any, ...], list[Tensor]] | None:
-    """The structure of an eval-mode model and the tensors its outputs depend on.
+def describe(model: nn.Module) -> tuple[tuple[float, ...], list[Tensor]] | None:
+    """What an eval-mode model's outputs depend on: its batch norms' eps, and its tensors.
 
     None where the ordinary path must run: a part in training mode, a hook that has to fire, or a
-    part that was replaced by something the plan does not know. Parts a truncated model lacks are left out.
+    part that is not as the plan takes it to be. Parts a truncated model lacks are left out.
     """
-    structure: list[Any] = []
+    eps: list[float] = []
     tensors: list[Tensor] = []
-    parts = [(name, getattr(model, name, None)) for name in (*network.TRUNK, "dropout", "logits")]
-    for part, root in parts:
-        for name, module in root.named_modules(prefix=part) if root is not None else ():
+    for part in (*network.TRUNK, "dropout", "logits"):
+        root = getattr(model, part, None)
+        if root is None:
+            continue
+        if not _as_specified(part, root):
+            return None
+        for module in root.modules():
             if type(module) not in KNOWN or module.training or _is_watched(module):
                 return None
-            if not _in_place(name, module):
-                return None
             if isinstance(module, nn.Conv3d):
-                if (module.padding, module.dilation, module.groups) != ((0, 0, 0), (1, 1, 1), 1):
-                    return None
-                structure.append((name, module.kernel_size, module.stride))
                 tensors += [module.weight] if module.bias is None else [module.weight, module.bias]
             elif isinstance(module, nn.modules.batchnorm._BatchNorm):
                 if module.running_mean is None or module.running_var is None or module.weight is None:
                     return None
-                structure.append((name, module.eps))
+                eps.append(module.eps)
                 tensors += [module.weight, module.bias, module.running_mean, module.running_var]
-            elif isinstance(module, Unit3D | MaxPool3dSame):
-                structure.append((name, module.kernel, module.stride))
-    return tuple(structure), tensors
+    return tuple(eps), tensors
 
 
-def _in_place(name: str, module: nn.Module) -> bool:
-    """Whether a part, and what it holds, is of the kind that the plan takes it for."""
-    if name in network.TRUNK or name == "logits":
-        kind: type = _KINDS[type(network.TRUNK[name])] if name in network.TRUNK else Unit3D
-        if not isinstance(module, kind):
-            return False
-    if isinstance(module, Unit3D):
-        norm: type = type(None) if name == "logits" else nn.modules.batchnorm._BatchNorm
-        return isinstance(module.conv3d, nn.Conv3d) and isinstance(module.bn, norm)
-    if isinstance(module, Mixed):
-        units = (module.b0, module.b1a, module.b1b, module.b2a, module.b2b, module.b3b)
-        return all(isinstance(unit, Unit3D) for unit in units) and isinstance(module.b3a, MaxPool3dSame)
-    return True
+def _as_specified(part: str, module: nn.Module) -> bool:
+    """Whether a part is of the kind, and has the windows, that the network's table gives it."""
+    one, three = (1, 1, 1), (3, 3, 3)
+    if part == "dropout":
+        return True
+    if part == "logits":
+        return _is_unit(module, one, one, classifier=True)
+    spec = network.TRUNK[part]
+    if isinstance(spec, network.Conv):
+        return _is_unit(module, spec.kernel, spec.stride)
+    if isinstance(spec, network.Pool):
+        return _is_pool(module, spec.kernel, spec.stride)
+    return (
+        isinstance(module, Mixed)
+        and all(_is_unit(unit, one, one) for unit in (module.b0, module.b1a, module.b2a, module.b3b))
+        and all(_is_unit(unit, three, one) for unit in (module.b1b, module.b2b))
+        and _is_pool(module.b3a, three, one)
+    )
+
+
+def _is_unit(unit: nn.Module, kernel: Size, stride: Size, *, classifier: bool = False) -> bool:
+    if not (isinstance(unit, Unit3D) and isinstance(unit.conv3d, nn.Conv3d)):
+        return False
+    conv = unit.conv3d
+    return (
+        unit.kernel == conv.kernel_size == kernel
+        and unit.stride == conv.stride == stride
+        and (conv.padding, conv.dilation, conv.groups) == ((0, 0, 0), (1, 1, 1), 1)
+        and (unit.bn is None if classifier else isinstance(unit.bn, nn.modules.batchnorm._BatchNorm))
+    )
+
+
+def _is_pool(pool: nn.Module, kernel: Size, stride: Size) -> bool:
+    return isinstance(pool, MaxPool3dSame) and (pool.kernel, pool.stride) == (kernel, stride)
 
 
 def _is_watched(module: nn.Module) -> bool:

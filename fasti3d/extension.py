@@ -1,6 +1,6 @@
 """Loads the compiled operators, where they were built, and says what they are.
 
-Importing this module never fails: without the extension every operator runs its reference, and
+Importing this module does not fail where there are none: every operator then runs its reference, and
 ``load_error`` tells why. FASTI3D_ISA=baseline|avx2|avx512 lowers the instruction set in use.
 """
 
@@ -32,7 +32,10 @@ def _load_all() -> tuple[ModuleType | None, str | None]:
     core, error = _load("_C")
     if core is not None:
         if isa := os.environ.get("FASTI3D_ISA"):
-            core.limit_isa(isa)
+            try:
+                core.limit_isa(isa)
+            except RuntimeError as wrong:
+                raise ValueError(f"FASTI3D_ISA: {wrong}") from None
         if torch.version.cuda is not None:
             _, error = _load("_C_cuda")
     return core, error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fasti3d import reference
 from fasti3d.eligibility import describe, needs_ordinary_path
-from fasti3d.inputs import check_clip, check_range
+from fasti3d.inputs import autocast_dtype, check_clip, check_range
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.plan import Plan, route
 from fasti3d.reference import check_endpoints
@@ -28,7 +28,9 @@ class I3D(reference.I3D):
     mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it runs fused: batch norm folded in
     float32, no padded copies, branches written straight into their slice. What the fused path derives
     from the weights is never in the state dict and follows every change of them. Where a submodule
-    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped.
+    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. (On a GPU
+    an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
+    parameter itself under ``torch.no_grad()``.)
 
     Parameter names are those of piergiaj/pytorch-i3d's ``InceptionI3d``: state dicts load both ways.
     After ``.half()`` or ``.bfloat16()`` batch norm stays in float32.
@@ -62,7 +64,7 @@ class I3D(reference.I3D):
     ) -> None:
         super().__init__(num_classes, in_channels, dropout=dropout)
         self.labels = None
-        self._plan: tuple[Any, Plan] | None = None
+        self._plan: tuple[Any, Plan, list[Tensor]] | None = None
         if weights is not None:
             # Here and not at the top: most users of the module bring no weights, and reading
             # checkpoints takes packages that are slow to import.
@@ -86,9 +88,7 @@ class I3D(reference.I3D):
         if needs_ordinary_path(x):
             return super().forward_endpoints(x, wanted)
         check_range(x)
-        dtype = (
-            torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        )
+        dtype = autocast_dtype(x.device) or x.dtype
         plan = self._current_plan(x, dtype)
         if plan is None:
             return super().forward_endpoints(x, wanted)
@@ -96,7 +96,8 @@ class I3D(reference.I3D):
             return plan.run(x, wanted, dtype)
 
     def _check(self, x: Tensor, *, to_head: bool) -> None:
-        check_clip(x, self.in_channels, self.Conv3d_1a_7x7.conv3d.weight.dtype, to_head=to_head)
+        weight = getattr(getattr(self.Conv3d_1a_7x7, "conv3d", None), "weight", None)
+        check_clip(x, self.in_channels, None if weight is None else weight.dtype, to_head=to_head)
 
     def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""
@@ -105,23 +106,22 @@ class I3D(reference.I3D):
         described = describe(self)
         if described is None:
             return None
-        structure, tensors = described
+        eps, tensors = described
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
             return None
-        if any(
-            t.device != x.device or t.dtype not in _FUSED_DTYPES or not t.is_contiguous() for t in tensors
-        ):
+        if any(t.device != x.device or t.dtype not in _FUSED_DTYPES for t in tensors):
             return None
         if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
             return None  # without version counters an edit could not be seen
         compute_dtype = route(x.device, dtype).compute_dtype
-        key = (structure, x.device, compute_dtype, fingerprint(tensors))
+        key = (eps, x.device, compute_dtype, fingerprint(tensors))
         cached = self._plan
         if cached is None or cached[0] != key:
             with _build_lock:
                 cached = self._plan
                 if cached is None or cached[0] != key:
-                    cached = self._plan = (key, Plan(self, compute_dtype))
+                    # With the tensors, so that no new one takes the address of one that the key was made of.
+                    cached = self._plan = (key, Plan(self, compute_dtype), [t.detach() for t in tensors])
         return cached[1]
 
     def __getstate__(self) -> dict[str, Any]:

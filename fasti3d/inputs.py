@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import torch
@@ -17,9 +18,17 @@ _DARK = 0.05
 _warned: set[str] = set()
 
 
-def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype, *, to_head: bool) -> None:
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast runs convolutions in on this device, or None where it is off."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype | None, *, to_head: bool) -> None:
     """Raises a ValueError or TypeError for a clip the network cannot take.
 
+    ``weight_dtype``: that of the stem's weights, None where there are none to go by.
     ``to_head``: whether the head will run, which needs 9 frames of 193x193 pixels.
     """
     if not isinstance(x, Tensor):
@@ -42,7 +51,7 @@ def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype, *, to_hea
         raise ValueError(
             f"x must be floating point in [-1, 1], got {x.dtype}: for bytes, x.float() / 127.5 - 1"
         )
-    if x.dtype != weight_dtype and not torch.is_autocast_enabled(x.device.type):
+    if weight_dtype not in (None, x.dtype) and autocast_dtype(x.device) is None:
         raise ValueError(f"x is {x.dtype} but the weights are {weight_dtype}: cast one to the other")
     if to_head:
         _check_size(x)
@@ -71,7 +80,9 @@ def check_range(x: Tensor) -> None:
         return
     low, high = (float(v) for v in torch.aminmax(x.detach()[:, :, ::_FRAME_STEP]))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
-        raise ValueError("x holds NaN or infinity")
+        raise ValueError(
+            f"x must be finite, but has values from {low} to {high}: look at what came before the network"
+        )
     if high > 2.0 or low < -2.0:
         _warn_once(
             f"x has values from {low:.3g} to {high:.3g}; the network expects [-1, 1]: "
@@ -87,6 +98,14 @@ def check_range(x: Tensor) -> None:
 
 
 def _warn_once(text: str, kind: str) -> None:
-    if kind not in _warned:
-        _warned.add(kind)
-        warnings.warn(text, UserWarning, stacklevel=2)
+    if kind in _warned:
+        return
+    _warned.add(kind)
+    # At the line that called the network, past this library's frames and torch's.
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "fasti3d",
+        "torch",
+    ):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)

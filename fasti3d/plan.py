@@ -15,7 +15,7 @@ from torch import Tensor
 from fasti3d import extension, network
 from fasti3d.arena import Arena
 from fasti3d.network import ENDPOINTS
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, has_kernel
+from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
 from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, Step
 
@@ -57,15 +57,17 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
 def fold(unit: Unit3D) -> tuple[Tensor, Tensor]:
     """Weight and bias of a unit with its batch norm folded in, in float32."""
     weight = unit.conv3d.weight.detach().float()
+    bias = unit.conv3d.bias
+    shift = weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().float()
     if unit.bn is None:
-        assert unit.conv3d.bias is not None
-        return weight, unit.conv3d.bias.detach().float()
+        return weight, shift
     bn = unit.bn
     assert bn.running_mean is not None
     assert bn.running_var is not None
     scale = bn.weight.detach().float() / torch.sqrt(bn.running_var.float() + bn.eps)
-    bias = bn.bias.detach().float() - bn.running_mean.float() * scale
-    return weight * scale[:, None, None, None, None], bias
+    return weight * scale[:, None, None, None, None], bn.bias.detach().float() + (
+        shift - bn.running_mean.float()
+    ) * scale
 
 
 class Plan:
@@ -86,7 +88,8 @@ class Plan:
             if isinstance(module, MaxPool3dSame):
                 pool = self.steps[name] = PoolStep(module)
                 before = self.steps.get(previous)
-                if isinstance(before, ConvStep) and pool.only_over_space:
+                # Pieces of the reference would cost a whole convolution each.
+                if isinstance(before, ConvStep) and before.conv.fused and pool.only_over_space:
                     self.joint[previous] = (name, ConvPoolStep(before, pool))
                 elif isinstance(before, MixedStep):
                     self.joint[previous] = (name, before.followed_by(pool))
@@ -95,7 +98,8 @@ class Plan:
             elif isinstance(module, Unit3D):
                 self.steps[name] = ConvStep(module, pack)
             previous = name
-        self.classifier = None if model.logits is None else fold(model.logits)
+        logits = getattr(model, "logits", None)
+        self.classifier = None if logits is None else fold(logits)
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints of a checked clip, in ``dtype``."""
@@ -107,6 +111,8 @@ class Plan:
         arena = Arena(self.dtype, x.device, measure.peak)
         maps: dict[str, Tensor] = {}
         x = x.to(self.dtype)
+        if x.shape[1] >= FEW_CHANNELS:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
         for name, step in steps:
             x = step(x, arena)
             if name in wanted:

@@ -47,7 +47,7 @@ struct TileArgs {
   int64_t channels;  // channels to store, at most panels * 16
 };
 
-// The kernels of one instruction set and one pair of (activation, weight) types.
+// The kernels of one instruction set and one type of clips and weights.
 struct ConvKernels {
   int64_t rows;                     // pixels a tile
   int64_t max_panels;               // panels a call
@@ -94,8 +94,6 @@ struct WinogradKernels {
 #define FASTI3D_CONV_KERNELS(isa)         \
   namespace isa {                         \
   extern const ConvKernels kFloat;        \
-  extern const ConvKernels kBfloat;       \
-  extern const ConvKernels kHalf;         \
   extern const WinogradKernels kWinograd; \
   }
 

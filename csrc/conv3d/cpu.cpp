@@ -2,7 +2,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <optional>
@@ -17,23 +16,16 @@ namespace {
 
 using torch::stable::parallel_for;
 
-const ConvKernels& choose(ScalarType type, bool pairs) {
+const ConvKernels& choose(bool pairs) {
 #if defined(__x86_64__)
   if (pairs) return avx512_bf16::kBfloatDot;
-#endif
-#define FASTI3D_BY_TYPE(isa)                     \
-  (type == ScalarType::Float      ? isa::kFloat  \
-   : type == ScalarType::BFloat16 ? isa::kBfloat \
-                                  : isa::kHalf)
-#if defined(__x86_64__)
-  switch (fasti3d::isa()) {
-    case Isa::kAvx512: return FASTI3D_BY_TYPE(avx512);
-    case Isa::kAvx2: return FASTI3D_BY_TYPE(avx2);
+  switch (isa()) {
+    case Isa::kAvx512: return avx512::kFloat;
+    case Isa::kAvx2: return avx2::kFloat;
     default: break;
   }
 #endif
-  return FASTI3D_BY_TYPE(baseline);
-#undef FASTI3D_BY_TYPE
+  return baseline::kFloat;
 }
 
 const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
@@ -190,12 +182,10 @@ struct Problem {
         window(same_window(in, kernel, stride)),
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
         epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start} {
-    check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
-          "x must be float32, bfloat16 or float16");
+    check(type == ScalarType::Float || (type == ScalarType::BFloat16 && has_bf16_dot()),
+          "x must be float32, or bfloat16 on a CPU with AVX512_BF16");
     check(out.scalar_type() == type, "out must have x's dtype");
-    check(pairs ? type == ScalarType::BFloat16 && has_bf16_dot()
-                : packed.scalar_type() == ScalarType::Float,
-          "packed must be float32, or bfloat16 for bfloat16 clips on a CPU with AVX512_BF16");
+    check(pairs || packed.scalar_type() == ScalarType::Float, "packed must be float32 or bfloat16");
     check(taps.merged || in.stride_c == 1,
           "x must be channels-last (channel stride 1), got channel stride ", in.stride_c,
           ": call .contiguous(memory_format=torch.channels_last_3d)");
@@ -222,30 +212,24 @@ struct Problem {
 void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
                     std::vector<int64_t> stride, bool relu, Tensor out, int64_t start) {
   const Problem p(x, packed, bias, kernel, stride, relu, out, start);
+  check(p.type == packed.scalar_type(), "packed must have x's dtype");
   p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
   const auto run = [&](auto element) {
     convolve<decltype(element)>(x, p.in, out, p.result, p.window, p.taps, packed, p.epilogue,
-                                choose(p.type, p.pairs));
+                                choose(p.pairs));
   };
-  switch (p.type) {
-    case ScalarType::Float: return run(float());
-    case ScalarType::BFloat16: return run(c10::BFloat16());
-    default: return run(c10::Half());
-  }
+  return p.pairs ? run(c10::BFloat16()) : run(float());
 }
 
 void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
                       std::vector<int64_t> kernel, std::vector<int64_t> stride, bool relu,
                       Tensor out, int64_t start) {
   const Problem p(x, packed, bias, kernel, stride, relu, out, start);
-  check(p.type == packed.scalar_type()
-            ? !(p.taps.merged && p.pairs)
-            : p.type == ScalarType::BFloat16 && p.taps.merged && has_bf16_dot(),
-        "the Winograd form takes float32 clips, and on a CPU with AVX512_BF16 bfloat16 clips, with "
-        "weights in float32 below ",
-        kFewChannels, " channels and in bfloat16 from there on");
+  check(p.type == packed.scalar_type() ? !(p.taps.merged && p.pairs) : p.taps.merged,
+        "bfloat16 clips need weights in float32 below ", kFewChannels,
+        " channels and in bfloat16 from there on");
   check(inputs.dim() == 3 && inputs.is_contiguous() && outputs.dim() == 2 &&
             outputs.is_contiguous() && inputs.scalar_type() == ScalarType::Float &&
             outputs.scalar_type() == ScalarType::Float && outputs.size(1) == inputs.size(0) &&

@@ -1,12 +1,9 @@
 // conv3d's inner loops: AVX2, 6 pixels x 16 channels in 12 of 16 registers.
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "../common/target.h"
 #include "conv.h"
 
 #if defined(__x86_64__)
-FASTI3D_TARGET_BEGIN("avx2,fma,f16c")
+FASTI3D_TARGET_BEGIN("avx2,fma")
 namespace fasti3d::avx2 {
 constexpr int kLanes = 8, kRows = 6, kMaxPanels = 1;
 #include "kernel.h"

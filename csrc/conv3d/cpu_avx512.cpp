@@ -1,12 +1,9 @@
 // conv3d's inner loops: AVX-512, 14 pixels x 32 channels in 28 of 32 registers.
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "../common/target.h"
 #include "conv.h"
 
 #if defined(__x86_64__)
-FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,prefer-vector-width=512")
+FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
 namespace fasti3d::avx512 {
 constexpr int kLanes = 16, kRows = 14, kMaxPanels = 2;
 #include "kernel.h"

@@ -1,7 +1,4 @@
 // conv3d's inner loops: 4 lanes, which SSE2 (16 registers) and NEON (32) have.
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "../common/target.h"
 #include "conv.h"
 

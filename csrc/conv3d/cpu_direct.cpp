@@ -1,7 +1,6 @@
 // The direct form: one product a tap, channel and output.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <vector>
@@ -99,7 +98,6 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
                                    const ConvKernels&);
 FASTI3D_CONVOLVE(float)
 FASTI3D_CONVOLVE(c10::BFloat16)
-FASTI3D_CONVOLVE(c10::Half)
 #undef FASTI3D_CONVOLVE
 
 }  // namespace fasti3d

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d import extension
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.same import pad_same
@@ -135,18 +134,6 @@ def test_values_far_from_zero(isa: str) -> None:
     check(case._replace(x=case.x + 30))
     check(case._replace(x=case.x * 1e18, bias=None))
     check(case._replace(x=case.x * 1e-18, bias=None))
-
-
-@pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("in_channels", [3, 5, 16, 17, 64])
-def test_half_precision_clips_with_float32_weights(isa: str, in_channels: int, dtype: torch.dtype) -> None:
-    # The direct form only: Winograd's reads clips in the dtype of its weights.
-    for kernel, stride in (((1, 1, 1), (1, 1, 1)), ((2, 3, 3), (1, 1, 1)), ((1, 7, 7), (2, 2, 2))):
-        case = make_case(2, in_channels, 40, (3, 6, 5), kernel, stride, dtype=dtype)
-        packed = PackedConv3d.pack(case.weight, case.bias, stride, relu=True, dtype=torch.float32)
-        expected, scale = exact(case)
-        assert_close("conv3d_float32_weights", packed(case.x), expected, scale=scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

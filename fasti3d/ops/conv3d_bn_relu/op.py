@@ -31,8 +31,8 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-# Clips of fewer channels have whole window rows merged into one tap (csrc/conv3d/conv.h).
-_FEW_CHANNELS = 16
+# Clips of fewer channels may have any layout: whole window rows are merged into one tap (csrc/conv3d/conv.h).
+FEW_CHANNELS = 16
 
 
 def winograd_form(
@@ -47,7 +47,7 @@ def winograd_form(
     """
     if stride[0] > 2 or not 3 <= kernel[0] <= 7 or (stride[0] == 1 and kernel[0] > 3):
         return None
-    if dtype == torch.float32 or in_channels < _FEW_CHANNELS:
+    if dtype == torch.float32 or in_channels < FEW_CHANNELS:
         return 4, torch.float32
     return (2, dtype) if kernel[0] == 3 and in_channels % 2 == 0 else None
 
@@ -152,8 +152,15 @@ def conv3d_bn_relu(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu
         )
     b = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    packed = PackedConv3d.pack(weight.float(), b.float(), step, relu=relu, dtype=x.dtype)
-    return packed(x.contiguous(memory_format=torch.channels_last_3d), out)
+    dtype = (
+        x.dtype if has_kernel(x.device, x.dtype) or not has_kernel(x.device, torch.float32) else torch.float32
+    )
+    packed = PackedConv3d.pack(weight.float(), b.float(), step, relu=relu, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    if dtype == x.dtype:
+        return packed(x, out)
+    y = packed(x.to(dtype))
+    return y.to(x.dtype) if out is None else out.copy_(y)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], out: Tensor | None) -> None:
