@@ -30,26 +30,23 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
 
   // Fills one tile's table of inputs and its row of outputs.
   const auto describe = [&](int64_t tile, const void** inputs, T** outputs) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t pixel = tile * rows + r;
-      if (pixel >= pixels) {
+    Place place(tile * rows, result);
+    for (int64_t r = 0; r < rows; ++r, place.next(result)) {
+      if (place.n == result.n) {
         for (int64_t tap = 0; tap < taps.count; ++tap) inputs[tap * rows + r] = zeros.data();
         outputs[r] = nullptr;
         continue;
       }
-      const int64_t ow = pixel % result.w, oh = pixel / result.w % result.h;
-      const int64_t ot = pixel / (result.w * result.h) % result.t;
-      const int64_t n = pixel / (result.w * result.h * result.t);
-      outputs[r] = out + result.pixel(n, ot, oh, ow);
-      const int64_t it = window.t.start(epilogue.start + ot), ih = window.h.start(oh);
+      outputs[r] = out + result.pixel(place.n, place.t, place.h, place.w);
+      const int64_t it = window.t.start(epilogue.start + place.t), ih = window.h.start(place.h);
       // The padded copy starts at the window of output 0.
-      const int64_t iw = taps.merged ? ow * window.w.stride : window.w.start(ow);
+      const int64_t iw = taps.merged ? place.w * window.w.stride : window.w.start(place.w);
       const void** slot = inputs + r;
       for (int64_t t = it; t < it + window.t.kernel; ++t) {
         for (int64_t h = ih; h < ih + window.h.kernel; ++h) {
           const bool inside = t >= 0 && t < in.t && h >= 0 && h < in.h;
           for (int64_t w = iw; w < iw + kernel_w; ++w, slot += rows) {
-            *slot = inside && w >= 0 && w < in.w ? x + in.pixel(n, t, h, w) : zeros.data();
+            *slot = inside && w >= 0 && w < in.w ? x + in.pixel(place.n, t, h, w) : zeros.data();
           }
         }
       }

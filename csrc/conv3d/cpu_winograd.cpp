@@ -100,18 +100,19 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
     const int64_t units = (tiles + b.tiles - 1) / b.tiles * panel_blocks;
     const int64_t wide = kernels.max_panels * kPanel;
 
+    // The group's pixels, a time tile in the place of n.
+    const ClipView group_view{group_size, 0, 1, result.h, result.w, 0, 0, 0, 0, 0};
+
     // Pointers of one pixel to its taps at component 0.
-    const auto describe = [&](int64_t pixel, const void** slot) {
-      const int64_t tile = pixel / plane;
-      const int64_t ih = window.h.start(pixel % plane / window.w.out);
-      const int64_t ow = pixel % window.w.out;
+    const auto describe = [&](const Place& place, const void** slot) {
+      const int64_t ih = window.h.start(place.h);
       // The padded row starts at the window of output 0.
-      const int64_t iw = taps.merged ? ow * window.w.stride : window.w.start(ow);
+      const int64_t iw = taps.merged ? place.w * window.w.stride : window.w.start(place.w);
       for (int64_t phase = 0; phase < filter.phases; ++phase) {
         for (int64_t h = ih; h < ih + window.h.kernel; ++h) {
           for (int64_t w = iw; w < iw + kernel_w; ++w, slot += rows) {
-            const bool inside = pixel < pixels && h >= 0 && h < in.h && w >= 0 && w < width;
-            *slot = inside ? transformed.get() + tile * tile_values + (h * parts + phase) * row +
+            const bool inside = place.n < group_size && h >= 0 && h < in.h && w >= 0 && w < width;
+            *slot = inside ? transformed.get() + place.n * tile_values + (h * parts + phase) * row +
                                  w * in.c
                            : zeros.data();
           }
@@ -129,8 +130,9 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
         const int64_t first = unit / panel_blocks * b.tiles;
         const int64_t count = std::min(b.tiles, tiles - first);
         if (first != described) {
-          for (int64_t i = 0; i < count * rows; ++i) {
-            describe(first * rows + i, inputs.data() + i / rows * tap_count * rows + i % rows);
+          Place place(first * rows, group_view);
+          for (int64_t i = 0; i < count * rows; ++i, place.next(group_view)) {
+            describe(place, inputs.data() + i / rows * tap_count * rows + i % rows);
           }
           described = first;
         }
@@ -150,13 +152,13 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
             }
           }
           const int64_t channels = std::min(result.c - panel * kPanel, used * kPanel);
-          for (int64_t i = 0; i < count * rows && first * rows + i < pixels; ++i) {
-            const int64_t pixel = first * rows + i;
-            const int64_t tile = group_begin + pixel / plane;
+          Place place(first * rows, group_view);
+          for (int64_t i = 0; i < count * rows && place.n < group_size;
+               ++i, place.next(group_view)) {
+            const int64_t tile = group_begin + place.n;
             const int64_t ot = tile % time_tiles * filter.output_count;
-            T* const target = out + panel * kPanel +
-                              result.pixel(tile / time_tiles, ot, pixel % plane / window.w.out,
-                                           pixel % window.w.out);
+            T* const target =
+                out + panel * kPanel + result.pixel(tile / time_tiles, ot, place.h, place.w);
             kernels.inverse({sums.data() + i * wide, component_stride, filter.components,
                              filter.outputs, epilogue.bias + panel * kPanel, epilogue.relu,
                              channels, target, result.stride_t,

@@ -19,6 +19,20 @@ inline Int from_key(Int key) {
   return static_cast<Int>(key ^ ((key >> (sizeof(Int) * 8 - 1)) & kMax));
 }
 
+// The largest of `taps` neighbouring pixels' keys, as a value. kTaps is `taps` where the compiler
+// may know it, else 0.
+template <int kTaps, class Int>
+inline void pool_pixels(const Int* keys, int64_t channels, int64_t taps, Int* __restrict out) {
+  for (int64_t c = 0; c < channels; ++c) {
+    Int best = keys[c];
+    for (int64_t k = 1; k < (kTaps ? kTaps : taps); ++k) {
+      const Int next = keys[c + k * channels];
+      best = next > best ? next : best;
+    }
+    out[c] = from_key(best);
+  }
+}
+
 // Rows [row_begin, row_end) of the output, counted over n, t and h. `scratch` holds one input row
 // of keys: w_in * channels values.
 template <class Int>
@@ -58,23 +72,12 @@ void pool_rows(const PoolArgs& args, int64_t row_begin, int64_t row_end, Int inf
     // Then over width.
     for (int64_t ow = 0; ow < w.out; ++ow) {
       const Int* const begin = scratch + w.first(ow) * channels;
-      const int64_t taps = w.last(ow) - w.first(ow);
-      Int* __restrict const target = out + args.result.pixel(n, ot, oh, ow);
-      if (taps == 3) {
-        for (int64_t c = 0; c < channels; ++c) {
-          const Int a = begin[c], b = begin[c + channels], d = begin[c + 2 * channels];
-          const Int ab = a > b ? a : b;
-          target[c] = from_key(ab > d ? ab : d);
-        }
-        continue;
-      }
-      for (int64_t c = 0; c < channels; ++c) {
-        Int best = begin[c];
-        for (int64_t k = 1; k < taps; ++k) {
-          const Int next = begin[c + k * channels];
-          best = next > best ? next : best;
-        }
-        target[c] = from_key(best);
+      Int* const target = out + args.result.pixel(n, ot, oh, ow);
+      switch (const int64_t taps = w.last(ow) - w.first(ow)) {
+        case 1: pool_pixels<1>(begin, channels, 1, target); break;
+        case 2: pool_pixels<2>(begin, channels, 2, target); break;
+        case 3: pool_pixels<3>(begin, channels, 3, target); break;
+        default: pool_pixels<0>(begin, channels, taps, target);
       }
     }
   }

@@ -145,9 +145,11 @@ def conv3d_bn_relu(
     _check(x, weight, bias, stride, out)
     step = (int(stride[0]), int(stride[1]), int(stride[2]))
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        if out is not None:
-            raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if needs_grad and out is not None:
+        raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
+    # A compiler fuses the plain form itself, and cannot look into packed weights.
+    if needs_grad or (torch.compiler.is_compiling() and out is None):
         return conv3d_bn_relu_reference(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu
         )
