@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from fasti3d.i3d import I3D
 
 
+def _at_least(least: int) -> Callable[[int], int]:
+    """A check of an option that names the value it got, which typer's own ``min`` does not."""
+
+    def check(value: int) -> int:
+        if value < least:
+            raise typer.BadParameter(f"must be at least {least}, got {value}")
+        return value
+
+    return check
+
+
 def classify(
     videos: Annotated[
         list[Path],
@@ -28,9 +40,11 @@ def classify(
     weights: Annotated[
         str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
     ] = "kinetics400-rgb",
-    window: Annotated[int, typer.Option(help="Frames in a window.", min=9)] = 64,
-    stride: Annotated[int, typer.Option(help="Frames from one window to the next.", min=1)] = 32,
-    top: Annotated[int, typer.Option(help="Classes to print.", min=1)] = 5,
+    window: Annotated[int, typer.Option(help="Frames in a window, at least 9.", callback=_at_least(9))] = 64,
+    stride: Annotated[
+        int, typer.Option(help="Frames from one window to the next.", callback=_at_least(1))
+    ] = 32,
+    top: Annotated[int, typer.Option(help="Classes to print.", callback=_at_least(1))] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         str,

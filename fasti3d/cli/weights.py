@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from fasti3d.cli import output
@@ -21,13 +21,11 @@ def list_() -> None:
     """The public checkpoints that fasti3d knows by name."""
     from fasti3d.weights import registry
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("name", "input", "classes", "licence", "what", "source"):
-        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for name, entry in registry().items():
-        cells = (name, entry.stream, str(entry.num_classes), entry.licence, entry.description, entry.source)
-        table.add_row(*map(Text, cells))
-    output.out.print(table)
+        kind = f"{entry.stream}, {entry.num_classes} classes, {entry.licence}"
+        output.out.print(Text.assemble((name, "bold"), f"  {kind}"), soft_wrap=True)
+        for line in (entry.description, f"from {entry.source}"):
+            output.out.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
 
 
 @app.command()
