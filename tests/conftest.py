@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from i3d_making import make_i3d
+from torch import Tensor
+
+from fasti3d import I3D
+from fasti3d.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,3 +45,23 @@ def kinetics_weights() -> Path:
         return weights.get("kinetics400-rgb")
     except weights.WeightsError as error:
         pytest.skip(f"kinetics400-rgb cannot be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def model() -> I3D:
+    """One RGB network that no test changes."""
+    return make_i3d()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The compute dtype of every fused run."""
+    seen: list[torch.dtype] = []
+    run = Plan.run
+
+    def recorded(self: Plan, *args: Any) -> dict[str, Tensor]:
+        seen.append(self.dtype)
+        return run(self, *args)
+
+    monkeypatch.setattr(Plan, "run", recorded)
+    return seen

@@ -6,6 +6,7 @@ import copy
 from functools import cache
 
 import torch
+from tolerances import assert_close
 from torch import Tensor, nn
 
 from fasti3d import I3D, reference
@@ -70,3 +71,9 @@ def ordinary(model: I3D, x: Tensor, *names: str) -> dict[str, Tensor]:
     """The endpoints as the plain network computes them from the model's parts as they are now."""
     with torch.no_grad():
         return reference.I3D.forward_endpoints(model, x, names)
+
+
+def assert_maps_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(actual) == list(expected)
+    for name, value in actual.items():
+        assert_close("i3d", value, expected[name])
