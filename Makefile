@@ -35,7 +35,7 @@ $(HAVE_TORCH):
 	@echo "setup: torch $(TORCH) and the build tools, in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.torch-* $(VENV)/.fasti3d-*
-	@$(PIP) install "torch==$(TORCH)" "setuptools>=77" "pybind11>=2.12" ninja
+	@$(PIP) install "torch==$(TORCH)" numpy "setuptools>=77" "pybind11>=2.12" ninja
 	@touch $@
 
 # setup.py --name tells, or fails over, what cannot be built, which pip would keep to itself.
