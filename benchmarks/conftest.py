@@ -1,9 +1,8 @@
-"""What every benchmark shares: the alternated measurement, the machine in the record, the GPU marker."""
+"""What every benchmark shares: the alternated measurement and the machine in the record."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,16 +15,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from fasti3d import extension
 
 Call = Callable[[], object]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    if os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        raise pytest.UsageError("FASTI3D_REQUIRE_CUDA=1, but torch finds no CUDA GPU")
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where data and weights are, and what runs only on a GPU."""
+"""Fixtures shared by all tests: where data and weights are, and a network to look at."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ from fasti3d import I3D
 from fasti3d.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    if os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        raise pytest.UsageError("FASTI3D_REQUIRE_CUDA=1, but torch finds no CUDA GPU")
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
 @pytest.fixture(scope="session")

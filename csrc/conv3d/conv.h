@@ -1,10 +1,10 @@
 // Implicit-GEMM conv3d + bias + ReLU on channels-last clips: what all its parts share.
 //
-// Output pixels, flattened over n, t, h, w, are taken in tiles of kMaxRows or fewer. For every tap
-// of the window a tile holds one pointer a pixel to the input it multiplies, or to a row of zeros
-// where the window leaves the clip, so that SAME padding needs no padded copy and no branch in the
-// inner loop. Weights are packed in panels of 16 output channels, [panel][tap][k][16], with
-// bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
+// Output pixels, flattened over n, t, h, w, are taken in tiles of a few (ConvKernels::rows). For
+// every tap of the window a tile holds one pointer a pixel to the input it multiplies, or to a row
+// of zeros where the window leaves the clip, so that SAME padding needs no padded copy and no
+// branch in the inner loop. Weights are packed in panels of 16 output channels,
+// [panel][tap][k][16], with bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
 #pragma once
 
 #include <algorithm>

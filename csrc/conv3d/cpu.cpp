@@ -1,4 +1,4 @@
-// fasti3d::conv3d_pack and fasti3d::conv3d_packed_ on the CPU.
+// fasti3d::conv3d_pack, conv3d_packed_ and conv3d_winograd_ on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from i3d_making import random_clip as clip
+from torch import nn
 
 from fasti3d import network, reference
 from fasti3d.compat.hassony2 import I3D
@@ -33,16 +34,6 @@ def port_key(key: str) -> str:
         return key.replace("logits", "conv3d_0c_1x1", 1)
     parts = [BRANCHES.get(part, part) for part in key.replace(".bn.", ".batch3d.").split(".")]
     return ".".join([parts[0][0].lower() + parts[0][1:], *parts[1:]])
-
-
-def clip(*shape: int) -> Tensor:
-    return torch.empty(shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def plain() -> reference.I3D:
-    torch.manual_seed(0)
-    return reference.I3D().eval()
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, optim
+from i3d_making import random_clip as clip
+from torch import nn, optim
 
 from fasti3d import network, reference
 from fasti3d.compat.pytorch_i3d import InceptionI3d
 
 # The fused path against the ordinary one: float32, another order of summation.
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def clip(*shape: int) -> Tensor:
-    return torch.empty(shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def plain() -> reference.I3D:
-    torch.manual_seed(0)
-    return reference.I3D().eval()
 
 
 @pytest.fixture(scope="module")
