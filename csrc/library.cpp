@@ -21,6 +21,11 @@ STABLE_TORCH_LIBRARY(fasti3d, m) {
       "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
       "int[] kernel, int[] stride, bool relu, Tensor(a!) out, int start) -> ()");
   m.def("fingerprint(Tensor[] tensors) -> int");
+  m.def(
+      "tvl1(Tensor frame0, Tensor? frame1, Tensor? initial_flow, str mode, float tau, "
+      "float lambda_, float theta, int nscales, int warps, float epsilon, int inner_iterations, "
+      "int outer_iterations, float scale_step, float gamma, int median_filtering) "
+      "-> (Tensor flow, Tensor iterations)");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define FASTI3D_HOST_DEVICE __host__ __device__
-#else
-#define FASTI3D_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace fasti3d {
 

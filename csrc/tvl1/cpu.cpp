@@ -1,0 +1,53 @@
+// fasti3d::tvl1 on the CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "../common/isa.h"
+#include "batch.h"
+#include "operator.h"
+
+namespace fasti3d::tvl1 {
+namespace {
+
+const Rows& choose() {
+#if defined(__x86_64__)
+  switch (isa()) {
+    case Isa::kAvx512: return avx512::rows;
+    case Isa::kAvx2: return avx2::rows;
+    default: break;
+  }
+#endif
+  return baseline::rows;
+}
+
+std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
+                                std::optional<Tensor> initial_flow, std::string mode, double tau,
+                                double lambda, double theta, int64_t nscales, int64_t warps,
+                                double epsilon, int64_t inner_iterations, int64_t outer_iterations,
+                                double scale_step, double gamma, int64_t median_filtering) {
+  const Params params = make_params(mode, tau, lambda, theta, nscales, warps, epsilon,
+                                    inner_iterations, outer_iterations, scale_step, gamma,
+                                    median_filtering);
+  const Problem problem = make_problem(frame0, frame1, initial_flow);
+  auto [flow, iterations] = make_outputs(frame0, problem, params);
+  if (problem.pairs == 0) return {flow, iterations};
+  const Batch batch{frame0.const_data_ptr(),
+                    frame1 ? frame1->const_data_ptr() : nullptr,
+                    problem.bytes,
+                    problem.pairs,
+                    problem.size,
+                    initial_flow ? static_cast<const float*>(initial_flow->const_data_ptr()) : nullptr,
+                    static_cast<float*>(flow.mutable_data_ptr()),
+                    static_cast<int32_t*>(iterations.mutable_data_ptr())};
+  solve_batch(batch, params, choose());
+  return {flow, iterations};
+}
+
+}  // namespace
+}  // namespace fasti3d::tvl1
+
+STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) { m.impl("tvl1", TORCH_BOX(&fasti3d::tvl1::tvl1)); }

@@ -1,0 +1,19 @@
+// The rows of TV-L1: AVX-512.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../common/target.h"
+#include "rows.h"
+
+#if defined(__x86_64__)
+FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+FASTI3D_NO_CONTRACTION
+namespace fasti3d::tvl1::avx512 {
+constexpr int kLanes = 16;
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+inline Vector root(Vector v) { return _mm512_sqrt_ps(v); }
+#include "kernel.h"
+}  // namespace fasti3d::tvl1::avx512
+FASTI3D_TARGET_END
+#endif

@@ -1,0 +1,101 @@
+#include "image.h"
+
+#include <algorithm>
+
+namespace fasti3d::tvl1 {
+namespace {
+
+int64_t grey_stride(Size size) { return round_up(size.width, kGuard); }
+int64_t packed_stride(Size size) { return (size.width + 2 * kBorder) * kPacked; }
+int64_t packed_floats(Size size) { return (size.height + 2 * kBorder) * packed_stride(size); }
+
+size_t floats(const std::vector<Size>& sizes) {
+  int64_t count = 0;
+  for (const Size size : sizes) count += size.height * grey_stride(size) + packed_floats(size);
+  return static_cast<size_t>(count);
+}
+
+}  // namespace
+
+Columns::Columns(int64_t in, int64_t out, double scale, bool cuda_form) {
+  for (int64_t x = 0; x < out; ++x) {
+    const Between at = between(x, scale, in, cuda_form);
+    first.push_back(static_cast<int32_t>(at.first));
+    second.push_back(static_cast<int32_t>(at.second));
+    weights.push_back(at.weight);
+  }
+}
+
+Image::Image(const std::vector<Size>& sizes, const Params& params)
+    : params_(params), memory_(floats(sizes)) {
+  float* next = memory_.get();
+  for (const Size size : sizes) {
+    Level level{size, next, grey_stride(size), nullptr, packed_stride(size)};
+    next += size.height * level.grey_stride;
+    level.packed = next + kBorder * (level.packed_stride + kPacked);
+    next += packed_floats(size);
+    levels_.push_back(level);
+  }
+  for (size_t i = 0; i + 1 < sizes.size(); ++i) {
+    columns_.emplace_back(sizes[i].width, sizes[i + 1].width, 1.0 / params.scale_step,
+                          params.cuda_form);
+  }
+}
+
+void Image::build(Team& team, const Rows& rows, const void* pixels, bool bytes) {
+  team.run(team.muster(), [&](const Member& member) {
+    const Level& finest = levels_[0];
+    const Size size = finest.size;
+    const int64_t row_bytes = size.width * (bytes ? 1 : sizeof(float));
+    Band band(size.height, member);
+    for (int64_t y = band.begin; y < band.end; ++y) {
+      rows.convert(static_cast<const char*>(pixels) + y * row_bytes, bytes,
+                   finest.grey + y * finest.grey_stride, size.width);
+    }
+    for (size_t i = 0; i < levels_.size(); ++i) {
+      // Resizing and the gradients read rows that others have written.
+      member.barrier();
+      const Level& level = levels_[i];
+      if (i + 1 < levels_.size()) {
+        const Level& next = levels_[i + 1];
+        const Columns& columns = columns_[i];
+        band = Band(next.size.height, member);
+        for (int64_t y = band.begin; y < band.end; ++y) {
+          const Between at =
+              between(y, 1.0 / params_.scale_step, level.size.height, params_.cuda_form);
+          rows.resize({level.grey_row(at.first), level.grey_row(at.second), at.weight,
+                       columns.first.data(), columns.second.data(), columns.weights.data(), 1.0f,
+                       next.grey + y * next.grey_stride, next.size.width});
+        }
+      }
+      pack(rows, level, Band(level.size.height, member));
+    }
+  });
+}
+
+void Image::pack(const Rows& rows, const Level& level, const Band& band) const {
+  const int64_t last = level.size.height - 1;
+  const auto packed_row = [&](int64_t y) {
+    return level.packed + y * level.packed_stride - kBorder * kPacked;
+  };
+  const auto border = [&](int64_t y, int64_t edge) {
+    const float* from = packed_row(edge);
+    float* to = packed_row(y);
+    if (params_.cuda_form) {
+      std::copy(from, from + level.packed_stride, to);
+    } else {
+      std::fill(to, to + level.packed_stride, 0.0f);
+    }
+  };
+  for (int64_t y = band.begin; y < band.end; ++y) {
+    rows.pack({level.grey_row(std::max<int64_t>(y - 1, 0)), level.grey_row(y),
+               level.grey_row(std::min(y + 1, last)), packed_row(y), level.size.width,
+               params_.cuda_form});
+    for (int64_t i = 1; i <= kBorder; ++i) {
+      if (y == 0) border(-i, 0);
+      if (y == last) border(last + i, last);
+    }
+  }
+}
+
+}  // namespace fasti3d::tvl1

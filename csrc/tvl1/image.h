@@ -1,0 +1,58 @@
+// A frame as the CPU solver needs it: its pyramid, and the gradients at every level.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../common/memory.h"
+#include "rows.h"
+#include "team.h"
+
+namespace fasti3d::tvl1 {
+
+constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// The columns between which a bilinear resize interpolates; shared by all rows.
+struct Columns {
+  std::vector<int32_t> first, second;
+  std::vector<float> weights;
+
+  Columns(int64_t in, int64_t out, double scale, bool cuda_form);
+};
+
+// A member's share of `rows` rows.
+struct Band {
+  int64_t begin, end;
+  Band(int64_t rows, const Member& member)
+      : begin(rows * member.index / member.count), end(rows * (member.index + 1) / member.count) {}
+};
+
+struct Level {
+  Size size;
+  float* grey;
+  int64_t grey_stride;
+  float* packed;  // pixel (0, 0)
+  int64_t packed_stride;
+
+  const float* grey_row(int64_t y) const { return grey + y * grey_stride; }
+};
+
+class Image {
+ public:
+  Image(const std::vector<Size>& sizes, const Params& params);
+
+  // From (height, width) pixels, uint8 of 0 to 255 or floats of 0 to 1.
+  void build(Team& team, const Rows& rows, const void* pixels, bool bytes);
+
+  const Level& level(size_t i) const { return levels_[i]; }
+
+ private:
+  void pack(const Rows& rows, const Level& level, const Band& band) const;
+
+  const Params& params_;
+  std::vector<Level> levels_;
+  std::vector<Columns> columns_;  // from each level to the next
+  Scratch<float> memory_;
+};
+
+}  // namespace fasti3d::tvl1

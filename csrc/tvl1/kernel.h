@@ -1,0 +1,236 @@
+// The rows of rows.h, for vectors of kLanes floats. Included once per instruction set, inside a
+// namespace of its own which defines kLanes, Vector (of floats) and root(Vector).
+
+typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+template <class V>
+inline V broadcast(float value) {
+  return V{} + value;
+}
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
+inline Vector reciprocal(Vector v) { return 1.0f / v; }
+
+#include "math.h"
+
+inline Vector load(const float* p) {
+  Vector v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void store(float* p, Vector v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+void convert_row(const void* pixels, bool bytes, float* out, int64_t width) {
+  if (bytes) {
+    const uint8_t* from = static_cast<const uint8_t*>(pixels);
+    for (int64_t x = 0; x < width; ++x) out[x] = from[x];
+  } else {
+    const float* from = static_cast<const float*>(pixels);
+    for (int64_t x = 0; x < width; ++x) out[x] = from[x] * 255.0f;
+  }
+}
+
+void resize_row(const ResizeRow& a) {
+  for (int64_t x = 0; x < a.width; ++x) {
+    const int32_t first = a.first[x], second = a.second[x];
+    const float w = a.weights[x], v = 1.0f - w;
+    const float upper = a.upper[first] * v + a.upper[second] * w;
+    const float lower = a.lower[first] * v + a.lower[second] * w;
+    a.out[x] = (upper * (1.0f - a.weight) + lower * a.weight) * a.factor;
+  }
+}
+
+void pack_row(const PackRow& a) {
+  float* out = a.out + kBorder * kPacked;
+  for (int64_t x = 0; x < a.width; ++x, out += kPacked) {
+    const int64_t left = x > 0 ? x - 1 : 0, right = x + 1 < a.width ? x + 1 : x;
+    out[0] = a.row[x];
+    out[1] = 0.5f * (a.row[right] - a.row[left]);
+    out[2] = 0.5f * (a.below[x] - a.above[x]);
+    out[3] = 0.0f;
+  }
+  const size_t pixel = kPacked * sizeof(float);
+  for (int64_t i = 0; i < kBorder; ++i) {
+    float* left = a.out + i * kPacked;
+    float* right = out + i * kPacked;
+    if (a.replicate) {
+      __builtin_memcpy(left, a.out + kBorder * kPacked, pixel);
+      __builtin_memcpy(right, out - kPacked, pixel);
+    } else {
+      __builtin_memset(left, 0, pixel);
+      __builtin_memset(right, 0, pixel);
+    }
+  }
+}
+
+// The sample's place along one axis: its second tap, clamped to where the border still has it, and
+// the weights of all four.
+struct Place {
+  int32_t base[kBlock];
+  float weight[4][kBlock];
+};
+
+// The pixels of a block step along x, from `at` on, and stand still along y.
+template <bool kSteps>
+inline void place(const float* u, int64_t at, int64_t size, float bicubic_a, Place& out) {
+  Vector step{};
+  for (int i = 0; i < kLanes; ++i) step[i] = kSteps ? static_cast<float>(i) : 0.0f;
+  for (int part = 0; part < kBlock; part += kLanes) {
+    const float start = static_cast<float>(kSteps ? at + part : at);
+    const Vector x = (broadcast<Vector>(start) + step) + load(u + part);
+    // Far outside all taps are border, whatever the fraction. A NaN counts as outside.
+    const Vector lowest = broadcast<Vector>(-3.0f);
+    const Vector highest = broadcast<Vector>(static_cast<float>(size + 1));
+    const Vector inside = smaller(larger(x, lowest), highest);
+    const Whole down = __builtin_convertvector(inside, Whole);
+    const Vector truncated = __builtin_convertvector(down, Vector);
+    const Whole base = down + (truncated > inside);  // a true comparison is -1
+    const Vector fraction = inside - __builtin_convertvector(base, Vector);
+    const Taps<Vector> taps = bicubic(fraction, broadcast<Vector>(bicubic_a));
+    __builtin_memcpy(out.base + part, &base, sizeof(base));
+    for (int i = 0; i < 4; ++i) store(out.weight[i] + part, taps.w[i]);
+  }
+}
+
+typedef float Pixel __attribute__((vector_size(kPacked * sizeof(float))));
+
+inline Pixel load_pixel(const float* p) {
+  Pixel v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+void warp_row(const WarpRow& a) {
+  Place px, py;
+  float sampled[3][kBlock];
+  for (int64_t x = 0; x < a.size.width; x += kBlock) {
+    place<true>(a.u1 + x, x, a.size.width, a.bicubic, px);
+    place<false>(a.u2 + x, a.y, a.size.height, a.bicubic, py);
+    for (int i = 0; i < kBlock; ++i) {
+      const float* tap =
+          a.packed + (py.base[i] - 1) * a.packed_stride + (px.base[i] - 1) * kPacked;
+      Pixel sum{};
+      for (int j = 0; j < 4; ++j, tap += a.packed_stride) {
+        Pixel row = px.weight[0][i] * load_pixel(tap);
+        for (int k = 1; k < 4; ++k) row += px.weight[k][i] * load_pixel(tap + k * kPacked);
+        sum = j == 0 ? py.weight[0][i] * row : sum + py.weight[j][i] * row;
+      }
+      for (int c = 0; c < 3; ++c) sampled[c][i] = sum[c];
+    }
+    for (int part = 0; part < kBlock; part += kLanes) {
+      const int64_t at = x + part;
+      const Data<Vector> data =
+          linearise(load(a.i0 + at), load(sampled[0] + part), load(sampled[1] + part),
+                    load(sampled[2] + part), load(a.u1 + at), load(a.u2 + at));
+      store(a.ix + at, data.ix);
+      store(a.iy + at, data.iy);
+      store(a.inverse + at, data.inverse);
+      store(a.rho + at, data.rho);
+    }
+  }
+}
+
+template <bool kPrimal, bool kDual, bool kGamma>
+double iterate_row(const IterateRow& a) {
+  constexpr int kComponents = kGamma ? 3 : 2;
+  constexpr int kParts = kBlock / kLanes;
+  const Vector limit = broadcast<Vector>(a.limit), theta = broadcast<Vector>(a.theta);
+  const Vector taut = broadcast<Vector>(a.taut), gamma = broadcast<Vector>(a.gamma);
+  Vector error[kParts] = {};
+
+  const auto update = [&](int64_t x, int part, bool whole) {
+    Vector after[kComponents], qy[kComponents];
+    if constexpr (kDual) {
+#pragma GCC unroll 3
+      for (int c = 0; c < kComponents; ++c) qy[c] = load(a.component[c].qy + x);
+    }
+    if constexpr (kPrimal) {
+      Vector u[kComponents];
+#pragma GCC unroll 3
+      for (int c = 0; c < kComponents; ++c) u[c] = load(a.component[c].u + x);
+      const Vector ix = load(a.ix + x), iy = load(a.iy + x);
+      Vector rho = load(a.rho + x) + (ix * u[0] + iy * u[1]);
+      if constexpr (kGamma) rho = rho + gamma * u[2];
+      const Vector step = threshold(rho, load(a.inverse + x), limit);
+      const Vector gradient[3] = {ix, iy, gamma};
+      Vector change[kComponents];
+#pragma GCC unroll 3
+      for (int c = 0; c < kComponents; ++c) {
+        const Component& p = a.component[c];
+        const Vector up = kDual ? qy[c] : load(p.py_up + x);
+        const Vector div = divergence(load(p.px + x), load(p.px + x - 1), load(p.py + x), up);
+        after[c] = primal(u[c], step, gradient[c], theta, div);
+        store(p.out + x, after[c]);
+        change[c] = after[c] - u[c];
+      }
+      Vector squares = change[0] * change[0] + change[1] * change[1];
+      if constexpr (kGamma) squares = squares + change[2] * change[2];
+      if (!whole) {
+        for (int i = 0; i < kLanes; ++i) {
+          if (x + i >= a.width) squares[i] = 0.0f;
+        }
+      }
+      error[part] += squares;
+    }
+    if constexpr (kDual) {
+      Vector ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
+#pragma GCC unroll 3
+      for (int c = 0; c < kComponents; ++c) {
+        const Vector v = load(a.component[c].v + x);
+        ux[c] = load(a.component[c].v + x + 1) - v;
+        uy[c] = kPrimal ? after[c] - v : Vector{};
+        norm[c] = dual_norm(ux[c], uy[c], taut);
+      }
+      if constexpr (kGamma) {
+        const Vector all = reciprocal((norm[0] * norm[1]) * norm[2]);
+        scale[0] = all * (norm[1] * norm[2]);
+        scale[1] = all * (norm[0] * norm[2]);
+        scale[2] = all * (norm[0] * norm[1]);
+      } else {
+        const Scales<Vector> scales = dual_scales(norm[0], norm[1]);
+        scale[0] = scales.first;
+        scale[1] = scales.second;
+      }
+#pragma GCC unroll 3
+      for (int c = 0; c < kComponents; ++c) {
+        const Component& p = a.component[c];
+        store(p.qx + x, dual(load(p.qx + x), taut, ux[c], scale[c]));
+        store(p.qy + x, dual(qy[c], taut, uy[c], scale[c]));
+      }
+    }
+  };
+
+  int64_t x = 0;
+  for (; x + kBlock <= a.width; x += kBlock) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) update(x + part * kLanes, part, true);
+  }
+  for (int part = 0; part < kParts && x < a.width; ++part, x += kLanes) update(x, part, false);
+
+  if constexpr (kPrimal) {
+    // What the row below finds to the right of the last pixel: itself, so that the forward
+    // difference there is 0.
+    for (int c = 0; c < kComponents; ++c) {
+      a.component[c].out[a.width] = a.component[c].out[a.width - 1];
+    }
+  }
+  double sum = 0.0;
+  for (int part = 0; part < kParts; ++part) {
+    for (int i = 0; i < kLanes; ++i) sum += static_cast<double>(error[part][i]);
+  }
+  return sum;
+}
+
+#include "median.h"
+
+extern const Rows rows = {
+    convert_row,
+    resize_row,
+    pack_row,
+    warp_row,
+    median3_row,
+    median5_row,
+    {{iterate_row<true, false, false>, iterate_row<true, true, false>,
+      iterate_row<false, true, false>},
+     {iterate_row<true, false, true>, iterate_row<true, true, true>,
+      iterate_row<false, true, true>}}};

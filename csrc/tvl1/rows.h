@@ -1,0 +1,100 @@
+// What the CPU solver does to one row of pixels, once for every instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "params.h"
+
+namespace fasti3d::tvl1 {
+
+// Rows of planes have room for a vector before their first pixel and after their last, so that
+// neighbours can be read without a test and the last vector written whole.
+constexpr int64_t kGuard = 16;
+// Pixels added side by side into the sums of an error, whatever the vector length, so that every
+// instruction set gives the same sums.
+constexpr int kBlock = 16;
+
+// Bilinear resize of a row: between two input rows, at the columns of a table.
+struct ResizeRow {
+  const float *upper, *lower;
+  float weight;  // of the lower row
+  const int32_t *first, *second;
+  const float* weights;  // of the second column
+  float factor;
+  float* out;
+  int64_t width;
+};
+
+// A pixel of a packed image: grey value, its derivatives along x and y, and nothing, so that one
+// load of four floats reads a tap. The image has a border of kBorder pixels on every side.
+constexpr int64_t kPacked = 4;
+constexpr int64_t kBorder = 4;
+
+struct PackRow {
+  const float *above, *row, *below;
+  float* out;  // the packed row, from its left border on
+  int64_t width;
+  bool replicate;  // fills the border with the edge pixels instead of zeros
+};
+
+struct WarpRow {
+  const float* packed;  // pixel (0, 0) of the packed image
+  int64_t packed_stride;
+  Size size;
+  float bicubic;
+  int64_t y;
+  const float *i0, *u1, *u2;
+  float *ix, *iy, *inverse, *rho;
+};
+
+struct MedianRow {
+  const float* rows[5];  // the rows around, the middle one in the middle; 3 of them for a side of 3
+  float* sorted[5];      // working memory, a row each
+  float* out;
+  int64_t width;
+};
+
+// A component of the flow (or the illumination) in one row, and its dual.
+struct Component {
+  const float* u;   // before
+  float* out;       // after, may be u
+  const float *px, *py, *py_up;
+  const float* v;   // the row above, after
+  float *qx, *qy;   // its dual, updated
+};
+
+struct IterateRow {
+  Component component[3];
+  const float *ix, *iy, *inverse, *rho;
+  int64_t width;
+  float limit, theta, taut, gamma;
+};
+
+// An iteration updates u in a row, and then the duals of the row above, which need u in both. The
+// first row of a band has nothing above, and after the last one only the duals remain.
+enum IteratePart { kFirst, kInner, kLast };
+
+struct Rows {
+  void (*convert)(const void* pixels, bool bytes, float* out, int64_t width);
+  void (*resize)(const ResizeRow&);
+  void (*pack)(const PackRow&);
+  void (*warp)(const WarpRow&);
+  void (*median3)(const MedianRow&);
+  void (*median5)(const MedianRow&);
+  // By [gamma in use][IteratePart]; returns the sum of squared changes of u.
+  double (*iterate[2][3])(const IterateRow&);
+};
+
+namespace baseline {
+extern const Rows rows;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Rows rows;
+}
+namespace avx512 {
+extern const Rows rows;
+}
+#endif
+
+}  // namespace fasti3d::tvl1
