@@ -1,0 +1,97 @@
+"""The parameters of TV-L1, under OpenCV's names and with its defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, Literal
+
+Mode = Literal["opencv-cpu", "opencv-cuda"]
+
+MODES: tuple[Mode, ...] = ("opencv-cpu", "opencv-cuda")
+MEDIANS = (0, 1, 3, 5)
+
+
+@dataclass(frozen=True)
+class TVL1Params:
+    """Parameters of ``fasti3d.tvl1``; the defaults are those of OpenCV's ``DualTVL1OpticalFlow``.
+
+    Args:
+        tau: time step of the dual update; tau / theta is what counts.
+        lambda_: weight of the data term: smaller gives smoother flow.
+        theta: coupling of the data term and the smoothness term.
+        nscales: pyramid levels, the finest included; fewer where a side would fall under 16 pixels.
+        warps: linearisations of the image a level.
+        epsilon: iterations of a warp stop when the root of the mean squared change of the flow falls to
+            this, in pixels; 0 runs them all.
+        inner_iterations: iterations between two medians.
+        outer_iterations: medians and rounds of inner iterations, a warp.
+        scale_step: size of a level over that of the next finer one, between 0 and 1.
+        gamma: weight of an illumination term; 0 leaves it out.
+        median_filtering: side of the median of the flow, 3 or 5; 0 and 1 mean none.
+        mode: which of OpenCV's two forms. ``opencv-cpu`` is ``cv2.optflow.DualTVL1OpticalFlow``;
+            ``opencv-cuda`` is ``cv2.cuda.OpticalFlowDual_TVL1``, which resizes and samples differently, has
+            no median (``median_filtering`` is not looked at), runs up to ``inner_iterations *
+            outer_iterations`` iterations a warp, and tests for the stop less often. Either runs on any device.
+
+    Raises:
+        ValueError: a value is out of its range.
+
+    Source: Zach, Pock and Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", 2007.
+    """
+
+    tau: float = 0.25
+    lambda_: float = 0.15
+    theta: float = 0.3
+    nscales: int = 5
+    warps: int = 5
+    epsilon: float = 0.01
+    inner_iterations: int = 30
+    outer_iterations: int = 10
+    scale_step: float = 0.8
+    gamma: float = 0.0
+    median_filtering: int = 5
+    mode: Mode = "opencv-cpu"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float":
+                ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+                self._require(field.name, ok, "be a finite number")
+            elif field.type == "int":
+                ok = isinstance(value, Integral) and not isinstance(value, bool)
+                self._require(field.name, ok, "be a whole number")
+        for name in ("tau", "lambda_", "theta"):
+            self._require(name, getattr(self, name) > 0, "be above 0")
+        for name in ("epsilon", "gamma"):
+            self._require(name, getattr(self, name) >= 0, "be at least 0")
+        for name in ("nscales", "warps", "inner_iterations", "outer_iterations"):
+            self._require(name, 1 <= getattr(self, name) < 2**31, "be at least 1")
+        self._require("scale_step", 0 < self.scale_step < 1, "lie between 0 and 1 (OpenCV's default is 0.8)")
+        self._require("median_filtering", self.median_filtering in MEDIANS, "be 3 or 5, or 0 or 1 for none")
+        self._require("mode", self.mode in MODES, f"be one of {', '.join(MODES)}")
+
+    def _require(self, name: str, ok: bool, what: str) -> None:
+        if not ok:
+            raise ValueError(f"{name} must {what}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> TVL1Params:
+        """The parameters of a preset, one of ``PRESETS``, with ``changes`` to single fields.
+
+        ``i3d``: OpenCV's defaults in its CPU form, what I3D's flow stream is usually fed. ``opencv-cuda``:
+        the same in its CUDA form. ``large-motion``: a pyramid of step 0.5, whose coarsest level is 16 times
+        smaller instead of 2.4 times, for motion of more than some ten pixels a frame.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        return replace(PRESETS[name], **changes)
+
+
+PRESETS: dict[str, TVL1Params] = {
+    "i3d": TVL1Params(),
+    "opencv-cuda": TVL1Params(mode="opencv-cuda"),
+    "large-motion": TVL1Params(scale_step=0.5),
+}

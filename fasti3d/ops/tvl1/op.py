@@ -1,0 +1,33 @@
+"""``fasti3d::tvl1``: schema and shapes for tracing. ``fasti3d.tvl1`` is the function for users."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fasti3d.ops.registry import register
+from fasti3d.ops.tvl1.reference import tvl1_reference
+
+# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1; without frame1 the pairs are
+# frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32. Returned: the flow in pixels,
+# (pairs, 2, H, W) float32, x first; and the iterations that ran, (pairs, nscales, warps) int32, the
+# finest level first, 0 for levels that the image is too small for.
+SCHEMA = (
+    "(Tensor frame0, Tensor? frame1, Tensor? initial_flow, str mode, float tau, float lambda_, float theta, "
+    "int nscales, int warps, float epsilon, int inner_iterations, int outer_iterations, float scale_step, "
+    "float gamma, int median_filtering) -> (Tensor flow, Tensor iterations)"
+)
+
+register("tvl1", SCHEMA, tvl1_reference)
+
+
+@torch.library.register_fake("fasti3d::tvl1")
+def _fake(
+    frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | None, mode: str, tau: float, lambda_: float,
+    theta: float, nscales: int, warps: int, epsilon: float, inner_iterations: int, outer_iterations: int,
+    scale_step: float, gamma: float, median_filtering: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    images, height, width = frame0.shape
+    pairs = images - 1 if frame1 is None else images
+    flow = torch.empty((pairs, 2, height, width), dtype=torch.float32, device=frame0.device)
+    return flow, torch.empty((pairs, nscales, warps), dtype=torch.int32, device=frame0.device)

@@ -1,0 +1,187 @@
+"""fasti3d::tvl1 on the CPU: to the bit its reference, whatever the instruction set, threads and batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from tvl1_making import arguments, frames, solve
+
+from fasti3d import extension
+from fasti3d.flow.params import TVL1Params
+from fasti3d.ops.tvl1 import SCHEMA
+from fasti3d.ops.tvl1.reference import tvl1_reference
+
+# With epsilon 0 the number of iterations is fixed: no sum decides over them, and every bit is laid down.
+FIXED: dict[str, Any] = {"epsilon": 0.0, "inner_iterations": 4, "outer_iterations": 2, "warps": 2}
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"mode": "opencv-cuda"},
+    {"median_filtering": 3},
+    {"median_filtering": 0},
+    {"gamma": 0.4},
+    {"mode": "opencv-cuda", "gamma": 0.4},
+    {"scale_step": 0.5},
+    {"lambda_": 0.03, "theta": 0.7, "tau": 0.1, "nscales": 2},
+]
+# Sides of whole vectors, of less, of a pixel more; single groups of rows; bands of uneven height.
+SIZES = [(3, 3), (5, 70), (16, 16), (37, 33), (64, 48), (50, 97)]
+
+
+def assert_same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=0)
+
+
+def test_schema_is_the_compiled_one() -> None:
+    assert str(torch.ops.fasti3d.tvl1.default._schema) == "fasti3d::tvl1" + SCHEMA
+
+
+@cache
+def expected(size: tuple[int, int], parameters: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference's result, for all instruction sets."""
+    return tvl1_reference(frames(3, *size), None, None, *parameters)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_equals_the_reference(isa: str, form: dict[str, Any], size: tuple[int, int]) -> None:
+    clip = frames(3, *size)
+    parameters = arguments(TVL1Params(**FIXED | form))
+    assert_same(torch.ops.fasti3d.tvl1(clip, None, None, *parameters), expected(size, parameters))
+
+
+@pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
+def test_initial_flow_equals_the_reference(isa: str, mode: str) -> None:
+    clip = frames(3, 45, 60, speed=3.0)
+    # Far outside the image too, where every sample is border.
+    start = torch.randn((2, 2, 45, 60), generator=torch.Generator().manual_seed(1)) * 8
+    start[:, :, :4] = 1e9
+    start[:, :, -4:] = -1e9
+    parameters = arguments(TVL1Params(**FIXED, mode=mode, nscales=3))
+    expected = tvl1_reference(clip[:-1], clip[1:], start, *parameters)
+    actual = torch.ops.fasti3d.tvl1(clip[:-1].contiguous(), clip[1:].contiguous(), start, *parameters)
+    assert_same(actual, expected)
+    without = torch.ops.fasti3d.tvl1(clip, None, None, *parameters)
+    assert (actual[0] != without[0]).any()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_stops_where_the_reference_stops(form: dict[str, Any]) -> None:
+    clip = frames(3, 36, 48)
+    parameters = arguments(TVL1Params(**{"warps": 3} | form))
+    flow, iterations = torch.ops.fasti3d.tvl1(clip, None, None, *parameters)
+    expected_flow, expected_iterations = tvl1_reference(clip, None, None, *parameters)
+    # The sums are added up in another order, in float64: only a tie in its last digits could differ.
+    torch.testing.assert_close(iterations, expected_iterations, rtol=0, atol=0)
+    torch.testing.assert_close(flow, expected_flow, rtol=0, atol=0)
+    assert len(iterations.unique()) > 3  # each pair, level and warp has a stop of its own
+
+
+def test_threads_change_nothing(isa: str, set_threads: Callable[[int], None]) -> None:
+    """Neither with more pairs than threads, nor with one pair for all of them, nor with too small a level."""
+    for size in [(61, 75), (17, 40), (150, 90)]:
+        clip = frames(6, *size)
+        for count in (1, 5):
+            set_threads(1)
+            expected = solve(clip[: count + 1], warps=3)
+            for threads in (2, 3, 7):
+                set_threads(threads)
+                assert_same(solve(clip[: count + 1], warps=3), expected)
+
+
+def test_batch_is_its_pairs() -> None:
+    clip = frames(6, 40, 56)
+    flow, iterations = solve(clip)
+    for i in range(5):
+        pair = solve(clip[i : i + 1], clip[i + 1 : i + 2])
+        assert_same(pair, (flow[i : i + 1], iterations[i : i + 1]))
+
+
+def test_instruction_sets_agree() -> None:
+    if extension.CORE is None:
+        pytest.skip("the extension was not built")
+    clip = frames(4, 90, 113)
+    before = extension.CORE.isa()
+    expected = solve(clip)
+    try:
+        for name in ("baseline", "avx2", "avx512"):
+            extension.CORE.limit_isa(name)
+            assert_same(solve(clip), expected)
+    finally:
+        extension.CORE.limit_isa(before)
+
+
+def test_two_threads_at_once() -> None:
+    clips = [frames(3, 70, 90, seed=seed) for seed in range(4)]
+    expected = [solve(clip) for clip in clips]
+    results: list[Any] = [None] * len(clips)
+
+    def work(index: int) -> None:
+        for _ in range(3):
+            results[index] = solve(clips[index])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(clips))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    for result, right in zip(results, expected, strict=True):
+        assert_same(result, right)
+
+
+def test_python_runs_meanwhile() -> None:
+    """The solver holds no lock of Python's."""
+    clip = frames(5, 240, 320)
+    done = threading.Event()
+    ticks = 0
+
+    def work() -> None:
+        solve(clip, epsilon=0.0)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not done.wait(0.002):
+        ticks += 1
+    thread.join()
+    assert ticks > 10
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("with_second", [True, False])
+def test_opcheck(dtype: torch.dtype, with_second: bool) -> None:
+    clip = frames(3, 20, 24)
+    clip = clip if dtype == torch.uint8 else clip / 255
+    second = clip.flip(0) if with_second else None
+    start = torch.zeros((3, 2, 20, 24)) if with_second else None
+    parameters = arguments(TVL1Params(warps=1, outer_iterations=1))
+    torch.library.opcheck(torch.ops.fasti3d.tvl1, (clip, second, start, *parameters))
+
+
+def test_floats_are_bytes_over_255() -> None:
+    clip = frames(3, 30, 40)
+    torch.testing.assert_close(solve(clip / 255)[0], solve(clip)[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.skipif(extension.CORE is None, reason="these checks are the compiled operator's")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: solve(frames(2, 1, 40)), "frame0 must have sides of at least 3 pixels, got 1"),
+        (lambda: solve(frames(2, 20, 20).int()), "frame0 must be uint8 or float32"),
+        (lambda: solve(frames(2, 20, 20)[0]), r"frame0 must be \(N, H, W\)"),
+        (lambda: solve(frames(2, 20, 20).transpose(1, 2)), "frame0 must be contiguous"),
+        (lambda: solve(frames(2, 20, 20), frames(2, 20, 21)), "frame1 must have frame0's shape, got 21"),
+        (lambda: solve(frames(2, 20, 20), frames(2, 20, 20) / 255), "frame1 must have frame0's dtype"),
+        (lambda: solve(frames(2, 20, 20), None, torch.zeros(1, 2, 20, 19)), r"initial_flow must be \(1, 2, 20"),
+    ],
+)
+def test_wrong_tensors(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        call()
