@@ -112,10 +112,9 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
       const Image& image0 = frames.acquire(frames.first(pair), team);
       const Image& image1 = frames.acquire(frames.second(pair), team);
       const int64_t floats = 2 * batch.size.pixels();
-      solver->solve(team, image0, image1,
-                    batch.initial == nullptr ? nullptr : batch.initial + pair * floats,
-                    batch.flow + pair * floats,
-                    batch.iterations + pair * params.nscales * params.warps);
+      solver->solve(
+          team, image0, image1, batch.initial == nullptr ? nullptr : batch.initial + pair * floats,
+          batch.flow + pair * floats, batch.iterations + pair * params.nscales * params.warps);
       frames.release(frames.first(pair));
       frames.release(frames.second(pair));
     }
@@ -128,7 +127,8 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
     for (;;) {
       Team* chosen = nullptr;
       for (Team& team : teams) {
-        if (team.is_open() && (chosen == nullptr || team.muster() < chosen->muster())) chosen = &team;
+        if (team.is_open() && (chosen == nullptr || team.muster() < chosen->muster()))
+          chosen = &team;
       }
       if (chosen == nullptr) return;
       chosen->help();

@@ -29,20 +29,21 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
                                 double lambda, double theta, int64_t nscales, int64_t warps,
                                 double epsilon, int64_t inner_iterations, int64_t outer_iterations,
                                 double scale_step, double gamma, int64_t median_filtering) {
-  const Params params = make_params(mode, tau, lambda, theta, nscales, warps, epsilon,
-                                    inner_iterations, outer_iterations, scale_step, gamma,
-                                    median_filtering);
+  const Params params =
+      make_params(mode, tau, lambda, theta, nscales, warps, epsilon, inner_iterations,
+                  outer_iterations, scale_step, gamma, median_filtering);
   const Problem problem = make_problem(frame0, frame1, initial_flow);
   auto [flow, iterations] = make_outputs(frame0, problem, params);
   if (problem.pairs == 0) return {flow, iterations};
-  const Batch batch{frame0.const_data_ptr(),
-                    frame1 ? frame1->const_data_ptr() : nullptr,
-                    problem.bytes,
-                    problem.pairs,
-                    problem.size,
-                    initial_flow ? static_cast<const float*>(initial_flow->const_data_ptr()) : nullptr,
-                    static_cast<float*>(flow.mutable_data_ptr()),
-                    static_cast<int32_t*>(iterations.mutable_data_ptr())};
+  const Batch batch{
+      frame0.const_data_ptr(),
+      frame1 ? frame1->const_data_ptr() : nullptr,
+      problem.bytes,
+      problem.pairs,
+      problem.size,
+      initial_flow ? static_cast<const float*>(initial_flow->const_data_ptr()) : nullptr,
+      static_cast<float*>(flow.mutable_data_ptr()),
+      static_cast<int32_t*>(iterations.mutable_data_ptr())};
   solve_batch(batch, params, choose());
   return {flow, iterations};
 }

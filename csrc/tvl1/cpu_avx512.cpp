@@ -4,6 +4,7 @@
 #endif
 
 #include "../common/target.h"
+#include "median_network.h"
 #include "rows.h"
 
 #if defined(__x86_64__)
@@ -13,6 +14,9 @@ namespace fasti3d::tvl1::avx512 {
 constexpr int kLanes = 16;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 inline Vector root(Vector v) { return _mm512_sqrt_ps(v); }
+inline __m128 add_halves(__m256 v) {
+  return _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+}
 #include "kernel.h"
 }  // namespace fasti3d::tvl1::avx512
 FASTI3D_TARGET_END

@@ -1,5 +1,6 @@
 // The rows of rows.h, for vectors of kLanes floats. Included once per instruction set, inside a
-// namespace of its own which defines kLanes, Vector (of floats) and root(Vector).
+// namespace of its own which defines kLanes, Vector (of floats), root(Vector) and, for eight lanes
+// or more, add_halves(of eight floats).
 
 typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
@@ -92,12 +93,36 @@ inline void place(const float* u, int64_t at, int64_t size, float bicubic_a, Pla
   }
 }
 
+// As many of a tap row's four pixels as a register of the sampler holds, two or one.
+constexpr int kPixels = kLanes >= 8 ? 2 : 1;
 typedef float Pixel __attribute__((vector_size(kPacked * sizeof(float))));
+typedef float PixelsOrPixel __attribute__((vector_size(kPixels * kPacked * sizeof(float))));
 
-inline Pixel load_pixel(const float* p) {
-  Pixel v;
+template <class V>
+inline V load_as(const float* p) {
+  V v;
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
+}
+
+// `sample` in math.h of all three values of a pixel at once; `tap` is its upper left tap.
+template <class Pixels>
+inline Pixel sample_pixel(const float* tap, int64_t stride, const Place& px, const Place& py,
+                          int i) {
+  Pixels column[4 / kPixels];
+  for (int k = 0; k < 4 / kPixels; ++k) {
+    const float* at = tap + k * kPixels * kPacked;
+    column[k] = py.weight[0][i] * load_as<Pixels>(at);
+    for (int j = 1; j < 4; ++j) column[k] += py.weight[j][i] * load_as<Pixels>(at + j * stride);
+  }
+  const float w0 = px.weight[0][i], w1 = px.weight[1][i];
+  const float w2 = px.weight[2][i], w3 = px.weight[3][i];
+  if constexpr (kPixels == 2) {
+    const Pixels first{w0, w0, w0, w0, w1, w1, w1, w1}, second{w2, w2, w2, w2, w3, w3, w3, w3};
+    return add_halves(first * column[0] + second * column[1]);
+  } else {
+    return (w0 * column[0] + w2 * column[2]) + (w1 * column[1] + w3 * column[3]);
+  }
 }
 
 void warp_row(const WarpRow& a) {
@@ -107,15 +132,9 @@ void warp_row(const WarpRow& a) {
     place<true>(a.u1 + x, x, a.size.width, a.bicubic, px);
     place<false>(a.u2 + x, a.y, a.size.height, a.bicubic, py);
     for (int i = 0; i < kBlock; ++i) {
-      const float* tap =
-          a.packed + (py.base[i] - 1) * a.packed_stride + (px.base[i] - 1) * kPacked;
-      Pixel sum{};
-      for (int j = 0; j < 4; ++j, tap += a.packed_stride) {
-        Pixel row = px.weight[0][i] * load_pixel(tap);
-        for (int k = 1; k < 4; ++k) row += px.weight[k][i] * load_pixel(tap + k * kPacked);
-        sum = j == 0 ? py.weight[0][i] * row : sum + py.weight[j][i] * row;
-      }
-      for (int c = 0; c < 3; ++c) sampled[c][i] = sum[c];
+      const float* tap = a.packed + (py.base[i] - 1) * a.packed_stride + (px.base[i] - 1) * kPacked;
+      const Pixel pixel = sample_pixel<PixelsOrPixel>(tap, a.packed_stride, px, py, i);
+      for (int c = 0; c < 3; ++c) sampled[c][i] = pixel[c];
     }
     for (int part = 0; part < kBlock; part += kLanes) {
       const int64_t at = x + part;
@@ -223,14 +242,13 @@ double iterate_row(const IterateRow& a) {
 
 #include "median.h"
 
-extern const Rows rows = {
-    convert_row,
-    resize_row,
-    pack_row,
-    warp_row,
-    median3_row,
-    median5_row,
-    {{iterate_row<true, false, false>, iterate_row<true, true, false>,
-      iterate_row<false, true, false>},
-     {iterate_row<true, false, true>, iterate_row<true, true, true>,
-      iterate_row<false, true, true>}}};
+extern const Rows rows = {convert_row,
+                          resize_row,
+                          pack_row,
+                          warp_row,
+                          median3_row,
+                          median5_row,
+                          {{iterate_row<true, false, false>, iterate_row<true, true, false>,
+                            iterate_row<false, true, false>},
+                           {iterate_row<true, false, true>, iterate_row<true, true, true>,
+                            iterate_row<false, true, true>}}};

@@ -1,4 +1,5 @@
-// The arithmetic of TV-L1 at one pixel, for the CPU and the GPU alike (Zach, Pock and Bischof 2007).
+// The arithmetic of TV-L1 at one pixel, for the CPU and the GPU alike (Zach, Pock and Bischof
+// 2007).
 //
 // Included inside a namespace that has defined, for its V (a float, or a vector with a pixel a
 // lane): FASTI3D_HOST_DEVICE, broadcast<V>(float), larger, smaller, root and reciprocal.
@@ -12,8 +13,8 @@
 // limit of the step, lambda * theta * |grad I1|, is as good as nothing anyway.
 constexpr float kSmallestGradient = 1e-12f;
 
-// One warp's constants at a pixel: the warped gradient, 1 / its square, and the part of the residual
-// that does not depend on u.
+// One warp's constants at a pixel: the warped gradient, 1 / its square, and the part of the
+// residual that does not depend on u.
 template <class V>
 struct Data {
   V ix, iy, inverse, rho;
@@ -38,7 +39,8 @@ FASTI3D_HOST_DEVICE inline V divergence(V px, V px_left, V py, V py_up) {
   return (px - px_left) + (py - py_up);
 }
 
-// A component of u after the thresholding step along its gradient and the step along the divergence.
+// A component of u after the thresholding step along its gradient and the step along the
+// divergence.
 template <class V>
 FASTI3D_HOST_DEVICE inline V primal(V u, V step, V gradient, V theta, V div) {
   return (u - step * gradient) + theta * div;
@@ -69,8 +71,7 @@ FASTI3D_HOST_DEVICE inline V dual(V p, V taut, V gradient, V scale) {
 }
 
 // Weights of the four taps of a bicubic sample whose second tap lies `t` before it, 0 <= t < 1.
-// The kernel's parameter is -0.75 in OpenCV's CPU form and -0.5 in its CUDA form. A sample is
-// ((w0 a0 + w1 a1) + w2 a2) + w3 a3, along x in four rows and then of those along y.
+// The kernel's parameter is -0.75 in OpenCV's CPU form and -0.5 in its CUDA form.
 template <class V>
 struct Taps {
   V w[4];
@@ -88,4 +89,11 @@ FASTI3D_HOST_DEVICE inline Taps<V> bicubic(V t, V a) {
                broadcast<V>(4.0f) * a;
   const V w1 = bicubic_inner(t, a), w2 = bicubic_inner(one - t, a);
   return {{w0, w1, w2, ((one - w0) - w1) - w2}};
+}
+
+// A bicubic sample, along y first: each column is ((w0 a0 + w1 a1) + w2 a2) + w3 a3 down its four
+// taps, and `sample` takes the four columns.
+template <class V>
+FASTI3D_HOST_DEVICE inline V sample(const Taps<V>& x, V c0, V c1, V c2, V c3) {
+  return (x.w[0] * c0 + x.w[2] * c2) + (x.w[1] * c1 + x.w[3] * c3);
 }

@@ -36,8 +36,18 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
   check(median_filtering == 0 || median_filtering == 1 || median_filtering == 3 ||
             median_filtering == 5,
         "median_filtering must be 0, 1, 3 or 5, got ", median_filtering);
-  return {mode == "opencv-cuda", tau,        lambda, theta,           nscales, warps, epsilon,
-          inner_iterations,      outer_iterations, scale_step, gamma, median_filtering};
+  return {mode == "opencv-cuda",
+          tau,
+          lambda,
+          theta,
+          nscales,
+          warps,
+          epsilon,
+          inner_iterations,
+          outer_iterations,
+          scale_step,
+          gamma,
+          median_filtering};
 }
 
 struct Problem {

@@ -24,14 +24,12 @@ struct Params {
   float limit() const { return static_cast<float>(lambda * theta); }
   float taut() const { return static_cast<float>(tau / theta); }
   // The sum of squared changes of u at which the iterations of a warp stop.
-  double tolerance(int64_t pixels) const {
-    return epsilon * epsilon * static_cast<double>(pixels);
-  }
+  double tolerance(int64_t pixels) const { return epsilon * epsilon * static_cast<double>(pixels); }
   float bicubic() const { return cuda_form ? -0.5f : -0.75f; }
 };
 
-// When the iterations of a warp end, beside their number. The CPU form looks at every iteration; the
-// CUDA form only at odd ones, and only once an estimate, which shrinks by the tolerance at each
+// When the iterations of a warp end, beside their number. The CPU form looks at every iteration;
+// the CUDA form only at odd ones, and only once an estimate, which shrinks by the tolerance at each
 // iteration not looked at, is small. That estimate starts at 0.
 struct StopRule {
   bool cuda_form;

@@ -56,11 +56,11 @@ struct MedianRow {
 
 // A component of the flow (or the illumination) in one row, and its dual.
 struct Component {
-  const float* u;   // before
-  float* out;       // after, may be u
+  const float* u;  // before
+  float* out;      // after, may be u
   const float *px, *py, *py_up;
-  const float* v;   // the row above, after
-  float *qx, *qy;   // its dual, updated
+  const float* v;  // the row above, after
+  float *qx, *qy;  // its dual, updated
 };
 
 struct IterateRow {

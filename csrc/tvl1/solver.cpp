@@ -302,8 +302,9 @@ void Solver::iterate_band(const Share& share, int set, int read, int write) {
       }
       if (y == share.begin) {
         for (int c = 0; c < components_; ++c) {
-          a.component[c].py_up =
-              share.has_above() ? members_[share.index - 1]->edge[read][c].last_py : &zeros_[kGuard];
+          a.component[c].py_up = share.has_above()
+                                     ? members_[share.index - 1]->edge[read][c].last_py
+                                     : &zeros_[kGuard];
         }
         sum += run(y, kFirst);
       } else {

@@ -29,10 +29,10 @@ class Solver {
   Solver(const std::vector<Size>& sizes, const Params& params, const Rows& rows);
   ~Solver();
 
-  // flow: (2, height, width), x first. initial: the same, or null. iterations: (nscales, warps), for
-  // the levels that there are.
-  void solve(Team& team, const Image& image0, const Image& image1, const float* initial, float* flow,
-             int32_t* iterations);
+  // flow: (2, height, width), x first. initial: the same, or null. iterations: (nscales, warps),
+  // for the levels that there are.
+  void solve(Team& team, const Image& image0, const Image& image1, const float* initial,
+             float* flow, int32_t* iterations);
 
  private:
   struct Share;

@@ -164,14 +164,15 @@ def warp(images: Tensor, u: Tensor, cuda_form: bool) -> Tensor:
     x = (torch.arange(width, device=u.device) + u[0]).clamp(-_BEFORE, width + _AFTER)
     y = (torch.arange(height, device=u.device)[:, None] + u[1]).clamp(-_BEFORE, height + _AFTER)
     column, row = x.floor(), y.floor()
-    a = -0.5 if cuda_form else -0.75
-    weights_x, weights_y = _bicubic(x - column, a), _bicubic(y - row, a)
+    kernel = -0.5 if cuda_form else -0.75
+    weights_x, weights_y = _bicubic(x - column, kernel), _bicubic(y - row, kernel)
     # The first tap, in the padded image: one before the sample's pixel.
     left, top = column.long() + _BEFORE, row.long() + _BEFORE
-    return _weighted(
-        weights_y,
-        [_weighted(weights_x, [padded[:, top + j, left + i] for i in range(4)]) for j in range(4)],
+    a, b, c, d = (
+        weight * _weighted(weights_y, [padded[:, top + j, left + i] for j in range(4)])
+        for i, weight in enumerate(weights_x)
     )
+    return (a + c) + (b + d)
 
 
 def _bicubic(t: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
