@@ -17,21 +17,26 @@ constexpr uint8_t kNetwork[][2] = {
 constexpr int kMedian = 7;
 
 // A network of comparators is right for all values if it is right for zeros and ones, and those
-// have only 6^5 ways to be five sorted columns.
+// have only 6^5 ways to be five sorted columns. 64 of them are tried at once, a bit each.
 constexpr bool network_finds_medians() {
-  for (int code = 0; code < 6 * 6 * 6 * 6 * 6; ++code) {
-    bool wire[25] = {};
-    int ones = 0;
-    for (int j = 0, rest = code; j < 5; ++j, rest /= 6) {
-      for (int i = 5 - rest % 6; i < 5; ++i) wire[5 * i + j] = true;
-      ones += rest % 6;
+  constexpr int kWays = 6 * 6 * 6 * 6 * 6;
+  for (int first = 0; first < kWays; first += 64) {
+    uint64_t wire[25] = {}, median = 0;
+    for (int bit = 0; bit < 64; ++bit) {
+      const uint64_t mask = uint64_t(1) << bit;
+      int ones = 0;
+      for (int j = 0, rest = (first + bit) % kWays; j < 5; ++j, rest /= 6) {
+        for (int i = 5 - rest % 6; i < 5; ++i) wire[5 * i + j] |= mask;
+        ones += rest % 6;
+      }
+      if (ones > 12) median |= mask;
     }
     for (const auto& [low, high] : kNetwork) {
-      const bool both = wire[low] && wire[high];
-      wire[high] = wire[low] || wire[high];
+      const uint64_t both = wire[low] & wire[high];
+      wire[high] |= wire[low];
       wire[low] = both;
     }
-    if (wire[kMedian] != (ones > 12)) return false;
+    if (wire[kMedian] != median) return false;
   }
   return true;
 }
