@@ -10,17 +10,24 @@ from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, video, weights
+    from fasti3d import compat, flow, video, weights
     from fasti3d.classification import Classification, classify
+    from fasti3d.flow import TVL1Params, tvl1, tvl1_video
+    from fasti3d.two_stream import TwoStreamI3D
 
 __all__ = [
     "I3D",
     "Classification",
+    "TVL1Params",
+    "TwoStreamI3D",
     "__version__",
     "classify",
     "compat",
+    "flow",
     "ops",
     "reference",
+    "tvl1",
+    "tvl1_video",
     "video",
     "weights",
 ]
@@ -28,8 +35,13 @@ __all__ = [
 # Loaded when first used, so that importing the network does not wait for decoders and file formats.
 _LAZY = {
     "Classification": "fasti3d.classification",
+    "TVL1Params": "fasti3d.flow",
+    "TwoStreamI3D": "fasti3d.two_stream",
     "classify": "fasti3d.classification",
     "compat": None,
+    "flow": None,
+    "tvl1": "fasti3d.flow",
+    "tvl1_video": "fasti3d.flow",
     "video": None,
     "weights": None,
 }

@@ -1,8 +1,10 @@
 """From a video file to the classes of its actions: windows, batches, logits, result.
 
 A video is read as overlapping windows of frames at a constant rate; each window's logits are kept,
-and their mean is the video's. Reading and the network overlap, and nothing of a window but its
-logits and a few frames for the filmstrip outlives it, so the length of a video does not matter.
+and their mean is the video's. With the flow stream, the optical flow between a window's frames is
+computed on the way, and the logits are the sum of the streams'. Reading, flow and the networks
+overlap, and nothing of a window but its logits and a few frames for the filmstrip outlives it, so
+the length of a video does not matter.
 """
 
 from __future__ import annotations
@@ -12,18 +14,27 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from threading import Event
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasti3d import network, video, weights
+from fasti3d.flow.encoding import to_flow_clip
+from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
+from fasti3d.flow.windows import FlowWindow, with_flow
 from fasti3d.i3d import I3D
+from fasti3d.two_stream import TwoStreamI3D, check_channels
+
+Streams = Literal["rgb", "flow", "both"]
 
 DEFAULT_WEIGHTS = "kinetics400-rgb"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,12 +94,13 @@ class Classification:
         fps: rate at which frames were sampled (frames/s); None is the video's own rate.
         frames: distinct frames sampled.
         spans: the stretch of time each window covers, in order; they overlap where stride < window.
-        logits: float32 (windows, classes), on the CPU.
+        logits: float32 (windows, classes), on the CPU; with two streams the sum of theirs.
         labels: a name for each class.
         warnings: what was odd about the file, e.g. that it breaks off in the middle.
         device, dtype: where and in which precision the network ran.
         seconds: wall-clock time from opening the file to the last logits.
         film: frames spread over the whole video, for a filmstrip.
+        streams: each stream's own logits, like ``logits``, by its name: ``rgb``, ``flow`` or both.
     """
 
     path: Path
@@ -102,6 +114,7 @@ class Classification:
     dtype: torch.dtype
     seconds: float
     film: tuple[Picture, ...]
+    streams: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def frames_per_second(self) -> float:
@@ -115,6 +128,10 @@ class Classification:
     def window_top(self, window: int, k: int = 5) -> tuple[Score, ...]:
         """The k most likely classes of one window."""
         return self._rank(self.logits[window], k)
+
+    def stream_top(self, stream: str, k: int = 5) -> tuple[Score, ...]:
+        """The k most likely classes of the whole video by one stream alone, a name in ``streams``."""
+        return self._rank(self.streams[stream].mean(dim=0), k)
 
     def probabilities(self) -> Tensor:
         """Softmax of each window's logits: float32 (windows, classes)."""
@@ -215,10 +232,47 @@ def load_model(
     return model.to(place, precision).eval()
 
 
+def check_streams(streams: str, flow: object, argument: str = "flow_model") -> None:
+    """ValueError for unknown streams, and for flow weights (``argument``) missing or out of place."""
+    if streams not in get_args(Streams):
+        raise ValueError(f"streams must be one of {', '.join(get_args(Streams))}, got {streams!r}")
+    if streams != "rgb" and flow is None:
+        names = [name for name, entry in weights.registry().items() if entry.stream == "flow"]
+        raise ValueError(
+            f"streams {streams!r} needs {argument}: a checkpoint's path, or one of {', '.join(names)}, which "
+            f"are fetched when first used or with `fasti3d weights get {names[0]}`"
+        )
+    if streams == "rgb" and flow is not None:
+        raise ValueError(f"{argument} is given, but streams is 'rgb': choose 'flow' or 'both'")
+
+
+def check_models(models: dict[str, I3D]) -> tuple[str, ...]:
+    """A name for each class of one or two streams' networks.
+
+    Raises:
+        ValueError: networks that cannot be these streams, or not together.
+    """
+    for stream, model in models.items():
+        check_channels({"rgb": "model", "flow": "flow_model"}[stream], stream, model)
+    places = [next(model.parameters()) for model in models.values()]
+    if len({(place.device, place.dtype) for place in places}) > 1:
+        raise ValueError(
+            "model and flow_model must be on one device and in one dtype, got "
+            + " and ".join(f"{place.device} in {place.dtype}" for place in places)
+        )
+    first = next(iter(models.values()))
+    labels = TwoStreamI3D(**models).labels if len(models) > 1 else first.labels
+    return labels or tuple(f"class {i}" for i in range(first.num_classes))
+
+
 def classify(
     path: str | PathLike[str],
     *,
     model: I3D | str | PathLike[str] = DEFAULT_WEIGHTS,
+    flow_model: I3D | str | PathLike[str] | None = None,
+    streams: Streams = "rgb",
+    flow_preset: FlowPreset = "readme",
+    tvl1_params: TVL1Params = PRESETS["i3d"],
     window: int = 64,
     stride: int = 32,
     fps: float | None = 25.0,
@@ -234,17 +288,26 @@ def classify(
         path: a video file, or a folder of images.
         model: an RGB I3D, which runs where and in the dtype it is, in eval mode for the time; or what
             ``load_model`` takes, loaded onto ``device`` and in ``dtype``. Loading costs a second: give
-            a model when there are several videos.
-        window: frames in a window, at least 9 (the shortest clip the network's head accepts).
+            a model when there are several videos. Not looked at where ``streams`` is ``"flow"``.
+        flow_model: the same for the flow stream; needed unless ``streams`` is ``"rgb"``.
+        streams: ``"rgb"``, ``"flow"``, or ``"both"``, whose logits are summed. A window of N frames has N-1
+            flows, which are computed where the flow network is.
+        flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``; the frames' short
+            side is 256 pixels.
+        tvl1_params: those of TV-L1.
+        window: frames in a window, at least 9 (the shortest clip the network's head accepts), or 10
+            with flow.
         stride: frames from one window's start to the next one's.
-        fps: frames a second to sample, by time stamps; None takes every frame of the video.
+        fps: frames a second to sample, by time stamps; None takes every frame of the video. One of a
+            lower rate has frames repeated, between which nothing moves: give the flow stream None then.
         device, dtype: for weights given by name or path; a model has its own.
         batch: windows in one forward pass; None takes 8 on a GPU and 1 on a CPU.
         strict: a file that breaks in the middle is an error instead of a warning.
         progress: called after each batch with the number of frames done.
 
     Raises:
-        ValueError: an argument out of range, or a model that does not take RGB.
+        ValueError: an argument out of range, flow without a model for it, a model that does not take
+            its stream's channels, or two models of different classes, devices or dtypes.
         fasti3d.video.VideoError: a file that cannot be read.
         fasti3d.weights.WeightsError: weights that cannot be had or read.
         FloatingPointError: logits that are not finite, as float16 can give with some weights.
@@ -252,44 +315,62 @@ def classify(
     Warns:
         fasti3d.video.VideoWarning: a file that is odd but gives frames; also in ``warnings``.
     """
-    if window < network.MIN_FRAMES:
+    check_streams(streams, flow_model)
+    flowing = streams != "rgb"
+    least = MIN_FLOW_FRAMES if flowing else network.MIN_FRAMES
+    if window < least:
         raise ValueError(
-            f"window must be at least {network.MIN_FRAMES} frames, the shortest clip I3D takes, got {window}"
+            f"window must be at least {least} frames, the shortest clip I3D takes"
+            f"{' with flow' if flowing else ''}, got {window}"
         )
     for name, value in (("stride", stride), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if fps is not None and not 0 < fps < float("inf"):
         raise ValueError(f"fps must be above 0, or None for the video's own rate, got {fps}")
-    if not isinstance(model, I3D):
-        model = load_model(model, device=device, dtype=dtype)
-    if model.in_channels != 3:
-        raise ValueError(
-            f"model takes {model.in_channels} channels, but videos are read as RGB: use a 3-channel model, "
-            "e.g. kinetics400-rgb"
-        )
-    weight = next(model.parameters())
+    check_preset(flow_preset)
+    sources = {"rgb": model, "flow": flow_model}
+    models = {
+        name: source if isinstance(source, I3D) else load_model(source, device=device, dtype=dtype)
+        for name, source in sources.items()
+        if streams in (name, "both") and source is not None
+    }
+    labels = check_models(models)
+    weight = next(next(iter(models.values())).parameters())
     batch = batch or _BATCH.get(weight.device.type, 1)
 
     film = _Film(_FILM_FRAMES)
     spans: list[Span] = []
-    rows: list[Tensor] = []
+    rows: dict[str, list[Tensor]] = {name: [] for name in models}
     frames = 0
     start = time.perf_counter()
-    with _recorded_warnings() as odd, _evaluating(model), torch.no_grad():
-        source = video.windows(path, window=window, stride=stride, fps=fps, strict=strict)
-        with closing(_read_ahead(source, _READ_AHEAD)) as ahead:
-            for group in _batched(ahead, batch):
-                clips = torch.stack([video.to_clip(item.frames) for item in group])
-                rows.append(model(clips.to(weight.device, weight.dtype)).float().cpu())
-                for item in group:
-                    spans.append(_span(item))
-                    frames = item.start + len(set(item.times))
-                    film.add(item)
-                if progress is not None:
-                    progress(frames)
+    with (
+        _recorded_warnings() as odd,
+        _evaluating(nn.ModuleDict(models)),
+        torch.no_grad(),
+        ExitStack() as threads,
+    ):
+        crop = None if flowing else CROP
+        source = video.windows(path, window=window, stride=stride, fps=fps, crop=crop, strict=strict)
+        ahead = threads.enter_context(closing(_read_ahead(source, _READ_AHEAD)))
+        if flowing:
+            stop = Event()
+            flows = with_flow(ahead, flow_preset, tvl1_params, weight.device, stop)
+            ahead = threads.enter_context(closing(_read_ahead(flows, _READ_AHEAD)))
+            threads.callback(stop.set)  # first of all, so that nobody waits for flow that nobody wants
+        for group in _batched(ahead, batch):
+            for name, stream_model in models.items():
+                clips = torch.stack([_CLIPS[name](item) for item in group])
+                rows[name].append(stream_model(clips.to(weight.device, weight.dtype)).float().cpu())
+            for item in group:
+                spans.append(_span(item))
+                frames = item.start + len(set(item.times))
+                film.add(item)
+            if progress is not None:
+                progress(frames)
     seconds = time.perf_counter() - start
-    logits = torch.cat(rows)
+    by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
+    logits = reduce(torch.add, by_stream.values())
     if not logits.isfinite().all():
         raise FloatingPointError(f"{path}: the logits are not finite in {weight.dtype}: use dtype float32")
     return Classification(
@@ -298,17 +379,26 @@ def classify(
         frames=frames,
         spans=tuple(spans),
         logits=logits,
-        labels=_labels(model),
+        labels=labels,
         warnings=tuple(odd),
         device=weight.device,
         dtype=weight.dtype,
         seconds=seconds,
         film=film.pictures(),
+        streams=by_stream,
     )
 
 
-def _labels(model: I3D) -> tuple[str, ...]:
-    return model.labels or tuple(f"class {i}" for i in range(model.num_classes))
+def _rgb_clip(item: video.Window) -> Tensor:
+    return video.to_clip(item.frames)
+
+
+def _flow_clip(item: video.Window) -> Tensor:
+    assert isinstance(item, FlowWindow)
+    return to_flow_clip(item.flow)
+
+
+_CLIPS = {"rgb": _rgb_clip, "flow": _flow_clip}
 
 
 def _span(window: video.Window) -> Span:

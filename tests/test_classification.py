@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 import fasti3d
-from fasti3d import classification, video
+from fasti3d import classification, video, weights
 from fasti3d.classification import Classification, Span, classify
+from fasti3d.flow import stream
+from fasti3d.flow.params import TVL1Params
 
 
 class Brightness(fasti3d.I3D):
@@ -173,8 +176,157 @@ def test_an_argument_out_of_range_is_named(
 
 
 def test_a_flow_network_is_refused(ramp: Path) -> None:
-    with pytest.raises(ValueError, match="2 channels"):
+    with pytest.raises(ValueError, match=r"model must be a network of 3 channels .* got one of 2 channels"):
         classify(ramp, model=Brightness(in_channels=2))
+
+
+def test_the_rgb_stream_alone_computes_no_flow(
+    ramp: Path, model: Brightness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "tvl1_video", None)
+    result = classify(ramp, model=model)
+    assert result.streams.keys() == {"rgb"}
+    assert torch.equal(result.streams["rgb"], result.logits)
+
+
+# ---------------------------------------------------------------- the flow stream
+
+
+@pytest.fixture
+def flow_model() -> Brightness:
+    return Brightness(in_channels=2)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[TVL1Params]:
+    """A solver whose flow is the step of the grey level, 2 pixels in the ramp; and the parameters it got."""
+    seen: list[TVL1Params] = []
+
+    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
+        seen.append(params)
+        return (grey[1:].float() - grey[:-1].float())[:, None].repeat(1, 2, 1, 1)
+
+    monkeypatch.setattr(stream, "tvl1_video", solve)
+    return seen
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_two_streams_are_summed(
+    ramp: Path, model: Brightness, flow_model: Brightness, steps: list[TVL1Params], batch: int | None
+) -> None:
+    both = classify(ramp, model=model, flow_model=flow_model, streams="both", batch=batch)
+    rgb = classify(ramp, model=model, batch=batch)
+    assert both.streams.keys() == {"rgb", "flow"}
+    assert torch.equal(both.streams["rgb"], rgb.logits)
+    assert both.streams["flow"][:, 0].tolist() == pytest.approx([0.1] * 3)  # 2 of 20 pixels
+    assert torch.equal(both.logits, both.streams["rgb"] + both.streams["flow"])
+    assert (both.spans, both.frames, both.labels) == (rgb.spans, rgb.frames, rgb.labels)
+    assert [p.time for p in both.film] == [p.time for p in rgb.film]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(both.film, rgb.film, strict=True))
+    assert both.stream_top("rgb") == rgb.top()
+    assert both.stream_top("flow")[0].logit == pytest.approx(1.0)
+    assert set(steps) == {TVL1Params()}
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        both.stream_top("flow", 0)
+
+
+def test_the_flow_stream_alone_loads_no_rgb_network(
+    ramp: Path, flow_model: Brightness, steps: list[TVL1Params]
+) -> None:
+    result = classify(ramp, model="nowhere.pt", flow_model=flow_model, streams="flow")
+    assert result.streams.keys() == {"flow"}
+    assert torch.equal(result.streams["flow"], result.logits)
+    assert result.logits[:, 0].tolist() == pytest.approx([0.1] * 3)
+    assert len(result.film) > 32
+
+
+def test_the_preset_and_the_parameters_reach_the_flow(
+    ramp: Path, flow_model: Brightness, steps: list[TVL1Params]
+) -> None:
+    large = TVL1Params.preset("large-motion")
+    result = classify(ramp, flow_model=flow_model, streams="flow", flow_preset="mediapipe", tvl1_params=large)
+    assert set(steps) == {large}
+    # trunc((2 + 20) / 40 * 255) = 140
+    assert result.logits[:, 0].tolist() == pytest.approx([140 / 127.5 - 1] * 3, abs=1e-6)
+
+
+def test_flow_without_a_model_says_where_to_get_one(ramp: Path, model: Brightness) -> None:
+    for streams in ("flow", "both"):
+        with pytest.raises(ValueError, match=f"'{streams}' needs flow_model: a checkpoint's path") as caught:
+            classify(ramp, model=model, streams=streams)
+        for name, entry in weights.registry().items():
+            assert (name in str(caught.value)) == (entry.stream == "flow")
+        assert "`fasti3d weights get pytorch-i3d-flow-imagenet`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"streams": "depth"}, "streams must be one of rgb, flow, both, got 'depth'"),
+        ({"streams": "rgb"}, "flow_model is given, but streams is 'rgb'"),
+        ({"flow_preset": "raw"}, "readme, mediapipe, got 'raw'"),
+        ({"window": 9}, "window must be at least 10 frames, .* with flow, got 9"),
+        ({"flow_model": Brightness()}, "flow_model must be a network of 2 channels .* got one of 3 channels"),
+        ({"flow_model": fasti3d.I3D(3, 2)}, "rgb has 2 and flow 3"),
+        (
+            {"flow_model": Brightness(2).double()},
+            "one dtype, got cpu in torch.float32 and cpu in torch.float64",
+        ),
+    ],
+)
+def test_streams_that_cannot_be_are_refused(
+    ramp: Path, model: Brightness, flow_model: Brightness, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        classify(ramp, **{"model": model, "flow_model": flow_model, "streams": "both", **options})
+
+
+def test_both_models_keep_their_modes(
+    ramp: Path, model: Brightness, flow_model: Brightness, steps: list[TVL1Params]
+) -> None:
+    flow_model.train()
+    result = classify(ramp, model=model, flow_model=flow_model, streams="both")
+    assert result.streams["flow"][:, 1].tolist() == [1.0] * 3  # dropout was off
+    assert flow_model.training
+    assert not model.training
+
+
+def test_an_error_of_the_solver_stops_both_threads(
+    ramp: Path, flow_model: Brightness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
+        raise RuntimeError("no flow today")
+
+    monkeypatch.setattr(stream, "tvl1_video", solve)
+    with pytest.raises(RuntimeError, match="no flow today"):
+        classify(ramp, flow_model=flow_model, streams="flow")
+    assert readers() == []
+
+
+def test_flow_is_computed_while_the_network_runs(ramp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    solving = threading.Event()
+
+    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
+        if len(grey) < 64:  # of a window after the first
+            solving.set()
+        return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
+
+    class Waiting(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            assert solving.wait(timeout=30)
+            return super().forward(x)
+
+    monkeypatch.setattr(stream, "tvl1_video", solve)
+    assert len(classify(ramp, flow_model=Waiting(2), streams="flow").spans) == 3
+
+
+def test_a_short_video_has_flow_too(
+    tmp_path: Path, model: Brightness, flow_model: Brightness, steps: list[TVL1Params]
+) -> None:
+    path = write_video(tmp_path / "short.mkv", [100, 104, 108])
+    result = classify(path, model=model, flow_model=flow_model, streams="both")
+    assert result.frames == 3
+    assert result.streams["flow"][:, 0].tolist() == pytest.approx([0.2])
 
 
 def test_logits_that_are_not_finite_are_an_error(ramp: Path) -> None:
@@ -310,13 +462,17 @@ def test_reading_ahead_carries_the_error_after_the_items() -> None:
     assert readers() == []
 
 
-def test_an_error_of_the_network_stops_the_reader(ramp: Path) -> None:
+@pytest.mark.parametrize("streams", ["rgb", "flow"])
+def test_an_error_of_the_network_stops_the_readers(
+    ramp: Path, steps: list[TVL1Params], streams: classification.Streams
+) -> None:
     class Failing(Brightness):
         def forward(self, x: Tensor) -> Tensor:
             raise RuntimeError("out of luck")
 
+    flow_model = Failing(in_channels=2) if streams == "flow" else None
     with pytest.raises(RuntimeError, match="out of luck"):
-        classify(ramp, model=Failing(), window=9, stride=1)
+        classify(ramp, model=Failing(), flow_model=flow_model, streams=streams, window=10, stride=1)
     assert readers() == []
 
 

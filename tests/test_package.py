@@ -33,11 +33,16 @@ def test_public_names() -> None:
     assert fasti3d.__all__ == [
         "I3D",
         "Classification",
+        "TVL1Params",
+        "TwoStreamI3D",
         "__version__",
         "classify",
         "compat",
+        "flow",
         "ops",
         "reference",
+        "tvl1",
+        "tvl1_video",
         "video",
         "weights",
     ]

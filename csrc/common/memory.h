@@ -1,14 +1,13 @@
 // Large buffers on large pages.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace fasti3d {
 
@@ -27,24 +26,46 @@ inline void advise_huge_pages(void* begin, size_t bytes) {
 #endif
 }
 
-// Uninitialised working memory.
+// Uninitialised working memory. Large pieces come straight from the system and go straight back:
+// freed in pieces of many sizes by many threads, malloc's own memory grows to several times what is
+// ever in use.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(size_t count) {
-    const size_t unit = count * sizeof(T) >= kHugePage ? kHugePage : 64;
-    const size_t bytes = (count * sizeof(T) + unit - 1) / unit * unit;
-    memory_.reset(static_cast<T*>(std::aligned_alloc(unit, bytes)));
-    if (memory_ == nullptr) throw std::bad_alloc();
-    advise_huge_pages(memory_.get(), bytes);
-  }
+  explicit Scratch(size_t count) : Scratch(count * sizeof(T), count * sizeof(T) >= kHugePage) {}
   T* get() const { return memory_.get(); }
   T& operator[](size_t i) const { return memory_.get()[i]; }
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    void* base = nullptr;
+    size_t mapped = 0;  // bytes; none if it is malloc's
+    void operator()(T*) const {
+      if (mapped > 0) {
+        munmap(base, mapped);
+      } else {
+        std::free(base);
+      }
+    }
   };
+
+  Scratch(size_t bytes, bool large) {
+    if (large) {
+      const size_t mapped = bytes + kHugePage;  // with room to begin on a large page
+      void* const base =
+          mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (base == MAP_FAILED) throw std::bad_alloc();
+      const uintptr_t first =
+          (reinterpret_cast<uintptr_t>(base) + kHugePage - 1) & ~(kHugePage - 1);
+      advise_huge_pages(base, mapped);
+      memory_ = {reinterpret_cast<T*>(first), Free{base, mapped}};
+    } else {
+      void* const base = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+      if (base == nullptr) throw std::bad_alloc();
+      memory_ = {static_cast<T*>(base), Free{base, 0}};
+    }
+  }
+
   std::unique_ptr<T, Free> memory_;
 };
 

@@ -86,11 +86,11 @@ struct Between {
 };
 
 FASTI3D_HOST_DEVICE inline Between between(int64_t i, double scale, int64_t size, bool cuda_form) {
-  const float at = static_cast<float>(cuda_form ? i * scale : (i + 0.5) * scale - 0.5);
-  const int64_t first = static_cast<int64_t>(floorf(at));
+  const double at = cuda_form ? i * scale : (i + 0.5) * scale - 0.5;
+  const int64_t first = static_cast<int64_t>(floor(at));
   if (first < 0) return {0, 0, 0.0f};
   if (first >= size - 1) return {size - 1, size - 1, 0.0f};
-  return {first, first + 1, at - static_cast<float>(first)};
+  return {first, first + 1, static_cast<float>(at - static_cast<double>(first))};
 }
 
 }  // namespace fasti3d::tvl1

@@ -74,7 +74,6 @@ Solver::Solver(const std::vector<Size>& sizes, const Params& params, const Rows&
       plane_floats_(round_up(sizes[0].height * row_stride(sizes[0].width), kPage) + kStagger),
       memory_(static_cast<size_t>(plane_floats_ * (4 * components_ + 4))),
       zeros_(static_cast<size_t>(row_stride(sizes[0].width)), 0.0f) {
-  std::fill_n(memory_.get(), plane_floats_ * (4 * components_ + 4), 0.0f);
   for (auto& sums : sums_) sums.resize(sizes[0].height / kGroup + 1);
 }
 

@@ -15,6 +15,7 @@ import typer
 from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
+from fasti3d.cli.flow import flow
 from fasti3d.cli.weights import app as weights
 from fasti3d.version import __version__
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
+app.command()(flow)
 app.add_typer(weights, name="weights")
 
 

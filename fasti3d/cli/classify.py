@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,22 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
+from fasti3d.cli.options import at_least, expected_frames, to_rate
 from fasti3d.cli.weights import fetch
 
 if TYPE_CHECKING:
     from fasti3d.classification import Classification
     from fasti3d.i3d import I3D
-
-
-def _at_least(least: int) -> Callable[[int], int]:
-    """A check of an option that names the value it got, which typer's own ``min`` does not."""
-
-    def check(value: int) -> int:
-        if value < least:
-            raise typer.BadParameter(f"must be at least {least}, got {value}")
-        return value
-
-    return check
 
 
 def classify(
@@ -40,11 +29,23 @@ def classify(
     weights: Annotated[
         str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
     ] = "kinetics400-rgb",
-    window: Annotated[int, typer.Option(help="Frames in a window, at least 9.", callback=_at_least(9))] = 64,
+    streams: Annotated[
+        str, typer.Option(help="rgb, flow, or both, whose logits are summed; flow needs --flow-weights.")
+    ] = "rgb",
+    flow_weights: Annotated[
+        str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
+    ] = None,
+    flow_preset: Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")] = "readme",
+    tvl1_preset: Annotated[
+        str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")
+    ] = "i3d",
+    window: Annotated[
+        int, typer.Option(help="Frames in a window, at least 9, with flow 10.", callback=at_least(9))
+    ] = 64,
     stride: Annotated[
-        int, typer.Option(help="Frames from one window to the next.", callback=_at_least(1))
+        int, typer.Option(help="Frames from one window to the next.", callback=at_least(1))
     ] = 32,
-    top: Annotated[int, typer.Option(help="Classes to print.", callback=_at_least(1))] = 5,
+    top: Annotated[int, typer.Option(help="Classes to print.", callback=at_least(1))] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         str,
@@ -72,13 +73,18 @@ def classify(
     """
     from fasti3d.timeline import draw_timeline
 
-    rate = _rate(fps)
+    rate = to_rate(fps)
     targets = _targets(timeline, videos)
-    model = open_model(weights, device, dtype)
+    flow = _flow_options(streams, flow_weights, flow_preset, tvl1_preset, window)
+    # Without the RGB stream its weights are not looked at.
+    model = weights if streams == "flow" else open_model(weights, device, dtype)
+    if flow_weights is not None:
+        flow["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
+        _check_together(model, flow["flow_model"])
 
     failed = False
     for path, target in zip(videos, targets, strict=True):
-        result = run(path, model, window=window, stride=stride, fps=rate)
+        result = run(path, model, window=window, stride=stride, fps=rate, **flow)
         if isinstance(result, str):
             failed = True
             output.complain("error", result)
@@ -100,11 +106,13 @@ def classify(
     raise typer.Exit(failed)
 
 
-def open_model(weights: str, device: str, dtype: str) -> I3D:
+def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
     """The model, or an end with exit code 2 for a wrong option and 1 for weights that cannot be had."""
     from fasti3d.classification import load_model, resolve_device, resolve_dtype
+    from fasti3d.two_stream import check_channels
     from fasti3d.weights import WeightsError, registry
 
+    option = {"rgb": "--weights", "flow": "--flow-weights"}[stream]
     try:
         resolve_dtype(dtype, resolve_device(device))
     except ValueError as error:
@@ -115,24 +123,65 @@ def open_model(weights: str, device: str, dtype: str) -> I3D:
     elif not source.exists():
         raise typer.BadParameter(
             f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
-            param_hint="--weights",
+            param_hint=option,
         )
     try:
         model = load_model(source, device=device, dtype=dtype)
+        check_channels(weights, stream, model)
     except WeightsError as error:
         output.fail(error)
-    if model.in_channels != 3:
-        raise typer.BadParameter(
-            f"{weights} takes {model.in_channels} channels, but videos are RGB: use 3-channel weights",
-            param_hint="--weights",
-        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
     return model
 
 
+def _flow_options(
+    streams: str, flow_weights: str | None, flow_preset: str, tvl1_preset: str, window: int
+) -> dict[str, Any]:
+    """The library's arguments for the flow stream, checked before any work; the model is still to come."""
+    from fasti3d.classification import check_streams
+    from fasti3d.flow.params import TVL1Params
+    from fasti3d.flow.stream import MIN_FLOW_FRAMES, check_preset
+
+    option = "--streams"
+    try:
+        check_streams(streams, flow_weights, "--flow-weights")
+        option = "--flow-preset"
+        check_preset(flow_preset)
+        option = "--tvl1-preset"
+        params = TVL1Params.preset(tvl1_preset)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    if streams != "rgb" and window < MIN_FLOW_FRAMES:
+        raise typer.BadParameter(
+            f"must be at least {MIN_FLOW_FRAMES} with flow, got {window}", param_hint="--window"
+        )
+    return {"streams": streams, "flow_preset": flow_preset, "tvl1_params": params}
+
+
+def _check_together(model: I3D | str, flow_model: I3D) -> None:
+    from fasti3d.classification import check_models
+
+    if not isinstance(model, str):
+        try:
+            check_models({"rgb": model, "flow": flow_model})
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--flow-weights") from None
+
+
 def run(
-    path: Path, model: I3D, *, window: int = 64, stride: int = 32, fps: float | None = 25.0
+    path: Path,
+    model: I3D | str,
+    *,
+    window: int = 64,
+    stride: int = 32,
+    fps: float | None = 25.0,
+    **flow: Any,
 ) -> Classification | str:
-    """The classification of one video under a progress bar, or what is wrong with the file."""
+    """The classification of one video under a progress bar, or what is wrong with the file.
+
+    ``flow``: the arguments of ``fasti3d.classify`` that concern the flow stream.
+    """
     import torch
 
     from fasti3d import video
@@ -144,23 +193,16 @@ def run(
             output.progress_bar(path.name) as advance,
         ):
             if advance is not None:
-                advance(0, _expected(path, fps))
+                advance(0, expected_frames(path, fps))
             # They are in the result, and are printed from there.
             warnings.simplefilter("ignore", video.VideoWarning)
-            return classify(path, model=model, window=window, stride=stride, fps=fps, progress=advance)
+            return classify(
+                path, model=model, window=window, stride=stride, fps=fps, progress=advance, **flow
+            )
     except (video.VideoError, FloatingPointError) as error:
         return str(error)
     except torch.OutOfMemoryError:
         return f"{path}: out of GPU memory: free some, choose a smaller --window, or use --device cpu"
-
-
-def _expected(path: Path, fps: float | None) -> float | None:
-    """How many frames will be sampled, as far as the file says."""
-    from fasti3d.video import probe
-
-    info = probe(path)
-    rate = fps or info.fps
-    return info.duration * rate if info.duration and rate else info.frames
 
 
 def print_table(result: Classification, path: Path, top: int) -> None:
@@ -196,6 +238,10 @@ def as_dict(result: Classification, path: Path, top: int) -> dict[str, Any]:
             for i, span in enumerate(result.spans)
         ],
         "top": [asdict(score) for score in result.top(top)],
+        "streams": {
+            name: {"top": [asdict(score) for score in result.stream_top(name, top)]}
+            for name in result.streams
+        },
         "warnings": list(result.warnings),
         "device": str(result.device),
         "dtype": _name(result.dtype),
@@ -206,19 +252,6 @@ def as_dict(result: Classification, path: Path, top: int) -> dict[str, Any]:
 
 def _name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _rate(text: str) -> float | None:
-    """``native`` as None, else a number above 0."""
-    if text == "native":
-        return None
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise typer.BadParameter(f"must be a number above 0, or native, got {text!r}", param_hint="--fps")
-    return rate
 
 
 def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:

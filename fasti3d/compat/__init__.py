@@ -1,11 +1,12 @@
-"""Networks with the interfaces of other PyTorch ports of I3D: change one import line.
+"""The interfaces of other projects, on fasti3d: change one import line.
 
 ``InceptionI3d`` is piergiaj/pytorch-i3d's, ``I3D`` hassony2/kinetics_i3d_pytorch's, which returns
-probabilities and logits.
+probabilities and logits. ``DualTVL1OpticalFlow`` is OpenCV's, from its module optflow.
 """
 
-from fasti3d.compat import hassony2, pytorch_i3d
+from fasti3d.compat import dual_tvl1, hassony2, pytorch_i3d
+from fasti3d.compat.dual_tvl1 import DualTVL1OpticalFlow
 from fasti3d.compat.hassony2 import I3D
 from fasti3d.compat.pytorch_i3d import InceptionI3d
 
-__all__ = ["I3D", "InceptionI3d", "hassony2", "pytorch_i3d"]
+__all__ = ["I3D", "DualTVL1OpticalFlow", "InceptionI3d", "dual_tvl1", "hassony2", "pytorch_i3d"]

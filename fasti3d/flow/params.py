@@ -33,7 +33,7 @@ class TVL1Params:
         mode: which of OpenCV's two forms. ``opencv-cpu`` is ``cv2.optflow.DualTVL1OpticalFlow``;
             ``opencv-cuda`` is ``cv2.cuda.OpticalFlowDual_TVL1``, which resizes and samples differently, has
             no median (``median_filtering`` is not looked at), runs up to ``inner_iterations *
-            outer_iterations`` iterations a warp, and tests for the stop less often. Either runs on any device.
+            outer_iterations`` iterations a warp, and looks for the stop less often. Either runs anywhere.
 
     Raises:
         ValueError: a value is out of its range.

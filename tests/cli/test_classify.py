@@ -9,12 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from typer.testing import CliRunner
 
+import fasti3d
 from fasti3d.classification import classify, load_model
 from fasti3d.cli import app
+from fasti3d.flow import stream
+from fasti3d.flow.params import TVL1Params
 
 
 def test_json_is_the_library_s_result_and_errors_have_their_lines(
@@ -101,8 +108,85 @@ def test_one_timeline_for_two_videos_is_wrong_usage(clips: dict[str, Path], tmp_
     assert "{stem}" in usage_error(clips["a"], clips["a"], "--timeline", tmp_path / "{stem}.png")
 
 
-def test_flow_weights_are_wrong_usage(clips: dict[str, Path], flow_weights: Path) -> None:
-    assert "2 channels" in usage_error(clips["a"], "--weights", flow_weights)
+def test_weights_of_the_other_stream_are_wrong_usage(
+    clips: dict[str, Path], random_weights: Path, flow_weights: Path
+) -> None:
+    said = usage_error(clips["a"], "--weights", flow_weights)
+    assert "Invalid value for --weights: " in said
+    assert "got one of 2 channels" in said
+    options = ("--streams", "flow", "--flow-weights", random_weights)
+    said = usage_error(clips["a"], *options)
+    assert "Invalid value for --flow-weights: " in said
+    assert "got one of 3 channels" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--streams", "depth"], "one of rgb, flow, both, got 'depth'"),
+        (["--streams", "both"], "needs --flow-weights: a checkpoint's path"),
+        (["--streams", "flow"], "fasti3d weights get pytorch-i3d-flow-imagenet"),
+        (["--flow-weights", "x.pt"], "--flow-weights is given, but streams is 'rgb'"),
+        (["--streams", "flow", "--flow-weights", "x.pt"], "'x.pt' is neither a file nor a name"),
+        (["--streams", "flow", "--flow-weights", "x.pt", "--flow-preset", "raw"], "readme, mediapipe"),
+        (["--streams", "flow", "--flow-weights", "x.pt", "--tvl1-preset", "i4d"], "opencv-cuda"),
+        (["--streams", "flow", "--flow-weights", "x.pt", "--window", "9"], "at least 10 with flow"),
+    ],
+)
+def test_wrong_usage_of_the_flow_stream_says_what_is_wrong(
+    clips: dict[str, Path], options: list[str], said: str
+) -> None:
+    assert said in usage_error(clips["a"], *options)
+
+
+def test_streams_of_different_classes_are_wrong_usage(
+    clips: dict[str, Path], flow_weights: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file(fasti3d.I3D(4).state_dict(), other)
+    options = ("--streams", "both", "--flow-weights", flow_weights, "--weights", other)
+    assert "rgb has 4 and flow 5" in usage_error(clips["a"], *options)
+
+
+def json_of(*arguments: object) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["classify", "--json", *map(str, arguments)])
+    assert (done.exit_code, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_json_of_both_streams_has_each_one_s_own_classes(
+    clips: dict[str, Path], random_weights: Path, flow_weights: Path, tmp_path: Path
+) -> None:
+    rgb = json_of(clips["a"], "--weights", random_weights)
+    options = ("--flow-weights", flow_weights, "--timeline", tmp_path / "timeline.png")
+    flow = json_of(clips["a"], "--streams", "flow", *options)
+    assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    both = json_of(clips["a"], "--streams", "both", "--weights", random_weights, *options[:2])
+    assert rgb["streams"] == {"rgb": {"top": rgb["top"]}}
+    assert flow["streams"] == {"flow": {"top": flow["top"]}}
+    assert both["streams"] == rgb["streams"] | flow["streams"]
+
+    def logits(scores: list[dict[str, Any]]) -> dict[int, float]:
+        return {score["index"]: score["logit"] for score in scores}
+
+    first, second = logits(rgb["top"]), logits(flow["top"])
+    assert logits(both["top"]) == pytest.approx({i: first[i] + second[i] for i in first})
+
+
+def test_presets_are_those_of_the_library(
+    clips: dict[str, Path], flow_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
+        seen.append((grey.shape[1:], params))
+        return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
+
+    monkeypatch.setattr(stream, "tvl1_video", solve)
+    options = ("--streams", "flow", "--flow-weights", flow_weights)
+    json_of(clips["a"], *options)
+    json_of(clips["a"], *options, "--flow-preset", "mediapipe", "--tvl1-preset", "large-motion")
+    assert seen == [((256, 256), TVL1Params()), ((224, 224), TVL1Params.preset("large-motion"))]
 
 
 def test_a_file_that_is_no_checkpoint_fails_without_a_traceback(

@@ -179,7 +179,10 @@ def test_floats_are_bytes_over_255() -> None:
         (lambda: solve(frames(2, 20, 20).transpose(1, 2)), "frame0 must be contiguous"),
         (lambda: solve(frames(2, 20, 20), frames(2, 20, 21)), "frame1 must have frame0's shape, got 21"),
         (lambda: solve(frames(2, 20, 20), frames(2, 20, 20) / 255), "frame1 must have frame0's dtype"),
-        (lambda: solve(frames(2, 20, 20), None, torch.zeros(1, 2, 20, 19)), r"initial_flow must be \(1, 2, 20"),
+        (
+            lambda: solve(frames(2, 20, 20), None, torch.zeros(1, 2, 20, 19)),
+            r"initial_flow must be \(1, 2, 20",
+        ),
     ],
 )
 def test_wrong_tensors(call: Callable[[], Any], message: str) -> None:

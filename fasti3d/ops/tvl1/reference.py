@@ -140,10 +140,10 @@ def _between(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where the output pixels of an axis lie between input pixels: ``between`` of csrc/tvl1/params.h."""
     index = torch.arange(outputs, dtype=torch.float64)
-    at = (index * scale if cuda_form else (index + 0.5) * scale - 0.5).float()
+    at = index * scale if cuda_form else (index + 0.5) * scale - 0.5
     first = at.floor().long()
     outside = (first < 0) | (first >= size - 1)
-    weight = torch.where(outside, 0.0, at - first)
+    weight = torch.where(outside, 0.0, at - first).float()
     first = first.clamp(0, size - 1)
     second = (first + 1).clamp(max=size - 1)
     return first.to(device), second.to(device), weight.to(device)

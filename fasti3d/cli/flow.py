@@ -1,0 +1,241 @@
+"""``fasti3d flow``: the optical flow of videos, as files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from fasti3d.cli import output
+from fasti3d.cli.options import expected_frames, to_rate
+
+if TYPE_CHECKING:
+    import torch
+
+    from fasti3d.flow import TVL1Params
+    from fasti3d.flow.export import Exported, Kind, Options, Output
+
+
+def flow(
+    videos: Annotated[
+        list[Path],
+        typer.Argument(metavar="VIDEO", help="Video files, or folders of images.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR|FILE.mp4|FILE.npz",
+            help="A folder, for a file a pair (several videos: a folder each); a colour video; or NumPy "
+            "arrays: flow, times, fps, params, settings.",
+            show_default=False,
+        ),
+    ],
+    preset: Annotated[
+        str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")
+    ] = "i3d",
+    file_format: Annotated[
+        str, typer.Option("--format", help="Files of a folder: flo (Middlebury's) or kitti (16-bit .png).")
+    ] = "flo",
+    viz: Annotated[
+        bool, typer.Option("--viz", help="Files of a folder: pictures (.png), with direction as hue.")
+    ] = False,
+    max_magnitude: Annotated[
+        float, typer.Option(help="Motion in pixels that has the full colour; pictures and colour video.")
+    ] = 20.0,
+    fps: Annotated[
+        str, typer.Option(help="Frames a second to sample, or `native` for all there are.")
+    ] = "25",
+    resize: Annotated[
+        str, typer.Option(help="The short side to scale frames to, in pixels, or `none`.")
+    ] = "256",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what other settings, or another video, made there.")
+    ] = False,
+) -> None:
+    """Compute the TV-L1 optical flow of videos, in pixels: N frames give N-1 flows.
+
+    What was interrupted goes on when called again in the same way, and ends with the same files. Exit
+    code 1 means that a video failed (the others are still done), 2 that the call was wrong.
+    """
+    from fasti3d.flow.export import Options, settings_of
+    from fasti3d.video import VideoError
+
+    if not 0 < max_magnitude < float("inf"):
+        raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
+    options = Options(_params(preset), to_rate(fps), _side(resize), _device(device), max_magnitude)
+    kind = _kind(out, file_format, viz)
+    jobs: list[tuple[Path, Output | VideoError]] = []
+    for video, target in zip(videos, _targets(out, kind, videos), strict=True):
+        if video.exists() and target.exists() and video.samefile(target):
+            raise typer.BadParameter(f"{target} is the video itself: write elsewhere", param_hint="--out")
+        try:
+            jobs.append((video, _output(target, settings_of(video, kind, options))))
+        except VideoError as error:
+            jobs.append((video, error))
+    if not overwrite:
+        _check_conflicts([job for _, job in jobs if not isinstance(job, VideoError)])
+
+    failed = False
+    for video, job in jobs:
+        result = str(job) if isinstance(job, VideoError) else run(video, job, options)
+        if isinstance(result, str):
+            failed = True
+            output.complain("error", result)
+    raise typer.Exit(failed)
+
+
+def run(video: Path, target: Output, options: Options) -> str | None:
+    """Makes the flow of one video under a progress bar, and says so; returns what is wrong with it."""
+    import torch
+
+    from fasti3d.flow.export import ExportError, export
+    from fasti3d.video import VideoError
+
+    if target.complete():
+        _say(f"{video}: all of it is in {target.target} already")
+        return None
+    try:
+        with _video_warnings(), output.progress_bar(video.name) as advance:
+            if advance is not None:
+                frames = expected_frames(video, options.fps)
+                advance(0, frames and frames - 1)
+            result = export(video, target, options, progress=advance)
+    except (VideoError, ExportError) as error:
+        return str(error)
+    except OSError as error:
+        return f"{target.target}: {error.strerror or error}"
+    except torch.OutOfMemoryError:
+        return f"{video}: out of GPU memory: free some, choose a smaller --resize, or use --device cpu"
+    _say(f"{video}: {_summary(result, options)}, in {target.target}")
+    return None
+
+
+def _summary(result: Exported, options: Options) -> str:
+    pairs = result.frames - 1
+    there = f" ({pairs - result.solved} were there)" if result.solved < pairs else ""
+    return (
+        f"{pairs} flow{'s' * (pairs != 1)} of {result.width}x{result.height} from {result.frames} frames"
+        f"{there}, {result.seconds:.2f} s, {result.solved / result.seconds:.1f} a second on {options.device}"
+    )
+
+
+def _say(text: str) -> None:
+    output.out.print(Text(output.printable(text)), soft_wrap=True)
+
+
+@contextmanager
+def _video_warnings() -> Iterator[None]:
+    """Prints the VideoWarnings raised inside when it ends; others go on as usual."""
+    from fasti3d.video import VideoWarning
+
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", VideoWarning)
+            yield
+    finally:
+        for item in caught:
+            if issubclass(item.category, VideoWarning):
+                output.complain("warning", item.message)
+            else:
+                warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+
+
+def _params(preset: str) -> TVL1Params:
+    from fasti3d.flow import TVL1Params
+
+    try:
+        return TVL1Params.preset(preset)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--preset") from None
+
+
+def _device(name: str) -> torch.device:
+    from fasti3d.classification import resolve_device
+
+    try:
+        return resolve_device(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from None
+
+
+def _side(text: str) -> int | None:
+    """``none`` as None, else a whole number above 0."""
+    if text == "none":
+        return None
+    if not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(
+            f"must be a number of pixels above 0, or none, got {text!r}", param_hint="--resize"
+        )
+    return int(text)
+
+
+def _kind(out: Path, file_format: str, viz: bool) -> Kind:
+    """What to write, from the name of the output and the two options about the files of a folder."""
+    if file_format not in ("flo", "kitti"):
+        raise typer.BadParameter(f"must be flo or kitti, got {file_format!r}", param_hint="--format")
+    if viz and file_format != "flo":
+        raise typer.BadParameter("is for arrays, and --viz for pictures: give one", param_hint="--format")
+    suffix = out.suffix.lower()
+    if out.is_dir() or not suffix:
+        return "colour" if viz else "kitti" if file_format == "kitti" else "flo"
+    if suffix not in (".mp4", ".npz"):
+        raise typer.BadParameter(
+            f"{out} must end in .mp4 or .npz, or be a folder (one with a dot in its name must be there)",
+            param_hint="--out",
+        )
+    if file_format != "flo" or (viz and suffix == ".npz"):
+        raise typer.BadParameter(f"--format and --viz are for a folder, not for {out}", param_hint="--out")
+    return "mp4" if suffix == ".mp4" else "npz"
+
+
+def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
+    """Where the flow of each video goes, checked before any work."""
+    if kind in ("mp4", "npz"):
+        if len(videos) > 1:
+            raise typer.BadParameter(
+                f"{out} holds the flow of one video, got {len(videos)}: name a folder", param_hint="--out"
+            )
+        if not out.parent.is_dir():
+            raise typer.BadParameter(f"{out.parent} is not a folder: create it", param_hint="--out")
+        return [out]
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise typer.BadParameter(f"{there} is a file: name a folder", param_hint="--out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")
+    if len(videos) == 1:
+        return [out]
+    stems = [video.stem for video in videos]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise typer.BadParameter(
+            f"{out / twice} would hold the flow of more than one video: give videos of different names",
+            param_hint="--out",
+        )
+    return [out / stem for stem in stems]
+
+
+def _output(target: Path, settings: dict[str, object]) -> Output:
+    from fasti3d.flow.export import FolderOutput, NpzOutput, VideoOutput
+
+    kinds = {"npz": NpzOutput, "mp4": VideoOutput}
+    return kinds.get(str(settings["kind"]), FolderOutput)(target, settings)
+
+
+def _check_conflicts(outputs: list[Output]) -> None:
+    for target in outputs:
+        if not target.complete() and (conflict := target.conflict()):
+            raise typer.BadParameter(
+                f"{target.target} {conflict}: replace it with --overwrite, or write elsewhere",
+                param_hint="--out",
+            )

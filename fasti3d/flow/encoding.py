@@ -1,0 +1,108 @@
+"""From frames to what TV-L1 takes, and from flow to what the network takes."""
+
+from __future__ import annotations
+
+import torch
+
+from fasti3d.flow.arrays import Array, as_flow, as_tensor, like
+
+# Motion beyond this is cut off, in pixels a frame: the range that the network was trained on.
+LIMIT = 20.0
+
+# The luma of Rec. 601, 0.299 R + 0.587 G + 0.114 B, in units of 2^-15; they add up to 1.
+_WEIGHTS = (9798, 19235, 3735)
+_SHIFT = 15
+
+
+def to_grey(frames: Array) -> Array:
+    """RGB to grey, bit for bit as OpenCV's ``cvtColor(frame, COLOR_RGB2GRAY)`` (version 4 and later).
+
+    Args:
+        frames: uint8 (..., H, W, 3), NumPy or torch, on any device.
+
+    Returns:
+        uint8 (..., H, W), of the same kind and on the same device.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another dtype or shape.
+
+    Source: Rec. 601, in the fixed-point numbers of OpenCV's 8-bit conversion (15 bits, rounded half up).
+    """
+    rgb = as_tensor("frames", frames)
+    if rgb.dtype != torch.uint8 or rgb.ndim < 3 or rgb.shape[-1] != 3:
+        raise ValueError(
+            f"frames must be uint8 of shape (..., H, W, 3), got {rgb.dtype} of shape {tuple(rgb.shape)}"
+        )
+    sums = torch.full(rgb.shape[:-1], 1 << (_SHIFT - 1), dtype=torch.int32, device=rgb.device)
+    for channel, weight in zip(rgb.unbind(-1), _WEIGHTS, strict=True):
+        sums.add_(channel, alpha=weight)
+    return like(sums.bitwise_right_shift_(_SHIFT).to(torch.uint8), frames)
+
+
+def encode_readme(flow: Array) -> Array:
+    """Flow in the range of the network, as the I3D README says: cut off at 20 pixels, divided by 20.
+
+    Args:
+        flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
+
+    Returns:
+        float32 of the same shape in [-1, 1], of the same kind and on the same device.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape.
+
+    Source: github.com/deepmind/kinetics-i3d, README.md, "Sample data and preprocessing".
+    """
+    return like(as_flow("flow", flow).clamp(-LIMIT, LIMIT) / LIMIT, flow)
+
+
+def encode_mediapipe(flow: Array) -> Array:
+    """Flow as the bytes that the graph released with I3D stores: trunc((v + 20) / 40 * 255).
+
+    Motion is cut off at 20 pixels; none at all is 127, a little less than the middle of the range.
+
+    Args:
+        flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
+
+    Returns:
+        uint8 of the same shape, of the same kind and on the same device.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape.
+
+    Source: MediaPipe's I3D feature graph, which runs TV-L1 on frames squashed to 224x224.
+    """
+    shares = (as_flow("flow", flow).clamp(-LIMIT, LIMIT) + LIMIT) / (2 * LIMIT)
+    return like((shares * 255).to(torch.uint8), flow)
+
+
+def to_flow_clip(encoded: Array) -> Array:
+    """Encoded flow to the network's input: (T, 2, H, W) -> float32 (2, T, H, W) in [-1, 1].
+
+    Args:
+        encoded: (..., T, 2, H, W), what ``encode_readme`` or ``encode_mediapipe`` gave: float in [-1, 1],
+            which is kept, or uint8, of which b becomes b / 127.5 - 1. NumPy or torch, on any device.
+
+    Returns:
+        float32 (..., 2, T, H, W), of the same kind and on the same device. Add the batch axis, if there
+        is none, with ``clip[None]``.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape, or numbers out of range (not looked for on a GPU, which would have to
+            be waited for).
+    """
+    values = as_flow("encoded", encoded)
+    if values.ndim < 4:
+        raise ValueError(f"encoded must be of shape (..., T, 2, H, W), got {tuple(values.shape)}")
+    if as_tensor("encoded", encoded).dtype == torch.uint8:
+        values = values / 127.5 - 1
+    elif values.device.type == "cpu" and not (values.abs() <= 1).all():
+        raise ValueError(
+            "encoded must lie in [-1, 1], or be uint8: put flow in pixels through encode_readme or "
+            "encode_mediapipe first"
+        )
+    return like(values.transpose(-4, -3), encoded)

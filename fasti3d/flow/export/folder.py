@@ -1,0 +1,61 @@
+"""A folder with a file a pair of frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from fasti3d.flow.colour import flow_to_rgb
+from fasti3d.flow.export.output import ExportError, Output
+from fasti3d.flow.export.settings import Settings
+from fasti3d.flow.files import write_flo, write_kitti_png, write_png
+
+
+class FolderOutput(Output):
+    """flow_000000.flo leads from frame 0 to frame 1, and so on; or .png, KITTI's or pictures in colour."""
+
+    def __init__(self, target: Path, settings: Settings) -> None:
+        super().__init__(target, target, settings)
+        self._kind = settings["kind"]
+
+    def _complete(self) -> bool:
+        pairs = self._recorded("pairs")
+        return self._recorded() == self._settings and pairs is not None and self._present() >= pairs
+
+    def conflict(self) -> str | None:
+        there = self._recorded()
+        if there is None:
+            return "holds files named flow_*, of unknown origin" if self._parts() else None
+        return None if there == self._settings else self._otherwise(there)
+
+    def done(self, height: int, width: int) -> int:
+        return self._present()
+
+    def add(self, index: int, flow: Tensor) -> None:
+        path = self._path(index)
+        if self._kind == "flo":
+            write_flo(path, flow)
+        elif self._kind == "colour":
+            rgb = flow_to_rgb(flow, max_magnitude=self._settings["max_magnitude"])
+            write_png(path, rgb.cpu().numpy())
+        else:
+            try:
+                write_kitti_png(path, flow)
+            except ValueError as error:
+                raise ExportError(f"{path}: {error}") from error
+
+    def finish(self, times: list[float]) -> None:
+        self._record(pairs=len(times) - 1)
+
+    def _present(self) -> int:
+        index = 0
+        while self._path(index).exists():
+            index += 1
+        return index
+
+    def _path(self, index: int) -> Path:
+        return self.target / f"flow_{index:06}{'.flo' if self._kind == 'flo' else '.png'}"
+
+    def _parts(self) -> list[Path]:
+        return [path for suffix in ("flo", "png") for path in sorted(self.target.glob(f"flow_*.{suffix}"))]

@@ -1,0 +1,81 @@
+"""NumPy arrays of a whole video's flow in one file, written without having them in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from torch import Tensor
+
+from fasti3d.flow.export.output import FileOutput
+from fasti3d.flow.export.settings import Settings
+
+_COPY_BYTES = 1 << 24
+# The first date that the format knows: equal content gives equal bytes.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class NpzOutput(FileOutput):
+    """flow float32 (T-1, 2, H, W), times (T,), fps, and in JSON params and settings.
+
+    ``np.load`` reads it. Flow i leads from the frame at times[i] to that at times[i + 1], in seconds; fps
+    is not a number where the video's own frames were taken. Nothing is compressed. While it is being
+    made, its flow is on the disk once more.
+    """
+
+    def done(self, height: int, width: int) -> int:
+        self._shape = (2, height, width)
+        size = 4 * math.prod(self._shape)
+        self._raw.touch()
+        pairs = self._raw.stat().st_size // size
+        os.truncate(self._raw, pairs * size)
+        return pairs
+
+    def add(self, index: int, flow: Tensor) -> None:
+        with self._raw.open("ab") as file:
+            file.write(flow.cpu().numpy().astype("<f4").tobytes())
+
+    def _join(self, path: Path, times: list[float]) -> None:
+        fps = self._settings["fps"]
+        with zipfile.ZipFile(path, "w") as archive:
+            with _array(archive, "flow") as file, self._raw.open("rb") as raw:
+                shape = (len(times) - 1, *self._shape)
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                shutil.copyfileobj(raw, file, _COPY_BYTES)
+            for name, value in {
+                "times": times,
+                "fps": math.nan if fps is None else fps,
+                "params": json.dumps(self._settings["params"]),
+                "settings": json.dumps(self._settings),
+            }.items():
+                with _array(archive, name) as file:
+                    np.lib.format.write_array(file, np.array(value))
+
+    def _inside(self) -> Settings | None:
+        try:
+            with np.load(self.target) as arrays:
+                return json.loads(str(arrays["settings"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+            return None
+
+    def _parts(self) -> list[Path]:
+        return [self._raw] if self._raw.exists() else []
+
+    @property
+    def _raw(self) -> Path:
+        return self._folder / "flow.raw"
+
+
+@contextmanager
+def _array(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
+        yield file

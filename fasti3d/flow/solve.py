@@ -1,0 +1,160 @@
+"""TV-L1 for users: images in, flow out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fasti3d.ops.tvl1  # noqa: F401 - registers the operator
+from fasti3d.flow.arrays import Array, like
+from fasti3d.flow.frames import as_images, as_start, check_alike
+from fasti3d.flow.params import TVL1Params
+
+_DEFAULTS = TVL1Params()
+# Pairs of a stream that are solved together, unless there are more threads than that.
+_PAIRS = 16
+
+
+def tvl1(
+    frame0: Array, frame1: Array, *, params: TVL1Params = _DEFAULTS, initial_flow: Array | None = None
+) -> Array:
+    """TV-L1 optical flow from frame0 to frame1: what is at (x, y) in frame0 is at (x, y) + flow in frame1.
+
+    Every pair is solved by itself, with its own stop: a pair's flow does not depend on the batch it is in,
+    nor on the number of threads.
+
+    Args:
+        frame0: grey images (H, W), (N, H, W) or (N, 1, H, W) with sides of at least 3; NumPy or torch,
+            on the CPU or a GPU, of any strides. uint8 counts 0 to 255, floating point 0 to 1. float16,
+            bfloat16 and float64 are converted to float32. ``fasti3d.flow.to_grey`` makes colour grey.
+        frame1: as many images again, of the same kind, device, dtype and shape.
+        params: see ``TVL1Params``; ``TVL1Params.preset("large-motion")`` for motion of more than some
+            ten pixels.
+        initial_flow: where to start from instead of zero: floating point of the result's shape, in
+            pixels. Of it, only what the coarsest level resolves is used.
+
+    Returns:
+        float32 (2, H, W) for one pair of (H, W), else (N, 2, H, W): motion in pixels, x first. Of the
+        same kind and on the same device as the frames. No images give no flow.
+
+    Raises:
+        TypeError: an argument is of another type, or one is NumPy's and another torch's.
+        ValueError: frames of a wrong or of different shape, dtype or device; float frames that are not
+            finite, or outside 0 to 1 (a thousandth of rounding is let pass); an initial flow of another
+            shape or not finite; a tensor that requires a gradient while gradients are recorded, as
+            there is none.
+
+    Under ``torch.compile`` it is one operator. On a GPU nothing waits for the solve, but the host does for
+    float frames and an initial flow, to look at their values. That is left out for uint8, and while
+    compiling or capturing a CUDA graph: values out of range then give flow that means nothing.
+
+    Source: Zach, Pock and Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", 2007, in
+    the two forms that OpenCV gave it (``TVL1Params.mode``).
+    """
+    _check_params(params)
+    first, second = as_images("frame0", frame0), as_images("frame1", frame1)
+    check_alike("frame0", frame0, "frame1", frame1)
+    single = frame0.ndim == 2
+    start = None
+    if initial_flow is not None:
+        check_alike("frame0", frame0, "initial_flow", initial_flow, flow=True)
+        pairs, height, width = first.shape
+        shape = (2, height, width) if single else (pairs, 2, height, width)
+        start = as_start("initial_flow", initial_flow, shape)
+    flow = _solve(first, second, start, params)
+    return like(flow[0] if single else flow, frame0)
+
+
+@overload
+def tvl1_video(  # type: ignore[overload-overlap] # an array is an iterable too
+    frames: Array, *, params: TVL1Params = _DEFAULTS
+) -> Array: ...
+@overload
+def tvl1_video(frames: Iterable[Array], *, params: TVL1Params = _DEFAULTS) -> Iterator[Array]: ...
+def tvl1_video(frames: Any, *, params: TVL1Params = _DEFAULTS) -> Any:
+    """TV-L1 optical flow between the consecutive frames of a video; each frame is prepared only once.
+
+    N frames give N - 1 flows: flow i leads from frame i to frame i + 1, and is what ``tvl1`` gives for
+    those two.
+
+    Args:
+        frames: a whole video, (T, H, W) or (T, 1, H, W), as ``tvl1`` takes images; or, for one of any
+            length, an iterable of frames (H, W) that agree in kind, device, dtype and size.
+        params: see ``TVL1Params``.
+
+    Returns:
+        For a whole video float32 (T-1, 2, H, W), in pixels, x first, of the same kind and on the same
+        device as the frames. For an iterable a lazy iterator of (2, H, W): it reads 17 frames (more where
+        torch has more than 16 threads), gives their flows, and keeps no more than those and one frame.
+        Fewer than two frames give no flow.
+
+    Raises:
+        TypeError, ValueError: as ``tvl1``. From the iterator when it comes to the frame, which is named by
+            its number; flows of frames read since the last one given are lost then.
+    """
+    _check_params(params)
+    if isinstance(frames, Tensor | np.ndarray):
+        return _whole(frames, params)
+    if isinstance(frames, str | bytes) or not isinstance(frames, Iterable):
+        raise TypeError(
+            f"frames must be a NumPy array, a tensor or an iterable of them, got {type(frames).__name__}"
+        )
+    return _stream(frames, params)
+
+
+def _whole(frames: Any, params: TVL1Params) -> Any:
+    images = as_images("frames", frames)
+    if frames.ndim == 2:
+        raise ValueError(f"frames must be (T, H, W), got {tuple(frames.shape)}: use tvl1 for single pairs")
+    return like(_solve(images, None, None, params), frames)
+
+
+def _stream(frames: Iterable[Array], params: TVL1Params) -> Iterator[Array]:
+    first: Array | None = None
+    images: list[Tensor] = []
+    for index, frame in enumerate(frames):
+        name = f"frames[{index}]"
+        image = as_images(name, frame)
+        if frame.ndim != 2:
+            raise ValueError(f"{name} must be (H, W), got {tuple(frame.shape)}")
+        if first is None:
+            first = frame
+        check_alike("frames[0]", first, name, frame)
+        # Decoders like to write every frame into the same memory.
+        images.append(image.clone())
+        if len(images) > max(_PAIRS, torch.get_num_threads()):
+            yield from _flows(images, params, first)
+            del images[:-1]
+    if first is not None:
+        yield from _flows(images, params, first)
+
+
+def _flows(images: list[Tensor], params: TVL1Params, kind: Array) -> Iterator[Array]:
+    for flow in _solve(torch.cat(images), None, None, params):
+        # A view would keep all flows alive for as long as any is in use.
+        yield like(flow.clone(), kind)
+
+
+def _solve(frame0: Tensor, frame1: Tensor | None, start: Tensor | None, params: TVL1Params) -> Tensor:
+    images, height, width = frame0.shape
+    if images < (1 if frame1 is not None else 2):
+        return torch.zeros((0, 2, height, width), device=frame0.device)
+    flow, _ = torch.ops.fasti3d.tvl1(
+        frame0, frame1, start, params.mode,
+        float(params.tau), float(params.lambda_), float(params.theta),
+        int(params.nscales), int(params.warps), float(params.epsilon),
+        int(params.inner_iterations), int(params.outer_iterations),
+        float(params.scale_step), float(params.gamma), int(params.median_filtering),
+    )  # fmt: skip
+    return flow
+
+
+def _check_params(params: TVL1Params) -> None:
+    if not isinstance(params, TVL1Params):
+        raise TypeError(
+            f"params must be a TVL1Params, got {type(params).__name__}: see TVL1Params and TVL1Params.preset"
+        )

@@ -1,0 +1,79 @@
+"""From RGB frames to what I3D's flow stream takes, in the two ways that its authors published."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_grey
+from fasti3d.flow.params import TVL1Params
+from fasti3d.flow.solve import tvl1_video
+from fasti3d.network import MIN_FRAMES
+
+FlowPreset = Literal["readme", "mediapipe"]
+
+# The side of the square that the network was trained on, in pixels.
+CROP = 224
+# N frames give N - 1 flows, and the head wants as many flows as frames.
+MIN_FLOW_FRAMES = MIN_FRAMES + 1
+
+
+def check_preset(preset: str) -> None:
+    """ValueError for a preset that there is not."""
+    if preset not in get_args(FlowPreset):
+        raise ValueError(f"the flow preset must be one of {', '.join(get_args(FlowPreset))}, got {preset!r}")
+
+
+def centre(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the 224x224 pixels in the middle, the same that ``video.read_frames`` crops.
+
+    Raises:
+        ValueError: the image is smaller.
+    """
+    if min(height, width) < CROP:
+        raise ValueError(
+            f"frames must be at least {CROP}x{CROP} pixels, got {height}x{width}: enlarge them; the network "
+            "was trained on frames whose short side was resized to 256"
+        )
+    top, left = (height - CROP) // 2, (width - CROP) // 2
+    return slice(top, top + CROP), slice(left, left + CROP)
+
+
+def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params) -> Tensor:
+    """TV-L1 flow between consecutive frames, stored compactly: row i leads from frame i to frame i + 1.
+
+    ``readme``: flow of the frames as they are, the centre cropped, in the range of the network
+    (``encode_readme``). ``mediapipe``: frames squashed to 224x224 (bilinear, averaging where they
+    shrink), flow of those in bytes (``encode_mediapipe``).
+
+    Args:
+        frames: uint8 (T, H, W, 3), RGB, at least one; at least 224x224 pixels for ``readme``.
+        preset: which.
+        params: those of TV-L1.
+
+    Returns:
+        (T-1, 2, 224, 224) on the device of the frames, x first; float32 for ``readme``, uint8 for
+        ``mediapipe``. ``to_flow_clip`` makes the network's input of it.
+    """
+    if preset == "mediapipe":
+        frames = _squash(frames)
+    rows, columns = centre(*frames.shape[1:3])
+    return _encode(tvl1_video(to_grey(frames), params=params)[..., rows, columns], preset)
+
+
+def still_flow(preset: FlowPreset, device: torch.device) -> Tensor:
+    """What ``stream_flow`` gives for a frame and itself: (1, 2, 224, 224)."""
+    return _encode(torch.zeros((1, 2, CROP, CROP), device=device), preset)
+
+
+def _encode(flow: Tensor, preset: FlowPreset) -> Tensor:
+    return encode_readme(flow) if preset == "readme" else encode_mediapipe(flow)
+
+
+def _squash(frames: Tensor) -> Tensor:
+    planes = frames.permute(0, 3, 1, 2).float()
+    small = interpolate(planes, (CROP, CROP), mode="bilinear", antialias=True)
+    return small.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,0 +1,80 @@
+"""The windows of a video with the flow between their frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from fasti3d.flow.params import TVL1Params
+from fasti3d.flow.stream import FlowPreset, centre, still_flow, stream_flow
+from fasti3d.network import MIN_FRAMES
+from fasti3d.video import Window
+
+
+@dataclass(frozen=True, eq=False)
+class FlowWindow(Window):
+    """A window, its frames cropped to the centre, and the flow between them.
+
+    Attributes:
+        flow: (T-1, 2, 224, 224) as ``stream_flow`` gives it; flow i leads from frame i to frame i + 1.
+    """
+
+    flow: Tensor
+
+
+def with_flow(
+    windows: Iterator[Window],
+    preset: FlowPreset,
+    params: TVL1Params,
+    device: torch.device,
+    stop: Event | None = None,
+) -> Iterator[FlowWindow]:
+    """Adds the flow to windows of whole frames (``crop=None``) in order, each pair solved once.
+
+    Of a window that overlaps the one before it, only the new pairs are solved; pairs in no window are
+    not solved at all. Nothing outlives a window but its encoded flow, until the next one.
+
+    A video of fewer than 10 frames has fewer flows than the 9 that the network needs: they are
+    repeated from the start, and a single frame has zero flow.
+
+    Args:
+        windows: what ``video.windows(..., crop=None)`` gives; at least 224x224 pixels.
+        preset, params: as for ``stream_flow``.
+        device: where flow is computed and kept.
+        stop: ends the windows soon after it is set, in the middle of one if need be.
+    """
+    flow = still_flow(preset, device)[:0]
+    first = 0  # the frame that flow[0] leads from
+    for item in windows:
+        frames = item.frames[: len(set(item.times))]  # without those that a short video repeats
+        flow, first = flow[item.start - first :], item.start
+        group = _group(device)
+        while len(flow) < len(frames) - 1:
+            if stop is not None and stop.is_set():
+                return
+            some = frames[len(flow) : len(flow) + group + 1].to(device)
+            flow = torch.cat((flow, stream_flow(some, preset, params)))
+        if flow.is_cuda:
+            # Whoever takes the window may be in another thread and on another stream.
+            torch.cuda.current_stream(device).synchronize()
+        rows, columns = centre(*item.frames.shape[1:3])
+        yield FlowWindow(
+            item.index,
+            item.start,
+            item.frames[:, rows, columns].contiguous(),
+            item.times,
+            _at_least(MIN_FRAMES, flow if len(flow) else still_flow(preset, device)),
+        )
+
+
+def _at_least(least: int, flow: Tensor) -> Tensor:
+    return flow if len(flow) >= least else flow[torch.arange(least) % len(flow)]
+
+
+def _group(device: torch.device) -> int:
+    """Pairs solved in one call: enough to share among processors, few enough to be done in seconds."""
+    return 64 if device.type == "cuda" else max(16, 4 * torch.get_num_threads())

@@ -1,0 +1,142 @@
+"""The two-stream network: one I3D that looks at frames and one that looks at their motion."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+import torch
+from torch import Tensor, nn
+
+from fasti3d.flow.encoding import to_flow_clip
+from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, centre, check_preset, stream_flow
+from fasti3d.i3d import I3D
+from fasti3d.video import to_clip
+
+CHANNELS = {"rgb": 3, "flow": 2}
+
+
+def check_channels(argument: str, stream: str, model: I3D) -> None:
+    """ValueError for a network, given as ``argument``, that cannot be this stream."""
+    if model.in_channels != CHANNELS[stream]:
+        raise ValueError(
+            f"{argument} must be a network of {CHANNELS[stream]} channels for the {stream} stream, "
+            f"got one of {model.in_channels} channels: are these the other stream's weights?"
+        )
+
+
+class TwoStreamI3D(nn.Module):
+    """Two-stream I3D (Carreira & Zisserman, CVPR 2017): the sum of the logits of an RGB and a flow network.
+
+    The softmax comes after the sum. Each stream averages its own logits over time, so the clips need
+    not be of one length: N frames give N-1 flows, flow i leads from frame i to frame i + 1 and belongs to
+    frame i, and the RGB stream sees all N frames. Of 64 frames the streams have 64 frames and 63
+    flows, which are 8 time steps each in the last map.
+
+    Args:
+        rgb: the network of 3 input channels.
+        flow: the network of 2 input channels.
+
+    Attributes:
+        labels: class names in logit order, where either stream brings them; else None.
+
+    Raises:
+        TypeError: a stream that is no I3D.
+        ValueError: streams of other channels, of different numbers of classes, or of different labels.
+    """
+
+    def __init__(self, rgb: I3D, flow: I3D) -> None:
+        super().__init__()
+        for name, stream in (("rgb", rgb), ("flow", flow)):
+            if not isinstance(stream, I3D):
+                raise TypeError(f"{name} must be a fasti3d.I3D, got {type(stream).__name__}")
+            check_channels(name, name, stream)
+        self.rgb = rgb
+        self.flow = flow
+        self._check_classes()
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self.rgb.labels or self.flow.labels
+
+    def forward(self, rgb_clip: Tensor, flow_clip: Tensor) -> Tensor:
+        """The sum of the two streams' time-averaged logits.
+
+        Args:
+            rgb_clip: (N, 3, T, H, W) in [-1, 1].
+            flow_clip: (N, 2, T', H, W) in [-1, 1]; T' is T-1 for the flow between the frames of
+                ``rgb_clip``, but any two lengths of at least 9 go together.
+
+        Returns:
+            (N, num_classes).
+
+        Raises:
+            ValueError: clips that a stream does not take, or different numbers of them.
+        """
+        self._check_classes()
+        rgb, flow = self.rgb(rgb_clip), self.flow(flow_clip)
+        if len(rgb) != len(flow):  # the sum would broadcast one to many
+            raise ValueError(
+                f"rgb_clip and flow_clip must hold the same number of clips, got {len(rgb)} and {len(flow)}"
+            )
+        return rgb + flow
+
+    def forward_frames(
+        self,
+        frames: Tensor,
+        *,
+        preset: FlowPreset = "readme",
+        params: TVL1Params = PRESETS["i3d"],
+    ) -> Tensor:
+        """The logits from frames alone: TV-L1 flow is computed on the device of the frames.
+
+        The RGB stream sees the centre 224x224 of all T frames, the flow stream T-1 flows.
+
+        Args:
+            frames: uint8 (N, T, H, W, 3), RGB; at least 10 frames of 224x224 pixels. The networks were
+                trained at 25 frames a second with the short side resized to 256.
+            preset: how frames become flow. ``readme``: flow at the size of the frames, the centre
+                cropped, clipped to 20 pixels and scaled to [-1, 1]. ``mediapipe``: frames squashed to
+                224x224, flow of those, rounded down to 8 bits, then scaled to [-1, 1].
+            params: those of TV-L1.
+
+        Returns:
+            (N, num_classes).
+
+        Raises:
+            ValueError: frames of another dtype or shape, or too few or too small; an unknown preset.
+        """
+        check_preset(preset)
+        if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[4] != 3 or not len(frames):
+            raise ValueError(
+                "frames must be uint8 of shape (N, T, H, W, 3), got "
+                f"{frames.dtype} of shape {tuple(frames.shape)}"
+            )
+        if frames.shape[1] < MIN_FLOW_FRAMES:
+            raise ValueError(
+                f"frames must be at least {MIN_FLOW_FRAMES} a clip, which give the "
+                f"{MIN_FLOW_FRAMES - 1} flows that the network needs, got {frames.shape[1]}: repeat frames"
+            )
+        rows, columns = centre(*frames.shape[2:4])
+        rgb_clip = torch.stack([to_clip(clip[:, rows, columns]) for clip in frames])
+        flow_clip = torch.stack([to_flow_clip(stream_flow(clip, preset, params)) for clip in frames])
+        return self(rgb_clip.to(_dtype(self.rgb)), flow_clip.to(_dtype(self.flow)))
+
+    def _check_classes(self) -> None:
+        rgb, flow = self.rgb, self.flow
+        if rgb.num_classes != flow.num_classes:
+            raise ValueError(
+                "both streams must have the same classes, but rgb has "
+                f"{rgb.num_classes} and flow {flow.num_classes}"
+            )
+        if rgb.labels and flow.labels and rgb.labels != flow.labels:
+            pairs = enumerate(zip_longest(rgb.labels, flow.labels))
+            index, (first, second) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            raise ValueError(
+                f"both streams must have the same labels, but class {index} of rgb is {first!r} and that of "
+                f"flow {second!r}"
+            )
+
+
+def _dtype(model: I3D) -> torch.dtype:
+    return next(model.parameters()).dtype
