@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fasti3d import extension, plan, weights
+from fasti3d.ops.tvl1 import has_kernel
 from fasti3d.version import __version__
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -68,6 +69,15 @@ class Route:
 
 
 @dataclass(frozen=True)
+class FlowPath:
+    """How TV-L1 optical flow is computed on ``device``: ``compiled`` or ``reference``, and why."""
+
+    device: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class CachedFile:
     """A file in the cache; ``size`` in bytes."""
 
@@ -84,6 +94,7 @@ class Diagnosis:
     cpu: Cpu
     gpus: tuple[Gpu, ...]
     routes: tuple[Route, ...]
+    flow: tuple[FlowPath, ...]
     problems: tuple[str, ...]
     home: str
     home_from: str
@@ -112,6 +123,7 @@ def diagnose() -> Diagnosis:
         cpu=_cpu(),
         gpus=_gpus(),
         routes=_routes(),
+        flow=_flow(),
         problems=known_problems(torch.__version__, cudnn),
         home=str(home),
         home_from="FASTI3D_HOME" if os.environ.get("FASTI3D_HOME") else "default",
@@ -199,13 +211,28 @@ def _gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def _devices() -> list[torch.device]:
+    return [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+
+
 def _routes() -> tuple[Route, ...]:
-    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     rows = []
-    for device in devices:
+    for device in _devices():
         for dtype in DTYPES:
             route = plan.route(device, dtype)
             rows.append(Route(str(device), _name(dtype), route.path, _name(route.compute_dtype), route.why))
+    return tuple(rows)
+
+
+def _flow() -> tuple[FlowPath, ...]:
+    rows = []
+    for device in _devices():
+        if has_kernel(device):
+            isa = f", for {extension.instruction_set()}" if device.type == "cpu" else ""
+            rows.append(FlowPath(str(device), "compiled", f"the extension has a solver for it{isa}"))
+        else:
+            why = "the extension has no solver for it: plain PyTorch runs, far slower"
+            rows.append(FlowPath(str(device), "reference", why))
     return tuple(rows)
 
 

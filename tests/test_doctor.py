@@ -45,6 +45,9 @@ def test_every_device_and_dtype_has_its_path_and_reason() -> None:
         (device, dtype) for device in devices for dtype in ("float32", "bfloat16", "float16")
     }
     assert all(r.path in ("fused-gpu", "fused-cpu", "reference") and r.why for r in diagnosis.routes)
+    assert {flow.device for flow in diagnosis.flow} == devices
+    cpu = next(flow for flow in diagnosis.flow if flow.device == "cpu")
+    assert cpu.path == ("reference" if extension.CORE is None else "compiled")
     assert diagnosis.versions["torch"] == torch.__version__
     assert diagnosis.cpu.threads == torch.get_num_threads()
     json.dumps(dataclasses.asdict(diagnosis))

@@ -69,6 +69,9 @@ def _print(diagnosis: Diagnosis) -> None:
         table.add_row(route.device, route.dtype, route.path, route.compute_dtype, Text(route.why))
     output.out.print(table)
 
+    _section("Optical flow")
+    _pairs({flow.device: f"{flow.path}: {flow.why}" for flow in diagnosis.flow})
+
     _section("Known problems")
     for problem in diagnosis.problems or ("none with this torch and cuDNN",):
         output.out.print(Text(problem))

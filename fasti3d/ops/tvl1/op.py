@@ -31,3 +31,8 @@ def _fake(
     pairs = images - 1 if frame1 is None else images
     flow = torch.empty((pairs, 2, height, width), dtype=torch.float32, device=frame0.device)
     return flow, torch.empty((pairs, nscales, warps), dtype=torch.int32, device=frame0.device)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether a compiled solver runs there, and not the reference."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("fasti3d::tvl1", device.type.upper())
