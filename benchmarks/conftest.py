@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 
+from benchmarks.flow_peers import Solver
 from fasti3d import extension
 
 Call = Callable[[], object]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _version(*packages: str) -> str | None:
+    """Of the first of these that is installed."""
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -33,6 +37,8 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "torch isa": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "openvino": _version("openvino"),
+        "opencv": _version("opencv-contrib-python-headless", "opencv-contrib-python"),
+        "scikit-image": _version("scikit-image"),
         "extension": extension.build_info(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "cuda": torch.version.cuda,
@@ -41,11 +47,15 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     }
 
 
-def rounds_within(seconds: float, call: Call, *, least: int = 5, most: int = 30) -> int:
-    """How many runs of ``call`` fill ``seconds``, within bounds; runs it once."""
+def _seconds(call: Call) -> float:
     start = time.perf_counter()
     call()
-    return max(least, min(most, int(seconds / (time.perf_counter() - start))))
+    return time.perf_counter() - start
+
+
+def rounds_within(seconds: float, call: Call, *, least: int = 5, most: int = 30) -> int:
+    """How many runs of ``call`` fill ``seconds``, within bounds; runs it once."""
+    return max(least, min(most, int(seconds / _seconds(call))))
 
 
 class Race:
@@ -70,10 +80,8 @@ class Race:
         seconds: list[float] = []
 
         def run_ours() -> None:
-            start = time.perf_counter()
             assert ours is not None
-            ours()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(_seconds(ours))
 
         self.benchmark.pedantic(candidate, setup=run_ours if ours else None, rounds=rounds)
         if self.benchmark.stats is None:  # --benchmark-disable
@@ -93,3 +101,61 @@ class Race:
 @pytest.fixture
 def race(benchmark: BenchmarkFixture) -> Race:
     return Race(benchmark)
+
+
+class PairRace:
+    """Times a flow solver pair by pair through pytest-benchmark, with a run of fasti3d just before each.
+
+    Pairs take very different times, so that rates and ratios are those of all pairs together: the sum of
+    the candidate's times over the sum of fasti3d's.
+    """
+
+    def __init__(self, benchmark: BenchmarkFixture) -> None:
+        self.benchmark = benchmark
+
+    def __call__(
+        self,
+        solve: Callable[[Tensor, Tensor], object],
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        *,
+        ours: Solver | None = None,
+        our_batch: Callable[[], object] | None = None,
+    ) -> None:
+        """Measures ``solve`` once on each of ``pairs``, into the row's extra_info.
+
+        Args:
+            ours: fasti3d on one pair; ``ratio_single`` with the least and the greatest of a pair.
+            our_batch: fasti3d on all pairs at once, run before every sixth pair; ``ratio_batch`` with the
+                least and the greatest of its runs.
+        """
+        singles: list[float] = []
+        batches: list[float] = []
+        waiting = iter(pairs)
+
+        def turn() -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+            pair = next(waiting)
+            if our_batch and len(singles) % 6 == 0:
+                batches.append(_seconds(our_batch))
+            if ours:
+                singles.append(_seconds(lambda: ours(*pair)))
+            return pair, {}
+
+        self.benchmark.pedantic(solve, setup=turn, rounds=len(pairs))
+        if self.benchmark.stats is None:  # --benchmark-disable
+            return
+        theirs: list[float] = self.benchmark.stats.stats.data
+        info = self.benchmark.extra_info
+        info["pairs"], info["pairs_per_s"] = len(pairs), len(pairs) / sum(theirs)
+        if ours:
+            each = [a / b for a, b in zip(theirs, singles, strict=True)]
+            info["ratio_single"] = sum(theirs) / sum(singles)
+            info["ratio_single_min"], info["ratio_single_max"] = min(each), max(each)
+        if our_batch:
+            info["ratio_batch"] = sum(theirs) / statistics.median(batches)
+            info["ratio_batch_min"] = sum(theirs) / max(batches)
+            info["ratio_batch_max"] = sum(theirs) / min(batches)
+
+
+@pytest.fixture
+def pair_race(benchmark: BenchmarkFixture) -> PairRace:
+    return PairRace(benchmark)

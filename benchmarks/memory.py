@@ -18,6 +18,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,8 +30,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def peaks(candidate: str, case: peers.Case) -> dict[str, float]:
     """What ``python -m benchmarks.memory`` prints for ``candidate`` on ``case``: a fresh process measures."""
-    command = [sys.executable, "-m", "benchmarks.memory", candidate, "--device", case.device]
-    command += ["--dtype", str(case.dtype).removeprefix("torch."), "--shape", *map(str, case.shape)]
+    dtype, shape = str(case.dtype).removeprefix("torch."), map(str, case.shape)
+    arguments = (candidate, "--device", case.device, "--dtype", dtype, "--shape", *shape)
+    return fresh_process("benchmarks.memory", *arguments)
+
+
+def fresh_process(module: str, *arguments: str) -> dict[str, float]:
+    """The JSON that ``python -m module arguments`` prints in its last line.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
@@ -45,12 +56,13 @@ def _status_mb(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def _cpu_peak(forward: peers.Forward) -> float:
+def cpu_peak(call: Callable[[], object]) -> float:
+    """The MB that the resident set grows by at the most during ``call``."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # freed pages of the build would hide what the pass needs
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
     before = _status_mb("VmRSS")
-    forward()
+    call()
     return _status_mb("VmHWM") - before
 
 
@@ -67,7 +79,7 @@ def measure(candidate: str, case: peers.Case) -> dict[str, float]:
     # A small clip first: the pages of torch's own code count as resident once they have run.
     peers.CANDIDATES["reference"](peers.Case((1, 3, 9, 224, 224), case.dtype, case.device))()
     forward = peers.CANDIDATES[candidate](case)
-    peak = _cuda_peak if case.device == "cuda" else _cpu_peak
+    peak = _cuda_peak if case.device == "cuda" else cpu_peak
     return {"peak_mb": peak(forward), "later_peak_mb": peak(forward)}
 
 

@@ -1,26 +1,22 @@
-"""Turns a pytest-benchmark record into Markdown tables and, with --plot, a bar chart.
+"""Turns a pytest-benchmark record into Markdown tables and, with --plot and --flow-plot, charts.
 
-``python benchmarks/report.py RECORD.json [--output REPORT.md] [--plot CHART.png]``
+``python benchmarks/report.py RECORD.json [--output REPORT.md] [--plot CHART.png] [--flow-plot CHART.png]``
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = dict[str, Any]
+Columns = dict[str, Callable[[Row], str]]
 
-# Sections of the report: the first word of a benchmark's group, and the heading.
-SECTIONS = {
-    "I3D": "I3D forward",
-    "max_pool3d_same": "max_pool3d_same",
-    "conv3d": "conv3d + bias + ReLU",
-}
 NOTE = (
     "Times are medians. The ratio is the candidate's time over fasti3d's, run in turns in one process: "
     "median (least to most) over the rounds; above 1, fasti3d is faster. Every candidate's result was "
@@ -33,45 +29,116 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
 
 
-def _ratio(info: Row) -> str:
-    if "ratio" not in info:
-        return ""
-    return f"{info['ratio']:.2f} ({info['ratio_min']:.2f} to {info['ratio_max']:.2f})"
+def _time(row: Row) -> str:
+    return seconds(row["stats"]["median"])
 
 
-def _rate(info: Row) -> str:
+def _ratio(name: str) -> Callable[[Row], str]:
+    def ratio(row: Row) -> str:
+        info = row["extra_info"]
+        if name not in info:
+            return ""
+        return f"{info[name]:.2f} ({info[f'{name}_min']:.2f} to {info[f'{name}_max']:.2f})"
+
+    return ratio
+
+
+def _number(name: str, form: str) -> Callable[[Row], str]:
+    def number(row: Row) -> str:
+        info = row["extra_info"]
+        return format(info[name], form) if name in info else ""
+
+    return number
+
+
+def _rate(row: Row) -> str:
+    info = row["extra_info"]
+    rates = []
     if "gflop_per_s" in info:
-        return f"{info['gflop_per_s']:.0f} GFLOP/s"
-    return f"{info['gb_per_s']:.1f} GB/s" if "gb_per_s" in info else ""
+        rates.append(f"{info['gflop_per_s']:.0f} GFLOP/s")
+    if "gb_per_s" in info:
+        rates.append(f"{info['gb_per_s']:.1f} GB/s")
+    return ", ".join(rates)
 
 
-def _memory(info: Row) -> str:
+def _memory(row: Row) -> str:
+    info = row["extra_info"]
     return f"{info['peak_mb']:.0f} / {info['later_peak_mb']:.0f}" if "peak_mb" in info else ""
 
 
-def table(rows: Iterable[Row]) -> str:
+def _pair_time(row: Row) -> str:
+    return seconds(1 / row["extra_info"]["pairs_per_s"])
+
+
+class Section(NamedTuple):
+    """A table of the report, with a note on it and the columns that it may have."""
+
+    heading: str
+    columns: Columns
+    note: str = ""
+
+
+_PASS: Columns = {"time": _time, "ratio": _ratio("ratio"), "rate": _rate, "MB": _memory}
+_ITERATIONS: Columns = {"Gpixel-iterations/s": _number("gpixel_iterations_per_s", ".2f")}
+_PAIRS: Columns = {"pairs": _number("pairs", "d"), "pairs/s": _number("pairs_per_s", ".4g")}
+
+# By how the groups of their benchmarks begin.
+SECTIONS = {
+    "I3D": Section("I3D forward", _PASS),
+    "max_pool3d_same": Section("max_pool3d_same", _PASS),
+    "conv3d": Section("conv3d + bias + ReLU", _PASS),
+    "TV-L1 clip": Section(
+        "TV-L1 on the CPU",
+        _PAIRS
+        | {"ratio, all at once": _ratio("ratio_batch"), "ratio, one at a time": _ratio("ratio_single")}
+        | _ITERATIONS
+        | {"MB": _memory},
+        "Consecutive pairs of a clip, default parameters, as many threads for OpenCV as for fasti3d. The "
+        "ratios are the candidate's time for all its pairs over fasti3d's for the same pairs, given all at "
+        "once (least to most of its runs) or one at a time (least to most of a pair).",
+    ),
+    "TV-L1 iterations": Section(
+        "TV-L1: iterations alone, and what bounds them",
+        _ITERATIONS | {"rate": _rate},
+        "An iteration takes 59 operations a pixel, one division and two roots among them, and reads and "
+        "writes 64 bytes. To give the reference's bits it fuses no multiplication with an addition: half of "
+        "the matrix product's rate is the most there can be. The sum a + 2 b goes over as many bytes as the "
+        "iterations of one pair.",
+    ),
+    "TV-L1 GPU": Section(
+        "TV-L1 on the GPU",
+        {"time": _time}
+        | _PAIRS
+        | {"ratio, one at a time": _ratio("ratio_single")}
+        | {"device MB": _number("device_mb", ".0f")},
+        "Frames and flow stay on the GPU. The time is that of one call, of one pair in OpenCV's rows.",
+    ),
+    "TV-L1 accuracy": Section(
+        "TV-L1: accuracy and time",
+        {
+            "endpoint error": _number("endpoint_error", ".3f"),
+            "time a pair": _pair_time,
+            "ratio, one at a time": _ratio("ratio_single"),
+        },
+        "Mean endpoint error in pixels over all pixels of all pairs, given one at a time. The ratio is over "
+        "fasti3d's preset i3d.",
+    ),
+}
+
+
+def table(rows: Iterable[Row], columns: Columns = _PASS) -> str:
     """One Markdown row a benchmark; columns that no benchmark fills are left out."""
-    columns: list[tuple[str, list[str]]] = [
-        (name, []) for name in ("case", "", "time", "ratio", "rate", "MB")
-    ]
+    header = ["case", "", *columns]
+    lines: list[list[str]] = []
     previous = None
     for row in rows:
         info = row["extra_info"]
-        cells = (
-            info["case"] if info["case"] != previous else "",
-            info["candidate"],
-            seconds(row["stats"]["median"]),
-            _ratio(info),
-            _rate(info),
-            _memory(info),
-        )
+        case = info["case"] if info["case"] != previous else ""
+        lines.append([case, info["candidate"], *(cell(row) for cell in columns.values())])
         previous = info["case"]
-        for (_, column), cell in zip(columns, cells, strict=True):
-            column.append(cell)
-    kept = [(name, cells) for name, cells in columns if any(cells)]
-    lines = ["| " + " | ".join(name for name, _ in kept) + " |", "|" + "---|" * len(kept)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in zip(*(cells for _, cells in kept), strict=True)]
-    return "\n".join(lines)
+    kept = [i for i in range(len(header)) if any(line[i] for line in lines)]
+    texts = ["| " + " | ".join(line[i] for i in kept) + " |" for line in (header, *lines)]
+    return "\n".join([texts[0], "|" + "---|" * len(kept), *texts[1:]])
 
 
 def machine(record: Row) -> str:
@@ -81,8 +148,8 @@ def machine(record: Row) -> str:
     parts = [info["cpu"].get("brand_raw", info["machine"]), f"{ours['threads']} threads"]
     parts += [
         f"{name} {ours[name]}"
-        for name in ("isa", "gpu", "torch", "cuda", "cudnn", "triton", "openvino")
-        if ours[name]
+        for name in ("isa", "gpu", "torch", "cuda", "cudnn", "triton", "openvino", "opencv", "scikit-image")
+        if ours.get(name)
     ]
     commit = record["commit_info"]
     parts.append(
@@ -94,9 +161,9 @@ def machine(record: Row) -> str:
 def report(record: Row) -> str:
     """The whole record as Markdown."""
     parts = [machine(record), NOTE]
-    for key, heading in SECTIONS.items():
-        if rows := [row for row in record["benchmarks"] if row["group"].split()[0] == key]:
-            parts += [f"## {heading}", table(rows)]
+    for key, section in SECTIONS.items():
+        if rows := [row for row in record["benchmarks"] if row["group"].startswith(key)]:
+            parts += [f"## {section.heading}", *filter(None, [section.note]), table(rows, section.columns)]
     for row in record["benchmarks"]:
         if row["group"] == "import":
             info = row["extra_info"]
@@ -115,11 +182,7 @@ def plot(record: Row, path: Path) -> None:
     Raises:
         ValueError: the record holds no forward pass.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     cases: dict[str, list[tuple[str, float]]] = {}
     for row in record["benchmarks"]:
         if row["group"].startswith("I3D"):
@@ -145,9 +208,69 @@ def plot(record: Row, path: Path) -> None:
         axes.set_title(f"I3D forward {case}", loc="left", fontsize="medium")
         axes.set_xticks([])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_flow(record: Row, path: Path) -> None:
+    """Draws the endpoint error of TV-L1 against its time: presets, peers, and a curve a setting varied.
+
+    Raises:
+        ValueError: the record holds no accuracy of TV-L1.
+    """
+    points: dict[str, tuple[float, float]] = {}
+    curves: dict[tuple[str, str, float], list[tuple[float, float, float]]] = {}
+    zero = None
+    for row in record["benchmarks"]:
+        if row["group"] != "TV-L1 accuracy":
+            continue
+        info = row["extra_info"]
+        at = 1 / info["pairs_per_s"], info["endpoint_error"]
+        if "field" in info:
+            key = info["preset"], info["field"], info["default"]
+            curves.setdefault(key, []).append((info["value"], *at))
+        elif info["candidate"] == "zero flow":
+            zero = info["endpoint_error"]
+        else:
+            points[info["candidate"]] = at
+    if not points:
+        raise ValueError("the record holds no accuracy of TV-L1 to plot")
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for (preset, field, default), curve in curves.items():
+        if f"fasti3d {preset}" in points:  # not where -k has left it out
+            curve.append((default, *points[f"fasti3d {preset}"]))
+        curve.sort()
+        axes.plot(*list(zip(*curve, strict=True))[1:], ".-", alpha=0.6, label=f"{preset}, {field} varied")
+        for value, time, error in curve:
+            if value != default:
+                where = {"xytext": (3, 3), "textcoords": "offset points"}
+                axes.annotate(f"{value:g}", (time, error), fontsize=6, **where)
+    for (name, at), marker in zip(points.items(), itertools.cycle("oD^sPX")):
+        colour = "tab:orange" if name.startswith("fasti3d") else "tab:gray"
+        axes.plot(*at, marker, color=colour, markersize=8, markeredgecolor="black", label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("time a pair, s")
+    axes.set_ylabel("mean endpoint error, pixels")
+    without = f"; {zero:.2f} without any flow" if zero is not None else ""
+    axes.set_title(f"TV-L1 on FlyingChairs{without}", loc="left", fontsize="medium")
+    figure.legend(loc="outside right center", fontsize="small", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
     temporary = path.with_suffix(f".{os.getpid()}{path.suffix}")
     figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+    _pyplot().close(figure)
     os.replace(temporary, path)
 
 
@@ -156,6 +279,7 @@ def main() -> None:
     parser.add_argument("record", type=Path, help="what pytest --benchmark-json wrote")
     parser.add_argument("--output", type=Path, help="where the Markdown goes; by default to standard output")
     parser.add_argument("--plot", type=Path, help="where a bar chart of the forward passes goes")
+    parser.add_argument("--flow-plot", type=Path, help="where a chart of TV-L1's accuracy by time goes")
     args = parser.parse_args()
     try:
         record = json.loads(args.record.read_text())
@@ -168,11 +292,12 @@ def main() -> None:
         os.replace(temporary, args.output)
     else:
         print(text, end="")
-    if args.plot:
-        try:
-            plot(record, args.plot)
-        except ValueError as error:
-            sys.exit(f"no chart of {args.record}: {error}")
+    for draw, path in ((plot, args.plot), (plot_flow, args.flow_plot)):
+        if path:
+            try:
+                draw(record, path)
+            except ValueError as error:
+                sys.exit(f"no chart of {args.record}: {error}")
 
 
 if __name__ == "__main__":

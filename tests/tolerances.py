@@ -51,6 +51,29 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
 }
 
 
+class FlowTolerance(NamedTuple):
+    """Limits on the endpoint differences of two flows, in pixels, and why they are what they are."""
+
+    median: float
+    mean: float
+    within_a_tenth: float
+    why: str
+
+
+# Never a limit on the maximum: any rounding moves single pixels by many pixels, in OpenCV too.
+TVL1_OPENCV = FlowTolerance(
+    0.02,
+    0.03,
+    0.98,
+    "a warp ends when the flow moves by less than .01 pixels: another rounding may end it one iteration off",
+)
+# Where OpenCV is further than that from its own result on frames that differ by 1e-7 of their values.
+TVL1_UNSTABLE = Tolerance(2.0, "two draws of one spread: within twice OpenCV's own mean difference")
+TVL1_ACCURACY = Tolerance(
+    0.1, "pixels of mean endpoint error: measured .001; epsilon .05 or a pyramid of step .5 cost more than .1"
+)
+
+
 def error(actual: Tensor, expected: Tensor, scale: float | None = None) -> float:
     """The largest difference over ``scale``, by default the largest expected magnitude; NaN if one is NaN."""
     if actual.shape != expected.shape:

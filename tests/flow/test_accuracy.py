@@ -1,0 +1,42 @@
+"""TV-L1 against the true flow of FlyingChairs: the default as accurate as OpenCV, every preset useful."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import TVL1_ACCURACY
+from torch import Tensor
+
+from benchmarks import flow_data, flow_peers
+from fasti3d import extension
+from fasti3d.flow import PRESETS, average_endpoint_error
+
+pytestmark = pytest.mark.skipif(extension.CORE is None, reason="the reference would take many minutes")
+
+
+@pytest.fixture(scope="module")
+def chairs(shared_data: Path) -> list[flow_data.Chairs]:
+    pairs = flow_data.chairs()
+    assert pairs, f"no FlyingChairs in {shared_data / 'flow'}"
+    return pairs
+
+
+def mean_error(solve: Callable[[Tensor, Tensor], Tensor], pairs: list[flow_data.Chairs]) -> float:
+    flows = torch.stack([solve(pair.frame0, pair.frame1) for pair in pairs])
+    return average_endpoint_error(flows, torch.stack([pair.truth for pair in pairs]))
+
+
+def test_i3d_is_as_accurate_as_opencv(chairs: list[flow_data.Chairs]) -> None:
+    pytest.importorskip("cv2")
+    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), chairs)
+    theirs = mean_error(flow_peers.opencv(), chairs)
+    assert abs(ours - theirs) <= TVL1_ACCURACY.limit, TVL1_ACCURACY.why
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_finds_most_of_the_motion(chairs: list[flow_data.Chairs], preset: str) -> None:
+    still = mean_error(lambda frame0, _: torch.zeros((2, *frame0.shape)), chairs)
+    assert mean_error(flow_peers.fasti3d(PRESETS[preset]), chairs) < 0.6 * still
