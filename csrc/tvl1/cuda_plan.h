@@ -32,21 +32,22 @@ struct Tiling {
 struct Level {
   int32_t height, width, pitch;  // pitch: floats from row to row
   Tiling tiling;
-  int64_t image;    // of this level in a pyramid, in floats
-  double tolerance; // as Params::tolerance
+  int64_t image;            // of this level in a pyramid, in floats
+  double tolerance;         // as Params::tolerance
   double scale_y, scale_x;  // size of the next coarser level over that of this one
+
+  int64_t floats() const { return static_cast<int64_t>(pitch) * height; }
 };
 
 // The part of the workspace that a group of blocks solves its pairs in: offsets in floats.
 struct Layout {
-  int64_t image[2], gradient[2], data[4], u[2][3], px[2][3], py[2][3];
-  int64_t errors;  // double[2][kLongestSweep][most_tiles]
-  int64_t most_tiles;
+  int64_t image[2], taps, data[4], u[2][3], px[2][3], py[2][3];
+  int64_t errors;  // double[2][kLongestSweep][blocks of the group]
   int64_t floats;
 };
 
 struct Device {
-  int64_t blocks;    // that run at the same time
+  int64_t blocks;  // that run at the same time
   int64_t l2_bytes;
 };
 
@@ -57,28 +58,28 @@ struct Plan {
 };
 
 template <class T>
-constexpr T ceil_div(T a, T b) {
+FASTI3D_HOST_DEVICE constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 constexpr int64_t round_up_to(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
 
 inline Tiling make_tiling(Size size, int halo, int step_y) {
   const auto count = [&](int64_t side, int64_t step) {
-    return static_cast<int32_t>(
-        std::max<int64_t>(1, ceil_div<int64_t>(side - 2 * halo, step)));
+    return static_cast<int32_t>(std::max<int64_t>(1, ceil_div<int64_t>(side - 2 * halo, step)));
   };
   return {halo, halo, count(size.width, kTileWidth - 2 * halo), count(size.height, step_y), step_y};
 }
 
-// Clock cycles of an iteration of a level by so many blocks. An estimate, to compare tilings by.
+// Clock cycles of an iteration of a level by so many blocks, two a multiprocessor. A rough
+// estimate, from counts of instructions and usual latencies, to compare tilings by.
 inline double cycles(const Tiling& tiling, int64_t blocks) {
-  constexpr double kBarrier = 3000, kTile = 1500, kTransfer = 250, kIteration = 350, kWarp = 110;
+  constexpr double kMeeting = 3000, kTile = 1500, kTransfer = 250, kIteration = 300, kWarp = 150;
   const int64_t rounds = ceil_div<int64_t>(tiling.tiles(), blocks);
   const double warps = static_cast<double>(tiling.step_y + 2 * tiling.halo) / kRows;
   // Tiles that stay with their block need only their halos renewed.
   const double transfer = kTile + kTransfer * warps * (rounds == 1 ? 1 : 3);
   const double compute = tiling.sweep * (kIteration + kWarp * warps);
-  return (kBarrier + static_cast<double>(rounds) * (transfer + compute)) / tiling.sweep;
+  return (kMeeting + static_cast<double>(rounds) * (transfer + compute)) / tiling.sweep;
 }
 
 // The tiling of a level that takes so many blocks the least time.
@@ -120,44 +121,17 @@ inline int64_t choose_groups(const std::vector<Size>& sizes, int64_t pairs, int 
   return best;
 }
 
-inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Device& device) {
-  const std::vector<Size> sizes = pyramid(size, params);
-  const int components = params.gamma != 0.0 ? 3 : 2;
-  Plan plan{};
-  plan.groups = choose_groups(sizes, pairs, components, device);
-  const int64_t available = device.blocks / plan.groups;
-  int64_t pyramid_floats = 0, most_tiles = 0;
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    Level level{};
-    level.height = static_cast<int32_t>(sizes[i].height);
-    level.width = static_cast<int32_t>(sizes[i].width);
-    level.pitch = static_cast<int32_t>(round_up_to(level.width, 8));
-    level.tiling = choose_tiling(sizes[i], available);
-    level.image = pyramid_floats;
-    level.tolerance = params.tolerance(sizes[i].pixels());
-    if (i + 1 < sizes.size()) {
-      level.scale_y =
-          static_cast<double>(sizes[i + 1].height) / static_cast<double>(sizes[i].height);
-      level.scale_x =
-          static_cast<double>(sizes[i + 1].width) / static_cast<double>(sizes[i].width);
-    }
-    pyramid_floats += round_up_to(static_cast<int64_t>(level.pitch) * level.height, 32);
-    most_tiles = std::max<int64_t>(most_tiles, level.tiling.tiles());
-    plan.levels.push_back(level);
-  }
-  // Blocks without a tile even in the level of most tiles would only make barriers longer.
-  plan.blocks_per_group = std::min(available, most_tiles);
-
-  const int64_t plane =
-      round_up_to(static_cast<int64_t>(plan.levels[0].pitch) * plan.levels[0].height, 32);
-  Layout& layout = plan.layout;
+inline Layout make_layout(const Plan& plan, int components) {
+  Layout layout{};
   const auto take = [&](int64_t floats) {
     const int64_t offset = layout.floats;
     layout.floats += round_up_to(floats, 32);
     return offset;
   };
-  for (int64_t& image : layout.image) image = take(pyramid_floats);
-  for (int64_t& gradient : layout.gradient) gradient = take(plane);
+  const Level &finest = plan.levels.front(), &coarsest = plan.levels.back();
+  const int64_t plane = finest.floats();
+  for (int64_t& image : layout.image) image = take(coarsest.image + coarsest.floats());
+  layout.taps = take(4 * plane);
   for (int64_t& data : layout.data) data = take(plane);
   for (int side = 0; side < 2; ++side) {
     for (int c = 0; c < components; ++c) {
@@ -166,8 +140,38 @@ inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Devi
       layout.py[side][c] = take(plane);
     }
   }
-  layout.most_tiles = most_tiles;
-  layout.errors = take(2 * kLongestSweep * most_tiles * 2);
+  layout.errors = take(2 * kLongestSweep * plan.blocks_per_group * 2);
+  return layout;
+}
+
+inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Device& device) {
+  const std::vector<Size> sizes = pyramid(size, params);
+  const int components = params.gamma != 0.0 ? 3 : 2;
+  Plan plan{};
+  plan.groups = choose_groups(sizes, pairs, components, device);
+  const int64_t available = device.blocks / plan.groups;
+  int64_t image = 0;
+  int32_t most_tiles = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    Level level{};
+    level.height = static_cast<int32_t>(sizes[i].height);
+    level.width = static_cast<int32_t>(sizes[i].width);
+    level.pitch = static_cast<int32_t>(round_up_to(level.width, 8));
+    level.tiling = choose_tiling(sizes[i], available);
+    level.image = image;
+    level.tolerance = params.tolerance(sizes[i].pixels());
+    if (i + 1 < sizes.size()) {
+      level.scale_y =
+          static_cast<double>(sizes[i + 1].height) / static_cast<double>(sizes[i].height);
+      level.scale_x = static_cast<double>(sizes[i + 1].width) / static_cast<double>(sizes[i].width);
+    }
+    image += round_up_to(level.floats(), 32);
+    most_tiles = std::max(most_tiles, level.tiling.tiles());
+    plan.levels.push_back(level);
+  }
+  // Blocks without a tile even in the level of most tiles would only make the meetings longer.
+  plan.blocks_per_group = std::min<int64_t>(available, most_tiles);
+  plan.layout = make_layout(plan, components);
   return plan;
 }
 

@@ -1,12 +1,13 @@
 // The numbers the CUDA solver computes with, and math.h for them.
 //
-// What is fused into one operation is decided by types, never by the compiler: the same pixel may be
-// computed by differently compiled code in another tile, and must come out the same to the bit.
+// What is fused into one operation is decided by types, never by the compiler: the same pixel may
+// be computed by differently compiled code in another tile, and must come out the same to the bit.
 #pragma once
 
 #include <math.h>
 
 #include "../common/host_device.h"
+#include "params.h"
 
 namespace fasti3d::tvl1 {
 
@@ -42,6 +43,12 @@ struct Product {
   FASTI3D_HOST_DEVICE operator Fast() const;
 };
 
+// The sum of two products, likewise.
+struct Products {
+  Product first, second;
+  FASTI3D_HOST_DEVICE operator Fast() const;
+};
+
 #if defined(__CUDA_ARCH__)
 __device__ inline float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ inline float rounded(float a, float b) { return __fmul_rn(a, b); }
@@ -72,8 +79,30 @@ FASTI3D_HOST_DEVICE inline Fast operator+(Product p, Fast c) { return {fused(p.a
 FASTI3D_HOST_DEVICE inline Fast operator+(Fast c, Product p) { return p + c; }
 FASTI3D_HOST_DEVICE inline Fast operator-(Product p, Fast c) { return {fused(p.a, p.b, -c.value)}; }
 FASTI3D_HOST_DEVICE inline Fast operator-(Fast c, Product p) { return {fused(-p.a, p.b, c.value)}; }
-FASTI3D_HOST_DEVICE inline Fast operator+(Product p, Product q) { return p + Fast(q); }
 FASTI3D_HOST_DEVICE inline Fast operator-(Product p, Product q) { return p - Fast(q); }
+FASTI3D_HOST_DEVICE inline Products operator+(Product p, Product q) { return {p, q}; }
+FASTI3D_HOST_DEVICE inline Products::operator Fast() const { return first + Fast(second); }
+FASTI3D_HOST_DEVICE inline Fast operator+(Products p, Fast c) { return p.first + (p.second + c); }
+FASTI3D_HOST_DEVICE inline Fast operator+(Fast c, Products p) { return p + c; }
+FASTI3D_HOST_DEVICE inline Fast operator+(Products p, Product q) { return p + Fast(q); }
+FASTI3D_HOST_DEVICE inline Fast operator+(Products p, Products q) { return p + Fast(q); }
+
+// As `between` in params.h, but with a product that a GPU's compiler does not fuse with the sums
+// after it.
+FASTI3D_HOST_DEVICE inline Between between_rounded(int64_t i, double scale, int64_t size,
+                                                   bool cuda_form) {
+  const double pixel = cuda_form ? i : i + 0.5;
+#if defined(__CUDA_ARCH__)
+  const double product = __dmul_rn(pixel, scale);
+#else
+  const double product = pixel * scale;
+#endif
+  const double at = cuda_form ? product : product - 0.5;
+  const int64_t first = static_cast<int64_t>(floor(at));
+  if (first < 0) return {0, 0, 0.0f};
+  if (first >= size - 1) return {size - 1, size - 1, 0.0f};
+  return {first, first + 1, static_cast<float>(at - static_cast<double>(first))};
+}
 
 template <class V>
 FASTI3D_HOST_DEVICE inline V broadcast(float value) {

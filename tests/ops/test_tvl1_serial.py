@@ -1,0 +1,273 @@
+"""The CUDA solver's logic without a GPU: its source, run on the CPU, against the reference.
+
+Tiles and their halos, sweeps that are run again up to the stop, groups of blocks and their meetings, and
+the division of the work. What is left for a GPU is in test_tvl1_cuda.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from tvl1_making import arguments, frames
+from tvl1_serial import ADDRESS, RACES, Serial, Tiling, build
+
+from fasti3d.flow.params import TVL1Params
+from fasti3d.ops.tvl1.reference import tvl1_reference
+
+SHORT: dict[str, Any] = {"nscales": 2, "warps": 2, "inner_iterations": 13, "outer_iterations": 2}
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"mode": "opencv-cuda"},
+    {"median_filtering": 3, "inner_iterations": 7, "outer_iterations": 3},
+    {"median_filtering": 0, "epsilon": 0.03},
+    {"gamma": 0.5},
+    {"mode": "opencv-cuda", "gamma": 0.2, "scale_step": 0.5},
+]
+# One block and one tile; tiles that go round among blocks; tiles that stay with theirs; halos wider than
+# a sweep; sweeps of every length.
+TILINGS = [
+    Tiling(),
+    Tiling(blocks=3, halo=4, step=4),
+    Tiling(groups=2, blocks=14, halo=4, step=8),
+    Tiling(groups=2, blocks=2, halo=8, step=16, sweep=5),
+    *(Tiling(blocks=4, halo=4, step=24, sweep=sweep) for sweep in (1, 2, 3)),
+]
+# Sides of less than a tile, of whole tiles, of a pixel more, odd; level sizes between.
+SIZES = [(16, 16), (33, 120), (90, 65)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For the reference: its tensors are too small to share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Serial:
+    """With every access to memory checked."""
+    return build(tmp_path_factory.mktemp("address"), *ADDRESS)
+
+
+@pytest.fixture(scope="module")
+def racing(tmp_path_factory: pytest.TempPathFactory) -> Serial:
+    """With unordered accesses by different blocks reported."""
+    return build(tmp_path_factory.mktemp("races"), *RACES)
+
+
+@cache
+def pair(size: tuple[int, int], count: int = 2) -> tuple[Tensor, Tensor]:
+    clip = frames(count + 1, *size)
+    return clip[:-1], clip[1:]
+
+
+@cache
+def expected(size: tuple[int, int], params: TVL1Params) -> tuple[Tensor, Tensor]:
+    return tvl1_reference(*pair(size), None, *arguments(params))
+
+
+def assert_same(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    for a, w in zip(actual, wanted, strict=True):
+        torch.testing.assert_close(a, w, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_equals_the_reference(serial: Serial, form: dict[str, Any], tiling: Tiling) -> None:
+    changes = SHORT | form
+    actual = serial.solve(*pair((41, 75)), tiling=tiling, **changes)
+    assert_same(actual, expected((41, 75), TVL1Params(**changes)))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_any_size(serial: Serial, size: tuple[int, int]) -> None:
+    for blocks in (1, 6):  # the plan's own tiling for so many
+        actual = serial.solve(*pair(size), tiling=Tiling(blocks=blocks), **SHORT)
+        assert_same(actual, expected(size, TVL1Params(**SHORT)))
+
+
+@given(
+    size=st.tuples(st.integers(3, 90), st.integers(3, 140)),
+    blocks=st.integers(1, 9),
+    halo=st.sampled_from([4, 8]),
+    steps=st.integers(1, 6),
+    sweep=st.integers(1, 8),
+    form=st.sampled_from(FORMS),
+)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_sizes_and_tilings(
+    serial: Serial,
+    size: tuple[int, int],
+    blocks: int,
+    halo: int,
+    steps: int,
+    sweep: int,
+    form: dict[str, Any],
+) -> None:
+    tiling = Tiling(1, blocks, halo, min(4 * steps, 32 - 2 * halo), min(sweep, halo))
+    changes = {"nscales": 2, "warps": 1, "inner_iterations": 9, "outer_iterations": 2} | form
+    assert_same(serial.solve(*pair(size), tiling=tiling, **changes), expected(size, TVL1Params(**changes)))
+
+
+def test_stops_within_a_sweep(serial: Serial) -> None:
+    """At whatever iteration the rule says, also when a sweep has gone past it."""
+    sweep = 4
+    ends = set()
+    for epsilon in (0.1, 0.07, 0.05, 0.03, 0.02):
+        changes = SHORT | {"epsilon": epsilon}
+        actual = serial.solve(
+            *pair((41, 75)), tiling=Tiling(blocks=3, halo=4, step=8, sweep=sweep), **changes
+        )
+        wanted = expected((41, 75), TVL1Params(**changes))
+        assert_same(actual, wanted)
+        ends |= set((wanted[1] % sweep).unique().tolist())
+    assert ends == set(range(sweep)), "the cases leave out some place in a sweep"
+
+
+def test_runs_to_the_cap(serial: Serial) -> None:
+    """Without a tolerance, and at a scene cut: no sweep passes a median or the last iteration."""
+    cut = frames(1, 40, 70), frames(1, 40, 70, seed=5)
+    for epsilon in (0.0, 0.0005):
+        changes = SHORT | {"epsilon": epsilon, "inner_iterations": 7, "outer_iterations": 3}
+        actual = serial.solve(*cut, tiling=Tiling(blocks=3, halo=4, step=8), **changes)
+        assert_same(actual, tvl1_reference(*cut, None, *arguments(TVL1Params(**changes))))
+        assert actual[1].flatten().tolist() == [21] * 4
+
+
+@pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
+def test_initial_flow_and_float_frames(serial: Serial, mode: str) -> None:
+    """A flow that points far outside too."""
+    first, second = (frame.float() / 255 for frame in pair((41, 75)))
+    initial = 3 * torch.randn((2, 2, 41, 75), generator=torch.Generator().manual_seed(0))
+    initial[:, :, ::7, ::5] *= 100
+    changes = SHORT | {"mode": mode, "epsilon": 0.05}
+    actual = serial.solve(first, second, initial, Tiling(blocks=3, halo=4, step=8), **changes)
+    assert_same(actual, tvl1_reference(first, second, initial, *arguments(TVL1Params(**changes))))
+
+
+def test_identical_frames_do_not_move(serial: Serial) -> None:
+    first, _ = pair((41, 75))
+    for frame in (first, torch.full_like(first, 97)):
+        flow, iterations = serial.solve(frame, frame, tiling=Tiling(blocks=2), **SHORT)
+        assert not flow.any()
+        assert iterations.max() == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_comes_to_an_end_whatever_the_frames_hold(serial: Serial, value: float) -> None:
+    """Reads and writes nothing outside either: the operator does not look at the values."""
+    first, second = (frame.float() / 255 for frame in pair((41, 75)))
+    second[:, 20:23, 30:50] = value
+    _, iterations = serial.solve(first, second, tiling=Tiling(blocks=3, halo=4, step=8), **SHORT)
+    assert iterations.max() <= 26
+
+
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[4]], ids=str)
+def test_order_of_the_threads_does_not_matter(serial: Serial, form: dict[str, Any]) -> None:
+    changes = SHORT | form
+    for order in (1, 2):
+        tiling = Tiling(groups=2, blocks=3, halo=4, step=12)
+        actual = serial.solve(*pair((41, 75)), tiling=tiling, order=order, **changes)
+        assert_same(actual, expected((41, 75), TVL1Params(**changes)))
+
+
+FEW: dict[str, Any] = {"nscales": 2, "warps": 2, "inner_iterations": 5, "outer_iterations": 2}
+
+
+@pytest.mark.parametrize("form", [{}, {"gamma": 0.5, "mode": "opencv-cuda"}], ids=str)
+def test_blocks_do_not_race(racing: Serial, form: dict[str, Any]) -> None:
+    """Three pairs by two groups: one of them takes a second pair."""
+    clip = frames(4, 40, 70)
+    initial = torch.randn((3, 2, 40, 70), generator=torch.Generator().manual_seed(0))
+    changes = FEW | form
+    for tiling in (Tiling(groups=2, blocks=3, halo=4, step=8), Tiling(groups=2, blocks=8, halo=4, step=8)):
+        actual = racing.solve(clip[:-1], clip[1:], initial, tiling, **changes)
+        assert_same(actual, tvl1_reference(clip, None, initial, *arguments(TVL1Params(**changes))))
+
+
+@pytest.mark.parametrize("skipped", range(10))
+def test_a_missing_meeting_is_noticed(racing: Serial, skipped: int) -> None:
+    """So that the test above means something."""
+    first, second = pair((40, 70), 1)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        racing.solve(first, second, None, Tiling(blocks=3, halo=4, step=8), skipped=skipped, **FEW)
+    assert "ThreadSanitizer: data race" in error.value.stderr
+
+
+def test_fast_arithmetic_is_the_same_in_every_tiling(serial: Serial) -> None:
+    """And close to the exact one: to the tolerances of test_tvl1_cuda.py, whose GPU rounds differently."""
+    first, second = pair((41, 75))
+    changes: dict[str, Any] = {"nscales": 1, "inner_iterations": 30, "outer_iterations": 1, "epsilon": 0.0}
+    exact, _ = serial.solve(first, second, **changes)
+    fast = serial.solve(first, second, exact=False, **changes)
+    assert not torch.equal(fast[0], exact)
+    error = (fast[0] - exact).square().sum(1).sqrt()
+    assert error.mean() <= 1e-4
+    assert error.max() <= 0.05
+    stopping = SHORT | {"epsilon": 0.03}
+    stopped = serial.solve(first, second, exact=False, **stopping)
+    for tiling in TILINGS[1:4]:
+        assert_same(serial.solve(first, second, tiling=tiling, exact=False, **changes), fast)
+        assert_same(serial.solve(first, second, tiling=tiling, exact=False, **stopping), stopped)
+
+
+DEVICES = {"H200": (264, 60 << 20), "A100": (216, 40 << 20), "RTX 3090": (164, 6 << 20), "tiny": (4, 1 << 20)}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_plan(serial: Serial, device: str) -> None:
+    """Every pixel belongs to one tile's core, no tile is higher than a block, and memory is bounded."""
+    blocks, l2 = DEVICES[device]
+    sizes = [(3, 3), (16, 16), (17, 300), (300, 17), (224, 224), (256, 340), (511, 513), (1080, 1920)]
+    forms = [TVL1Params(), TVL1Params(gamma=0.3), TVL1Params.preset("large-motion")]
+    cases = [(blocks, l2, pairs, *size, form) for size in sizes for pairs in (1, 7, 256) for form in forms]
+    for case, (groups, per_group, floats, *levels) in zip(cases, serial.plan(cases), strict=True):
+        _, _, pairs, height, width, form = case
+        assert 1 <= groups <= pairs
+        assert 1 <= groups * per_group <= blocks
+        # Two pyramids of at most 2.8 images, the packed image and the data; u and p twice; rows end
+        # at a multiple of 8 floats, planes at one of 32.
+        planes = 2 * 2.8 + 4 + 4 + (12 if form.gamma == 0 else 18)
+        plane = height * (width + 7) + 32
+        assert floats <= planes * plane + 2 * 8 * 2 * per_group + 1024
+        for i in range(0, len(levels), 8):
+            _, _, halo, sweep, tiles, least, most, rows = levels[i : i + 8]
+            assert least == most == 1
+            assert sweep <= halo
+            assert rows <= 32
+            assert tiles >= 1
+
+
+def test_plan_of_one_pair_and_of_many(serial: Serial) -> None:
+    """A single pair has the whole GPU to itself, as far as it can use it; 64 share it."""
+    blocks, l2 = DEVICES["H200"]
+    params = TVL1Params()
+    one, many, large = serial.plan(
+        [
+            (blocks, l2, pairs, *size, params)
+            for pairs, size in ((1, (256, 340)), (64, (256, 340)), (8, (1080, 1920)))
+        ]
+    )
+    assert one[0] == 1
+    assert one[1] > blocks / 2
+    assert many[0] >= 4
+    assert many[0] * many[1] > 0.9 * blocks
+    assert large[:2] == [1, blocks]  # its state fills the cache several times
+    assert many[0] * many[2] * 4 < 100e6  # bytes: of the pairs in work, not of the batch
+
+
+def test_skips_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match=r"g\+\+ is not installed"):
+        build(tmp_path)
