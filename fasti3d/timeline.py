@@ -131,7 +131,7 @@ def _draw_classes(figure: Figure, axes: Axes, result: Classification, classes: i
     shown = [i for i in ranked if peaks[i] >= _NOTABLE] or ranked[:1]
 
     bins = torch.arange(len(shares)).tensor_split(min(len(shares), _MOST_POINTS))
-    edges = [shares[int(members[0])].start for members in bins] + [shares[-1].end]
+    edges = [shares[int(members[0])].start for members in bins] + [_extent(result)[1]]
     y = _HEIGHT - _TOP
     x = _WIDTH - _RIGHT + 0.2
     for rank, index in enumerate(shown):
@@ -205,7 +205,9 @@ def _draw_title(figure: Figure, result: Classification) -> None:
 
 
 def _extent(result: Classification) -> tuple[float, float]:
-    return result.spans[0].start, max(span.end for span in result.spans)
+    """From when to when, in seconds; a video of one frame, whose length is not known, shows as 0.1 s."""
+    start, end = result.spans[0].start, max(span.end for span in result.spans)
+    return start, end if end > start else start + _TIME_STEPS[0]
 
 
 def _printable(name: str) -> str:

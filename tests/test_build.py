@@ -10,6 +10,9 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,13 @@ from fasti3d import extension
 ROOT = Path(__file__).resolve().parent.parent
 # As in setup.py: compile against the stable ABI of torch 2.11.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
-# Ampere, Hopper, Blackwell: ptxas shares out registers differently on each.
-SPILL_ARCHITECTURES = ("80", "90", "120")
+# Ampere, Ada, Hopper, Blackwell: ptxas shares out registers differently on each.
+ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+# A kernel in the report of ptxas -v.
+RESOURCES = (
+    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads[^']*?Used (\d+) registers(?:[^'\n]*?(\d+) bytes smem)?"
+)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -47,7 +55,7 @@ def test_vector_instructions_stay_where_they_are_chosen_at_run_time(library: str
         if label := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
             function = label[1]
         elif re.search(r"\t\s*v[a-z]", line):  # only AVX and its successors have names that begin with v
-            if re.search(r"\bfasti3d::avx(2|512|512_bf16)::", function):
+            if re.search(r"\bfasti3d::(\w+::)?avx(2|512|512_bf16)::", function):
                 inside.add(function)
             else:
                 outside[function] = line.split("\t")[-1]
@@ -62,8 +70,21 @@ def test_links_against_the_stable_abi_only(library: str) -> None:
     assert [s for s in undefined if re.match(r"_Z\w*?(2at|3c10|5torch)[0-9NE]", s)] == []
 
 
-@pytest.mark.timeout(180)
-def test_cuda_kernels_spill_no_registers(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas made of a kernel for one architecture; sizes in bytes."""
+
+    name: str
+    architecture: str
+    stack: int
+    spills: int
+    registers: int
+    shared: int
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
+    """Every CUDA kernel of the library on every architecture, from ptxas' report."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc is not installed")
@@ -72,21 +93,53 @@ def test_cuda_kernels_spill_no_registers(tmp_path: Path) -> None:
     sources = sorted(ROOT.glob("csrc/**/cuda.cu"))
     if not sources:
         pytest.skip("no sources beside the tests")
-    command = [nvcc, "-c", "--threads=2", "-O3", "-std=c++20", "-DUSE_CUDA", TORCH_TARGET, "-Xptxas", "-v"]
+    command = [nvcc, "-cubin", "-O3", "-std=c++20", "-DUSE_CUDA", TORCH_TARGET, "-Xptxas", "-v"]
     for path in [*include_paths("cpu"), sysconfig.get_path("include")]:
         command += ["-isystem", path]
-    for architecture in SPILL_ARCHITECTURES:
-        command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
-    for source in sources:
-        target = str(tmp_path / f"{source.parent.name}.o")
-        result = subprocess.run(
-            [*command, "-o", target, str(source)], capture_output=True, text=True, check=False
-        )
+    folder = tmp_path_factory.mktemp("kernels")
+
+    def compile_for(job: tuple[Path, str]) -> list[Kernel]:
+        source, architecture = job
+        target = [
+            "-o",
+            str(folder / f"{source.parent.name}-{architecture}.cubin"),
+            f"-arch=sm_{architecture}",
+        ]
+        result = subprocess.run([*command, *target, str(source)], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        compiled = re.findall(r"Compiling entry function '\w+' for 'sm_(\w+)'", result.stderr)
-        assert set(compiled) == set(SPILL_ARCHITECTURES)
-        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
-        assert set(spills) == {("0", "0")}, result.stderr
+        assert "warning" not in result.stderr
+        reports = re.findall(RESOURCES, result.stderr, re.DOTALL)
+        assert reports
+        assert len(reports) == result.stderr.count("Compiling entry function")
+        return [
+            Kernel(name, architecture, int(stack), int(stores) + int(loads), int(registers), int(shared or 0))
+            for name, stack, stores, loads, registers, shared in reports
+        ]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(compile_for, product(sources, ARCHITECTURES)))
+    return [kernel for kernels in compiled for kernel in kernels]
+
+
+@pytest.mark.timeout(300)
+def test_cuda_kernels_spill_no_registers(kernels: list[Kernel]) -> None:
+    assert [kernel for kernel in kernels if kernel.stack or kernel.spills] == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_blocks_of_the_flow_solver_share_a_multiprocessor(kernels: list[Kernel], architecture: str) -> None:
+    """Two at a time, in the shared memory that no one has to ask for; one with the illumination term."""
+    solvers = {
+        (found[1], int(found[2])): kernel
+        for kernel in kernels
+        if kernel.architecture == architecture
+        and (found := re.search(r"_tvl1_kernelINS0_\d(Exact|Fast)ELi(\d)E", kernel.name))
+    }
+    assert set(solvers) == {("Exact", 2), ("Exact", 3), ("Fast", 2), ("Fast", 3)}
+    for (_, components), kernel in solvers.items():
+        assert kernel.registers <= (128 if components == 2 else 255)
+        assert 2 * kernel.shared <= 48 * 1024
 
 
 def _setup(**environment: str) -> subprocess.CompletedProcess[str]:

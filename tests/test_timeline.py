@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_each_format_is_written_without_pyplot(
     timeline.draw_timeline(make([[1.0]]), tmp_path / f"a.{ending}")
     assert (tmp_path / f"a.{ending}").read_bytes().startswith(magic)
     assert [path.name for path in tmp_path.iterdir()] == [f"a.{ending}"]
+
+
+def test_a_single_frame_has_a_picture_too(tmp_path: Path) -> None:
+    result = dataclasses.replace(make([[0.9, 0.1]]), spans=(Span(0.0, 0.0),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        timeline.draw_timeline(result, tmp_path / "frame.png")
+    colour = np.isclose(pixels(tmp_path / "frame.png"), to_rgb("#0072B2"), atol=0.01).all(axis=2)
+    assert colour.any(axis=0).sum() > 1000  # a line from end to end
 
 
 def test_a_class_that_is_never_likely_is_left_out() -> None:

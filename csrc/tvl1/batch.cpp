@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
+#include "../common/check.h"
 #include "image.h"
 #include "solver.h"
 #include "team.h"
@@ -39,13 +40,18 @@ class Frames {
     Frame& frame = frames_[number];
     int expected = kAbsent;
     if (frame.state.compare_exchange_strong(expected, kBuilding)) {
-      frame.image = spare();
+      try {
+        frame.image = spare();
+      } catch (...) {
+        finish(frame, kFailed);
+        throw;
+      }
       frame.image->build(team, rows_, pixels(number), batch_.bytes);
-      frame.state.store(kBuilt, std::memory_order_release);
-      frame.state.notify_all();
+      finish(frame, kBuilt);
     } else if (expected == kBuilding) {
-      await_change<int>(frame.state, kBuilding);
+      expected = await_change<int>(frame.state, kBuilding);
     }
+    if (expected == kFailed) throw std::bad_alloc();
     return *frame.image;
   }
 
@@ -57,12 +63,17 @@ class Frames {
   }
 
  private:
-  enum State : int { kAbsent, kBuilding, kBuilt };
+  enum State : int { kAbsent, kBuilding, kBuilt, kFailed };
   struct Frame {
     std::atomic<int> state{kAbsent};
     std::atomic<int> uses;  // pairs that have not been solved
     std::unique_ptr<Image> image;
   };
+
+  static void finish(Frame& frame, State state) {
+    frame.state.store(state, std::memory_order_release);
+    frame.state.notify_all();
+  }
 
   size_t count() const {
     return static_cast<size_t>(batch_.frames1 == nullptr ? batch_.pairs + 1 : 2 * batch_.pairs);
@@ -104,6 +115,7 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
   const int64_t threads = torch::stable::get_num_threads();
   std::vector<Team> teams(static_cast<size_t>(threads));
   std::atomic<int64_t> next{0};
+  std::atomic<bool> out_of_memory{false};
 
   const auto lead = [&](Team& team) {
     std::unique_ptr<Solver> solver;
@@ -121,7 +133,12 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
   };
   const auto work = [&](Team& own) {
     own.open();
-    lead(own);
+    try {
+      lead(own);
+    } catch (const std::bad_alloc&) {  // nothing else is thrown, and only between a team's jobs
+      next = batch.pairs;
+      out_of_memory = true;
+    }
     own.close();
     // No pair is left to begin: help the others, the least helped first.
     for (;;) {
@@ -137,6 +154,14 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) work(teams[i]);
   });
+  if (out_of_memory) {
+    const int64_t bytes = Solver::bytes(sizes, params) + 2 * Image::bytes(sizes);
+    fail(
+        "tvl1: out of memory: a pair of ", batch.size.height, " x ", batch.size.width,
+        " frames takes about ", bytes >> 20, " MB to solve, and up to ", threads,
+        " are solved at a time: free memory, set fewer threads with torch.set_num_threads, or use ",
+        "smaller frames");
+  }
 }
 
 }  // namespace fasti3d::tvl1

@@ -1,4 +1,4 @@
-// fasti3d::tvl1 on the CPU.
+// fasti3d::tvl1 and fasti3d::tvl1_exact, which are the same on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -51,4 +51,7 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
 }  // namespace
 }  // namespace fasti3d::tvl1
 
-STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) { m.impl("tvl1", TORCH_BOX(&fasti3d::tvl1::tvl1)); }
+STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) {
+  m.impl("tvl1", TORCH_BOX(&fasti3d::tvl1::tvl1));
+  m.impl("tvl1_exact", TORCH_BOX(&fasti3d::tvl1::tvl1));
+}

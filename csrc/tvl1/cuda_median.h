@@ -4,7 +4,6 @@
 #include <math.h>
 
 #include <cstddef>
-#include <iterator>
 #include <utility>
 
 #include "../common/host_device.h"
@@ -59,7 +58,7 @@ FASTI3D_HOST_DEVICE inline void run_network(float (&w)[5][5], std::index_sequenc
 }
 
 FASTI3D_HOST_DEVICE inline float median_of_sorted_columns(float (&w)[5][5]) {
-  run_network(w, std::make_index_sequence<std::size(kNetwork)>());
+  run_network(w, std::make_index_sequence<kComparators>());
   return w[kMedian / 5][kMedian % 5];
 }
 

@@ -9,141 +9,19 @@
 // So the same source runs on the GPU (cuda.cu) and, thread by thread, on a CPU, where its logic is
 // tested (tests/ops/tvl1_serial.cpp).
 //
-// An iteration needs a pixel's neighbours, so that tiles which overlap by 2n pixels can be iterated
-// n times between two meetings: what reaches into the halo from outside is one pixel more wrong
-// with every iteration. Such a sweep reads one copy of the state and writes the other. If its sums
-// of changes show that the iterations had to stop within it, it is run again from the copy it read,
-// as far as that.
+// Iterations run in sweeps of several (cuda_sweep.h). If the sums of changes show that they had to
+// stop within a sweep, it is run again, as far as that, from the copy of the state that it read.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda_median.h"
 #include "cuda_plan.h"
+#include "cuda_state.h"
+#include "cuda_sweep.h"
 #include "cuda_value.h"
 
-#if defined(__CUDACC__)
-#define FASTI3D_BLOCK __device__ __forceinline__
-#else
-#define FASTI3D_BLOCK inline
-#endif
-
 namespace fasti3d::tvl1 {
-
-// What is to be done: all that is the same for every block.
-struct Task {
-  bool cuda_form;
-  int32_t median;  // side, or 1 for none
-  int64_t warps, inner_iterations, outer_iterations;
-  float limit, taut, theta, gamma, bicubic;
-  float step, inverse_step;  // scale_step and 1 / scale_step
-  double scale;              // 1 / scale_step
-
-  const void *frames0, *frames1;  // pair i is frame i of both
-  bool bytes;                     // uint8 of 0 to 255 instead of float of 0 to 1
-  const float* initial;           // or null
-  float* flow;
-  int32_t* iterations;
-  int64_t pairs, nscales;
-
-  const Level* levels;
-  int32_t level_count;
-  Layout layout;
-  float* workspace;  // of all groups
-};
-
-// All but the frames, the results and the plan.
-inline Task make_task(const Params& params) {
-  Task task{};
-  task.cuda_form = params.cuda_form;
-  task.median = static_cast<int32_t>(params.median);
-  task.warps = params.warps;
-  task.inner_iterations = params.inner_iterations;
-  task.outer_iterations = params.outer_iterations;
-  task.limit = params.limit();
-  task.taut = params.taut();
-  task.theta = static_cast<float>(params.theta);
-  task.gamma = static_cast<float>(params.gamma);
-  task.bicubic = params.bicubic();
-  task.step = static_cast<float>(params.scale_step);
-  task.inverse_step = static_cast<float>(1.0 / params.scale_step);
-  task.scale = 1.0 / params.scale_step;
-  task.nscales = params.nscales;
-  return task;
-}
-
-// What a tap of a bicubic sample reads at once: grey value and derivatives of the second image.
-struct alignas(16) Tap {
-  float grey, along_x, along_y, unused;
-};
-
-// Two pixels side by side.
-struct alignas(8) Two {
-  float first, second;
-};
-
-constexpr int kPartialSums = 16;
-constexpr int kMedianWidth = 64, kMedianHeight = 16, kLargestMedian = 5;
-
-// What a block keeps for its threads to exchange.
-template <int kComponents>
-struct Shared {
-  union {
-    struct {
-      // Rows that the warp above (u) or below (py) needs: warp i's are rows i and i + 1. Row 0 of
-      // py is zero, as p is outside the image.
-      float u[kComponents][kWarps + 1][kTileWidth];
-      float py[kComponents][kWarps + 1][kTileWidth];
-      float change[kLongestSweep][kThreads];
-    };
-    float sorted[kLargestMedian][kMedianHeight][kMedianWidth + kLargestMedian - 1];
-  };
-  double partial[kLongestSweep][kPartialSums];
-  double total[kLongestSweep];
-};
-
-// The pixels of one thread in a tile.
-template <class V, int kComponents>
-struct Strip {
-  V u[kComponents][kRows][kColumns];
-  V px[kComponents][kRows][kColumns], py[kComponents][kRows][kColumns];
-  Data<V> data[kRows][kColumns];
-  bool active;  // whether the warp has rows of the image
-  // Whether pixels of the warp have no left, right or lower neighbour in the image, or lie outside.
-  // Those without an upper neighbour find zeros in shared memory.
-  bool edge;
-  bool core;
-};
-
-// A tile's place in the image. Its core is what it contributes to the result.
-struct Window {
-  int32_t x, y, warps;    // warps: those that have rows of the image
-  int32_t width, height;  // of the image
-  int32_t core_left, core_right, core_top, core_bottom;
-
-  FASTI3D_BLOCK bool in_core(int32_t column, int32_t row) const {
-    return column >= core_left && column < core_right && row >= core_top && row < core_bottom;
-  }
-};
-
-FASTI3D_BLOCK Window window(const Level& level, int32_t tile) {
-  const Tiling& t = level.tiling;
-  const int32_t i = tile % t.across, j = tile / t.across;
-  Window w;
-  w.x = i * t.step_x();
-  w.y = j * t.step_y;
-  w.width = level.width;
-  w.height = level.height;
-  w.core_left = i == 0 ? 0 : w.x + t.halo;
-  w.core_right = i == t.across - 1 ? level.width : w.x + t.halo + t.step_x();
-  w.core_top = j == 0 ? 0 : w.y + t.halo;
-  w.core_bottom = j == t.down - 1 ? level.height : w.y + t.halo + t.step_y;
-  const int32_t rows = t.step_y + 2 * t.halo;
-  const int32_t left = level.height - w.y;
-  w.warps = ((rows < left ? rows : left) + kRows - 1) / kRows;
-  return w;
-}
-
 FASTI3D_BLOCK int32_t clamp(int32_t i, int32_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
 
 // Iterations until the sum of changes reaches the tolerance, if it goes on falling as it did from
@@ -161,10 +39,7 @@ template <class Block, class V, int kComponents>
 class Solver {
  public:
   FASTI3D_BLOCK Solver(Block& block, Shared<kComponents>& shared, const Task& task)
-      : block_(block),
-        shared_(shared),
-        task_(task),
-        memory_(task.workspace + block.group() * task.layout.floats) {}
+      : block_(block), shared_(shared), task_(task), state_(task, block.group(), block.count()) {}
 
   FASTI3D_BLOCK void run() {
     for (int64_t pair = block_.next_pair(); pair < task_.pairs; pair = block_.next_pair()) {
@@ -173,9 +48,6 @@ class Solver {
   }
 
  private:
-  using Tile = Strip<V, kComponents>;
-  using Tiles = typename Block::template Registers<Tile>;
-
   FASTI3D_BLOCK void solve(int64_t pair) {
     build_pyramids(pair);
     start(pair);
@@ -205,28 +77,11 @@ class Solver {
     });
   }
 
-  FASTI3D_BLOCK static int32_t at(const Level& level, int32_t x, int32_t y) {
-    return y * level.pitch + x;
-  }
-
-  FASTI3D_BLOCK float* u(int side, int c) { return memory_ + task_.layout.u[side][c]; }
-  FASTI3D_BLOCK float* px(int side, int c) { return memory_ + task_.layout.px[side][c]; }
-  FASTI3D_BLOCK float* py(int side, int c) { return memory_ + task_.layout.py[side][c]; }
-  FASTI3D_BLOCK Tap* taps() { return reinterpret_cast<Tap*>(memory_ + task_.layout.taps); }
-  FASTI3D_BLOCK float* image(int which, const Level& level) {
-    return memory_ + task_.layout.image[which] + level.image;
-  }
-  // Of every block of the group.
-  FASTI3D_BLOCK double* errors(int side, int32_t iteration) {
-    return reinterpret_cast<double*>(memory_ + task_.layout.errors) +
-           (side * kLongestSweep + iteration) * block_.count();
-  }
-
   // Pixel (x, y) of a level, bilinear between the pixels of another.
   FASTI3D_BLOCK V resized(const float* from, const Level& in, int32_t x, int32_t y, double scale_x,
                           double scale_y) const {
-    const Between bx = between_rounded(x, scale_x, in.width, task_.cuda_form);
-    const Between by = between_rounded(y, scale_y, in.height, task_.cuda_form);
+    const Between bx = between(x, scale_x, in.width, task_.cuda_form);
+    const Between by = between(y, scale_y, in.height, task_.cuda_form);
     const V one{1.0f}, wx{bx.weight}, wy{by.weight};
     const float* upper = from + by.first * in.pitch;
     const float* lower = from + by.second * in.pitch;
@@ -242,7 +97,7 @@ class Solver {
       const int64_t from = first + static_cast<int64_t>(y) * finest.width + x;
       for (int which = 0; which < 2; ++which) {
         const void* frames = which == 0 ? task_.frames0 : task_.frames1;
-        image(which, finest)[at(finest, x, y)] =
+        state_.image(which, finest)[at(finest, x, y)] =
             task_.bytes ? static_cast<const uint8_t*>(frames)[from]
                         : rounded(static_cast<const float*>(frames)[from], 255.0f);
       }
@@ -252,8 +107,8 @@ class Solver {
       const Level &in = task_.levels[i - 1], &out = task_.levels[i];
       each_pixel(out, [&](int32_t x, int32_t y) {
         for (int which = 0; which < 2; ++which) {
-          const V value = resized(image(which, in), in, x, y, task_.scale, task_.scale);
-          image(which, out)[at(out, x, y)] = value.value;
+          const V value = resized(state_.image(which, in), in, x, y, task_.scale, task_.scale);
+          state_.image(which, out)[at(out, x, y)] = value.value;
         }
       });
     }
@@ -267,7 +122,7 @@ class Solver {
       const Level& level = given ? finest : coarsest;
       for (int c = 0; c < 2; ++c) {
         const int64_t from = ((pair * 2 + c) * level.height + y) * level.width + x;
-        u(u_side_, c)[at(level, x, y)] = given ? task_.initial[from] : 0.0f;
+        state_.u(c)[at(level, x, y)] = given ? task_.initial[from] : 0.0f;
       }
     });
     if (given) {
@@ -276,15 +131,15 @@ class Solver {
         const Level &in = task_.levels[i - 1], &out = task_.levels[i];
         each_pixel(out, [&](int32_t x, int32_t y) {
           for (int c = 0; c < 2; ++c) {
-            const V value = resized(u(u_side_, c), in, x, y, task_.scale, task_.scale);
-            u(1 - u_side_, c)[at(out, x, y)] = V(value * V{task_.step}).value;
+            const V value = resized(state_.u(c), in, x, y, task_.scale, task_.scale);
+            state_.next_u(c)[at(out, x, y)] = V(value * V{task_.step}).value;
           }
         });
-        u_side_ = 1 - u_side_;
+        state_.turn_u();
       }
     }
     if constexpr (kComponents == 3) {
-      each_pixel(coarsest, [&](int32_t x, int32_t y) { u(u_side_, 2)[at(coarsest, x, y)] = 0.0f; });
+      each_pixel(coarsest, [&](int32_t x, int32_t y) { state_.u(2)[at(coarsest, x, y)] = 0.0f; });
     }
   }
 
@@ -293,17 +148,17 @@ class Solver {
     const Level &in = task_.levels[i + 1], &out = task_.levels[i];
     each_pixel(out, [&](int32_t x, int32_t y) {
       for (int c = 0; c < kComponents; ++c) {
-        V value = resized(u(u_side_, c), in, x, y, out.scale_x, out.scale_y);
+        V value = resized(state_.u(c), in, x, y, out.scale_x, out.scale_y);
         if (c < 2) value = value * V{task_.inverse_step};
-        u(1 - u_side_, c)[at(out, x, y)] = value.value;
+        state_.next_u(c)[at(out, x, y)] = value.value;
       }
     });
-    u_side_ = 1 - u_side_;
+    state_.turn_u();
   }
 
   // The second image with its central differences, and duals of zero.
   FASTI3D_BLOCK void prepare(const Level& level) {
-    const float* from = image(1, level);
+    const float* from = state_.image(1, level);
     each_pixel(level, [&](int32_t x, int32_t y) {
       const auto grey = [&](int32_t i, int32_t j) {
         return V{from[at(level, clamp(i, level.width), clamp(j, level.height))]};
@@ -312,8 +167,8 @@ class Solver {
       const V along_x = half * (grey(x + 1, y) - grey(x - 1, y));
       const V along_y = half * (grey(x, y + 1) - grey(x, y - 1));
       const int32_t to = at(level, x, y);
-      taps()[to] = {grey(x, y).value, along_x.value, along_y.value, 0.0f};
-      for (int c = 0; c < kComponents; ++c) px(p_side_, c)[to] = py(p_side_, c)[to] = 0.0f;
+      state_.taps()[to] = {grey(x, y).value, along_x.value, along_y.value, 0.0f};
+      for (int c = 0; c < kComponents; ++c) state_.px(c)[to] = state_.py(c)[to] = 0.0f;
     });
   }
 
@@ -339,7 +194,9 @@ class Solver {
   FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t length, StopRule& rule) {
     const Tiling& tiling = level.tiling;
     const int32_t tiles = tiling.tiles();
-    Tiles registers{};  // set here, they need not be kept through everything that comes before
+    Sweeper<Block, V, kComponents> sweeper(block_, shared_, task_, state_);
+    // Set here, they need not be kept through everything that comes before.
+    typename decltype(sweeper)::Tiles registers{};
     // Whether they hold, of the block's only tile, what does not change but through this block.
     bool held = false;
     bool stopped = false, again = false;
@@ -347,18 +204,18 @@ class Solver {
     while (most > 0 && !(stopped && !again)) {
       if (length > tiling.sweep) length = tiling.sweep;
       if (length > most) length = static_cast<int32_t>(most);
-      sweep(level, registers, length, held, held && !again);
+      sweeper.sweep(level, registers, length, held, held && !again);
       held = tiles <= block_.count();
       block_.meet();
       if (again) {
         again = false;
       } else {
-        const double* sums = errors(error_side_, 0);
-        add_up(
+        const double* sums = state_.errors(0);
+        sweeper.add_up(
             length, block_.count() < tiles ? block_.count() : tiles,
             [&](int32_t i, int32_t block) { return sums[i * block_.count() + block]; },
             [&](int32_t i, double sum) { shared_.total[i] = sum; });
-        error_side_ = 1 - error_side_;
+        state_.turn_errors();
         int32_t kept = 0;
         while (kept < length && !stopped) {
           previous = last;
@@ -372,8 +229,8 @@ class Solver {
           continue;
         }
       }
-      u_side_ = 1 - u_side_;
-      p_side_ = 1 - p_side_;
+      state_.turn_u();
+      state_.turn_p();
       most -= length;
       // The first iteration of all shows no trend.
       length = previous > 0.0 ? iterations_left(previous, last, level.tolerance, tiling.sweep)
@@ -405,14 +262,14 @@ class Solver {
   }
 
   FASTI3D_BLOCK void linearise_at_flow(const Level& level) {
-    const float *u1 = u(u_side_, 0), *u2 = u(u_side_, 1);
+    const float *u1 = state_.u(0), *u2 = state_.u(1);
     each_pixel(level, [&](int32_t x, int32_t y) {
       const int32_t to = at(level, x, y);
       const Place px = place(x, u1[to], level.width), py = place(y, u2[to], level.height);
       V columns[3][4] = {};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const Tap* line = taps() + py.at[j] * level.pitch;
+        const Tap* line = state_.taps() + py.at[j] * level.pitch;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const Tap tap = line[px.at[k]];
@@ -433,12 +290,12 @@ class Solver {
         const V(&c)[4] = columns[i];
         sampled[i] = sample(px.taps, c[0], c[1], c[2], c[3]);
       }
-      const Data<V> data = linearise(V{image(0, level)[to]}, sampled[0], sampled[1], sampled[2],
-                                     V{u1[to]}, V{u2[to]});
-      (memory_ + task_.layout.data[0])[to] = data.ix.value;
-      (memory_ + task_.layout.data[1])[to] = data.iy.value;
-      (memory_ + task_.layout.data[2])[to] = data.inverse.value;
-      (memory_ + task_.layout.data[3])[to] = data.rho.value;
+      const Data<V> data = linearise(V{state_.image(0, level)[to]}, sampled[0], sampled[1],
+                                     sampled[2], V{u1[to]}, V{u2[to]});
+      state_.data(0)[to] = data.ix.value;
+      state_.data(1)[to] = data.iy.value;
+      state_.data(2)[to] = data.inverse.value;
+      state_.data(3)[to] = data.rho.value;
     });
   }
 
@@ -452,10 +309,10 @@ class Solver {
     if constexpr (kComponents == 3) {
       each_pixel(level, [&](int32_t x, int32_t y) {
         const int32_t to = at(level, x, y);
-        u(1 - u_side_, 2)[to] = u(u_side_, 2)[to];
+        state_.next_u(2)[to] = state_.u(2)[to];
       });
     }
-    u_side_ = 1 - u_side_;
+    state_.turn_u();
   }
 
   template <int kSide>
@@ -467,8 +324,8 @@ class Solver {
     for (int32_t part = block_.index(); part < 2 * parts; part += block_.count()) {
       const int c = part / parts;
       const int32_t left = part % parts % across * kWidth, top = part % parts / across * kHeight;
-      const float* from = u(u_side_, c);
-      float* to = u(1 - u_side_, c);
+      const float* from = state_.u(c);
+      float* to = state_.next_u(c);
       block_.each(kHeight * kSorted, [&](int32_t i) {
         const int32_t column = i % kSorted, row = i / kSorted;
         const int32_t x = clamp(left + column - kReach, level.width);
@@ -494,249 +351,12 @@ class Solver {
       });
     }
   }
-
-  // Iterates every tile of this block, and writes the cores to the other side of u and p and the
-  // sum of changes of every iteration to errors. What the registers hold already is not read again.
-  FASTI3D_BLOCK void sweep(const Level& level, Tiles& tiles, int32_t iterations, bool has_data,
-                           bool has_core) {
-    for (int32_t tile = block_.index(); tile < level.tiling.tiles(); tile += block_.count()) {
-      const Window w = window(level, tile);
-      block_.threads(tiles, [&](int32_t thread, Tile& strip) {
-        load(level, w, thread, strip, has_data, has_core);
-      });
-      for (int32_t i = 0; i < iterations; ++i) {
-        block_.threads(tiles, [&](int32_t thread, Tile& strip) {
-          float change = 0.0f;
-          if (strip.active) {
-            change = strip.edge ? update_u<true>(w, thread, tiles, strip)
-                                : update_u<false>(w, thread, tiles, strip);
-          }
-          shared_.change[i][thread] = strip.core ? change : 0.0f;
-        });
-        block_.threads(tiles, [&](int32_t thread, Tile& strip) {
-          if (!strip.active) return;
-          if (strip.edge) {
-            update_p<true>(w, thread, tiles, strip);
-          } else {
-            update_p<false>(w, thread, tiles, strip);
-          }
-        });
-      }
-      block_.threads(tiles, [&](int32_t thread, Tile& strip) { store(level, w, thread, strip); });
-      add_up(
-          iterations, kThreads,
-          [&](int32_t i, int32_t thread) { return static_cast<double>(shared_.change[i][thread]); },
-          [&](int32_t i, double sum) {
-            double& error = errors(error_side_, i)[block_.index()];
-            error = tile == block_.index() ? sum : error + sum;
-          });
-    }
-  }
-
-  FASTI3D_BLOCK static int32_t column(const Window& w, int32_t thread) {
-    return w.x + thread % kWarpSize * kColumns;
-  }
-  FASTI3D_BLOCK static int32_t row(const Window& w, int32_t thread) {
-    return w.y + thread / kWarpSize * kRows;
-  }
-
-  FASTI3D_BLOCK void load(const Level& level, const Window& w, int32_t thread, Tile& strip,
-                          bool has_data, bool has_core) {
-    const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
-    const int32_t x = column(w, thread), top = row(w, thread);
-    strip.active = warp < w.warps;
-    strip.edge = w.x == 0 || w.x + kTileWidth >= level.width || top + kRows >= level.height;
-    strip.core = w.in_core(x, top);
-    if (strip.active && !(has_core && strip.core)) {
-#pragma unroll
-      for (int j = 0; j < kRows; ++j) {
-        const bool inside = x < level.width && top + j < level.height;
-        const int32_t from = at(level, x, top + j);
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          read(u(u_side_, c) + from, inside, strip.u[c][j]);
-          read(px(p_side_, c) + from, inside, strip.px[c][j]);
-          read(py(p_side_, c) + from, inside, strip.py[c][j]);
-        }
-      }
-    }
-    if (strip.active && !has_data) {
-#pragma unroll
-      for (int j = 0; j < kRows; ++j) {
-        const bool inside = x < level.width && top + j < level.height;
-        const int32_t from = at(level, x, top + j);
-        V v[4][kColumns];
-#pragma unroll
-        for (int k = 0; k < 4; ++k) read(memory_ + task_.layout.data[k] + from, inside, v[k]);
-#pragma unroll
-        for (int i = 0; i < kColumns; ++i) strip.data[j][i] = {v[0][i], v[1][i], v[2][i], v[3][i]};
-      }
-    }
-#pragma unroll
-    for (int c = 0; c < kComponents; ++c) {
-      if (strip.active) publish(shared_.py[c][warp + 1], lane, strip.py[c][kRows - 1]);
-      if (warp == 0) {
-        const V zeros[kColumns] = {};
-        publish(shared_.py[c][0], lane, zeros);
-      }
-    }
-  }
-
-  FASTI3D_BLOCK void read(const float* from, bool inside, V (&to)[kColumns]) const {
-    Two pair{};
-    if (inside) pair = block_.load(reinterpret_cast<const Two*>(from));
-    to[0] = V{pair.first};
-    to[1] = V{pair.second};
-  }
-
-  FASTI3D_BLOCK static void publish(float* line, int32_t lane, const V (&from)[kColumns]) {
-    reinterpret_cast<Two*>(line)[lane] = {from[0].value, from[1].value};
-  }
-  FASTI3D_BLOCK static void receive(const float* line, int32_t lane, V (&to)[kColumns]) {
-    const Two pair = reinterpret_cast<const Two*>(line)[lane];
-    to[0] = V{pair.first};
-    to[1] = V{pair.second};
-  }
-
-  // u of a strip; the sum of its squared changes.
-  template <bool kEdge>
-  FASTI3D_BLOCK float update_u(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
-    const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
-    const int32_t x = column(w, thread), top = row(w, thread);
-    const V limit{task_.limit}, theta{task_.theta}, gamma{task_.gamma};
-    V above[kComponents][kColumns];
-#pragma unroll
-    for (int c = 0; c < kComponents; ++c) receive(shared_.py[c][warp], lane, above[c]);
-    V sum{};
-#pragma unroll
-    for (int j = 0; j < kRows; ++j) {
-      V left[kComponents];
-#pragma unroll
-      for (int c = 0; c < kComponents; ++c) {
-        left[c] = block_.from_left(tiles, thread, [&](const Tile& t) { return t.px[c][j][1]; });
-        if (kEdge && x == 0) left[c] = V{0.0f};
-      }
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const Data<V> data = strip.data[j][i];
-        V rho = data.rho + (data.ix * strip.u[0][j][i] + data.iy * strip.u[1][j][i]);
-        if constexpr (kComponents == 3) rho = rho + gamma * strip.u[2][j][i];
-        const V step = threshold(rho, data.inverse, limit);
-        const V slope[3] = {data.ix, data.iy, gamma};
-        V change[kComponents];
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          const V py = strip.py[c][j][i];
-          const V div =
-              divergence(strip.px[c][j][i], i == 0 ? left[c] : strip.px[c][j][0], py, above[c][i]);
-          above[c][i] = py;
-          const V after = primal(strip.u[c][j][i], step, slope[c], theta, div);
-          change[c] = after - strip.u[c][j][i];
-          strip.u[c][j][i] = after;
-        }
-        auto squares = change[0] * change[0] + change[1] * change[1];
-        V more = sum + squares;
-        if constexpr (kComponents == 3) more = sum + (squares + change[2] * change[2]);
-        if (!kEdge || (x + i < w.width && top + j < w.height)) sum = more;
-      }
-    }
-#pragma unroll
-    for (int c = 0; c < kComponents; ++c) publish(shared_.u[c][warp], lane, strip.u[c][0]);
-    return sum.value;
-  }
-
-  template <bool kEdge>
-  FASTI3D_BLOCK void update_p(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
-    const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
-    const int32_t x = column(w, thread), top = row(w, thread);
-    const V taut{task_.taut};
-    V below[kComponents][kColumns];
-#pragma unroll
-    for (int c = 0; c < kComponents; ++c) receive(shared_.u[c][warp + 1], lane, below[c]);
-#pragma unroll
-    for (int j = 0; j < kRows; ++j) {
-      V right[kComponents];
-#pragma unroll
-      for (int c = 0; c < kComponents; ++c) {
-        right[c] = block_.from_right(tiles, thread, [&](const Tile& t) { return t.u[c][j][0]; });
-      }
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        V ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          const V u = strip.u[c][j][i];
-          ux[c] = (i == 0 ? strip.u[c][j][1] : right[c]) - u;
-          uy[c] = (j + 1 < kRows ? strip.u[c][(j + 1) % kRows][i] : below[c][i]) - u;
-          if (kEdge && x + i == w.width - 1) ux[c] = V{0.0f};
-          if (kEdge && top + j == w.height - 1) uy[c] = V{0.0f};
-          norm[c] = dual_norm(ux[c], uy[c], taut);
-        }
-        if constexpr (kComponents == 3) {
-          const V all = reciprocal(V(V(norm[0] * norm[1]) * norm[2]));
-          scale[0] = all * V(norm[1] * norm[2]);
-          scale[1] = all * V(norm[0] * norm[2]);
-          scale[2] = all * V(norm[0] * norm[1]);
-        } else {
-          const Scales<V> scales = dual_scales(norm[0], norm[1]);
-          scale[0] = scales.first;
-          scale[1] = scales.second;
-        }
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          strip.px[c][j][i] = dual(strip.px[c][j][i], taut, ux[c], scale[c]);
-          strip.py[c][j][i] = dual(strip.py[c][j][i], taut, uy[c], scale[c]);
-        }
-      }
-    }
-#pragma unroll
-    for (int c = 0; c < kComponents; ++c) {
-      publish(shared_.py[c][warp + 1], lane, strip.py[c][kRows - 1]);
-    }
-  }
-
-  FASTI3D_BLOCK void store(const Level& level, const Window& w, int32_t thread, const Tile& strip) {
-    const int32_t x = column(w, thread), top = row(w, thread);
-    if (!strip.core) return;
-#pragma unroll
-    for (int j = 0; j < kRows; ++j) {
-      if (top + j >= level.height) break;
-      const int32_t to = at(level, x, top + j);  // a row ends at an even column, inside the pitch
-#pragma unroll
-      for (int c = 0; c < kComponents; ++c) {
-        const V(&u_)[kColumns] = strip.u[c][j];
-        const V(&px_)[kColumns] = strip.px[c][j];
-        const V(&py_)[kColumns] = strip.py[c][j];
-        *reinterpret_cast<Two*>(u(1 - u_side_, c) + to) = {u_[0].value, u_[1].value};
-        *reinterpret_cast<Two*>(px(1 - p_side_, c) + to) = {px_[0].value, px_[1].value};
-        *reinterpret_cast<Two*>(py(1 - p_side_, c) + to) = {py_[0].value, py_[1].value};
-      }
-    }
-  }
-
-  // Calls result(i, sum over t of term(i, t)) for every iteration of a sweep, in double, and in an
-  // order that depends on nothing else.
-  template <class Term, class Result>
-  FASTI3D_BLOCK void add_up(int32_t iterations, int32_t terms, Term term, Result result) {
-    block_.each(iterations * kPartialSums, [&](int32_t at) {
-      const int32_t i = at / kPartialSums, part = at % kPartialSums;
-      double sum = 0.0;
-      for (int32_t k = part; k < terms; k += kPartialSums) sum += term(i, k);
-      shared_.partial[i][part] = sum;
-    });
-    block_.each(iterations, [&](int32_t i) {
-      double sum = 0.0;
-      for (int32_t part = 0; part < kPartialSums; ++part) sum += shared_.partial[i][part];
-      result(i, sum);
-    });
-  }
-
   FASTI3D_BLOCK void write(int64_t pair) {
     const Level& level = task_.levels[0];
     each_pixel(level, [&](int32_t x, int32_t y) {
       for (int c = 0; c < 2; ++c) {
         const int64_t to = ((pair * 2 + c) * level.height + y) * level.width + x;
-        task_.flow[to] = u(u_side_, c)[at(level, x, y)];
+        task_.flow[to] = state_.u(c)[at(level, x, y)];
       }
     });
   }
@@ -744,9 +364,7 @@ class Solver {
   Block& block_;
   Shared<kComponents>& shared_;
   const Task& task_;
-  float* const memory_;
-  // Which of the two copies of u, of p and of the errors is the current one.
-  int u_side_ = 0, p_side_ = 0, error_side_ = 0;
+  State state_;
   int32_t usual_ = kLongestSweep;  // iterations of a warp
 };
 

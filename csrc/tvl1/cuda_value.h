@@ -7,7 +7,6 @@
 #include <math.h>
 
 #include "../common/host_device.h"
-#include "params.h"
 
 namespace fasti3d::tvl1 {
 
@@ -86,23 +85,6 @@ FASTI3D_HOST_DEVICE inline Fast operator+(Products p, Fast c) { return p.first +
 FASTI3D_HOST_DEVICE inline Fast operator+(Fast c, Products p) { return p + c; }
 FASTI3D_HOST_DEVICE inline Fast operator+(Products p, Product q) { return p + Fast(q); }
 FASTI3D_HOST_DEVICE inline Fast operator+(Products p, Products q) { return p + Fast(q); }
-
-// As `between` in params.h, but with a product that a GPU's compiler does not fuse with the sums
-// after it.
-FASTI3D_HOST_DEVICE inline Between between_rounded(int64_t i, double scale, int64_t size,
-                                                   bool cuda_form) {
-  const double pixel = cuda_form ? i : i + 0.5;
-#if defined(__CUDA_ARCH__)
-  const double product = __dmul_rn(pixel, scale);
-#else
-  const double product = pixel * scale;
-#endif
-  const double at = cuda_form ? product : product - 0.5;
-  const int64_t first = static_cast<int64_t>(floor(at));
-  if (first < 0) return {0, 0, 0.0f};
-  if (first >= size - 1) return {size - 1, size - 1, 0.0f};
-  return {first, first + 1, static_cast<float>(at - static_cast<double>(first))};
-}
 
 template <class V>
 FASTI3D_HOST_DEVICE inline V broadcast(float value) {

@@ -9,12 +9,6 @@ int64_t grey_stride(Size size) { return round_up(size.width, kGuard); }
 int64_t packed_stride(Size size) { return (size.width + 2 * kBorder) * kPacked; }
 int64_t packed_floats(Size size) { return (size.height + 2 * kBorder) * packed_stride(size); }
 
-size_t floats(const std::vector<Size>& sizes) {
-  int64_t count = 0;
-  for (const Size size : sizes) count += size.height * grey_stride(size) + packed_floats(size);
-  return static_cast<size_t>(count);
-}
-
 }  // namespace
 
 Columns::Columns(int64_t in, int64_t out, double scale, bool cuda_form) {
@@ -26,8 +20,14 @@ Columns::Columns(int64_t in, int64_t out, double scale, bool cuda_form) {
   }
 }
 
+int64_t Image::bytes(const std::vector<Size>& sizes) {
+  int64_t floats = 0;
+  for (const Size size : sizes) floats += size.height * grey_stride(size) + packed_floats(size);
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
 Image::Image(const std::vector<Size>& sizes, const Params& params)
-    : params_(params), memory_(floats(sizes)) {
+    : params_(params), memory_(static_cast<size_t>(bytes(sizes)) / sizeof(float)) {
   float* next = memory_.get();
   for (const Size size : sizes) {
     Level level{size, next, grey_stride(size), nullptr, packed_stride(size)};

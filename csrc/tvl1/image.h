@@ -46,6 +46,9 @@ class Image {
 
   const Level& level(size_t i) const { return levels_[i]; }
 
+  // What an image of these levels takes.
+  static int64_t bytes(const std::vector<Size>& sizes);
+
  private:
   void pack(const Rows& rows, const Level& level, const Band& band) const;
 

@@ -15,6 +15,7 @@ constexpr uint8_t kNetwork[][2] = {
     {11, 4},  {13, 20}, {5, 8},   {17, 18}, {13, 11}, {20, 4},  {2, 16},  {11, 16}, {12, 13},
     {8, 13},  {17, 13}, {20, 17}, {16, 17}, {8, 7},   {20, 11}, {16, 11}, {16, 7},  {7, 11}};
 constexpr int kMedian = 7;
+constexpr int kComparators = sizeof(kNetwork) / sizeof(*kNetwork);
 
 // A network of comparators is right for all values if it is right for zeros and ones, and those
 // have only 6^5 ways to be five sorted columns. 64 of them are tried at once, a bit each.

@@ -5,7 +5,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <exception>
+#include <initializer_list>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <tuple>
 
@@ -26,8 +29,8 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
   check(tau > 0, "tau must be above 0, got ", tau);
   check(lambda > 0, "lambda_ must be above 0, got ", lambda);
   check(theta > 0, "theta must be above 0, got ", theta);
-  check(nscales >= 1, "nscales must be at least 1, got ", nscales);
-  check(warps >= 1, "warps must be at least 1, got ", warps);
+  check(nscales >= 1 && nscales <= 1000, "nscales must be 1 to 1000, got ", nscales);
+  check(warps >= 1 && warps <= 1000, "warps must be 1 to 1000, got ", warps);
   check(epsilon >= 0, "epsilon must be at least 0, got ", epsilon);
   check(inner_iterations >= 1, "inner_iterations must be at least 1, got ", inner_iterations);
   check(outer_iterations >= 1, "outer_iterations must be at least 1, got ", outer_iterations);
@@ -97,15 +100,26 @@ inline Problem make_problem(const Tensor& frame0, const std::optional<Tensor>& f
   return problem;
 }
 
+// An uninitialised tensor beside `like`. What torch's allocator says does not come through the
+// stable ABI.
+inline Tensor allocate(std::initializer_list<int64_t> size, ScalarType type, const Tensor& like) {
+  try {
+    return torch::stable::empty(size, type, std::nullopt, like.device());
+  } catch (const std::exception&) {
+    std::ostringstream sides;
+    for (const int64_t side : size) sides << (sides.tellp() > 0 ? " x " : "") << side;
+    fail("tvl1: out of memory: cannot allocate ", sides.str(),
+         " values: free memory, or solve fewer ", "pairs at a time");
+  }
+}
+
 // (pairs, 2, H, W) float32, and (pairs, nscales, warps) int32 of zeros.
 inline std::tuple<Tensor, Tensor> make_outputs(const Tensor& frame0, const Problem& problem,
                                                const Params& params) {
-  const auto empty = [&](std::initializer_list<int64_t> size, ScalarType type) {
-    return torch::stable::empty(size, type, std::nullopt, frame0.device());
-  };
-  Tensor flow =
-      empty({problem.pairs, 2, problem.size.height, problem.size.width}, ScalarType::Float);
-  Tensor iterations = empty({problem.pairs, params.nscales, params.warps}, ScalarType::Int);
+  Tensor flow = allocate({problem.pairs, 2, problem.size.height, problem.size.width},
+                         ScalarType::Float, frame0);
+  Tensor iterations =
+      allocate({problem.pairs, params.nscales, params.warps}, ScalarType::Int, frame0);
   torch::stable::zero_(iterations);
   return {flow, iterations};
 }

@@ -86,7 +86,13 @@ struct Between {
 };
 
 FASTI3D_HOST_DEVICE inline Between between(int64_t i, double scale, int64_t size, bool cuda_form) {
-  const double at = cuda_form ? i * scale : (i + 0.5) * scale - 0.5;
+  const double pixel = cuda_form ? i : i + 0.5;
+#if defined(__CUDA_ARCH__)
+  const double product = __dmul_rn(pixel, scale);  // not to be fused with the sum that follows
+#else
+  const double product = pixel * scale;
+#endif
+  const double at = cuda_form ? product : product - 0.5;
   const int64_t first = static_cast<int64_t>(floor(at));
   if (first < 0) return {0, 0, 0.0f};
   if (first >= size - 1) return {size - 1, size - 1, 0.0f};

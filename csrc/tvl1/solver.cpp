@@ -14,7 +14,15 @@ constexpr int64_t kGroup = 8;
 constexpr int64_t kStagger = 80;
 constexpr int64_t kPage = 1024;  // floats
 
+// Fewer groups than these take a member less time than waiting for the others does.
+constexpr int64_t kLeastGroups = 2;
+
 int64_t row_stride(int64_t width) { return round_up(width, kGuard) + 3 * kGuard; }
+int64_t plane_floats(Size finest) {
+  return round_up(finest.height * row_stride(finest.width), kPage) + kStagger;
+}
+int components(const Params& params) { return params.gamma != 0.0 ? 3 : 2; }
+int planes(const Params& params) { return 4 * components(params) + 4; }
 
 }  // namespace
 
@@ -70,14 +78,18 @@ Solver::Solver(const std::vector<Size>& sizes, const Params& params, const Rows&
     : sizes_(sizes),
       params_(params),
       rows_(rows),
-      components_(params.gamma != 0.0 ? 3 : 2),
-      plane_floats_(round_up(sizes[0].height * row_stride(sizes[0].width), kPage) + kStagger),
-      memory_(static_cast<size_t>(plane_floats_ * (4 * components_ + 4))),
+      components_(components(params)),
+      plane_floats_(plane_floats(sizes[0])),
+      memory_(static_cast<size_t>(plane_floats_ * planes(params))),
       zeros_(static_cast<size_t>(row_stride(sizes[0].width)), 0.0f) {
   for (auto& sums : sums_) sums.resize(sizes[0].height / kGroup + 1);
 }
 
 Solver::~Solver() = default;
+
+int64_t Solver::bytes(const std::vector<Size>& sizes, const Params& params) {
+  return plane_floats(sizes[0]) * planes(params) * static_cast<int64_t>(sizeof(float));
+}
 
 // Points the planes at rows of the level's width.
 void Solver::lay_out(Size size) {
@@ -183,7 +195,8 @@ void Solver::upsample(Team& team, size_t from) {
 }
 
 int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
-  const int count = team.muster();
+  const int64_t most = std::max<int64_t>(1, size_.height / (kLeastGroups * kGroup));
+  const int count = static_cast<int>(std::min<int64_t>(team.muster(), most));
   while (static_cast<int>(members_.size()) < count) {
     members_.push_back(std::make_unique<MemberRows>(row_stride(sizes_[0].width), components_));
   }

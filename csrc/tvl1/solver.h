@@ -34,6 +34,9 @@ class Solver {
   void solve(Team& team, const Image& image0, const Image& image1, const float* initial,
              float* flow, int32_t* iterations);
 
+  // What a solver takes; the edges of the members' bands are as good as nothing beside it.
+  static int64_t bytes(const std::vector<Size>& sizes, const Params& params);
+
  private:
   struct Share;
 
@@ -50,7 +53,7 @@ class Solver {
   const Params& params_;
   const Rows& rows_;
   const int components_;  // of u: the flow's two, and with gamma the illumination
-  int64_t plane_floats_;
+  const int64_t plane_floats_;
   Scratch<float> memory_;
   std::vector<float> zeros_;
 

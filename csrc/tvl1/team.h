@@ -7,18 +7,26 @@
 
 #include <atomic>
 #include <cstdint>
+#include <thread>
 
 namespace fasti3d::tvl1 {
 
-// Waits until `value` is no longer `old`, awake for the microseconds that most waits take.
+// Waits until `value` is no longer `old`: awake for the microseconds that most waits take, then
+// letting other threads run in between, which may be those waited for if there are more threads
+// than cores, then asleep.
 template <class T>
 T await_change(const std::atomic<T>& value, T old) {
-  for (int i = 0; i < 4000; ++i) {
+  constexpr int kAwake = 200, kYielding = 300;
+  for (int i = 0; i < kAwake + kYielding; ++i) {
     const T now = value.load(std::memory_order_acquire);
     if (now != old) return now;
+    if (i >= kAwake) {
+      std::this_thread::yield();
+    } else {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
+    }
   }
   value.wait(old, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);

@@ -113,6 +113,9 @@ def run(video: Path, target: Output, options: Options) -> str | None:
         return str(error)
     except OSError as error:
         return f"{target.target}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        _say(f"{video}: interrupted; what is finished stays, and the same command goes on from there")
+        raise
     except torch.OutOfMemoryError:
         return f"{video}: out of GPU memory: free some, choose a smaller --resize, or use --device cpu"
     _say(f"{video}: {_summary(result, options)}, in {target.target}")

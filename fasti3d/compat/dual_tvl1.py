@@ -1,6 +1,10 @@
 """``DualTVL1OpticalFlow`` with the interface of OpenCV's optflow module, on ``fasti3d.tvl1``.
 
 Change ``from cv2 import optflow`` to ``from fasti3d.compat import dual_tvl1 as optflow``.
+
+One thing is not as with OpenCV: torch's threads do not survive a fork, so that ``calc`` would hang in a
+process forked after the first call. Start workers by ``spawn``, or let each call ``torch.set_num_threads(1)``
+first.
 """
 
 # ruff: noqa: N802, N803, N815 - the names are OpenCV's
@@ -30,8 +34,11 @@ class DualTVL1OpticalFlow:
     """TV-L1 optical flow with the interface of ``cv2.optflow.DualTVL1OpticalFlow``.
 
     Make one by ``create()``. As in OpenCV, parameters are looked at when they are used: a wrong one is an
-    error of the next ``calc``. Other than in OpenCV, an image too small for all scales does not lower the
-    number of scales for the images after it.
+    error of the next ``calc``.
+
+    Other than in OpenCV, an image too small for all scales does not lower the number of scales for the
+    images after it; float images outside 0 to 1 are refused; and an initial flow to be used, but of
+    another shape or dtype, is an error rather than ignored.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def flow_to_rgb(flow: Array, *, max_magnitude: float | None = None) -> Array:
     """
     if max_magnitude is not None and not 0 < max_magnitude < math.inf:
         raise ValueError(f"max_magnitude must be above 0 pixels, or None, got {max_magnitude}")
-    vectors = as_flow("flow", flow)
+    vectors = as_flow("flow", flow).detach()
     known = (vectors.abs() <= UNKNOWN).all(dim=-3)
     # Adding 0 makes 0 of -0, whose angle would be another one.
     x, y = torch.where(known.unsqueeze(-3), vectors, 0.0).add_(0.0).unbind(-3)

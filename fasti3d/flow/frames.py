@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from fasti3d.flow.arrays import as_tensor
 
@@ -69,7 +70,7 @@ def as_start(name: str, array: NDArray[Any] | Tensor, shape: tuple[int, ...]) ->
     flow = _as_tensor(name, array, _FLOATS, "floating point").to(torch.float32)
     if tuple(flow.shape) != shape:
         raise ValueError(f"{name} must be {shape} to go with the frames, got {tuple(flow.shape)}")
-    if flow.numel() and _looks(flow) and not torch.isfinite(flow).all():
+    if flow.numel() and looks(flow) and not torch.isfinite(flow).all():
         raise ValueError(f"{name} must be finite: replace what is NaN or infinite, for example by 0")
     return flow.reshape(-1, *shape[-3:]).contiguous()
 
@@ -99,7 +100,7 @@ def check_alike(
         )
     if flow:
         return
-    if array0.dtype != array1.dtype:
+    if dtype_name(array0) != dtype_name(array1):
         raise ValueError(
             f"{name0} and {name1} must have one dtype, got {dtype_name(array0)} and {dtype_name(array1)}: "
             "convert one, bearing in mind that uint8 is 0 to 255 and floating point 0 to 1"
@@ -122,15 +123,15 @@ def _as_tensor(name: str, array: NDArray[Any] | Tensor, dtypes: tuple[str, ...],
     return as_tensor(name, array)
 
 
-def _looks(tensor: Tensor) -> bool:
+def looks(tensor: Tensor) -> bool:
     """Whether values can be looked at: not while tracing or capturing a CUDA graph, which have none yet."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor):
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _check_range(name: str, images: Tensor) -> None:
-    if not images.numel() or not _looks(images):
+    if not images.numel() or not looks(images):
         return
     extremes = torch.stack(torch.aminmax(images.flatten(1), dim=1), dim=1).tolist()
     for index, (low, high) in enumerate(extremes):

@@ -11,6 +11,8 @@ Mode = Literal["opencv-cpu", "opencv-cuda"]
 
 MODES: tuple[Mode, ...] = ("opencv-cpu", "opencv-cuda")
 MEDIANS = (0, 1, 3, 5)
+MOST_LEVELS = 1000
+LARGEST = 3.4028234e38
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class TVL1Params:
         tau: time step of the dual update; tau / theta is what counts.
         lambda_: weight of the data term: smaller gives smoother flow.
         theta: coupling of the data term and the smoothness term.
-        nscales: pyramid levels, the finest included; fewer where a side would fall under 16 pixels.
-        warps: linearisations of the image a level.
+        nscales: pyramid levels, the finest included; fewer where a side would fall under 16 pixels. At
+            most 1000.
+        warps: linearisations of the image a level, at most 1000.
         epsilon: iterations of a warp stop when the root of the mean squared change of the flow falls to
             this, in pixels; 0 runs them all.
         inner_iterations: iterations between two medians.
@@ -67,9 +70,20 @@ class TVL1Params:
             self._require(name, getattr(self, name) > 0, "be above 0")
         for name in ("epsilon", "gamma"):
             self._require(name, getattr(self, name) >= 0, "be at least 0")
-        for name in ("nscales", "warps", "inner_iterations", "outer_iterations"):
-            self._require(name, 1 <= getattr(self, name) < 2**31, "be at least 1")
+        for name in ("nscales", "warps"):
+            self._require(name, 1 <= getattr(self, name) <= MOST_LEVELS, f"be 1 to {MOST_LEVELS}")
+        for name in ("inner_iterations", "outer_iterations"):
+            self._require(name, 1 <= getattr(self, name) < 2**31, "be at least 1 and less than 2**31")
         self._require("scale_step", 0 < self.scale_step < 1, "lie between 0 and 1 (OpenCV's default is 0.8)")
+        # What the solver computes with.
+        for name, value in (
+            ("theta", self.theta),
+            ("gamma", self.gamma),
+            ("tau / theta", self.tau / self.theta),
+            ("lambda_ * theta", self.lambda_ * self.theta),
+        ):
+            if value > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:.1e}, as float32 is, got {value}")
         self._require("median_filtering", self.median_filtering in MEDIANS, "be 3 or 5, or 0 or 1 for none")
         self._require("mode", self.mode in MODES, f"be one of {', '.join(MODES)}")
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import fasti3d.ops.tvl1  # noqa: F401 - registers the operator
 from fasti3d.flow.arrays import Array, like
 from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
@@ -30,7 +29,8 @@ def tvl1(
     Args:
         frame0: grey images (H, W), (N, H, W) or (N, 1, H, W) with sides of at least 3; NumPy or torch,
             on the CPU or a GPU, of any strides. uint8 counts 0 to 255, floating point 0 to 1. float16,
-            bfloat16 and float64 are converted to float32. ``fasti3d.flow.to_grey`` makes colour grey.
+            bfloat16 and float64 are converted to float32. ``fasti3d.flow.to_grey`` makes colour grey;
+            (H, W, 3) and (H, W, 4) are taken for colour and refused (narrow images go as (N, 1, H, W)).
         frame1: as many images again, of the same kind, device, dtype and shape.
         params: see ``TVL1Params``; ``TVL1Params.preset("large-motion")`` for motion of more than some
             ten pixels.
@@ -47,6 +47,9 @@ def tvl1(
             finite, or outside 0 to 1 (a thousandth of rounding is let pass); an initial flow of another
             shape or not finite; a tensor that requires a gradient while gradients are recorded, as
             there is none.
+
+    One call solves all pairs; on a CPU, Ctrl-C takes effect when it is done. ``tvl1_video`` over an
+    iterable can be stopped every few pairs.
 
     Under ``torch.compile`` it is one operator. On a GPU nothing waits for the solve, but the host does for
     float frames and an initial flow, to look at their values. That is left out for uint8, and while
@@ -142,7 +145,7 @@ def _flows(images: list[Tensor], params: TVL1Params, kind: Array) -> Iterator[Ar
 def _solve(frame0: Tensor, frame1: Tensor | None, start: Tensor | None, params: TVL1Params) -> Tensor:
     images, height, width = frame0.shape
     if images < (1 if frame1 is not None else 2):
-        return torch.zeros((0, 2, height, width), device=frame0.device)
+        return torch.zeros((0, 2, height, width), dtype=torch.float32, device=frame0.device)
     flow, _ = torch.ops.fasti3d.tvl1(
         frame0, frame1, start, params.mode,
         float(params.tau), float(params.lambda_), float(params.theta),

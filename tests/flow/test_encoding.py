@@ -101,6 +101,12 @@ def test_flow_in_pixels_is_refused_as_a_clip() -> None:
         to_flow_clip(flow_of([np.nan]))
 
 
+def test_a_clip_compiles_as_a_whole() -> None:
+    flow = encode_readme(torch.randn(2, 2, 5, 6))
+    compiled = torch.compile(to_flow_clip, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(flow), to_flow_clip(flow))
+
+
 @pytest.mark.parametrize("function", [encode_readme, encode_mediapipe, to_flow_clip])
 def test_other_shapes_are_refused(function) -> None:
     with pytest.raises(ValueError, match=r"2, H, W\).*got \(3, 4, 5\)"):

@@ -55,8 +55,8 @@ def test_unknown_preset_names_those_there_are() -> None:
         ("tau", [0.0, -0.1, math.nan, math.inf, "0.25", None, True]),
         ("lambda_", [0.0, -1, math.nan]),
         ("theta", [0.0, -1, math.inf]),
-        ("nscales", [0, -1, 2.0, "5", True, 2**31]),
-        ("warps", [0, 1.5]),
+        ("nscales", [0, -1, 2.0, "5", True, 1001]),
+        ("warps", [0, 1.5, 1001]),
         ("epsilon", [-0.01, math.nan]),
         ("inner_iterations", [0, 2**31]),
         ("outer_iterations", [0, None]),
@@ -74,12 +74,27 @@ def test_a_wrong_value_is_named(field: str, values: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tau": 1e300}, "tau / theta"),
+        ({"theta": 1e-300}, "tau / theta"),
+        ({"theta": 1e300}, "theta"),
+        ({"lambda_": 1e300}, r"lambda_ \* theta"),
+        ({"gamma": 1e39}, "gamma"),
+    ],
+)
+def test_what_overflows_float32_is_refused(changes: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named} must be at most 3.4e"):
+        TVL1Params(**changes)
+
+
+@pytest.mark.parametrize(
     ("field", "values"),
     [
         ("tau", [1e-3, 1, np.float32(0.5)]),
         ("epsilon", [0, 0.0]),
         ("gamma", [0, 0.5]),
-        ("nscales", [1, 100, np.int64(3)]),
+        ("nscales", [1, 1000, np.int64(3)]),
         ("median_filtering", [0, 1, 3, 5]),
         ("scale_step", [0.01, 0.99]),
     ],

@@ -14,6 +14,7 @@ import pytest
 import torch
 from flow_making import HEIGHT, QUICK, WIDTH, moving
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from fasti3d.flow import TVL1Params, solve, tvl1, tvl1_video
 
@@ -83,6 +84,8 @@ def test_dtypes(flow: Tensor) -> None:
         assert torch.equal(
             tvl1(first, second, params=QUICK), tvl1(first.float(), second.float(), params=QUICK)
         )
+    foreign, native = FLOATS[0].numpy().astype(">f4"), FLOATS[1].numpy()
+    assert np.array_equal(tvl1(foreign, native, params=QUICK), single.numpy())
     for kind in (">f4", "<f8", ">f8"):
         first, second = (FLOATS[i].numpy().astype(kind) for i in (0, 1))
         assert np.array_equal(tvl1(first, second, params=QUICK), single.numpy())
@@ -170,6 +173,11 @@ def test_empty_batches() -> None:
         assert tvl1_video(few).shape == (0, 2, HEIGHT, WIDTH)
         assert tvl1_video(few.numpy()).shape == (0, 2, HEIGHT, WIDTH)
         assert list(tvl1_video(list(few))) == []
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert tvl1_video(FRAMES[:1]).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_two_threads_at_once_give_what_one_gives() -> None:
@@ -201,6 +209,14 @@ def test_compiled_it_is_one_operator(frames: Tensor) -> None:
     video = torch.compile(lambda frames: tvl1_video(frames, params=QUICK), fullgraph=True, backend=backend)
     assert torch.equal(video(frames), tvl1_video(frames, params=QUICK))
     assert len(calls) == 1
+
+
+def test_values_that_are_not_there_are_not_looked_at() -> None:
+    for mode in (FakeTensorMode(), torch.device("meta")):
+        with mode:
+            images = torch.empty((2, HEIGHT, WIDTH))
+            flow = tvl1(images, images, initial_flow=torch.empty((2, 2, HEIGHT, WIDTH)))
+            assert (flow.shape, flow.device) == ((2, 2, HEIGHT, WIDTH), images.device)
 
 
 # Videos.

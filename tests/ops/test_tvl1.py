@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ FORMS: list[dict[str, Any]] = [
     {"gamma": 0.4},
     {"mode": "opencv-cuda", "gamma": 0.4},
     {"scale_step": 0.5},
+    {"scale_step": 0.98},  # of 16 pixels it makes 16 again
     {"lambda_": 0.03, "theta": 0.7, "tau": 0.1, "nscales": 2},
 ]
 # Sides of whole vectors, of less, of a pixel more; single groups of rows; bands of uneven height.
@@ -167,6 +171,41 @@ def test_opcheck(dtype: torch.dtype, with_second: bool) -> None:
 def test_floats_are_bytes_over_255() -> None:
     clip = frames(3, 30, 40)
     torch.testing.assert_close(solve(clip / 255)[0], solve(clip)[0], rtol=0, atol=1e-3)
+
+
+# Leaves room for the result, but not for what it takes to solve the pairs.
+OUT_OF_MEMORY = """
+import resource, torch
+from tvl1_making import frames, solve
+torch.set_num_threads(2)
+clip, changes = frames(4, 1080, 1920), {"warps": 1, "nscales": 2, "epsilon": 0.5}
+solve(clip[:, :32, :32].contiguous())
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+for room in (20, 150):
+    resource.setrlimit(resource.RLIMIT_AS, (used + (room << 20), resource.RLIM_INFINITY))
+    try:
+        solve(clip, **changes)
+    except RuntimeError as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(tuple(solve(clip, **changes)[0].shape))
+"""
+
+
+@pytest.mark.skipif(extension.CORE is None, reason="the reference has torch's own errors")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_too_little_memory_is_an_error() -> None:
+    """Not a thread that waits for ever for one that has given up."""
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    folder = Path(__file__).resolve().parent
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    small, large, ready = result.stdout.splitlines()
+    assert small.startswith("tvl1: out of memory: cannot allocate 3 x 2 x 1080 x 1920 values")
+    assert "a pair of 1080 x 1920 frames takes about 2" in large
+    assert "torch.set_num_threads" in large
+    assert ready == "(3, 2, 1080, 1920)"
 
 
 @pytest.mark.skipif(extension.CORE is None, reason="these checks are the compiled operator's")

@@ -84,7 +84,7 @@ def tvl1_reference(
         if gamma:
             u = torch.cat([u, torch.zeros_like(u[:1])])
         for level in reversed(range(len(sizes))):
-            if u.shape[1:] != sizes[level]:
+            if level + 1 < len(sizes):
                 u = _upsample(u, sizes[level], settings)
             u, counts = _solve_level(first[level][pair], second[level][pair], u, settings)
             iterations[pair, level] = torch.tensor(counts, dtype=torch.int32)

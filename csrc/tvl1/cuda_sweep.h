@@ -1,0 +1,329 @@
+// Iterations of TV-L1 on the tiles of a thread block.
+//
+// An iteration needs a pixel's neighbours, so that tiles which overlap by 2n pixels can be iterated
+// n times between two meetings: what reaches into the halo from outside is one pixel more wrong
+// with every iteration. Such a sweep reads one copy of the state and writes the other.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda_plan.h"
+#include "cuda_state.h"
+#include "cuda_value.h"
+
+namespace fasti3d::tvl1 {
+
+constexpr int kPartialSums = 16;
+constexpr int kMedianWidth = 64, kMedianHeight = 16, kLargestMedian = 5;
+
+// What a block keeps for its threads to exchange.
+template <int kComponents>
+struct Shared {
+  union {
+    struct {
+      // Rows that the warp above (u) or below (py) needs: warp i's are rows i and i + 1. Row 0 of
+      // py is zero, as p is outside the image.
+      float u[kComponents][kWarps + 1][kTileWidth];
+      float py[kComponents][kWarps + 1][kTileWidth];
+      float change[kLongestSweep][kThreads];
+    };
+    float sorted[kLargestMedian][kMedianHeight][kMedianWidth + kLargestMedian - 1];
+  };
+  double partial[kLongestSweep][kPartialSums];
+  double total[kLongestSweep];
+};
+// The pixels of one thread in a tile.
+template <class V, int kComponents>
+struct Strip {
+  V u[kComponents][kRows][kColumns];
+  V px[kComponents][kRows][kColumns], py[kComponents][kRows][kColumns];
+  Data<V> data[kRows][kColumns];
+  bool active;  // whether the warp has rows of the image
+  // Whether pixels of the warp have no left, right or lower neighbour in the image, or lie outside.
+  // Those without an upper neighbour find zeros in shared memory.
+  bool edge;
+  bool core;
+};
+
+// A tile's place in the image. Its core is what it contributes to the result.
+struct Window {
+  int32_t x, y, warps;    // warps: those that have rows of the image
+  int32_t width, height;  // of the image
+  int32_t core_left, core_right, core_top, core_bottom;
+
+  FASTI3D_BLOCK bool in_core(int32_t column, int32_t row) const {
+    return column >= core_left && column < core_right && row >= core_top && row < core_bottom;
+  }
+};
+
+FASTI3D_BLOCK Window window(const Level& level, int32_t tile) {
+  const Tiling& t = level.tiling;
+  const int32_t i = tile % t.across, j = tile / t.across;
+  Window w;
+  w.x = i * t.step_x();
+  w.y = j * t.step_y;
+  w.width = level.width;
+  w.height = level.height;
+  w.core_left = i == 0 ? 0 : w.x + t.halo;
+  w.core_right = i == t.across - 1 ? level.width : w.x + t.halo + t.step_x();
+  w.core_top = j == 0 ? 0 : w.y + t.halo;
+  w.core_bottom = j == t.down - 1 ? level.height : w.y + t.halo + t.step_y;
+  const int32_t rows = t.step_y + 2 * t.halo;
+  const int32_t left = level.height - w.y;
+  w.warps = ((rows < left ? rows : left) + kRows - 1) / kRows;
+  return w;
+}
+// V: Exact or Fast. kComponents: 2, or 3 with the illumination that gamma weighs.
+template <class Block, class V, int kComponents>
+class Sweeper {
+ public:
+  using Tile = Strip<V, kComponents>;
+  using Tiles = typename Block::template Registers<Tile>;
+
+  FASTI3D_BLOCK Sweeper(Block& block, Shared<kComponents>& shared, const Task& task, State& state)
+      : block_(block), shared_(shared), task_(task), state_(state) {}
+
+  // Iterates every tile of this block, and writes the cores to the other side of u and p and the
+  // sum of changes of every iteration to errors. What the registers hold already is not read again.
+  FASTI3D_BLOCK void sweep(const Level& level, Tiles& tiles, int32_t iterations, bool has_data,
+                           bool has_core) {
+    for (int32_t tile = block_.index(); tile < level.tiling.tiles(); tile += block_.count()) {
+      const Window w = window(level, tile);
+      block_.threads(tiles, [&](int32_t thread, Tile& strip) {
+        load(level, w, thread, strip, has_data, has_core);
+      });
+      for (int32_t i = 0; i < iterations; ++i) {
+        block_.threads(tiles, [&](int32_t thread, Tile& strip) {
+          float change = 0.0f;
+          if (strip.active) {
+            change = strip.edge ? update_u<true>(w, thread, tiles, strip)
+                                : update_u<false>(w, thread, tiles, strip);
+          }
+          shared_.change[i][thread] = strip.core ? change : 0.0f;
+        });
+        block_.threads(tiles, [&](int32_t thread, Tile& strip) {
+          if (!strip.active) return;
+          if (strip.edge) {
+            update_p<true>(w, thread, tiles, strip);
+          } else {
+            update_p<false>(w, thread, tiles, strip);
+          }
+        });
+      }
+      block_.threads(tiles, [&](int32_t thread, Tile& strip) { store(level, w, thread, strip); });
+      add_up(
+          iterations, kThreads,
+          [&](int32_t i, int32_t thread) { return static_cast<double>(shared_.change[i][thread]); },
+          [&](int32_t i, double sum) {
+            double& error = state_.errors(i)[block_.index()];
+            error = tile == block_.index() ? sum : error + sum;
+          });
+    }
+  }
+
+  // Calls result(i, sum over t of term(i, t)) for every iteration of a sweep, in double, and in an
+  // order that depends on nothing else.
+  template <class Term, class Result>
+  FASTI3D_BLOCK void add_up(int32_t iterations, int32_t terms, Term term, Result result) {
+    block_.each(iterations * kPartialSums, [&](int32_t at) {
+      const int32_t i = at / kPartialSums, part = at % kPartialSums;
+      double sum = 0.0;
+      for (int32_t k = part; k < terms; k += kPartialSums) sum += term(i, k);
+      shared_.partial[i][part] = sum;
+    });
+    block_.each(iterations, [&](int32_t i) {
+      double sum = 0.0;
+      for (int32_t part = 0; part < kPartialSums; ++part) sum += shared_.partial[i][part];
+      result(i, sum);
+    });
+  }
+
+ private:
+  FASTI3D_BLOCK static int32_t column(const Window& w, int32_t thread) {
+    return w.x + thread % kWarpSize * kColumns;
+  }
+  FASTI3D_BLOCK static int32_t row(const Window& w, int32_t thread) {
+    return w.y + thread / kWarpSize * kRows;
+  }
+
+  FASTI3D_BLOCK void load(const Level& level, const Window& w, int32_t thread, Tile& strip,
+                          bool has_data, bool has_core) {
+    const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
+    const int32_t x = column(w, thread), top = row(w, thread);
+    strip.active = warp < w.warps;
+    strip.edge = w.x == 0 || w.x + kTileWidth >= level.width || top + kRows >= level.height;
+    strip.core = w.in_core(x, top);
+    if (strip.active && !(has_core && strip.core)) {
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) {
+        const bool inside = x < level.width && top + j < level.height;
+        const int32_t from = at(level, x, top + j);
+#pragma unroll
+        for (int c = 0; c < kComponents; ++c) {
+          read(state_.u(c) + from, inside, strip.u[c][j]);
+          read(state_.px(c) + from, inside, strip.px[c][j]);
+          read(state_.py(c) + from, inside, strip.py[c][j]);
+        }
+      }
+    }
+    if (strip.active && !has_data) {
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) {
+        const bool inside = x < level.width && top + j < level.height;
+        const int32_t from = at(level, x, top + j);
+        V v[4][kColumns];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) read(state_.data(k) + from, inside, v[k]);
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) strip.data[j][i] = {v[0][i], v[1][i], v[2][i], v[3][i]};
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kComponents; ++c) {
+      if (strip.active) publish(shared_.py[c][warp + 1], lane, strip.py[c][kRows - 1]);
+      if (warp == 0) {
+        const V zeros[kColumns] = {};
+        publish(shared_.py[c][0], lane, zeros);
+      }
+    }
+  }
+
+  FASTI3D_BLOCK void read(const float* from, bool inside, V (&to)[kColumns]) const {
+    Two pair{};
+    if (inside) pair = block_.load(reinterpret_cast<const Two*>(from));
+    to[0] = V{pair.first};
+    to[1] = V{pair.second};
+  }
+
+  FASTI3D_BLOCK static void publish(float* line, int32_t lane, const V (&from)[kColumns]) {
+    reinterpret_cast<Two*>(line)[lane] = {from[0].value, from[1].value};
+  }
+  FASTI3D_BLOCK static void receive(const float* line, int32_t lane, V (&to)[kColumns]) {
+    const Two pair = reinterpret_cast<const Two*>(line)[lane];
+    to[0] = V{pair.first};
+    to[1] = V{pair.second};
+  }
+
+  // u of a strip; the sum of its squared changes.
+  template <bool kEdge>
+  FASTI3D_BLOCK float update_u(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
+    const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
+    const int32_t x = column(w, thread), top = row(w, thread);
+    const V limit{task_.limit}, theta{task_.theta}, gamma{task_.gamma};
+    V above[kComponents][kColumns];
+#pragma unroll
+    for (int c = 0; c < kComponents; ++c) receive(shared_.py[c][warp], lane, above[c]);
+    V sum{};
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      V left[kComponents];
+#pragma unroll
+      for (int c = 0; c < kComponents; ++c) {
+        left[c] = block_.from_left(tiles, thread, [&](const Tile& t) { return t.px[c][j][1]; });
+        if (kEdge && x == 0) left[c] = V{0.0f};
+      }
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        const Data<V> data = strip.data[j][i];
+        V rho = data.rho + (data.ix * strip.u[0][j][i] + data.iy * strip.u[1][j][i]);
+        if constexpr (kComponents == 3) rho = rho + gamma * strip.u[2][j][i];
+        const V step = threshold(rho, data.inverse, limit);
+        const V slope[3] = {data.ix, data.iy, gamma};
+        V change[kComponents];
+#pragma unroll
+        for (int c = 0; c < kComponents; ++c) {
+          const V py = strip.py[c][j][i];
+          const V div =
+              divergence(strip.px[c][j][i], i == 0 ? left[c] : strip.px[c][j][0], py, above[c][i]);
+          above[c][i] = py;
+          const V after = primal(strip.u[c][j][i], step, slope[c], theta, div);
+          change[c] = after - strip.u[c][j][i];
+          strip.u[c][j][i] = after;
+        }
+        auto squares = change[0] * change[0] + change[1] * change[1];
+        V more = sum + squares;
+        if constexpr (kComponents == 3) more = sum + (squares + change[2] * change[2]);
+        if (!kEdge || (x + i < w.width && top + j < w.height)) sum = more;
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kComponents; ++c) publish(shared_.u[c][warp], lane, strip.u[c][0]);
+    return sum.value;
+  }
+
+  template <bool kEdge>
+  FASTI3D_BLOCK void update_p(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
+    const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
+    const int32_t x = column(w, thread), top = row(w, thread);
+    const V taut{task_.taut};
+    V below[kComponents][kColumns];
+#pragma unroll
+    for (int c = 0; c < kComponents; ++c) receive(shared_.u[c][warp + 1], lane, below[c]);
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      V right[kComponents];
+#pragma unroll
+      for (int c = 0; c < kComponents; ++c) {
+        right[c] = block_.from_right(tiles, thread, [&](const Tile& t) { return t.u[c][j][0]; });
+      }
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        V ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
+#pragma unroll
+        for (int c = 0; c < kComponents; ++c) {
+          const V u = strip.u[c][j][i];
+          ux[c] = (i == 0 ? strip.u[c][j][1] : right[c]) - u;
+          uy[c] = (j + 1 < kRows ? strip.u[c][(j + 1) % kRows][i] : below[c][i]) - u;
+          if (kEdge && x + i == w.width - 1) ux[c] = V{0.0f};
+          if (kEdge && top + j == w.height - 1) uy[c] = V{0.0f};
+          norm[c] = dual_norm(ux[c], uy[c], taut);
+        }
+        if constexpr (kComponents == 3) {
+          const V all = reciprocal(V(V(norm[0] * norm[1]) * norm[2]));
+          scale[0] = all * V(norm[1] * norm[2]);
+          scale[1] = all * V(norm[0] * norm[2]);
+          scale[2] = all * V(norm[0] * norm[1]);
+        } else {
+          const Scales<V> scales = dual_scales(norm[0], norm[1]);
+          scale[0] = scales.first;
+          scale[1] = scales.second;
+        }
+#pragma unroll
+        for (int c = 0; c < kComponents; ++c) {
+          strip.px[c][j][i] = dual(strip.px[c][j][i], taut, ux[c], scale[c]);
+          strip.py[c][j][i] = dual(strip.py[c][j][i], taut, uy[c], scale[c]);
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kComponents; ++c) {
+      publish(shared_.py[c][warp + 1], lane, strip.py[c][kRows - 1]);
+    }
+  }
+
+  FASTI3D_BLOCK void store(const Level& level, const Window& w, int32_t thread, const Tile& strip) {
+    const int32_t x = column(w, thread), top = row(w, thread);
+    if (!strip.core) return;
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      if (top + j >= level.height) break;
+      const int32_t to = at(level, x, top + j);  // a row ends at an even column, inside the pitch
+#pragma unroll
+      for (int c = 0; c < kComponents; ++c) {
+        const V(&u_)[kColumns] = strip.u[c][j];
+        const V(&px_)[kColumns] = strip.px[c][j];
+        const V(&py_)[kColumns] = strip.py[c][j];
+        *reinterpret_cast<Two*>(state_.next_u(c) + to) = {u_[0].value, u_[1].value};
+        *reinterpret_cast<Two*>(state_.next_px(c) + to) = {px_[0].value, px_[1].value};
+        *reinterpret_cast<Two*>(state_.next_py(c) + to) = {py_[0].value, py_[1].value};
+      }
+    }
+  }
+
+  Block& block_;
+  Shared<kComponents>& shared_;
+  const Task& task_;
+  State& state_;
+};
+
+}  // namespace fasti3d::tvl1
