@@ -25,6 +25,7 @@ CSRC := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # What is installed; a stamp carries what it depends on in its name.
 HAVE_TORCH := $(VENV)/.torch-$(TORCH)
 HAVE_FASTI3D := $(VENV)/.fasti3d-$(FASTI3D_BUILD)
+HAVE_PEERS := $(VENV)/.fasti3d-peers
 
 .PHONY: setup demo test bench lint format clean
 .DELETE_ON_ERROR:
@@ -49,6 +50,11 @@ $(HAVE_FASTI3D): $(HAVE_TORCH) pyproject.toml setup.py fasti3d/version.py $(CSRC
 		f'in C++, {e.instruction_set()}' if e.CORE else e.load_error() or 'their references (make -B setup tries anew)')"
 	@touch $@
 
+$(HAVE_PEERS): $(HAVE_FASTI3D)
+	@echo "setup: what the benchmarks compare with"
+	@$(PIP) install --no-build-isolation -e ".[bench]" "torch==$(TORCH)"
+	@touch $@
+
 demo: setup
 	@$(BIN)/fasti3d demo $(if $(VIDEO),"$(VIDEO)")
 
@@ -56,7 +62,7 @@ test: setup
 	@echo "test: pytest"
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: setup
+bench: $(HAVE_PEERS)
 	@echo "bench: pytest benchmarks"
 	@mkdir -p .benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=.benchmarks/latest.json $(ARGS)

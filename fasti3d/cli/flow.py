@@ -114,7 +114,7 @@ def run(video: Path, target: Output, options: Options) -> str | None:
     except OSError as error:
         return f"{target.target}: {error.strerror or error}"
     except KeyboardInterrupt:
-        _say(f"{video}: interrupted; what is finished stays, and the same command goes on from there")
+        output.complain("warning", f"{video}: interrupted; the same command goes on from where it stopped")
         raise
     except torch.OutOfMemoryError:
         return f"{video}: out of GPU memory: free some, choose a smaller --resize, or use --device cpu"

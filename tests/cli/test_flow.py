@@ -404,6 +404,7 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
         stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
+    assert "the same command goes on from where it stopped" in stderr
     there = {path.name: path.stat().st_mtime_ns for path in out.glob("*.flo")}
     assert 0 < len(there) < 299
     done = call(video, "-o", out, "--resize", 48)
