@@ -93,7 +93,7 @@ def residual(frame0: Tensor, frame1: Tensor, flow: Tensor) -> float:
 
 
 class Chairs(NamedTuple):
-    """A pair of FlyingChairs: grey uint8 (H, W) images, and the true flow (2, H, W)."""
+    """Grey uint8 (H, W) images and the true flow (2, H, W) between them: a pair of FlyingChairs."""
 
     frame0: Tensor
     frame1: Tensor
@@ -108,6 +108,16 @@ def chairs() -> list[Chairs]:
         frame0, frame1 = (_grey_file(path.with_name(f"{stem}-img{i}.ppm")) for i in (0, 1))
         pairs.append(Chairs(frame0, frame1, torch.from_numpy(read_flo(path))))
     return pairs
+
+
+def shifted(image: Tensor, pixels: int, margin: int = 64) -> Chairs:
+    """Two views of an image (H, W), ``margin`` off its border; in the second all is ``pixels`` further right."""
+    height, width = image.shape
+    rows = slice(margin, height - margin)
+    frame0, frame1 = (image[rows, margin - by : width - margin - by].contiguous() for by in (0, pixels))
+    truth = torch.zeros((2, *frame0.shape))
+    truth[0] = pixels
+    return Chairs(frame0, frame1, truth)
 
 
 def _grey_file(path: Path) -> Tensor:

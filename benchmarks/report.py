@@ -123,6 +123,11 @@ SECTIONS = {
         "Mean endpoint error in pixels over all pixels of all pairs, given one at a time. The ratio is over "
         "fasti3d's preset i3d.",
     ),
+    "TV-L1 shift": Section(
+        "TV-L1: how large a motion is found",
+        {"endpoint error": _number("endpoint_error", ".3f")},
+        "Mean endpoint error in pixels between two views of an image of FlyingChairs, one beside the other.",
+    ),
 }
 
 

@@ -37,19 +37,28 @@ def chairs() -> list[flow_data.Chairs]:
     return pairs
 
 
-def measure(race: PairRace, candidate: str, solve: Solver, ours: Solver | None = None) -> None:
+def measure(
+    race: PairRace,
+    candidate: str,
+    solve: Solver,
+    ours: Solver | None = None,
+    *,
+    pairs: list[flow_data.Chairs] | None = None,
+    group: str = "TV-L1 accuracy",
+    case: str = "FlyingChairs",
+) -> None:
     """Mean endpoint error over all pixels of all pairs, and the time a pair."""
-    pairs = chairs()
+    pairs = chairs() if pairs is None else pairs
     flows: list[Tensor] = []
 
     def kept(frame0: Tensor, frame1: Tensor) -> None:
         flows.append(solve(frame0, frame1))
 
     height, width = pairs[0].frame0.shape
-    race.benchmark.group = "TV-L1 accuracy"
+    race.benchmark.group = group
     race.benchmark.extra_info |= {
         "candidate": candidate,
-        "case": f"FlyingChairs, {len(pairs)} pairs of {width}x{height}",
+        "case": f"{case}, {len(pairs)} pairs of {width}x{height}",
     }
     race(kept, [(pair.frame0, pair.frame1) for pair in pairs], ours=ours)
     if race.benchmark.stats is not None:  # else --benchmark-disable, which solves one pair only
@@ -70,6 +79,17 @@ def test_tvl1_preset(pair_race: PairRace, name: str) -> None:
 def test_tvl1_peer_accuracy(pair_race: PairRace, peer: str) -> None:
     flow_peers.skip_without(peer)
     measure(pair_race, peer, flow_peers.PEERS[peer](), OURS["fasti3d i3d"])
+
+
+@pytest.mark.parametrize("name", [*OURS, *flow_peers.PEERS])
+@pytest.mark.parametrize("pixels", [5, 10, 20, 30])
+def test_tvl1_shift(pair_race: PairRace, pixels: int, name: str) -> None:
+    """How large a motion a solver finds at all: that of a whole image, sideways."""
+    if name in flow_peers.PEERS:
+        flow_peers.skip_without(name)
+    solve = OURS[name] if name in OURS else flow_peers.PEERS[name]()
+    pairs = [flow_data.shifted(pair.frame0, pixels) for pair in chairs()]
+    measure(pair_race, name, solve, pairs=pairs, group="TV-L1 shift", case=f"by {pixels} pixels")
 
 
 @pytest.mark.parametrize(("preset", "field", "value"), VARIED)
