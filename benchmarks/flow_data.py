@@ -111,7 +111,7 @@ def chairs() -> list[Chairs]:
 
 
 def shifted(image: Tensor, pixels: int, margin: int = 64) -> Chairs:
-    """Two views of an image (H, W), ``margin`` off its border; in the second all is ``pixels`` further right."""
+    """Two views of an image, ``margin`` off its border; in the second all is ``pixels`` further right."""
     height, width = image.shape
     rows = slice(margin, height - margin)
     frame0, frame1 = (image[rows, margin - by : width - margin - by].contiguous() for by in (0, pixels))
