@@ -14,6 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from fasti3d.plan_report import report_plan
+from fasti3d.roofline import CHIPS
+
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
 
@@ -163,12 +168,34 @@ def machine(record: Row) -> str:
     return ", ".join(parts)
 
 
+def roofline(record: Row) -> list[str]:
+    """The least times of the forward passes of a record on some GPUs, as Markdown."""
+    cases = {row["extra_info"]["case"] for row in record["benchmarks"] if row["group"].startswith("I3D")}
+    shapes = {case.split()[0]: [int(size) for size in case.split()[0].split("x")] for case in sorted(cases)}
+    if not shapes:
+        return []
+    header = ["case", "GFLOP", "MB moved", *(chip.name for chip in CHIPS)]
+    lines = [header, ["---"] * len(header)]
+    for name, shape in shapes.items():
+        plan = report_plan(shape, torch.bfloat16, torch.device("cpu"))
+        moved = 2 * sum(step.values for step in plan.steps) / 1e6
+        floors = [f"{1e3 * plan.floor_seconds(chip):.2f} ms" for chip in CHIPS]
+        lines.append([name, f"{plan.flop / 1e9:.0f}", f"{moved:.0f}", *floors])
+    return [
+        "## Roofline",
+        "The least times of a forward pass in half precision, step by step of the plan (`fasti3d plan`), by "
+        "the published peaks of arithmetic and of memory: no measurement.",
+        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+    ]
+
+
 def report(record: Row) -> str:
     """The whole record as Markdown."""
     parts = [machine(record), NOTE]
     for key, section in SECTIONS.items():
         if rows := [row for row in record["benchmarks"] if row["group"].startswith(key)]:
             parts += [f"## {section.heading}", *filter(None, [section.note]), table(rows, section.columns)]
+    parts += roofline(record)
     for row in record["benchmarks"]:
         if row["group"] == "import":
             info = row["extra_info"]

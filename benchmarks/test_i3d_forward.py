@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks import memory, peers, work
+from benchmarks import memory, peers
 from benchmarks.conftest import Race
 from benchmarks.peers import Case
 from fasti3d import plan
+from fasti3d.layers import network_flop
 
 LONG: tuple[int, ...] = (1, 3, 64, 224, 224)
 BATCH: tuple[int, ...] = (4, 3, 16, 224, 224)
@@ -71,5 +72,5 @@ def test_i3d_forward(race: Race, case: Case, name: str) -> None:
         candidate,
         None if name == peers.OURS else ours(case),
         rounds=5 if case.shape == LONG else 3,
-        flop=work.network_flop(case.shape),
+        flop=network_flop(case.shape),
     )

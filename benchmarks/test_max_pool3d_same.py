@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.conftest import Race, rounds_within
-from benchmarks.work import Layer, layers
 from fasti3d import network, ops
+from fasti3d.layers import Layer, layers
 from fasti3d.same import pad_same
 
 # One of each shape: 4d and 4e pool what 4c does, 5c what 5b does.

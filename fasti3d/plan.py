@@ -6,6 +6,7 @@ immutable, so threads may share it; ``I3D`` makes a new one whenever the model's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,17 +104,12 @@ class Plan:
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints of a checked clip, in ``dtype``."""
-        steps = self.choose(wanted)
-        measure = Arena(self.dtype, x.device)
-        walked = torch.empty(x.shape, dtype=self.dtype, device="meta")
-        for _, step in steps:
-            walked = step(walked, measure)
-        arena = Arena(self.dtype, x.device, measure.peak)
+        arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted)[1])
         maps: dict[str, Tensor] = {}
         x = x.to(self.dtype)
         if x.shape[1] >= FEW_CHANNELS:
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        for name, step in steps:
+        for name, step in self.choose(wanted):
             x = step(x, arena)
             if name in wanted:
                 maps[name] = x.to(dtype, copy=True)
@@ -124,6 +120,16 @@ class Plan:
             logits = F.linear(head_pool(x.float()).mean(dim=(2, 3, 4)), weight.flatten(1), bias)
             maps |= {"Logits": logits.to(dtype), "Predictions": logits.softmax(dim=1).to(dtype)}
         return {name: maps[name] for name in ENDPOINTS if name in wanted}
+
+    def measure(self, shape: Sequence[int], wanted: set[str]) -> tuple[list[torch.Size], int]:
+        """The shapes of the steps' maps for clips of this shape, and the bytes of the arena they need."""
+        arena = Arena(self.dtype, torch.device("meta"))
+        x = torch.empty(tuple(shape), dtype=self.dtype, device="meta")
+        shapes = []
+        for _, step in self.choose(wanted):
+            x = step(x, arena)
+            shapes.append(x.shape)
+        return shapes, arena.peak
 
     def choose(self, wanted: set[str]) -> list[tuple[str, Step]]:
         """The steps up to the last wanted endpoint, joint ones where the map between is not wanted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -26,6 +26,10 @@ _TILE_FRAMES = 4
 class Step(Protocol):
     """(N, C, T, H, W) in, a new map of the arena out."""
 
+    @property
+    def convs(self) -> Sequence[PackedConv3d]:
+        """Those whose weights it holds."""
+
     def __call__(self, x: Tensor, arena: Arena) -> Tensor: ...
 
 
@@ -45,6 +49,7 @@ class ConvStep:
 
     def __init__(self, unit: Unit3D, pack: Pack) -> None:
         self.conv = pack(unit)
+        self.convs = (self.conv,)
 
     def __call__(self, x: Tensor, arena: Arena) -> Tensor:
         return self.conv(x, arena.output(self.shape(x)))
@@ -55,6 +60,8 @@ class ConvStep:
 
 class PoolStep:
     """A max-pool."""
+
+    convs: Sequence[PackedConv3d] = ()
 
     def __init__(self, pool: MaxPool3dSame) -> None:
         self.kernel = pool.kernel
@@ -77,6 +84,7 @@ class ConvPoolStep:
     def __init__(self, conv: ConvStep, pool: PoolStep) -> None:
         self.conv = conv
         self.pool = pool
+        self.convs = conv.convs
 
     def __call__(self, x: Tensor, arena: Arena) -> Tensor:
         n, channels, frames, *space = self.conv.shape(x)
@@ -101,6 +109,7 @@ class MixedStep:
         self.b0, self.b1a, self.b1b = pack(block.b0), pack(block.b1a), pack(block.b1b)
         self.b2a, self.b2b, self.b3b = pack(block.b2a), pack(block.b2b), pack(block.b3b)
         self.pool = PoolStep(block.b3a)
+        self.convs = (self.b0, self.b1a, self.b1b, self.b2a, self.b2b, self.b3b)
         self.after: PoolStep | None = None
         self.slices = [conv.out_channels for conv in (self.b0, self.b1b, self.b2b, self.b3b)]
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import conftest as measuring
-from benchmarks import flow_data, flow_memory, flow_peers, flow_work, memory, peers, report, work
+from benchmarks import flow_data, flow_memory, flow_peers, flow_work, memory, peers, report
 from fasti3d import extension, network, reference
 from fasti3d.flow import PRESETS, TVL1Params, average_endpoint_error, tvl1, write_flo
+from fasti3d.layers import Layer, layers, network_flop
 from fasti3d.ops.tvl1.reference import Settings, _Iteration
 
 SCRIPT = Path(report.__file__)
@@ -109,9 +110,9 @@ def test_report_script_names_an_unreadable_record(tmp_path: Path, content: str |
 
 def test_flop_of_a_64_frame_clip() -> None:
     # The published count; two-channel clips save a third of the stem's 52.9 GFLOP.
-    assert work.network_flop((1, 3, 64, 224, 224)) == pytest.approx(222.3e9, rel=5e-4)
-    assert work.network_flop((2, 3, 64, 224, 224)) == 2 * work.network_flop((1, 3, 64, 224, 224))
-    rgb, flow = (work.network_flop((1, c, 64, 224, 224)) for c in (3, 2))
+    assert network_flop((1, 3, 64, 224, 224)) == pytest.approx(222.3e9, rel=5e-4)
+    assert network_flop((2, 3, 64, 224, 224)) == 2 * network_flop((1, 3, 64, 224, 224))
+    rgb, flow = (network_flop((1, c, 64, 224, 224)) for c in (3, 2))
     assert rgb - flow == pytest.approx(52.9e9 / 3, rel=1e-3)
 
 
@@ -128,17 +129,17 @@ def test_layers_are_those_the_reference_runs() -> None:
         model(torch.zeros(1, 2, 9, 209, 193))
     walked = {
         layer.name: ((1, layer.in_channels, *layer.in_size), (1, layer.out_channels, *layer.out_size))
-        for layer in work.layers(2, (9, 209, 193), num_classes=7)
+        for layer in layers(2, (9, 209, 193), num_classes=7)
     }
     assert walked == seen
 
 
 def test_flop_of_one_layer_by_hand() -> None:
-    conv = work.Layer("a", network.Conv(4, (1, 3, 3), (1, 2, 2)), 5, (2, 7, 8))
+    conv = Layer("a", network.Conv(4, (1, 3, 3), (1, 2, 2)), 5, (2, 7, 8))
     assert conv.out_size == (2, 4, 4)
     assert conv.flop == 2 * (4 * 2 * 4 * 4) * (5 * 3 * 3)
     assert conv.elements == 5 * 2 * 7 * 8 + 4 * 2 * 4 * 4
-    assert work.Layer("b", network.Pool((3, 3, 3), (2, 2, 2)), 5, (2, 7, 8)).flop == 0
+    assert Layer("b", network.Pool((3, 3, 3), (2, 2, 2)), 5, (2, 7, 8)).flop == 0
 
 
 def test_relative_error() -> None:

@@ -16,6 +16,7 @@ from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.flow import flow
+from fasti3d.cli.plan import plan
 from fasti3d.cli.weights import app as weights
 from fasti3d.version import __version__
 
@@ -30,6 +31,7 @@ app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
 app.command()(flow)
+app.command()(plan)
 app.add_typer(weights, name="weights")
 
 

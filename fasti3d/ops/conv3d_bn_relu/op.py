@@ -65,6 +65,11 @@ class PackedConv3d:
     fused: bool
     transform: Transform | None
 
+    @property
+    def nbytes(self) -> int:
+        """What it keeps in memory, in bytes."""
+        return self.weight.nbytes + self.bias.nbytes
+
     @staticmethod
     def pack(
         weight: Tensor,

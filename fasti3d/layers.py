@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fasti3d import network
@@ -31,16 +31,24 @@ class Layer(NamedTuple):
     @property
     def flop(self) -> int:
         """Two a multiplication of the convolution; taps that fall on padding count, max-pools do not."""
+        return 2 * self.weights * math.prod(self.out_size)
+
+    @property
+    def weights(self) -> int:
+        """Values of the filters, without the bias."""
         if isinstance(self.spec, network.Pool):
             return 0
-        return (
-            2 * self.out_channels * math.prod(self.out_size) * self.in_channels * math.prod(self.spec.kernel)
-        )
+        return self.out_channels * self.in_channels * math.prod(self.spec.kernel)
+
+    @property
+    def out_elements(self) -> int:
+        """Values of the output of one clip."""
+        return self.out_channels * math.prod(self.out_size)
 
     @property
     def elements(self) -> int:
         """Values of the input and the output of one clip: what has to move at the least."""
-        return self.in_channels * math.prod(self.in_size) + self.out_channels * math.prod(self.out_size)
+        return self.in_channels * math.prod(self.in_size) + self.out_elements
 
     def __str__(self) -> str:
         return f"{self.name} {self.in_channels}x{'x'.join(map(str, self.in_size))}"
@@ -57,9 +65,10 @@ def _mixed(name: str, spec: network.Mixed, channels: int, size: Size) -> Iterato
     yield Layer(f"{name}.b3b", network.Conv(spec.b3b, one), channels, size)
 
 
-def layers(in_channels: int, size: Size, num_classes: int = 400) -> Iterator[Layer]:
-    """Every convolution and max-pool of I3D on a clip of ``size`` (T, H, W), in order of computation."""
+def layers(in_channels: int, clip: Sequence[int], num_classes: int = 400) -> Iterator[Layer]:
+    """Every convolution and max-pool of I3D on a clip of (T, H, W), in order of computation."""
     channels = in_channels
+    size: Size = (clip[0], clip[1], clip[2])
     for name, spec in network.TRUNK.items():
         if isinstance(spec, network.Mixed):
             yield from _mixed(name, spec, channels, size)

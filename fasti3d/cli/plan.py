@@ -1,0 +1,111 @@
+"""``fasti3d plan``: what a forward pass does with clips of a shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fasti3d.cli import output
+
+if TYPE_CHECKING:
+    from fasti3d.plan_report import PlanReport
+
+_DTYPES = ("float32", "bfloat16", "float16")
+# Of the table, also where the terminal, or what a pipe passes for one, is narrower.
+_WIDTH = 120
+
+
+def plan(
+    shape: Annotated[
+        str, typer.Option(metavar="N,C,T,H,W", help="Clips; C is 3 for RGB, 2 for optical flow.")
+    ] = "1,3,64,224,224",
+    dtype: Annotated[str, typer.Option(help="Of the clips: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the steps of an eval-mode forward pass: arithmetic, memory traffic, and memory needed.
+
+    Nothing is run. The last columns are the least time that a step can take on a GPU in half precision, by
+    its published peaks of arithmetic and of memory; no program reaches them everywhere.
+    """
+    import torch
+
+    from fasti3d.classification import resolve_device
+    from fasti3d.plan_report import report_plan
+
+    try:
+        where = resolve_device(device)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from None
+    if dtype not in _DTYPES:
+        raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
+    try:
+        sizes = [int(size) for size in shape.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be five whole numbers, N,C,T,H,W, got {shape!r}", param_hint="--shape"
+        ) from None
+    if min(sizes) < 0:
+        raise typer.BadParameter(f"must not be below 0, got {shape!r}", param_hint="--shape")
+    try:
+        report = report_plan(sizes, getattr(torch, dtype), where)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shape") from None
+    if as_json:
+        print(json.dumps(_object(report)))
+    else:
+        _print(report)
+
+
+def _object(report: PlanReport) -> dict[str, object]:
+    from fasti3d.roofline import CHIPS
+
+    return {
+        "path": report.route.path,
+        "compute_dtype": str(report.route.compute_dtype).removeprefix("torch."),
+        "why": report.route.why,
+        "steps": [dataclasses.asdict(step) for step in report.steps],
+        "flop": report.flop,
+        "moved_bytes": report.moved_bytes,
+        "arena_bytes": report.arena_bytes,
+        "weight_bytes": report.weight_bytes,
+        "floor_seconds": {chip.name: report.floor_seconds(chip) for chip in CHIPS},
+    }
+
+
+def _print(report: PlanReport) -> None:
+    from fasti3d.roofline import CHIPS, floor_seconds
+
+    itemsize = report.route.compute_dtype.itemsize
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("step", no_wrap=True)
+    table.add_column("writes", no_wrap=True)
+    for column in ("GFLOP", "MB moved", *(f"{chip.name} us" for chip in CHIPS)):
+        table.add_column(column, justify="right", no_wrap=True)
+    for step in report.steps:
+        floors = [floor_seconds(step.flop, 2 * step.values, chip) for chip in CHIPS]
+        table.add_row(
+            Text(step.name),
+            "x".join(map(str, step.shape)),
+            f"{step.flop / 1e9:.1f}",
+            f"{itemsize * step.values / 1e6:.1f}",
+            *(f"{1e6 * floor:.1f}" for floor in floors),
+        )
+    totals = [f"{1e6 * report.floor_seconds(chip):.1f}" for chip in CHIPS]
+    table.add_row("all", "", f"{report.flop / 1e9:.1f}", f"{report.moved_bytes / 1e6:.1f}", *totals)
+    Console(highlight=False, width=max(output.out.width, _WIDTH)).print(table)
+    dtype = str(report.route.compute_dtype).removeprefix("torch.")
+    output.out.print(
+        Text(
+            f"\n{report.route.path} in {dtype}: {report.route.why}\n"
+            f"maps: {report.arena_bytes / 1e6:.1f} MB in one block; "
+            f"packed weights: {report.weight_bytes / 1e6:.1f} MB"
+        ),
+        soft_wrap=True,
+    )

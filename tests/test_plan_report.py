@@ -1,0 +1,114 @@
+"""What ``fasti3d plan`` says of a forward pass is what the pass does."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fasti3d import I3D
+from fasti3d.arena import Arena
+from fasti3d.cli import app
+from fasti3d.layers import layers, network_flop
+from fasti3d.plan_report import PlanReport, report_plan
+from fasti3d.roofline import CHIPS, Chip, floor_seconds
+
+CPU = torch.device("cpu")
+SHAPE = (2, 3, 10, 200, 210)
+
+
+@pytest.fixture(scope="module")
+def report() -> PlanReport:
+    return report_plan(SHAPE, torch.float32, CPU)
+
+
+def test_the_steps_write_the_maps_of_the_network(report: PlanReport) -> None:
+    model = I3D().eval()
+    names = [step.name.split(" + ")[-1] for step in report.steps]
+    with torch.no_grad():
+        maps = model.forward_endpoints(torch.rand(SHAPE) * 2 - 1, names)
+    assert {name: tuple(maps[name].shape) for name in names} == {
+        name: step.shape for name, step in zip(names, report.steps, strict=True)
+    }
+
+
+def test_nothing_is_left_out(report: PlanReport) -> None:
+    parts = [part for step in report.steps for part in step.name.split(" + ")]
+    wanted = [layer.name.split(".")[0] for layer in layers(3, SHAPE[2:])]
+    assert parts == ["Logits" if part == "logits" else part for part in dict.fromkeys(wanted)]
+    assert report.flop == network_flop(SHAPE)
+
+
+def test_the_arena_is_as_large_as_said(report: PlanReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = Arena.__init__
+
+    def record(self: Arena, dtype: torch.dtype, device: torch.device, size: int | None = None) -> None:
+        if size is not None:
+            sizes.append(size)
+        real(self, dtype, device, size)
+
+    monkeypatch.setattr(Arena, "__init__", record)
+    model = I3D().eval()
+    with torch.no_grad():
+        model(torch.rand(SHAPE) * 2 - 1)
+    assert sizes == [report.arena_bytes]
+    assert model._plan is not None
+    convs = [conv for _, step in model._plan[1].choose({"Logits"}) for conv in step.convs]
+    assert report.weight_bytes == sum(conv.weight.nbytes + conv.bias.nbytes for conv in convs)
+
+
+def test_traffic_of_a_convolution_and_of_a_block(report: PlanReport) -> None:
+    values = {step.name: step.values for step in report.steps}
+    pixels = math.prod((5, 50, 53))
+    assert values["Conv3d_2b_1x1"] == 2 * pixels * (64 + 64) + 64 * 64
+    pixels = math.prod((3, 13, 14))
+    read = 480 + 480 + 96 + 480 + 16 + 480
+    written = 192 + 96 + 208 + 16 + 48 + 64
+    filters = 480 * (192 + 96 + 16 + 64) + 27 * (96 * 208 + 16 * 48)
+    assert values["Mixed_4b"] == 2 * pixels * (read + written) + filters
+
+
+def test_floors() -> None:
+    chip = Chip("a", 100.0, 10.0)
+    assert floor_seconds(1000, 10, chip) == 10.0
+    assert floor_seconds(10, 1000, chip) == 100.0
+    report = report_plan((8, 3, 64, 224, 224), torch.bfloat16, CPU)
+    # 8 clips of 222.3 GFLOP at the peak of arithmetic alone, and not more than twice that.
+    for chip in CHIPS:
+        least = 8 * 222.3e9 / chip.flop_per_s
+        assert least * 0.999 < report.floor_seconds(chip) < 2 * least
+
+
+def test_verb() -> None:
+    runner = CliRunner(env={"NO_COLOR": "1"})
+    done = runner.invoke(app, ["plan", "--shape", "2,3,10,200,210", "--device", "cpu"])
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:5] == ["step", "writes", "GFLOP", "MB", "moved"]
+    assert any(line.startswith("Conv3d_2b_1x1") and "2x64x5x50x53" in line for line in lines)
+    assert "MB in one block; packed weights:" in lines[-1]
+    whole = json.loads(runner.invoke(app, ["plan", "--dtype", "bfloat16", "--json"]).stdout)
+    assert whole["flop"] == network_flop((1, 3, 64, 224, 224))
+    assert whole["floor_seconds"].keys() == {chip.name for chip in CHIPS}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--shape", "1,3,8,224,224"], "at least 9 frames"),
+        (["--shape", "1,3,64,224"], "(N, C, T, H, W)"),
+        (["--shape", "1,4,64,224,224"], "3 channels"),
+        (["--shape", "a"], "five whole numbers"),
+        (["--shape", "1,3,-9,224,224"], "must not be below 0"),
+        (["--dtype", "int8"], "must be one of float32, bfloat16, float16, got 'int8'"),
+        (["--device", "tpu"], "--device"),
+    ],
+)
+def test_wrong_options(options: list[str], said: str) -> None:
+    done = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["plan", *options])
+    assert done.exit_code == 2
+    assert said in done.stderr
