@@ -6,7 +6,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,6 +15,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/cuda.h"
 #include "pool.h"
 
 namespace fasti3d {
@@ -156,10 +156,7 @@ Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_
   Tensor out = torch::stable::empty(size, type, std::nullopt, x.device(), std::nullopt,
                                     torch::headeronly::MemoryFormat::ChannelsLast3d);
   if (out.numel() == 0) return out;
-  void* stream_handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream_handle));
-  const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
+  const cudaStream_t stream = current_stream(x);
   const PoolArgs args{
       x.const_data_ptr(), out.mutable_data_ptr(), type, in, channels_last_view(out, "out"), window};
   switch (type) {

@@ -5,7 +5,6 @@
 // so nobody waits for other pairs, and the host waits for nothing.
 #include <cuda_runtime.h>
 #include <cuda/atomic>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,6 +15,7 @@
 #include <string>
 #include <tuple>
 
+#include "../common/cuda.h"
 #include "cuda_plan.h"
 #include "cuda_solver.h"
 #include "operator.h"
@@ -141,7 +141,8 @@ int attribute(cudaDeviceAttr which, int device) {
 }
 
 template <class V, int kComponents>
-void launch(Task task, const Params& params, Size size, const Tensor& frames, cudaStream_t stream) {
+void launch(Task task, const Params& params, Size size, const Tensor& frames) {
+  const cudaStream_t stream = current_stream(frames);
   const int device = frames.get_device_index();
   void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_kernel<V, kComponents>;
   int per_multiprocessor = 0;
@@ -200,11 +201,6 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
   const torch::stable::accelerator::DeviceGuard guard(frame0.get_device_index());
   auto [flow, iterations] = make_outputs(frame0, problem, params);
   if (problem.pairs == 0) return {flow, iterations};
-  void* stream_handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(frame0.get_device_index(), &stream_handle));
-  const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
-
   Task task = make_task(params);
   task.pairs = problem.pairs;
   task.bytes = problem.bytes;
@@ -217,9 +213,9 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
   task.flow = static_cast<float*>(flow.mutable_data_ptr());
   task.iterations = static_cast<int32_t*>(iterations.mutable_data_ptr());
   if (params.gamma != 0.0) {
-    launch<V, 3>(task, params, problem.size, frame0, stream);
+    launch<V, 3>(task, params, problem.size, frame0);
   } else {
-    launch<V, 2>(task, params, problem.size, frame0, stream);
+    launch<V, 2>(task, params, problem.size, frame0);
   }
   return {flow, iterations};
 }

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.network import same_padding
+from fasti3d.network import same_padding, same_shape
 from fasti3d.same import pad_same
 
 
 def max_pool3d_same_reference(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
     """The operator as pad + max_pool3d, channels-last like the operator's output."""
+    if not x.numel():  # of which torch's own refuses some
+        return x.new_empty((*x.shape[:2], *same_shape(x.shape[2:], stride)))
     pooled = F.max_pool3d(pad_same(x, kernel, stride, float("-inf")), kernel, stride)
     return pooled.contiguous(memory_format=torch.channels_last_3d)
 
