@@ -106,8 +106,8 @@ SECTIONS = {
         "TV-L1: iterations alone, and what bounds them",
         _ITERATIONS | {"rate": _rate},
         "An iteration takes 59 operations a pixel, one division and two roots among them, and reads and "
-        "writes 64 bytes. To give the reference's bits it fuses no multiplication with an addition: half of "
-        "the matrix product's rate is the most there can be. The sum a + 2 b goes over as many bytes as the "
+        "writes 64 bytes. To give the reference's bits it fuses no multiplication with an addition, as "
+        "the matrix product does throughout. The sum a + 2 b goes over as many bytes as the "
         "iterations of one pair.",
     ),
     "TV-L1 GPU": Section(
