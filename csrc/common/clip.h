@@ -49,16 +49,35 @@ inline ClipView channels_last_view(const Tensor& x, const char* name) {
   return view;
 }
 
-inline Window same_window(const ClipView& x, const std::vector<int64_t>& kernel,
-                          const std::vector<int64_t>& stride) {
+inline void check_window(const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride) {
   check(kernel.size() == 3, "kernel must have 3 lengths (t, h, w), got ", kernel.size());
   check(stride.size() == 3, "stride must have 3 steps (t, h, w), got ", stride.size());
   for (size_t axis = 0; axis < 3; ++axis) {
     check(kernel[axis] >= 1, "kernel must be at least 1 on every axis, got ", kernel[axis]);
     check(stride[axis] >= 1, "stride must be at least 1 on every axis, got ", stride[axis]);
   }
+}
+
+inline Window same_window(const ClipView& x, const std::vector<int64_t>& kernel,
+                          const std::vector<int64_t>& stride) {
+  check_window(kernel, stride);
   return {Axis(x.t, kernel[0], stride[0]), Axis(x.h, kernel[1], stride[1]),
           Axis(x.w, kernel[2], stride[2])};
+}
+
+// As many zeros before as after each axis.
+inline Window padded_window(const ClipView& x, const std::vector<int64_t>& kernel,
+                            const std::vector<int64_t>& stride,
+                            const std::vector<int64_t>& padding) {
+  check_window(kernel, stride);
+  check(padding.size() == 3, "padding must have 3 lengths (t, h, w), got ", padding.size());
+  const auto axis = [&](int64_t in, size_t i) {
+    check(padding[i] >= 0, "padding must be at least 0 on every axis, got ", padding[i]);
+    check(in + 2 * padding[i] >= kernel[i], "x with its padding must fill the kernel of ",
+          kernel[i], ", got ", in, " and twice ", padding[i]);
+    return Axis(in, kernel[i], stride[i], padding[i]);
+  };
+  return {axis(x.t, 0), axis(x.h, 1), axis(x.w, 2)};
 }
 
 }  // namespace fasti3d

@@ -2,9 +2,9 @@
 //
 // Output pixels, flattened over n, t, h, w, are taken in tiles of a few (ConvKernels::rows). For
 // every tap of the window a tile holds one pointer a pixel to the input it multiplies, or to a row
-// of zeros where the window leaves the clip, so that SAME padding needs no padded copy and no
-// branch in the inner loop. Weights are packed in panels of 16 output channels,
-// [panel][tap][k][16], with bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
+// of zeros where the window leaves the clip, so that padding needs no padded copy and no branch in
+// the inner loop. Weights are packed in panels of 16 output channels, [panel][tap][k][16], with
+// bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
 #pragma once
 
 #include <algorithm>
@@ -136,7 +136,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
                        const Tensor& packed, const Epilogue& epilogue,
                        const WinogradKernels& kernels);
 
-// A row of x as channels-last values with its SAME padding along w, for clips of few channels.
+// A row of x as channels-last values with its padding along w, for clips of few channels.
 int64_t padded_width(const Axis& w);
 
 template <class T, class V>

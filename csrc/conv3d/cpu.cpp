@@ -131,7 +131,7 @@ Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filter
              : pack<c10::BFloat16>(weight, dtype, transform, filters.has_value());
 }
 
-// A channels-last copy of x with its SAME padding along w, for clips of few channels. One value
+// A channels-last copy of x with its padding along w, for clips of few channels. One value
 // more than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
 int64_t padded_size(const ClipView& in, const Axis& w) {
   return in.n * in.t * in.h * padded_width(w) * in.c + 1;
@@ -163,6 +163,9 @@ void convolve(const Tensor& x, const ClipView& in, Tensor& out, const ClipView& 
   convolve_direct<T>(copy.get(), padded, target, result, window, taps, packed, epilogue, kernels);
 }
 
+// Zeros on both sides of each axis, or SAME.
+using Padding = std::optional<std::vector<int64_t>>;
+
 // What the direct and the Winograd form check alike.
 struct Problem {
   ScalarType type;
@@ -173,13 +176,14 @@ struct Problem {
   Epilogue epilogue;
 
   Problem(const Tensor& x, const Tensor& packed, const Tensor& bias,
-          const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride, bool relu,
-          const Tensor& out, int64_t start)
+          const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride,
+          const Padding& padding, bool relu, const Tensor& out, int64_t start)
       : type(x.scalar_type()),
         pairs(packed.scalar_type() == ScalarType::BFloat16),
         in(clip_view(x, "x")),
         result(channels_last_view(out, "out")),
-        window(same_window(in, kernel, stride)),
+        window(padding ? padded_window(in, kernel, stride, *padding)
+                       : same_window(in, kernel, stride)),
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
         epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start} {
     check(type == ScalarType::Float || (type == ScalarType::BFloat16 && has_bf16_dot()),
@@ -210,8 +214,9 @@ struct Problem {
 };
 
 void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
-                    std::vector<int64_t> stride, bool relu, Tensor out, int64_t start) {
-  const Problem p(x, packed, bias, kernel, stride, relu, out, start);
+                    std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
+                    int64_t start) {
+  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start);
   check(p.type == packed.scalar_type(), "packed must have x's dtype");
   p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
@@ -224,9 +229,9 @@ void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> k
 }
 
 void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
-                      std::vector<int64_t> kernel, std::vector<int64_t> stride, bool relu,
-                      Tensor out, int64_t start) {
-  const Problem p(x, packed, bias, kernel, stride, relu, out, start);
+                      std::vector<int64_t> kernel, std::vector<int64_t> stride, Padding padding,
+                      bool relu, Tensor out, int64_t start) {
+  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start);
   check(p.type == packed.scalar_type() ? !(p.taps.merged && p.pairs) : p.taps.merged,
         "bfloat16 clips need weights in float32 below ", kFewChannels,
         " channels and in bfloat16 from there on");

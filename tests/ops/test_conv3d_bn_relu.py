@@ -136,6 +136,86 @@ def test_values_far_from_zero(isa: str) -> None:
     check(case._replace(x=case.x * 1e-18, bias=None))
 
 
+def check_padded(case: Case, padding: Triple) -> None:
+    y = conv3d_bn_relu(*case, padding=padding)
+    assert y.dtype == case.x.dtype
+    bias = None if case.bias is None else case.bias.double()
+    expected = F.conv3d(case.x.double(), case.weight.double(), bias, case.stride, padding)
+    scale = expected.abs().max().item()
+    assert_close("conv3d", y, F.relu(expected) if case.relu else expected, scale=scale)
+
+
+@pytest.mark.parametrize("in_channels", [3, 16])
+@pytest.mark.parametrize("kernel", range(1, 8))
+def test_zeros_on_both_sides_at_every_stride(isa: str, kernel: int, in_channels: int) -> None:
+    """On each axis alone, from none to more than the kernel, with a remainder that no window reaches."""
+    for stride, padding, axis in itertools.product((1, 2, 3), range(kernel + 2), range(3)):
+        for length in (max(kernel - 2 * padding, 1), kernel + 2):
+            size, k, s, p = [4, 3, 5], [1, 1, 1], [1, 1, 1], [0, 0, 0]
+            size[axis], k[axis], s[axis], p[axis] = length, kernel, stride, padding
+            check_padded(make_case(1, in_channels, 17, tuple(size), tuple(k), tuple(s)), tuple(p))
+
+
+def padded_case(seed: int) -> tuple[Case, Triple]:
+    """A problem of random_case's kind, with padding of its own on each axis."""
+    pick = random.Random(seed)
+    case = random_case(seed)
+    padding = tuple(pick.choice((0, k // 2, k // 2, k - 1, k + 1)) for k in case.weight.shape[2:])
+    least = [max(k - 2 * p, 1) for k, p in zip(case.weight.shape[2:], padding, strict=True)]
+    longer = [max(n, size) - size for n, size in zip(least, case.x.shape[2:], strict=True)]
+    x = F.pad(case.x, [0, longer[2], 0, longer[1], 0, longer[0]], value=0.5)
+    return case._replace(x=x.contiguous(memory_format=torch.channels_last_3d)), padding
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_random_problems_with_zeros_on_both_sides(block: int) -> None:
+    for seed in range(2000 + block * 20, 2020 + block * 20):
+        check_padded(*padded_case(seed))
+
+
+def test_zeros_on_both_sides_with_each_instruction_set(isa: str) -> None:
+    for seed in range(3000, 3025):
+        check_padded(*padded_case(seed))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layers_of_other_networks(isa: str, dtype: torch.dtype) -> None:
+    """(in, out, kernel, stride, padding) of residual networks: stems, factored and strided layers."""
+    for in_channels, out_channels, kernel, stride, padding in (
+        (3, 64, (3, 7, 7), (1, 2, 2), (1, 3, 3)),
+        (3, 45, (1, 7, 7), (1, 2, 2), (0, 3, 3)),
+        (45, 64, (3, 1, 1), (1, 1, 1), (1, 0, 0)),
+        (64, 64, (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+        (64, 128, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+        (64, 128, (1, 1, 1), (2, 2, 2), (0, 0, 0)),
+        (64, 230, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        (230, 128, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+    ):
+        for size in ((4, 8, 8), (5, 9, 7)):
+            case = make_case(2, in_channels, out_channels, size, kernel, stride, dtype=dtype)
+            check_padded(case, padding)
+
+
+def test_same_is_zeros_on_both_sides_where_it_is_even(isa: str) -> None:
+    for in_channels in (3, 24):
+        case = make_case(2, in_channels, 17, (4, 5, 7), (3, 5, 1))
+        assert torch.equal(conv3d_bn_relu(*case, padding=(1, 2, 0)), conv3d_bn_relu(*case))
+
+
+def test_out_with_zeros_on_both_sides(isa: str) -> None:
+    case = make_case(2, 24, 17, (5, 6, 7), (3, 3, 3), (1, 2, 2))
+    wide = torch.full((2, 30, 5, 3, 4), SENTINEL).contiguous(memory_format=torch.channels_last_3d)
+    conv3d_bn_relu(*case, out=wide[:, 4:21], padding=(1, 1, 1))
+    assert torch.equal(wide[:, 4:21], conv3d_bn_relu(*case, padding=(1, 1, 1)))
+    assert (wide[:, :4] == SENTINEL).all()
+    assert (wide[:, 21:] == SENTINEL).all()
+    packed = PackedConv3d.pack(
+        case.weight, case.bias, case.stride, relu=True, dtype=torch.float32, padding=(1, 1, 1)
+    )
+    last = torch.empty(2, 17, 1, 3, 4).contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(packed(case.x, last, 4), packed(case.x)[:, :, 4:])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3)])
 def test_out_may_be_a_channel_slice(isa: str, kernel: Triple, dtype: torch.dtype) -> None:
@@ -267,6 +347,12 @@ def test_gradients(relu: bool, has_bias: bool) -> None:
     expected = F.conv3d(padded, *theirs[1:], stride=case.stride)
     expected = F.relu(expected) if relu else expected
     assert_close("conv3d", y.detach(), expected.detach())
+    zeros = conv3d_bn_relu(*ours, *(() if has_bias else (None,)), case.stride, relu, padding=(2, 0, 1))
+    assert zeros.requires_grad
+    with torch.no_grad():
+        check_padded(case, (2, 0, 1))
+        fused = conv3d_bn_relu(*case, padding=(2, 0, 1))
+    assert_close("conv3d", fused, zeros.detach())
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(9))
     y.backward(grad)
     expected.backward(grad.double())
@@ -332,6 +418,12 @@ OUT = torch.zeros(1, 8, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d
         ({"bias": torch.zeros(8, 1)}, r"bias must have shape \(8,\), got \(8, 1\)"),
         ({"stride": (1, 1)}, r"stride must be .*\(1, 1\)"),
         ({"stride": (1, 0, 1)}, r"stride must be .*\(1, 0, 1\)"),
+        ({"padding": "valid"}, 'padding must be "same" or 3 .*valid'),
+        ({"padding": 1}, 'padding must be "same" or 3 .*1'),
+        ({"padding": (1, 1)}, r'padding must be "same" or 3 .*\(1, 1\)'),
+        ({"padding": (1, -1, 1)}, r'padding must be "same" or 3 .*\(1, -1, 1\)'),
+        ({"x": X[:, :, :1], "padding": (0, 1, 1)}, r"x of .*\(1, 5, 6\) .*\(0, 1, 1\) .*\(3, 3, 3\)"),
+        ({"out": OUT, "padding": (0, 1, 1)}, r"out must be .*\(1, 8, 2, 5, 6\), got .*\(1, 8, 4, 5, 6\)"),
         ({"out": torch.zeros(1, 8, 4, 5, 5)}, r"out must be .*\(1, 8, 4, 5, 6\), got .*\(1, 8, 4, 5, 5\)"),
         ({"out": torch.zeros(1, 8, 4, 5, 6).half()}, "out must be torch.float32 .*torch.float16"),
         ({"out": torch.zeros(1, 8, 4, 5, 6)}, "out must be channels-last"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,16 @@ def winograd_form(
     return (2, dtype) if kernel[0] == 3 and in_channels % 2 == 0 else None
 
 
+def output_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int] | None
+) -> list[int]:
+    """(T, H, W) of a convolution's output; ``padding`` None is SAME."""
+    if padding is None:
+        return same_shape(size, stride)
+    axes = zip(size, kernel, stride, padding, strict=True)
+    return [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
+
+
 @dataclass(frozen=True)
 class PackedConv3d:
     """A convolution made ready to run: weights in the layout its kernel reads, bias, geometry."""
@@ -61,6 +72,7 @@ class PackedConv3d:
     out_channels: int
     kernel: tuple[int, int, int]
     stride: tuple[int, int, int]
+    padding: tuple[int, int, int] | None
     relu: bool
     fused: bool
     transform: Transform | None
@@ -78,13 +90,18 @@ class PackedConv3d:
         *,
         relu: bool,
         dtype: torch.dtype,
+        padding: tuple[int, int, int] | None = None,
     ) -> PackedConv3d:
-        """Packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for clips of ``dtype``."""
+        """Packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for clips of ``dtype``.
+
+        ``padding`` is zeros on both sides of each axis; None is SAME.
+        """
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
+        geometry = (out_channels, kernel, stride, padding, relu)
         if not has_kernel(weight.device, dtype):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            return PackedConv3d(packed, bias.to(dtype), out_channels, kernel, stride, relu, False, None)
+            return PackedConv3d(packed, bias.to(dtype), *geometry, False, None)
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
         form = winograd_form(weight.shape[1], kernel, stride, dtype)
         if form is None:
@@ -93,7 +110,7 @@ class PackedConv3d:
         else:
             transform = minimal_filter(form[0], kernel[0], stride[0])
             packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), form[1], transform.filters)
-        return PackedConv3d(packed, bias, out_channels, kernel, stride, relu, True, transform)
+        return PackedConv3d(packed, bias, *geometry, True, transform)
 
     def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
         """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
@@ -104,12 +121,13 @@ class PackedConv3d:
         if x.is_meta and out is not None:
             return out
         if not self.fused:
-            y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu)
+            y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu, self.padding)
             return y if out is None else out.copy_(y[:, :, start : start + out.shape[2]])
         if out is None:
-            shape = (x.shape[0], self.out_channels, *same_shape(x.shape[2:], self.stride))
+            size = output_size(x.shape[2:], self.kernel, self.stride, self.padding)
+            shape = (x.shape[0], self.out_channels, *size)
             out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
-        geometry = (self.kernel, self.stride, self.relu, out, start)
+        geometry = (self.kernel, self.stride, self.padding, self.relu, out, start)
         if self.transform is None:
             torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *geometry)
         else:
@@ -126,8 +144,9 @@ def conv3d_bn_relu(
     stride: Sequence[int] = (1, 1, 1),
     relu: bool = True,
     out: Tensor | None = None,
+    padding: Literal["same"] | Sequence[int] = "same",
 ) -> Tensor:
-    """conv3d with TensorFlow SAME padding, plus bias, then ReLU, in one pass over the clip.
+    """conv3d plus bias, then ReLU, in one pass over the clip and without a padded copy of it.
 
     A batch norm behind the convolution is folded by the caller: ``weight * gamma / sqrt(var + eps)``
     and ``beta - mean * gamma / sqrt(var + eps)``.
@@ -139,15 +158,18 @@ def conv3d_bn_relu(
         stride: steps (t, h, w), at least 1.
         relu: whether to zero what is negative.
         out: where to write, e.g. a channel slice of a wider channels_last_3d clip; x's dtype.
+        padding: ``"same"`` for TensorFlow's SAME, which is uneven where a stride asks for it, or zeros
+            (t, h, w) on both sides of each axis, as ``torch.nn.Conv3d`` takes them.
 
     Returns:
-        (N, Cout, ceil(T/st), ceil(H/sh), ceil(W/sw)) in x's dtype: ``out`` if given. Sums are float32.
+        (N, Cout, T', H', W') in x's dtype: ``out`` if given. Sums are float32. T' is ceil(T / st) with
+        SAME, else floor((T + 2 pt - kt) / st) + 1; H' and W' likewise.
         Where gradients are needed it runs as ordinary differentiable PyTorch (then ``out`` must be None).
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together, or ``out`` with gradients.
     """
-    _check(x, weight, bias, stride, out)
+    zeros = _check(x, weight, bias, stride, out, padding)
     step = (int(stride[0]), int(stride[1]), int(stride[2]))
     tensors = (x, weight) if bias is None else (x, weight, bias)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
@@ -156,13 +178,13 @@ def conv3d_bn_relu(
     # A compiler fuses the plain form itself, and cannot look into packed weights.
     if needs_grad or (torch.compiler.is_compiling() and out is None):
         return conv3d_bn_relu_reference(
-            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu
+            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu, zeros
         )
     b = weight.new_zeros(weight.shape[0]) if bias is None else bias
     dtype = (
         x.dtype if has_kernel(x.device, x.dtype) or not has_kernel(x.device, torch.float32) else torch.float32
     )
-    packed = PackedConv3d.pack(weight.float(), b.float(), step, relu=relu, dtype=dtype)
+    packed = PackedConv3d.pack(weight.float(), b.float(), step, relu=relu, dtype=dtype, padding=zeros)
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if dtype == x.dtype:
         return packed(x, out)
@@ -170,7 +192,15 @@ def conv3d_bn_relu(
     return y.to(x.dtype) if out is None else out.copy_(y)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], out: Tensor | None) -> None:
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    out: Tensor | None,
+    padding: Literal["same"] | Sequence[int],
+) -> tuple[int, int, int] | None:
+    """The padding, None for SAME, of arguments that fit together."""
     if x.dim() != 5:
         raise ValueError(f"x must be (N, Cin, T, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -186,8 +216,19 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     if len(stride) != 3 or min(stride) < 1:
         raise ValueError(f"stride must be 3 positive steps (t, h, w), got {tuple(stride)}")
+    zeros = None
+    if padding != "same":
+        if isinstance(padding, str | int) or len(padding) != 3 or min(padding) < 0:
+            raise ValueError(f'padding must be "same" or 3 numbers of zeros (t, h, w), got {padding!r}')
+        zeros = (int(padding[0]), int(padding[1]), int(padding[2]))
+        if any(n + 2 * p < k for n, p, k in zip(x.shape[2:], zeros, weight.shape[2:], strict=True)):
+            raise ValueError(
+                f"x of (T, H, W) {tuple(x.shape[2:])} with padding {zeros} must fill the kernel of "
+                f"{tuple(weight.shape[2:])}: pad more, or give a larger clip"
+            )
     if out is not None:
-        expected = (x.shape[0], weight.shape[0], *same_shape(x.shape[2:], stride))
+        size = output_size(x.shape[2:], weight.shape[2:], stride, zeros)
+        expected = (x.shape[0], weight.shape[0], *size)
         if tuple(out.shape) != expected or out.dtype != x.dtype:
             raise ValueError(
                 f"out must be {x.dtype} of shape {expected}, got {out.dtype} of {tuple(out.shape)}"
@@ -197,3 +238,4 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]
                 f"out must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
                 "memory_format=torch.channels_last_3d"
             )
+    return zeros
