@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fasti3d import compat, flow, video, weights
     from fasti3d.classification import Classification, classify
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
+    from fasti3d.fusion import fuse
     from fasti3d.two_stream import TwoStreamI3D
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "classify",
     "compat",
     "flow",
+    "fuse",
     "ops",
     "reference",
     "tvl1",
@@ -40,6 +42,7 @@ _LAZY = {
     "classify": "fasti3d.classification",
     "compat": None,
     "flow": None,
+    "fuse": "fasti3d.fusion",
     "tvl1": "fasti3d.flow",
     "tvl1_video": "fasti3d.flow",
     "video": None,

@@ -57,7 +57,7 @@ def describe(model: nn.Module) -> tuple[tuple[float, ...], list[Tensor]] | None:
         if not _as_specified(part, root):
             return None
         for module in root.modules():
-            if type(module) not in KNOWN or module.training or _is_watched(module):
+            if type(module) not in KNOWN or module.training or is_watched(module):
                 return None
             if isinstance(module, nn.Conv3d):
                 tensors += [module.weight] if module.bias is None else [module.weight, module.bias]
@@ -105,7 +105,8 @@ def _is_pool(pool: nn.Module, kernel: Size, stride: Size) -> bool:
     return isinstance(pool, MaxPool3dSame) and (pool.kernel, pool.stride) == (kernel, stride)
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether something else runs when the module is called: a hook, or a ``forward`` of the instance."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

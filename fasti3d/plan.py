@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fasti3d import extension, network
 from fasti3d.arena import Arena
+from fasti3d.folding import fold
 from fasti3d.network import ENDPOINTS
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
@@ -55,22 +56,6 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
     return Route("fused-cpu", torch.float32, f"{isa} kernels")
 
 
-def fold(unit: Unit3D) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a unit with its batch norm folded in, in float32."""
-    weight = unit.conv3d.weight.detach().float()
-    bias = unit.conv3d.bias
-    shift = weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().float()
-    if unit.bn is None:
-        return weight, shift
-    bn = unit.bn
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight.detach().float() / torch.sqrt(bn.running_var.float() + bn.eps)
-    return weight * scale[:, None, None, None, None], bn.bias.detach().float() + (
-        shift - bn.running_mean.float()
-    ) * scale
-
-
 class Plan:
     """The eval-mode network for one compute dtype, with weights of its own."""
 
@@ -78,7 +63,7 @@ class Plan:
         self.dtype = dtype
 
         def pack(unit: Unit3D) -> PackedConv3d:
-            return PackedConv3d.pack(*fold(unit), unit.stride, relu=True, dtype=dtype)
+            return PackedConv3d.pack(*fold(unit.conv3d, unit.bn), unit.stride, relu=True, dtype=dtype)
 
         self.steps: dict[str, Step] = {}
         # By a part's name: it and the pool behind it in one step, for when nobody asks for its own map.
@@ -100,7 +85,7 @@ class Plan:
                 self.steps[name] = ConvStep(module, pack)
             previous = name
         logits = getattr(model, "logits", None)
-        self.classifier = None if logits is None else fold(logits)
+        self.classifier = None if logits is None else fold(logits.conv3d, logits.bn)
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints of a checked clip, in ``dtype``."""

@@ -39,6 +39,7 @@ def test_public_names() -> None:
         "classify",
         "compat",
         "flow",
+        "fuse",
         "ops",
         "reference",
         "tvl1",

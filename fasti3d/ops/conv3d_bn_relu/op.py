@@ -32,6 +32,8 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+Triple = tuple[int, int, int]
+
 # Clips of fewer channels may have any layout: whole window rows are merged into one tap (csrc/conv3d/conv.h).
 FEW_CHANNELS = 16
 
@@ -44,13 +46,20 @@ def winograd_form(
     Four outputs a tile halve the products, and in float32 the error stays that of the direct form. In
     bfloat16 the transformed values are rounded once more, which four outputs amplify five times and
     two outputs twice: two, for a third fewer products. A bfloat16 stem is transformed in float32, where
-    half the products take less time than all of them in bfloat16.
+    half the products take less time than all of them in bfloat16. At stride 2 three taps save
+    only a quarter, which is less than what transforming every other frame apart costs.
     """
-    if stride[0] > 2 or not 3 <= kernel[0] <= 7 or (stride[0] == 1 and kernel[0] > 3):
+    if kernel[0] not in {1: (3,), 2: (4, 5, 6, 7)}.get(stride[0], ()):
         return None
     if dtype == torch.float32 or in_channels < FEW_CHANNELS:
         return 4, torch.float32
     return (2, dtype) if kernel[0] == 3 and in_channels % 2 == 0 else None
+
+
+def _by_rows(triple: Triple) -> Triple:
+    """(t, h, w) as (h, t, w)."""
+    t, h, w = triple
+    return h, t, w
 
 
 def output_size(
@@ -63,9 +72,23 @@ def output_size(
     return [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
 
 
+def check_fills(size: Sequence[int], kernel: Sequence[int], padding: Sequence[int] | None) -> None:
+    """ValueError for a clip of (T, H, W) that does not fill the kernel even once."""
+    if padding is None or all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)):
+        return
+    raise ValueError(
+        f"x of (T, H, W) {tuple(size)} with padding {tuple(padding)} must fill the kernel of "
+        f"{tuple(kernel)}: pad more, or give a larger clip"
+    )
+
+
 @dataclass(frozen=True)
 class PackedConv3d:
-    """A convolution made ready to run: weights in the layout its kernel reads, bias, geometry."""
+    """A convolution made ready to run: weights in the layout its kernel reads, bias, geometry.
+
+    ``padding`` None is SAME; ``transform`` None is the direct form. The Winograd form works along time;
+    where the window is one frame, ``by_rows``, it works along the rows of each frame instead.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -76,6 +99,7 @@ class PackedConv3d:
     relu: bool
     fused: bool
     transform: Transform | None
+    by_rows: bool
 
     @property
     def nbytes(self) -> int:
@@ -101,16 +125,22 @@ class PackedConv3d:
         geometry = (out_channels, kernel, stride, padding, relu)
         if not has_kernel(weight.device, dtype):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            return PackedConv3d(packed, bias.to(dtype), *geometry, False, None)
+            return PackedConv3d(packed, bias.to(dtype), *geometry, False, None, False)
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
         form = winograd_form(weight.shape[1], kernel, stride, dtype)
+        by_rows = False
+        if form is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
+            form = winograd_form(weight.shape[1], _by_rows(kernel), _by_rows(stride), dtype)
+            by_rows = form is not None
+        if by_rows:
+            weight, kernel, stride = weight.transpose(2, 3), _by_rows(kernel), _by_rows(stride)
         if form is None:
             transform = None
             packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
         else:
             transform = minimal_filter(form[0], kernel[0], stride[0])
             packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), form[1], transform.filters)
-        return PackedConv3d(packed, bias, *geometry, True, transform)
+        return PackedConv3d(packed, bias, *geometry, True, transform, by_rows)
 
     def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
         """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
@@ -127,14 +157,25 @@ class PackedConv3d:
             size = output_size(x.shape[2:], self.kernel, self.stride, self.padding)
             shape = (x.shape[0], self.out_channels, *size)
             out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
-        geometry = (self.kernel, self.stride, self.padding, self.relu, out, start)
+        if not self.by_rows:
+            self._run(x, out, start, self.kernel, self.stride, self.padding)
+            return out
+        geometry = _by_rows(self.kernel), _by_rows(self.stride), self.padding and _by_rows(self.padding)
+        for clip, target in zip(x[:, :, start : start + out.shape[2]], out, strict=True):
+            # (C, T, H, W) as T clips of H frames, one row each.
+            self._run(clip.transpose(0, 1).unsqueeze(3), target.transpose(0, 1).unsqueeze(3), 0, *geometry)
+        return out
+
+    def _run(
+        self, x: Tensor, out: Tensor, start: int, kernel: Triple, stride: Triple, padding: Triple | None
+    ) -> None:
+        geometry = (kernel, stride, padding, self.relu, out, start)
         if self.transform is None:
             torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *geometry)
         else:
             torch.ops.fasti3d.conv3d_winograd_(
                 x, self.weight, self.bias, self.transform.inputs, self.transform.outputs, *geometry
             )
-        return out
 
 
 def conv3d_bn_relu(
@@ -221,11 +262,7 @@ def _check(
         if isinstance(padding, str | int) or len(padding) != 3 or min(padding) < 0:
             raise ValueError(f'padding must be "same" or 3 numbers of zeros (t, h, w), got {padding!r}')
         zeros = (int(padding[0]), int(padding[1]), int(padding[2]))
-        if any(n + 2 * p < k for n, p, k in zip(x.shape[2:], zeros, weight.shape[2:], strict=True)):
-            raise ValueError(
-                f"x of (T, H, W) {tuple(x.shape[2:])} with padding {zeros} must fill the kernel of "
-                f"{tuple(weight.shape[2:])}: pad more, or give a larger clip"
-            )
+    check_fills(x.shape[2:], weight.shape[2:], zeros)
     if out is not None:
         size = output_size(x.shape[2:], weight.shape[2:], stride, zeros)
         expected = (x.shape[0], weight.shape[0], *size)

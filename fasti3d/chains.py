@@ -1,0 +1,145 @@
+"""Which batch norm and ReLU are behind each Conv3d of a network, read off a symbolic trace."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from fasti3d.eligibility import is_watched
+from fasti3d.i3d import I3D
+
+
+class Chain(NamedTuple):
+    """Names of a convolution and of the modules behind it that may be computed with it."""
+
+    conv: str
+    bn: str | None = None
+    relu: str | None = None
+
+
+def _is_fusible(conv: nn.Module) -> bool:
+    """Whether the fused convolution can stand in for a module."""
+    return (
+        isinstance(conv, nn.Conv3d)
+        # A subclass may choose the arguments, but not compute something else.
+        and type(conv).forward is nn.Conv3d.forward
+        and type(conv)._conv_forward is nn.Conv3d._conv_forward
+        and "weight" in conv._parameters  # and is not derived from others at every call
+        and conv.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1, 1), "zeros")
+        and not is_watched(conv)
+    )
+
+
+def _is_foldable(bn: nn.Module, channels: int) -> bool:
+    return (
+        isinstance(bn, nn.BatchNorm3d | nn.SyncBatchNorm)
+        and type(bn).forward in (nn.BatchNorm3d.forward, nn.SyncBatchNorm.forward)
+        and bn.num_features == channels
+        and bn.running_mean is not None
+        and bn.running_var is not None
+        and not is_watched(bn)
+    )
+
+
+def _is_relu(module: nn.Module) -> bool:
+    return type(module) is nn.ReLU and not is_watched(module)
+
+
+class _Tracer(fx.Tracer):
+    """Records which modules are called on what; one whose code cannot be followed is a call as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opaque: list[tuple[nn.Module, Exception]] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        before = len(self.graph.nodes)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:  # whatever Python code raises on values that it cannot look at
+            for node in reversed(list(self.graph.nodes)[before:]):
+                self.graph.erase_node(node)
+            call = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+            self.opaque.append((m, error))
+            return call
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether there is nothing to find inside: no modules, or an I3D, which fuses itself."""
+    return not module._modules or isinstance(module, I3D)
+
+
+def _trace(root: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], list[tuple[nn.Module, Exception]]]:
+    """The graphs of a network, or of the parts of what cannot be followed, and what cannot and why."""
+    if _is_leaf(root):
+        return [], []
+    tracer = _Tracer()
+    try:
+        graphs = [(root, tracer.trace(root))]
+        opaque = tracer.opaque
+    except Exception as error:
+        graphs, opaque = [], [(root, error)]
+    for module, _ in list(opaque):
+        for child in module.children():
+            more_graphs, more_opaque = _trace(child)
+            graphs += more_graphs
+            opaque += more_opaque
+    return graphs, opaque
+
+
+def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
+    """Every Conv3d that can be fused, with what is behind it; and the modules that could not be followed.
+
+    A batch norm or a ReLU is in a chain if it is called once, on nothing but the result that precedes it,
+    which nobody else reads.
+    """
+    # A forward may keep what it computed, here tracing proxies: in a copy, which shares the tensors.
+    network = copy.deepcopy(network, {id(t): t for t in (*network.parameters(), *network.buffers())})
+    names = {module: name for name, module in network.named_modules()}
+    graphs, opaque = _trace(network)
+    called: dict[fx.Node, nn.Module] = {}
+    apart = {m for part in names if isinstance(part, I3D) for m in part.modules()}
+    for root, graph in graphs:
+        for node in graph.nodes:
+            if node.op == "call_module":
+                called[node] = root.get_submodule(node.target)
+            elif node.op == "get_attr":  # its tensors are used by something else as well
+                apart.add(root.get_submodule(node.target.rpartition(".")[0]))
+    times = Counter(called.values())
+    nodes = {module: node for node, module in called.items() if times[module] == 1}
+
+    def behind(module: nn.Module | None) -> nn.Module | None:
+        """The module that reads a module's result, if both are called once and nobody else reads it."""
+        node = nodes.get(module) if module is not None else None
+        if node is None or len(node.users) != 1:
+            return None
+        (user,) = node.users
+        follower = called.get(user)
+        alone = follower in nodes and follower not in apart and user.args == (node,) and not user.kwargs
+        return follower if alone else None
+
+    chains = []
+    for conv, name in names.items():
+        if conv in apart or not _is_fusible(conv):
+            continue
+        bn = behind(conv)
+        if bn is not None and not _is_foldable(bn, conv.out_channels):
+            bn = None
+        relu = behind(bn or conv)
+        if relu is not None and not _is_relu(relu):
+            relu = None
+        chains.append(Chain(name, names[bn] if bn else None, names[relu] if relu else None))
+    # A ModuleList and the like have no forward to follow.
+    followable = [(m, error) for m, error in opaque if type(m).forward is not nn.Module.forward]
+    return chains, {names[module]: error for module, error in followable}
