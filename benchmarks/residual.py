@@ -115,11 +115,16 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.BatchNorm3d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.uniform_(module.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(module.bias, std=0.1, generator=generator)
-            nn.init.normal_(module.running_mean, std=0.1, generator=generator)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1, generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.0, generator=generator)
+                nn.init.normal_(module.bias, std=0.1, generator=generator)
+            if module.running_mean is not None and module.running_var is not None:
+                nn.init.normal_(module.running_mean, std=0.1, generator=generator)
+                nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
     return network.eval().requires_grad_(False)

@@ -108,6 +108,9 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
     wide = torch.empty(1, 8, 4, 5, 6, dtype=dtype, memory_format=torch.channels_last_3d)
     out = wide[:, 2:7]
     y = fasti3d.ops.conv3d_bn_relu(x.to(dtype), torch.ones(5, 3, 3, 3, 3), torch.ones(5), out=out)
+    layers = torch.nn.Sequential(torch.nn.Conv3d(3, 5, 3), torch.nn.BatchNorm3d(5)).eval().to(dtype)
+    difference = fasti3d.fuse(layers)(x.to(dtype)) - layers(x.to(dtype))
+    results += [difference.abs().max() < 0.02]
     pooled = fasti3d.ops.max_pool3d_same(x.to(dtype), (3, 3, 3), (2, 2, 2))
     results += [y is out, pooled.shape == (1, 3, 2, 3, 3)]
 x.requires_grad_()

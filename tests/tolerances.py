@@ -48,6 +48,14 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
         4e-2,
         "where the CPU has bfloat16 dot products, every map is rounded: 2**-8 at each of 21 layers, as noise",
     ),
+    # Residual networks, of 20 and 37 convolutions, with folded weights.
+    ("fused_network", torch.float32): Tolerance(2e-6, "noise of 1e-6 a layer, averaged by the head to 5e-7"),
+    ("fused_network", torch.float16): Tolerance(
+        2.0**-9, "every map and folded weight rounded to 2**-11, averaged by the head to 8e-4"
+    ),
+    ("fused_network", torch.bfloat16): Tolerance(
+        2.0**-6, "every map and folded weight rounded to 2**-8, averaged by the head to 8e-3"
+    ),
 }
 
 

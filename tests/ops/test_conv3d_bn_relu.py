@@ -196,6 +196,30 @@ def test_layers_of_other_networks(isa: str, dtype: torch.dtype) -> None:
             check_padded(case, padding)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_of_one_frame(isa: str, dtype: torch.dtype) -> None:
+    for in_channels, kernel, stride in itertools.product(
+        (3, 17, 24), [(1, 3, 3), (1, 5, 1), (1, 7, 7)], [(1, 1, 1), (1, 2, 2)]
+    ):
+        case = make_case(2, in_channels, 17, (3, 9, 8), kernel, stride, dtype=dtype)
+        check(case)
+        check_padded(case, (0, kernel[1] // 2, kernel[2] // 2))
+        check_padded(case, (1, 0, 3))
+
+
+def test_frames_and_channel_slices_of_windows_of_one_frame(isa: str) -> None:
+    case = make_case(2, 24, 17, (5, 9, 8), (1, 3, 3), (1, 1, 2))
+    packed = PackedConv3d.pack(case.weight, case.bias, case.stride, relu=True, dtype=torch.float32)
+    whole = packed(case.x)
+    wide = torch.full((2, 30, 3, 9, 4), SENTINEL).contiguous(memory_format=torch.channels_last_3d)
+    packed(case.x, wide[:, 4:21], 2)
+    assert torch.equal(wide[:, 4:21], whole[:, :, 2:])
+    assert (wide[:, :4] == SENTINEL).all()
+    assert (wide[:, 21:] == SENTINEL).all()
+    sliced = torch.cat([case.x, case.x], dim=1).contiguous(memory_format=torch.channels_last_3d)[:, 24:]
+    assert torch.equal(packed(sliced), whole)
+
+
 def test_same_is_zeros_on_both_sides_where_it_is_even(isa: str) -> None:
     for in_channels in (3, 24):
         case = make_case(2, in_channels, 17, (4, 5, 7), (3, 5, 1))

@@ -45,15 +45,16 @@ def winograd_form(
 
     Four outputs a tile halve the products, and in float32 the error stays that of the direct form. In
     bfloat16 the transformed values are rounded once more, which four outputs amplify five times and
-    two outputs twice: two, for a third fewer products. A bfloat16 stem is transformed in float32, where
-    half the products take less time than all of them in bfloat16. At stride 2 three taps save
-    only a quarter, which is less than what transforming every other frame apart costs.
+    two outputs twice: two, for a third fewer products, which do not pay for the transform where a frame has
+    a single tap. A bfloat16 stem is transformed in float32, where half the products take less time than all
+    of them in bfloat16. At stride 2, where every other frame is transformed apart, three taps save only a
+    quarter.
     """
     if kernel[0] not in {1: (3,), 2: (4, 5, 6, 7)}.get(stride[0], ()):
         return None
     if dtype == torch.float32 or in_channels < FEW_CHANNELS:
         return 4, torch.float32
-    return (2, dtype) if kernel[0] == 3 and in_channels % 2 == 0 else None
+    return (2, dtype) if kernel[0] == 3 and kernel[1] * kernel[2] > 1 and in_channels % 2 == 0 else None
 
 
 def _by_rows(triple: Triple) -> Triple:
