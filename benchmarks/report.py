@@ -92,6 +92,11 @@ SECTIONS = {
     "I3D": Section("I3D forward", _PASS),
     "max_pool3d_same": Section("max_pool3d_same", _PASS),
     "conv3d": Section("conv3d + bias + ReLU", _PASS),
+    "fuse": Section(
+        "fasti3d.fuse on other networks",
+        _PASS,
+        "Residual networks of 18 layers (benchmarks/residual.py) with random weights, one clip a pass.",
+    ),
     "TV-L1 clip": Section(
         "TV-L1 on the CPU",
         _PAIRS

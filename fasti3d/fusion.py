@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fasti3d.batch_norm import fold
 from fasti3d.chains import find_chains
 from fasti3d.eligibility import needs_ordinary_path
-from fasti3d.folding import fold
 from fasti3d.inputs import autocast_dtype
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fasti3d import extension, network
 from fasti3d.arena import Arena
-from fasti3d.folding import fold
+from fasti3d.batch_norm import fold
 from fasti3d.network import ENDPOINTS
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
