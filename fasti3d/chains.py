@@ -51,12 +51,21 @@ def _is_relu(module: nn.Module) -> bool:
     return type(module) is nn.ReLU and not is_watched(module)
 
 
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether there is nothing to find inside: no modules, or an I3D, which fuses itself."""
+    return not module._modules or isinstance(module, I3D)
+
+
 class _Tracer(fx.Tracer):
-    """Records which modules are called on what; one whose code cannot be followed is a call as a whole."""
+    """Records which modules are called on what.
+
+    A module that has hooks, which must not see what a trace computes with, or whose code cannot be followed
+    is one call as a whole, and is left in ``parts``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.opaque: list[tuple[nn.Module, Exception]] = []
+        self.parts: list[nn.Module] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
@@ -64,37 +73,39 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        before = len(self.graph.nodes)
+        if _is_leaf(m) or not is_watched(m):
+            nodes, parts = len(self.graph.nodes), len(self.parts)
+            try:
+                return super().call_module(m, forward, args, kwargs)
+            except Exception:  # whatever Python code raises on values that it cannot look at
+                for node in reversed(list(self.graph.nodes)[nodes:]):
+                    self.graph.erase_node(node)
+                del self.parts[parts:]
+        call = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+        self.parts.append(m)
+        return call
+
+
+def _trace(network: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], dict[nn.Module, Exception]]:
+    """Graphs that each module of a network is in at most once, and the modules that are in none, and why."""
+    graphs: list[tuple[nn.Module, fx.Graph]] = []
+    opaque: dict[nn.Module, Exception] = {}
+    seen: set[nn.Module] = set()
+    waiting = [network]
+    while waiting:
+        root = waiting.pop()
+        if root in seen or _is_leaf(root):
+            continue
+        seen.add(root)
+        tracer = _Tracer()
         try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception as error:  # whatever Python code raises on values that it cannot look at
-            for node in reversed(list(self.graph.nodes)[before:]):
-                self.graph.erase_node(node)
-            call = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
-            self.opaque.append((m, error))
-            return call
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    """Whether there is nothing to find inside: no modules, or an I3D, which fuses itself."""
-    return not module._modules or isinstance(module, I3D)
-
-
-def _trace(root: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], list[tuple[nn.Module, Exception]]]:
-    """The graphs of a network, or of the parts of what cannot be followed, and what cannot and why."""
-    if _is_leaf(root):
-        return [], []
-    tracer = _Tracer()
-    try:
-        graphs = [(root, tracer.trace(root))]
-        opaque = tracer.opaque
-    except Exception as error:
-        graphs, opaque = [], [(root, error)]
-    for module, _ in list(opaque):
-        for child in module.children():
-            more_graphs, more_opaque = _trace(child)
-            graphs += more_graphs
-            opaque += more_opaque
+            if "forward" in vars(root):
+                raise TypeError("its forward is not that of its class")
+            graphs.append((root, tracer.trace(root)))
+            waiting += tracer.parts
+        except Exception as error:
+            opaque[root] = error
+            waiting += root.children()
     return graphs, opaque
 
 
@@ -109,29 +120,30 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
     names = {module: name for name, module in network.named_modules()}
     graphs, opaque = _trace(network)
     called: dict[fx.Node, nn.Module] = {}
-    apart = {m for part in names if isinstance(part, I3D) for m in part.modules()}
+    fixed = {m for part in names if isinstance(part, I3D) for m in part.modules()}
     for root, graph in graphs:
         for node in graph.nodes:
             if node.op == "call_module":
                 called[node] = root.get_submodule(node.target)
             elif node.op == "get_attr":  # its tensors are used by something else as well
-                apart.add(root.get_submodule(node.target.rpartition(".")[0]))
+                fixed.add(root.get_submodule(node.target.rpartition(".")[0]))
+    # What a module that cannot be followed does with its own is not known.
+    unclear = fixed.union(*(module.children() for module in opaque))
     times = Counter(called.values())
-    nodes = {module: node for node, module in called.items() if times[module] == 1}
+    nodes = {module: node for node, module in called.items() if times[module] == 1 and module not in unclear}
 
-    def behind(module: nn.Module | None) -> nn.Module | None:
+    def behind(module: nn.Module) -> nn.Module | None:
         """The module that reads a module's result, if both are called once and nobody else reads it."""
-        node = nodes.get(module) if module is not None else None
+        node = nodes.get(module)
         if node is None or len(node.users) != 1:
             return None
         (user,) = node.users
         follower = called.get(user)
-        alone = follower in nodes and follower not in apart and user.args == (node,) and not user.kwargs
-        return follower if alone else None
+        return follower if follower in nodes and user.args == (node,) and not user.kwargs else None
 
     chains = []
     for conv, name in names.items():
-        if conv in apart or not _is_fusible(conv):
+        if conv in fixed or not _is_fusible(conv):
             continue
         bn = behind(conv)
         if bn is not None and not _is_foldable(bn, conv.out_channels):
@@ -141,5 +153,5 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
             relu = None
         chains.append(Chain(name, names[bn] if bn else None, names[relu] if relu else None))
     # A ModuleList and the like have no forward to follow.
-    followable = [(m, error) for m, error in opaque if type(m).forward is not nn.Module.forward]
-    return chains, {names[module]: error for module, error in followable}
+    followable = {m: error for m, error in opaque.items() if type(m).forward is not nn.Module.forward}
+    return chains, {names[module]: error for module, error in followable.items()}

@@ -139,8 +139,9 @@ def fuse(module: nn.Module) -> nn.Module:
     norm or ReLU is taken in if it is a module that is called once, and the only reader of what it is called
     on; a ReLU that is a function, is used in two places or follows an addition stays torch's. Where a
     ``forward`` cannot be traced, because it branches on values or shapes, its submodules are traced by
-    themselves, and a warning names it if batch norms were left. Only ``forward`` is looked at: another
-    method must not use a convolution's result without the batch norm and the ReLU that follow it there.
+    themselves, and a warning names it if batch norms were left. Only ``forward`` is looked at, given, as
+    always with torch.fx, stand-ins for tensors: another method, or another answer to ``isinstance(x, Tensor)``,
+    must not lead to a use of a convolution's result without what follows it there.
 
     The copy is for inference: its parameters need no gradients, weights that change in ``module``
     later are not followed, and its state dict holds folded weights under their own names. It

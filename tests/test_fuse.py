@@ -304,6 +304,55 @@ def test_a_part_that_branches_leaves_the_rest_fused() -> None:
     assert_close("conv3d", run(fused, x), exact(module, x))
 
 
+def test_a_part_called_from_two_places_is_traced_once() -> None:
+    inner = Wired(lambda m, x: m.chain(x) if x.sum() else x, chain=nn.Sequential(conv(), bn()))
+    middle = Wired(lambda m, x: m.inner(x) if x.sum() else x, inner=inner)
+    module = randomise(Wired(lambda m, x: m.middle(m.inner(m.middle(x))), inner=inner, middle=middle))
+    with pytest.warns(UserWarning, match=r"inner \(Wired: .*middle \(Wired: |middle .*inner \(Wired: "):
+        fused = fasti3d.fuse(module)
+    assert fused.inner is fused.middle.inner
+    assert [type(part).__name__ for part in fused.inner.chain] == [F3, ID]
+    x = random(1, 16, 3, 4, 5)
+    assert_close("conv3d", run(fused, x), exact(module, x))
+
+
+def test_what_a_part_that_branches_may_use_as_well_stays() -> None:
+    inner = Wired(lambda m, x: m.bn(m.conv2(x)) if x.sum() else x)
+    module = randomise(Wired(lambda m, x: m.inner.bn(m.conv(m.inner(x))), inner=inner))
+    with pytest.warns(UserWarning, match="inner"):
+        fused = fasti3d.fuse(module)
+    assert (type(fused.conv), type(fused.inner.bn)) == (FusedConv3d, nn.BatchNorm3d)
+    x = random(1, 16, 3, 4, 5)
+    assert_close("conv3d", run(fused, x), exact(module, x))
+
+
+def test_hooks_of_containers_see_no_trace_and_keep_working() -> None:
+    seen: list[Any] = []
+    inner = nn.Sequential(conv(), bn(), nn.ReLU(), conv())
+    inner.register_forward_hook(lambda module, args, y: seen.append(y) or -y)
+    module = randomise(nn.Sequential(inner, bn(), nn.ReLU()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused = fasti3d.fuse(module)
+    assert seen == []
+    assert [type(part).__name__ for part in fused[0]] == [F3, ID, ID, F3]
+    assert [type(part).__name__ for part in fused[1:]] == ["BatchNorm3d", "ReLU"]
+    x = random(1, 16, 3, 4, 5)
+    assert_close("conv3d", run(fused, x), exact(module, x))
+    assert [type(y) for y in seen] == [Tensor, Tensor]
+
+
+def test_a_container_whose_forward_was_replaced_is_not_followed() -> None:
+    module = randomise(nn.Sequential(conv(), bn(), nn.ReLU(), conv(), bn()))
+    module.forward = lambda x: module[2](module[0](x))  # type: ignore[method-assign]
+    x = random(1, 16, 3, 4, 5)
+    expected = run(module, x)
+    with pytest.warns(UserWarning, match="its forward is not that of its class"):
+        fused = fasti3d.fuse(module)
+    assert [type(part).__name__ for part in fused] == [F3, "BatchNorm3d", "ReLU", F3, "BatchNorm3d"]
+    assert torch.equal(run(fused, x), expected)  # the lambda still means the network that was given
+
+
 def test_parts_without_batch_norms_that_branch_are_not_worth_a_warning() -> None:
     head = Wired(lambda m, x: x if x.sum() else -x)
     del head.bn
