@@ -140,8 +140,8 @@ def fuse(module: nn.Module) -> nn.Module:
     on; a ReLU that is a function, is used in two places or follows an addition stays torch's. Where a
     ``forward`` cannot be traced, because it branches on values or shapes, its submodules are traced by
     themselves, and a warning names it if batch norms were left. Only ``forward`` is looked at, given, as
-    always with torch.fx, stand-ins for tensors: another method, or another answer to ``isinstance(x, Tensor)``,
-    must not lead to a use of a convolution's result without what follows it there.
+    always with torch.fx, stand-ins for tensors: another method, or another answer to ``isinstance(x,
+    Tensor)``, must not lead to a use of a convolution's result without what follows it there.
 
     The copy is for inference: its parameters need no gradients, weights that change in ``module``
     later are not followed, and its state dict holds folded weights under their own names. It
