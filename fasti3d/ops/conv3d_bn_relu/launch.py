@@ -96,11 +96,12 @@ def _run_descriptors(
     tiles_n = -(-out.shape[4] // (config.block_n + config.block_n_rest))
     _conv3d_descriptor_kernel[(tiles_n * tiles_w * tiles_h * tiles_t * tiles_b,)](
         _descriptor(x, (*config.box, config.block_k)),
-        _descriptor(weight, (config.block_n, 1, config.block_k)),
-        _descriptor(weight, (rest, 1, config.block_k)),
+        _descriptor(weight.flatten(1), (config.block_n, config.block_k)),
+        _descriptor(weight.flatten(1), (rest, config.block_k)),
         bias,
         _descriptor(out, (*config.box, config.block_n)),
         _descriptor(out, (*config.box, rest)),
+        x.shape[4],
         out.shape[4],
         -(-x.shape[4] // config.block_k),
         tiles_n,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Whole numbers are never compiled in: one build of a configuration serves every layer and size.
-_DESCRIPTOR_SIZES = ["out_channels", "chunks", *("tiles_n", "tiles_w", "tiles_h", "tiles_t")]
+_DESCRIPTOR_SIZES = ["in_channels", "out_channels", "chunks", *("tiles_n", "tiles_w", "tiles_h", "tiles_t")]
 _PADDING = ["pad_t", "pad_h", "pad_w"]
 _POINTER_SIZES = [
     *("pixels", "size_t", "size_h", "size_w", "in_channels", "out_t", "out_h", "out_w", "out_channels"),
@@ -27,11 +27,13 @@ _FOLD_SIZES = [
 @triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
 def _conv3d_descriptor_kernel(
     x_desc,  # [N, T, H, W, CI] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_K]
-    w_desc,  # [CO, KT * KH * KW, CI] in boxes [BLOCK_N, 1, BLOCK_K]
-    w_rest_desc,  # the same in boxes [BLOCK_N_REST, 1, BLOCK_K]
+    # Two axes, as the compiler would take a reshaped tile of weights through registers.
+    w_desc,  # [CO, KT * KH * KW * CI] in boxes [BLOCK_N, BLOCK_K]
+    w_rest_desc,  # the same in boxes [BLOCK_N_REST, BLOCK_K]
     bias_ptr,  # [CO], float32
     y_desc,  # [N, T', H', W', CO] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N]
     y_rest_desc,  # the same in boxes of BLOCK_N_REST channels
+    in_channels,
     out_channels,
     chunks,  # of BLOCK_K input channels
     tiles_n,
@@ -78,11 +80,11 @@ def _conv3d_descriptor_kernel(
         h = h0 + tap // KW % KH - pad_h
         w = w0 + tap % KW - pad_w
         x = tl.reshape(x_desc.load([b0, t, h, w, c0]), (BLOCK_M, BLOCK_K)).T  # [BLOCK_K, BLOCK_M]
-        weight = tl.reshape(w_desc.load([n0, tap, c0]), (BLOCK_N, BLOCK_K))
-        acc = tl.dot(weight, x, acc)
+        # In a tap's last chunk the weights beyond its channels are the next tap's, times zeros of x.
+        k0 = tap * in_channels + c0
+        acc = tl.dot(w_desc.load([n0, k0]), x, acc)
         if BLOCK_N_REST > 0:
-            rest = w_rest_desc.load([n0 + BLOCK_N, tap, c0])
-            acc_rest = tl.dot(tl.reshape(rest, (BLOCK_N_REST, BLOCK_K)), x, acc_rest)
+            acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
     n = n0 + tl.arange(0, BLOCK_N)
     acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
