@@ -213,7 +213,7 @@ def test_slices_of_x(form: str, kernel: Triple, chosen: list[Config]) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride"),
-    [(16, ONE, ONE), (16, THREE, ONE), (16, THREE, TWO), (3, (7, 7, 7), TWO)],
+    [(16, ONE, ONE), (16, THREE, ONE), (16, THREE, TWO), (3, (7, 7, 7), TWO), (3, (1, 1, 3), ONE)],
 )
 def test_pieces_of_frames(form: str, channels: int, kernel: Triple, stride: Triple) -> None:
     check(clip(2, channels, (7, 4, 5)), 16, kernel, stride, pieces=3)

@@ -48,7 +48,7 @@ def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
     if why:
         pytest.skip(why)
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def clip(batch: int, channels: int, size: Triple, dtype: torch.dtype, seed: int = 0) -> Tensor:

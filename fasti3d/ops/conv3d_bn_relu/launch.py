@@ -42,7 +42,7 @@ def conv3d(
 
     Args:
         x: (N, Cin, T, H, W), float16 or bfloat16.
-        weight: what ``pack_weight`` made, in x's dtype.
+        weight: what ``pack_triton`` made, in x's dtype.
         bias: (Cout,), float32.
         kernel: window lengths (t, h, w).
         stride: window steps (t, h, w).
@@ -59,7 +59,7 @@ def conv3d(
     with torch.cuda.device_of(x):
         if is_folded(x.shape[1], kernel):
             x, kernel = _fold(x, kernel, stride, pad, out)
-            stride, pad = (1, 1, 1), (0, 0, 0)
+            stride, pad, start = (1, 1, 1), (0, 0, 0), 0
         elif x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         if kernel == stride == (1, 1, 1):
