@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from fasti3d import gpu, plan
-from fasti3d.ops.conv3d_bn_relu.op import has_kernel
+from fasti3d.ops.conv3d_bn_relu.op import has_kernel, pack_triton
 
 CUDA = torch.device("cuda", 0)
 HALVES = (torch.float16, torch.bfloat16)
@@ -52,6 +53,17 @@ def test_what_does_not_says_why(
     assert "no CUDA GPU" in why()
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "no fused kernels for this device" in why()
+
+
+def test_the_operator_can_be_traced_without_triton() -> None:
+    with FakeTensorMode():
+        x = torch.empty(1, 16, 4, 5, 6, dtype=torch.float16)
+        weight = pack_triton(torch.empty(24, 16, 3, 3, 3), (1, 1, 1), x.dtype)
+        assert weight.shape == (24, 27, 16)
+        bias = torch.empty(24)
+        out = torch.empty(1, 24, 4, 5, 6, dtype=x.dtype)
+        torch.ops.fasti3d.conv3d_triton_(x, weight, bias, [3, 3, 3], [1, 1, 1], True, out, 0)
+    assert "Tensor(a!) out" in str(torch.ops.fasti3d.conv3d_triton_.default._schema)
 
 
 def test_other_devices_have_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ for _name, _part in network.TRUNK.items():
         CONVOLUTIONS[_place + "b1b"] = (_part.b1a, _part.b1b, _size, THREE, ONE)
         CONVOLUTIONS[_place + "b2b"] = (_part.b2a, _part.b2b, _size, THREE, ONE)
         _CHANNELS = _part.out_channels
+
+
+@pytest.fixture(autouse=True)
+def _fresh_choices() -> Iterator[None]:
+    """Forgets what was chosen among the candidates that a test changed."""
+    yield
+    config.choose.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -113,12 +121,9 @@ def test_every_tile(tile: config.Tile, channels: int, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(config, "_candidates", only)
     config.choose.cache_clear()
-    try:
-        for dtype in DTYPES:
-            check(clip(2, channels, (16, 56, 56), dtype), 208, THREE)
-            check(clip(2, channels, (15, 27, 29), dtype), 200, ONE)
-    finally:
-        config.choose.cache_clear()
+    for dtype in DTYPES:
+        check(clip(2, channels, (16, 56, 56), dtype), 208, THREE)
+        check(clip(2, channels, (15, 27, 29), dtype), 200, ONE)
 
 
 @pytest.mark.parametrize("stride", [ONE, TWO, (1, 2, 2), (2, 1, 1)])
