@@ -60,7 +60,7 @@ def test_pointers_on_hopper_have_four_warps() -> None:
         assert choose(Problem(batch, 64, channels, (16, 56, 56), THREE, TWO, *H200)).warps == 4
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0), (99, 0)])
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 1), (12, 0), (99, 0)])
 def test_everything_fits_the_chip(capability: tuple[int, int]) -> None:
     for batch, c, n, size, kernel, stride in itertools.product(
         (1, 8),

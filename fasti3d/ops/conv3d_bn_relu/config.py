@@ -23,7 +23,7 @@ _SHARED_MEMORY = {
 }
 _LEAST_SHARED_MEMORY = 99 << 10
 # Where the copy engine feeds a matrix unit that reads shared memory by itself (wgmma, tcgen05).
-_DESCRIPTOR_CHIPS = (9, 10)
+_DESCRIPTOR_CHIPS = ((9, 0), (10, 0), (10, 3))
 
 
 class Tile(NamedTuple):
@@ -45,8 +45,8 @@ DESCRIPTOR_TILES = (
 )
 POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
 
-# Reading a value into a tile costs as much as this many of its products: what a multiprocessor computes
-# while the second-level cache brings it one value, of the order of 6 TFLOP/s and 40 GB/s.
+# Reading a value into a tile counts as this many of its products: an estimate (not measured) from some
+# 3e12 products and 40 GB from the second-level cache a second and multiprocessor, which partly overlap.
 _READ_COST = 64
 # Stages beyond these hide nothing more.
 _MOST_STAGES = 4
@@ -128,7 +128,7 @@ def choose(problem: Problem) -> Config:
 
 
 def _candidates(problem: Problem) -> tuple[str, tuple[Tile, ...]]:
-    if problem.capability[0] not in _DESCRIPTOR_CHIPS:
+    if problem.capability not in _DESCRIPTOR_CHIPS:
         return "pointer", POINTER_TILES
     if problem.stride == (1, 1, 1) and problem.describable:
         return "descriptor", DESCRIPTOR_TILES
