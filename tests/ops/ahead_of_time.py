@@ -65,7 +65,6 @@ class Built(NamedTuple):
     shared: int
     stack: int
     local: int
-    registers: int
 
 
 def build(launch: Launch, capability: tuple[int, int]) -> Built:
@@ -82,9 +81,9 @@ def build(launch: Launch, capability: tuple[int, int]) -> Built:
         file.flush()
         command = [_CUOBJDUMP, "-res-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack, local = (int(re.search(rf"{w}:(\d+)", usage)[1]) for w in ("REG", "STACK", "LOCAL"))
+    stack, local = (int(re.search(rf"{w}:(\d+)", usage)[1]) for w in ("STACK", "LOCAL"))
     loop = _first_loop(compiled.asm["ttgir"])
-    return Built(compiled.asm["ptx"], loop, compiled.metadata.shared, stack, local, registers)
+    return Built(compiled.asm["ptx"], loop, compiled.metadata.shared, stack, local)
 
 
 def _first_loop(ttgir: str) -> str:
