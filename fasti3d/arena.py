@@ -26,6 +26,7 @@ class Arena:
 
     def __init__(self, dtype: torch.dtype, device: torch.device, size: int | None = None) -> None:
         self.dtype = dtype
+        self.device = device
         self.peak = 0
         self._block = None if size is None else torch.empty(size, dtype=torch.uint8, device=device)
         self._used = [0, 0]  # bytes at the two ends

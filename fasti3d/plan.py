@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d import extension, network
+from fasti3d import extension, gpu, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
 from fasti3d.network import ENDPOINTS
@@ -38,9 +38,10 @@ class Route:
 def route(device: torch.device, dtype: torch.dtype) -> Route:
     """The path of eval-mode clips of ``dtype`` (float32, bfloat16 or float16) on ``device``."""
     if device.type != "cpu":
-        return Route(
-            "reference", dtype, "there are no fused kernels for this device: torch's own (cuDNN) run"
-        )
+        if why := gpu.why_not(device, dtype):
+            return Route("reference", dtype, why)
+        capability = "{}.{}".format(*gpu.chip(device).capability)
+        return Route("fused-gpu", dtype, f"Triton kernels for compute capability {capability}, float32 sums")
     if extension.CORE is None:
         why = extension.load_error() or "the extension was not built (FASTI3D_BUILD=none)"
         return Route("reference", torch.float32 if dtype == torch.float16 else dtype, why)

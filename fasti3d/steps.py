@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fasti3d.arena import Arena
@@ -17,8 +18,10 @@ from fasti3d.reference import MaxPool3dSame, Mixed, Unit3D
 
 Pack = Callable[[Unit3D], PackedConv3d]
 
-# What a step that goes through a clip piece by piece keeps of it: a part of a last-level cache.
+# What a step that goes through a clip piece by piece keeps of it: a part of a CPU's last-level cache. On a
+# GPU pieces are to save memory, and each has to be work for the whole of it.
 _PIECE_BYTES = 8 << 20
+_GPU_PIECE_BYTES = 64 << 20
 # The convolutions' time tiles have this many frames.
 _TILE_FRAMES = 4
 
@@ -33,9 +36,10 @@ class Step(Protocol):
     def __call__(self, x: Tensor, arena: Arena) -> Tensor: ...
 
 
-def piece_frames(frames: int, frame_bytes: int) -> int:
-    """Frames of a piece: whole time tiles, and no more than there are."""
-    return min(max(_PIECE_BYTES // frame_bytes // _TILE_FRAMES, 1) * _TILE_FRAMES, frames)
+def piece_frames(frames: int, frame_bytes: int, device: torch.device) -> int:
+    """Frames of a piece on a device: whole time tiles, and no more than there are."""
+    size = _PIECE_BYTES if device.type == "cpu" else _GPU_PIECE_BYTES
+    return min(max(size // frame_bytes // _TILE_FRAMES, 1) * _TILE_FRAMES, frames)
 
 
 def pieces(frames: int, size: int) -> Iterator[tuple[int, int]]:
@@ -89,7 +93,7 @@ class ConvPoolStep:
     def __call__(self, x: Tensor, arena: Arena) -> Tensor:
         n, channels, frames, *space = self.conv.shape(x)
         out = arena.output((n, channels, frames, *same_shape(space, self.pool.stride[1:])))
-        size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize)
+        size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize, arena.device)
         with arena.temporary():
             memory = arena.take((n, channels, size, *space))
             for begin, end in pieces(frames, size):
@@ -148,7 +152,7 @@ class MixedStep:
     def pooled(self, x: Tensor, out: Tensor, arena: Arena) -> Tensor:
         """Branch 3, piece by piece: each is pooled with the frame before and the one after it."""
         n, channels, frames, *space = x.shape
-        size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize)
+        size = piece_frames(frames, n * channels * math.prod(space) * arena.dtype.itemsize, arena.device)
         memory = arena.take((n, channels, min(size + 2, frames), *space))
         for begin, end in pieces(frames, size):
             first, last = max(begin - 1, 0), min(end + 1, frames)

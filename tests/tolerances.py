@@ -56,6 +56,10 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
     ("fused_network", torch.bfloat16): Tolerance(
         2.0**-6, "every map and folded weight rounded to 2**-8, averaged by the head to 8e-3"
     ),
+    # With every map in float16, as on GPUs.
+    ("i3d_half", torch.float16): Tolerance(
+        3e-3, "every map is rounded: 2**-11 at each of 21 layers, as noise"
+    ),
 }
 
 

@@ -11,6 +11,11 @@ from fasti3d import extension
 _LIBRARY = torch.library.Library("fasti3d", "FRAGMENT")
 
 
+def define(name: str, schema: str) -> None:
+    """Makes an operator that is written in Python wherever it runs."""
+    _LIBRARY.define(name + schema)
+
+
 def register(name: str, schema: str, reference: Callable) -> None:
     """Makes ``torch.ops.fasti3d.<name>`` exist and run ``reference`` wherever no kernel was compiled.
 

@@ -10,21 +10,66 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d import extension
+from fasti3d import extension, gpu
 from fasti3d.network import same_shape
+from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
+from fasti3d.ops.registry import define
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16
+
+
+define(
+    "conv3d_triton_",
+    "(Tensor x, Tensor weight, Tensor bias, int[] kernel, int[] stride, int[]? padding, bool relu, "
+    "Tensor(a!) out, int start) -> ()",
+)
+
+
+@torch.library.impl("fasti3d::conv3d_triton_", "default")
+def _conv3d_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int] | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> None:
+    # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+    from fasti3d.ops.conv3d_bn_relu.launch import conv3d
+
+    conv3d(
+        x,
+        weight,
+        bias,
+        (kernel[0], kernel[1], kernel[2]),
+        (stride[0], stride[1], stride[2]),
+        None if padding is None else (padding[0], padding[1], padding[2]),
+        relu,
+        out,
+        start,
+    )
+
+
+@torch.library.register_fake("fasti3d::conv3d_triton_")
+def _fake(*arguments: object) -> None:
+    return None
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a fused kernel that beats the reference serves this device and dtype.
 
     bfloat16 needs AVX512_BF16 to be worth it; on CPUs with AMX, whose tiles do eight times the
-    work of that instruction, oneDNN (which the reference runs on) is left to use them.
+    work of that instruction, oneDNN (which the reference runs on) is left to use them. On GPUs see
+    ``fasti3d.gpu.why_not``.
     """
+    if device.type == "cuda":
+        return gpu.why_not(device, dtype) is None
     if device.type != "cpu" or extension.CORE is None:
         return False
     if dtype == torch.bfloat16:
@@ -33,9 +78,6 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 Triple = tuple[int, int, int]
-
-# Clips of fewer channels may have any layout: whole window rows are merged into one tap (csrc/conv3d/conv.h).
-FEW_CHANNELS = 16
 
 
 def winograd_form(
@@ -83,12 +125,21 @@ def check_fills(size: Sequence[int], kernel: Sequence[int], padding: Sequence[in
     )
 
 
+def pack_triton(weight: Tensor, stride: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """(Cout, Cin, kt, kh, kw) to (Cout, taps, Cin), or window rows for taps where clips are folded."""
+    if is_folded(weight.shape[1], (weight.shape[2], weight.shape[3], weight.shape[4])):
+        return fold_weight(weight, stride).to(dtype).contiguous()
+    return weight.to(dtype).flatten(2).transpose(1, 2).contiguous()
+
+
 @dataclass(frozen=True)
 class PackedConv3d:
     """A convolution made ready to run: weights in the layout its kernel reads, bias, geometry.
 
-    ``padding`` None is SAME; ``transform`` None is the direct form. The Winograd form works along time;
-    where the window is one frame, ``by_rows``, it works along the rows of each frame instead.
+    ``padding`` None is SAME. ``form`` is the kernel: ``reference``, ``direct`` or ``winograd`` (CPU), or
+    ``triton`` (GPU). The Winograd form works along time; where the window is one frame, ``by_rows``, it
+    works along the rows of each frame instead. Clips of fewer than FEW_CHANNELS channels may have any layout,
+    others must be channels-last.
     """
 
     weight: Tensor
@@ -98,14 +149,19 @@ class PackedConv3d:
     stride: tuple[int, int, int]
     padding: tuple[int, int, int] | None
     relu: bool
-    fused: bool
-    transform: Transform | None
-    by_rows: bool
+    form: str
+    transform: Transform | None = None
+    by_rows: bool = False
 
     @property
     def nbytes(self) -> int:
         """What it keeps in memory, in bytes."""
         return self.weight.nbytes + self.bias.nbytes
+
+    @property
+    def fused(self) -> bool:
+        """Whether a kernel of this library runs, which computes the frames it is asked for and no others."""
+        return self.form != "reference"
 
     @staticmethod
     def pack(
@@ -126,22 +182,23 @@ class PackedConv3d:
         geometry = (out_channels, kernel, stride, padding, relu)
         if not has_kernel(weight.device, dtype):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            return PackedConv3d(packed, bias.to(dtype), *geometry, False, None, False)
+            return PackedConv3d(packed, bias.to(dtype), *geometry, "reference")
+        if weight.device.type == "cuda":
+            return PackedConv3d(pack_triton(weight, stride, dtype), bias.contiguous(), *geometry, "triton")
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
-        form = winograd_form(weight.shape[1], kernel, stride, dtype)
+        tile = winograd_form(weight.shape[1], kernel, stride, dtype)
         by_rows = False
-        if form is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
-            form = winograd_form(weight.shape[1], _by_rows(kernel), _by_rows(stride), dtype)
-            by_rows = form is not None
+        if tile is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
+            tile = winograd_form(weight.shape[1], _by_rows(kernel), _by_rows(stride), dtype)
+            by_rows = tile is not None
         if by_rows:
             weight, kernel, stride = weight.transpose(2, 3), _by_rows(kernel), _by_rows(stride)
-        if form is None:
-            transform = None
+        if tile is None:
             packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
-        else:
-            transform = minimal_filter(form[0], kernel[0], stride[0])
-            packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), form[1], transform.filters)
-        return PackedConv3d(packed, bias, *geometry, True, transform, by_rows)
+            return PackedConv3d(packed, bias, *geometry, "direct")
+        transform = minimal_filter(tile[0], kernel[0], stride[0])
+        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), tile[1], transform.filters)
+        return PackedConv3d(packed, bias, *geometry, "winograd", transform, by_rows)
 
     def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
         """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
@@ -171,7 +228,9 @@ class PackedConv3d:
         self, x: Tensor, out: Tensor, start: int, kernel: Triple, stride: Triple, padding: Triple | None
     ) -> None:
         geometry = (kernel, stride, padding, self.relu, out, start)
-        if self.transform is None:
+        if self.form == "triton":
+            torch.ops.fasti3d.conv3d_triton_(x, self.weight, self.bias, *geometry)
+        elif self.transform is None:
             torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *geometry)
         else:
             torch.ops.fasti3d.conv3d_winograd_(
@@ -218,10 +277,11 @@ def conv3d_bn_relu(
     if needs_grad and out is not None:
         raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
     # A compiler fuses the plain form itself, and cannot look into packed weights.
-    if needs_grad or (torch.compiler.is_compiling() and out is None):
-        return conv3d_bn_relu_reference(
+    if needs_grad or (torch.compiler.is_compiling() and (out is None or x.is_cuda)):
+        y = conv3d_bn_relu_reference(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu, zeros
         )
+        return y if out is None else out.copy_(y)
     b = weight.new_zeros(weight.shape[0]) if bias is None else bias
     dtype = (
         x.dtype if has_kernel(x.device, x.dtype) or not has_kernel(x.device, torch.float32) else torch.float32

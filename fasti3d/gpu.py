@@ -1,0 +1,54 @@
+"""Which GPUs the Triton kernels serve, and what they need to know of one."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+# Older GPUs have no bfloat16 and no asynchronous copies to shared memory.
+LEAST_CAPABILITY = (8, 0)
+
+
+class Chip(NamedTuple):
+    """A GPU to a kernel: its compute capability and how many multiprocessors share the work."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
+@cache
+def chip(device: torch.device) -> Chip:
+    """What a CUDA device is."""
+    properties = torch.cuda.get_device_properties(device)
+    return Chip((properties.major, properties.minor), properties.multi_processor_count)
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernels do not serve clips of ``dtype`` on ``device``, as a sentence; None: they do."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "there are no fused kernels for this device: torch's own run"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return "the fused kernels take float16 and bfloat16: torch's own (cuDNN) run"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA GPU"
+    capability = chip(device).capability
+    if capability < LEAST_CAPABILITY:
+        has, least = (f"{major}.{minor}" for major, minor in (capability, LEAST_CAPABILITY))
+        return (
+            f"the fused kernels need compute capability {least}, this GPU has {has}: torch's own (cuDNN) run"
+        )
+    if error := _triton_error():
+        return f"triton, which the fused kernels are written in, does not import ({error}): install it"
+    return None
+
+
+@cache
+def _triton_error() -> str | None:
+    try:
+        importlib.import_module("triton.tools.tensor_descriptor")
+    except ImportError as error:
+        return str(error)
+    return None

@@ -1,0 +1,175 @@
+"""Which kernel form and tile sizes a convolution takes on a GPU: a pure function, printable.
+
+>>> print(choose(Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)))
+Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+Triple = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+
+# Shared memory that one block of threads may have, in bytes (CUDA C++ programming guide, compute
+# capabilities). A chip that is not listed is taken for one with the least.
+_SHARED_MEMORY = {
+    **dict.fromkeys([(8, 0), (8, 7)], 163 << 10),
+    **dict.fromkeys([(9, 0), (10, 0), (10, 3)], 227 << 10),
+}
+_LEAST_SHARED_MEMORY = 99 << 10
+# Where the copy engine feeds a matrix unit that reads shared memory by itself (wgmma, tcgen05).
+_DESCRIPTOR_CHIPS = ((9, 0), (10, 0), (10, 3))
+
+
+class Tile(NamedTuple):
+    """Pixels, output channels (of which ``rest`` in a second accumulator) and warps."""
+
+    pixels: int
+    channels: int
+    rest: int
+    warps: int
+
+
+DESCRIPTOR_TILES = (
+    Tile(256, 192, 64, 8),
+    Tile(256, 128, 0, 8),
+    Tile(256, 64, 0, 8),
+    Tile(128, 128, 0, 8),
+    Tile(128, 64, 0, 4),
+    Tile(64, 64, 0, 4),
+)
+POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
+
+# Reading a value into a tile counts as this many of its products: an estimate (not measured) from some
+# 3e12 products and 40 GB from the second-level cache a second and multiprocessor, which partly overlap.
+_READ_COST = 64
+# Stages beyond these hide nothing more.
+_MOST_STAGES = 4
+# Input channels that pad the last chunk, as a share, that are worth a larger chunk.
+_PADDING_WORTH = 1.125
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution on a chip.
+
+    ``size`` are the output's frames, rows and columns; ``describable`` is false where addresses or
+    strides are no multiples of 16 bytes, which descriptors need.
+    """
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    size: Triple
+    kernel: Triple
+    stride: Triple
+    capability: tuple[int, int]
+    multiprocessors: int
+    describable: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """A kernel form (``descriptor`` or ``pointer``) and its tile.
+
+    ``box`` is the tile's pixels as (clips, frames, rows, columns), all in the last for pointers;
+    ``block_n`` + ``block_n_rest`` its output channels, ``block_k`` the input channels of a step.
+    """
+
+    form: str
+    box: Box
+    block_n: int
+    block_n_rest: int
+    block_k: int
+    warps: int
+    stages: int
+
+    @property
+    def block_m(self) -> int:
+        """Pixels of a tile."""
+        return math.prod(self.box)
+
+
+def shared_memory(capability: tuple[int, int]) -> int:
+    """Bytes of shared memory that one block may have."""
+    return _SHARED_MEMORY.get(capability, _LEAST_SHARED_MEMORY)
+
+
+@lru_cache(4096)
+def choose(problem: Problem) -> Config:
+    """The configuration expected to take the least time.
+
+    Time is estimated as the waves of tiles over the multiprocessors times the work of a tile: its products
+    and what it must read for them, with all that lies beyond the output's edges counted.
+    """
+    best: tuple[int, Tile, Box] | None = None
+    form, tiles = _candidates(problem)
+    for tile in tiles:
+        if form == "descriptor":
+            box, boxes = _best_box(problem, tile.pixels)
+        else:
+            box, boxes = (1, 1, 1, tile.pixels), _count(problem.batch * math.prod(problem.size), tile.pixels)
+        waves = _count(boxes * _count(problem.out_channels, tile.channels), problem.multiprocessors)
+        cost = waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels))
+        if best is None or cost < best[0]:
+            best = cost, tile, box
+    assert best is not None
+    _, tile, box = best
+    block_k = _block_k(problem.in_channels, 64 if form == "descriptor" else 32)
+    stage = (tile.pixels + tile.channels) * block_k * 2
+    # Some is left for barriers, and for what the compiler exchanges through shared memory.
+    stages = min(_MOST_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)
+    return Config(form, box, tile.channels - tile.rest, tile.rest, block_k, tile.warps, stages)
+
+
+def _candidates(problem: Problem) -> tuple[str, tuple[Tile, ...]]:
+    if problem.capability not in _DESCRIPTOR_CHIPS:
+        return "pointer", POINTER_TILES
+    if problem.stride == (1, 1, 1) and problem.describable:
+        return "descriptor", DESCRIPTOR_TILES
+    # With pointers and 8 warps, a loop over all taps gave wrong results on an H100 (pytorch #173068).
+    return "pointer", tuple(tile for tile in POINTER_TILES if tile.warps == 4)
+
+
+def _count(total: int, size: int) -> int:
+    """Pieces of ``size`` that cover ``total``."""
+    return -(-total // size)
+
+
+def _block_k(channels: int, largest: int) -> int:
+    """Input channels of a step: as many as cost little padding."""
+    if channels <= 16:
+        return 16
+    sizes = [size for size in (64, 32) if size <= largest]
+    padded = {size: _count(channels, size) * size for size in sizes}
+    return next(size for size in sizes if padded[size] <= _PADDING_WORTH * min(padded.values()))
+
+
+def _best_box(problem: Problem, pixels: int) -> tuple[Box, int]:
+    """The box that covers the output with the fewest boxes, and their number.
+
+    Of equally good ones, that whose windows overlap most, as it needs the fewest different pixels.
+    """
+    extent = (problem.batch, *problem.size)
+    reach = (1, *problem.kernel)
+
+    def rank(box: Box) -> tuple[int, int, Box]:
+        count = math.prod(map(_count, extent, box))
+        return count, math.prod(b + r - 1 for b, r in zip(box, reach, strict=True)), box
+
+    best = min(map(rank, _boxes(pixels)))
+    return best[2], best[0]
+
+
+def _boxes(pixels: int) -> Iterator[Box]:
+    """All boxes of powers of two with this many pixels, itself a power of two."""
+    bits = pixels.bit_length() - 1
+    for b in range(bits + 1):
+        for t in range(bits - b + 1):
+            for h in range(bits - b - t + 1):
+                yield 1 << b, 1 << t, 1 << h, 1 << (bits - b - t - h)

@@ -1,0 +1,254 @@
+"""Runs the Triton kernels of conv3d + bias + ReLU. Imports triton: to be imported where it is first used."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from fasti3d.gpu import chip
+from fasti3d.network import same_padding
+from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
+from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
+from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
+    _conv3d_descriptor_kernel,
+    _conv3d_fold_kernel,
+    _conv3d_pointer_kernel,
+)
+
+Triple = tuple[int, int, int]
+
+# Values of two bytes in the 16 that descriptors and the widest loads want.
+_VECTOR = 8
+_FOLD_BLOCK = 1024
+# A product and a sum are left as they are written: what triton does by default depends on its release.
+_OPTIONS = {"enable_fp_fusion": False}
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> None:
+    """Writes the output frames from ``start`` on, as many as ``out`` holds.
+
+    Args:
+        x: (N, Cin, T, H, W), float16 or bfloat16.
+        weight: what ``pack_triton`` made, in x's dtype.
+        bias: (Cout,), float32.
+        kernel: window lengths (t, h, w).
+        stride: window steps (t, h, w).
+        padding: zeros on both sides of each axis, or None for SAME.
+        relu: whether to zero what is negative.
+        out: (N, Cout, T', H', W'), channels adjacent, e.g. a channel slice of a wider clip.
+        start: the first output frame.
+    """
+    if out.numel() == 0:
+        return
+    pad_t, pad_h, pad_w = padding or (
+        same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
+    )
+    pad = (pad_t - start * stride[0], pad_h, pad_w)
+    with torch.cuda.device_of(x):
+        if is_folded(x.shape[1], kernel):
+            x, kernel = _fold(x, kernel, stride, pad, out)
+            stride, pad, start = (1, 1, 1), (0, 0, 0), 0
+        elif x.stride(1) != 1:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        if kernel == stride == (1, 1, 1) and not any(padding or ()):
+            x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
+            pad = (0, 0, 0)
+        config = choose(describe(x, weight, kernel, stride, out))
+        run = _run_descriptors if config.form == "descriptor" else _run_pointers
+        run(config, x, weight, bias, kernel, stride, pad, relu, out)
+
+
+def describe(x: Tensor, weight: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> Problem:
+    """The convolution as ``choose`` wants it."""
+    describable = all(map(_is_describable, (_channels_last(x), weight, _channels_last(out))))
+    _, _, t, h, w = out.shape
+    return Problem(
+        x.shape[0], x.shape[1], out.shape[1], (t, h, w), kernel, stride, *chip(x.device), describable
+    )
+
+
+def _run_descriptors(
+    config: Config,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    pad: Triple,
+    relu: bool,
+    out: Tensor,
+) -> None:
+    rest = config.block_n_rest or config.block_n
+    x, out = _channels_last(x), _channels_last(out)
+    tiles_b, tiles_t, tiles_h, tiles_w = (-(-n // b) for n, b in zip(out.shape[:4], config.box, strict=True))
+    tiles_n = -(-out.shape[4] // (config.block_n + config.block_n_rest))
+    _conv3d_descriptor_kernel[(tiles_n * tiles_w * tiles_h * tiles_t * tiles_b,)](
+        _descriptor(x, (*config.box, config.block_k)),
+        _descriptor(weight.flatten(1), (config.block_n, config.block_k)),
+        _descriptor(weight.flatten(1), (rest, config.block_k)),
+        bias,
+        _descriptor(out, (*config.box, config.block_n)),
+        _descriptor(out, (*config.box, rest)),
+        x.shape[4],
+        out.shape[4],
+        -(-x.shape[4] // config.block_k),
+        tiles_n,
+        tiles_w,
+        tiles_h,
+        tiles_t,
+        *pad,
+        *kernel,
+        relu,
+        *config.box,
+        config.block_n,
+        config.block_n_rest,
+        config.block_k,
+        num_warps=config.warps,
+        num_stages=config.stages,
+        **_OPTIONS,
+    )
+
+
+def _run_pointers(
+    config: Config,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    pad: Triple,
+    relu: bool,
+    out: Tensor,
+) -> None:
+    x, out = _channels_last(x), _channels_last(out)
+    vector_x, vector_y = _vector(x), _vector(out)
+    pixels = math.prod(out.shape[:4])
+    tiles_n = -(-out.shape[4] // config.block_n)
+    _conv3d_pointer_kernel[(-(-pixels // config.block_m) * tiles_n,)](
+        x,
+        weight,
+        bias,
+        out,
+        pixels,
+        *x.shape[1:4],
+        x.shape[4] // vector_x,
+        *out.shape[1:4],
+        out.shape[4] // vector_y,
+        *(s // vector_x for s in x.stride()[:4]),
+        *(s // vector_y for s in out.stride()[:4]),
+        -(-x.shape[4] // config.block_k),
+        tiles_n,
+        *pad,
+        *kernel,
+        *stride,
+        relu,
+        vector_x,
+        vector_y,
+        config.block_m,
+        config.block_n,
+        config.block_k,
+        num_warps=config.warps,
+        num_stages=config.stages,
+        **_OPTIONS,
+    )
+
+
+def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
+    """The clip that a window of one column steps over, and that window: its channels are whole rows of
+    cells, which overlap in memory.
+    """
+    n, channels = x.shape[:2]
+    t, h, w = folded_kernel(kernel, stride)
+    frames, rows, columns = (m + k - 1 for m, k in zip(out.shape[2:], (t, h, w), strict=True))
+    cell = cell_channels(channels, stride)
+    cells = torch.empty((n, frames, rows, columns * cell), dtype=x.dtype, device=x.device)
+    x_stride_n, x_stride_c, *x_strides = x.stride()
+    _conv3d_fold_kernel[(n * frames * rows, -(-columns * cell // _FOLD_BLOCK))](
+        x,
+        cells,
+        *x.shape[2:],
+        x_stride_n,
+        x_stride_c,
+        *x_strides,
+        frames,
+        rows,
+        columns,
+        *pad,
+        channels,
+        *stride,
+        cell,
+        _FOLD_BLOCK,
+        **_OPTIONS,
+    )
+    view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
+    return view.permute(0, 4, 1, 2, 3), (t, h, 1)
+
+
+def _as_matrices(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as one long row of pixels, which no tile fits badly, where their memory allows it."""
+    try:
+        flat = [_channels_last(a).view(1, 1, 1, -1, a.shape[1]).permute(0, 4, 1, 2, 3) for a in (x, out)]
+    except RuntimeError:
+        return x, out
+    return flat[0], flat[1]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(N, C, T, H, W) as (N, T, H, W, C)."""
+    return x.permute(0, 2, 3, 4, 1)
+
+
+def _vector(x: Tensor) -> int:
+    """Channels that lie in memory as an aligned pack wherever one begins."""
+    strides = [s for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True) if n > 1]
+    aligned = x.data_ptr() % (_VECTOR * x.element_size()) == 0
+    return _VECTOR if aligned and all(s % _VECTOR == 0 for s in (x.shape[-1], *strides)) else 1
+
+
+def _strides(x: Tensor) -> list[int]:
+    """x's strides, with those of axes of length 1, which mean nothing, as of the axis around them."""
+    strides = list(x.stride())
+    longer = [axis for axis in range(x.dim() - 1) if x.shape[axis] > 1]
+    around = strides[longer[0]] * x.shape[longer[0]] if longer else -(-x.shape[-1] // _VECTOR) * _VECTOR
+    for axis in range(x.dim() - 1):
+        if axis in longer:
+            around = strides[axis]
+        strides[axis] = around
+    return strides
+
+
+def _is_describable(x: Tensor) -> bool:
+    """Whether a descriptor can tell where x lies: aligned, and each axis in steps of whole inner ones.
+
+    Source: CUDA driver API, cuTensorMapEncodeTiled.
+    """
+    strides = _strides(x)
+    inner = 1
+    for length, stride in zip(reversed(x.shape), reversed(strides), strict=True):
+        if stride < inner:
+            return False  # repeated or overlapping
+        inner = length * stride
+    return (
+        strides[-1] == 1
+        and x.data_ptr() % 16 == 0
+        and all(s % _VECTOR == 0 for s in strides[:-1])
+        and all(s % t == 0 for s, t in pairwise(strides))
+    )
+
+
+def _descriptor(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
+    return TensorDescriptor(x, list(x.shape), _strides(x), list(block))

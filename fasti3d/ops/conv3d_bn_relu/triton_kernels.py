@@ -1,0 +1,258 @@
+"""conv3d + bias + ReLU as an implicit GEMM over channels-last clips, and the folding of few channels.
+
+Two forms of one computation: a tile of pixels times a tile of output channels, summed in float32 over
+the window's taps and the input channels. SAME padding is nothing but loads that read zero outside the clip.
+This module imports triton, so nothing that ``import fasti3d`` reaches may import it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Whole numbers are never compiled in: one build of a configuration serves every layer and size.
+_DESCRIPTOR_SIZES = ["in_channels", "out_channels", "chunks", *("tiles_n", "tiles_w", "tiles_h", "tiles_t")]
+_PADDING = ["pad_t", "pad_h", "pad_w"]
+_POINTER_SIZES = [
+    *("pixels", "size_t", "size_h", "size_w", "in_channels", "out_t", "out_h", "out_w", "out_channels"),
+    *("stride_x_n", "stride_x_t", "stride_x_h", "stride_x_w"),
+    *("stride_y_n", "stride_y_t", "stride_y_h", "stride_y_w", "chunks", "tiles_n"),
+]
+_FOLD_SIZES = [
+    *("size_t", "size_h", "size_w", "cells_t", "cells_h", "cells_w"),
+    *("stride_x_n", "stride_x_c", "stride_x_t", "stride_x_h", "stride_x_w"),
+]
+
+
+@triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
+def _conv3d_descriptor_kernel(
+    x_desc,  # [N, T, H, W, CI] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_K]
+    # Two axes, as the compiler would take a reshaped tile of weights through registers.
+    w_desc,  # [CO, KT * KH * KW * CI] in boxes [BLOCK_N, BLOCK_K]
+    w_rest_desc,  # the same in boxes [BLOCK_N_REST, BLOCK_K]
+    bias_ptr,  # [CO], float32
+    y_desc,  # [N, T', H', W', CO] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N]
+    y_rest_desc,  # the same in boxes of BLOCK_N_REST channels
+    in_channels,
+    out_channels,
+    chunks,  # of BLOCK_K input channels
+    tiles_n,
+    tiles_w,
+    tiles_h,
+    tiles_t,
+    pad_t,
+    pad_h,
+    pad_w,
+    KT: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_N_REST: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Stride 1: a tap's pixels are the tile's box, shifted. Weights stand on the left, so that both operands
+    of a product stay in shared memory. BLOCK_N_REST, if not 0, is a second tile of channels over the
+    same pixels, for numbers of channels that are no power of two.
+    """
+    BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
+    tile = tl.program_id(0)
+    n0 = (tile % tiles_n) * (BLOCK_N + BLOCK_N_REST)
+    tile = tile // tiles_n
+    w0 = (tile % tiles_w) * BLOCK_W
+    tile = tile // tiles_w
+    h0 = (tile % tiles_h) * BLOCK_H
+    tile = tile // tiles_h
+    t0 = (tile % tiles_t) * BLOCK_T
+    b0 = (tile // tiles_t) * BLOCK_B
+
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    if BLOCK_N_REST > 0:
+        acc_rest = tl.zeros((BLOCK_N_REST, BLOCK_M), tl.float32)
+    for i in tl.range(0, KT * KH * KW * chunks):
+        tap = i // chunks
+        c0 = (i - tap * chunks) * BLOCK_K
+        t = t0 + tap // (KH * KW) - pad_t
+        h = h0 + tap // KW % KH - pad_h
+        w = w0 + tap % KW - pad_w
+        x = tl.reshape(x_desc.load([b0, t, h, w, c0]), (BLOCK_M, BLOCK_K)).T  # [BLOCK_K, BLOCK_M]
+        # In a tap's last chunk the weights beyond its channels are the next tap's, times zeros of x.
+        k0 = tap * in_channels + c0
+        acc = tl.dot(w_desc.load([n0, k0]), x, acc)
+        if BLOCK_N_REST > 0:
+            acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
+
+    n = n0 + tl.arange(0, BLOCK_N)
+    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
+    if RELU:
+        acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    y = acc.to(y_desc.dtype).T  # [BLOCK_M, BLOCK_N]
+    y_desc.store([b0, t0, h0, w0, n0], tl.reshape(y, (BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N)))
+    if BLOCK_N_REST > 0:
+        n_rest = n0 + BLOCK_N + tl.arange(0, BLOCK_N_REST)
+        acc_rest += tl.load(bias_ptr + n_rest, mask=n_rest < out_channels, other=0.0)[:, None]
+        if RELU:
+            acc_rest = tl.maximum(acc_rest, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        y = acc_rest.to(y_desc.dtype).T  # [BLOCK_M, BLOCK_N_REST]
+        y_rest_desc.store(
+            [b0, t0, h0, w0, n0 + BLOCK_N],
+            tl.reshape(y, (BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N_REST)),
+        )
+
+
+@triton.jit(do_not_specialize=_POINTER_SIZES + _PADDING)
+def _conv3d_pointer_kernel(
+    x_ptr,  # [N, T, H, W, CI], channels adjacent
+    w_ptr,  # [CO, KT * KH * KW, CI], dense
+    bias_ptr,  # [CO], float32
+    y_ptr,  # [N, T', H', W', CO], channels adjacent
+    pixels,  # N * T' * H' * W'
+    size_t,
+    size_h,
+    size_w,
+    in_channels,
+    out_t,
+    out_h,
+    out_w,
+    out_channels,
+    stride_x_n,
+    stride_x_t,
+    stride_x_h,
+    stride_x_w,
+    stride_y_n,
+    stride_y_t,
+    stride_y_h,
+    stride_y_w,
+    chunks,  # of BLOCK_K input channels
+    tiles_n,
+    pad_t,
+    pad_h,
+    pad_w,
+    KT: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    ST: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    RELU: tl.constexpr,
+    # Channels and strides come divided by these, so that the compiler knows them as multiples: 8 values are
+    # one 16-byte load.
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Any strides, any channels, every architecture."""
+    in_channels *= VECTOR_X
+    stride_x_n = stride_x_n.to(tl.int64) * VECTOR_X
+    stride_x_t = stride_x_t.to(tl.int64) * VECTOR_X
+    stride_x_h = stride_x_h.to(tl.int64) * VECTOR_X
+    stride_x_w = stride_x_w.to(tl.int64) * VECTOR_X
+    out_channels *= VECTOR_Y
+    stride_y_n = stride_y_n.to(tl.int64) * VECTOR_Y
+    stride_y_t = stride_y_t.to(tl.int64) * VECTOR_Y
+    stride_y_h = stride_y_h.to(tl.int64) * VECTOR_Y
+    stride_y_w = stride_y_w.to(tl.int64) * VECTOR_Y
+    tile = tl.program_id(0)
+    n = (tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = (tile // tiles_n) * BLOCK_M + tl.arange(0, BLOCK_M)
+    w_out = m % out_w
+    row = m // out_w
+    h_out = row % out_h
+    frame = row // out_h
+    t_out = frame % out_t
+    b = (frame // out_t).to(tl.int64)
+    t0 = t_out * ST - pad_t
+    h0 = h_out * SH - pad_h
+    w0 = w_out * SW - pad_w
+    x_first = b * stride_x_n + t0.to(tl.int64) * stride_x_t + h0.to(tl.int64) * stride_x_h  # [BLOCK_M]
+    x_first += w0.to(tl.int64) * stride_x_w
+    w_first = n.to(tl.int64) * (KT * KH * KW) * in_channels  # [BLOCK_N]
+    k = tl.arange(0, BLOCK_K)
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for i in tl.range(0, KT * KH * KW * chunks):
+        tap = i // chunks
+        c = (i - tap * chunks) * BLOCK_K + k
+        t = tap // (KH * KW)
+        h = tap // KW % KH
+        w = tap % KW
+        inside = (t0 + t >= 0) & (t0 + t < size_t) & (h0 + h >= 0) & (h0 + h < size_h)
+        inside = inside & (w0 + w >= 0) & (w0 + w < size_w) & (m < pixels)
+        shift = t.to(tl.int64) * stride_x_t + h.to(tl.int64) * stride_x_h + w.to(tl.int64) * stride_x_w
+        channel = c < in_channels
+        x = tl.load(
+            x_ptr + (x_first + shift)[:, None] + c[None, :],
+            mask=inside[:, None] & channel[None, :],
+            other=0.0,
+        )  # [BLOCK_M, BLOCK_K]
+        weight = tl.load(
+            w_ptr + (w_first + tap.to(tl.int64) * in_channels)[None, :] + c[:, None],
+            mask=(n < out_channels)[None, :] & channel[:, None],
+            other=0.0,
+        )  # [BLOCK_K, BLOCK_N]
+        acc = tl.dot(x, weight, acc)
+
+    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
+    if RELU:
+        acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    y_first = b * stride_y_n + t_out.to(tl.int64) * stride_y_t + h_out.to(tl.int64) * stride_y_h
+    y_first += w_out.to(tl.int64) * stride_y_w
+    tl.store(
+        y_ptr + y_first[:, None] + n[None, :],
+        acc.to(y_ptr.dtype.element_ty),
+        mask=(m < pixels)[:, None] & (n < out_channels)[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=_FOLD_SIZES + _PADDING)
+def _conv3d_fold_kernel(
+    x_ptr,  # [N, C, T, H, W], any layout
+    y_ptr,  # [N, T', H', W', CELL], dense
+    size_t,
+    size_h,
+    size_w,
+    stride_x_n,
+    stride_x_c,
+    stride_x_t,
+    stride_x_h,
+    stride_x_w,
+    cells_t,
+    cells_h,
+    cells_w,
+    pad_t,
+    pad_h,
+    pad_w,
+    C: tl.constexpr,
+    ST: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    CELL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Space-to-depth: a window's step of ST x SH x SW pixels becomes one cell of that many times C channels,
+    zero outside the clip and from there up to CELL.
+    """
+    row = tl.program_id(0)
+    h_cell = row % cells_h
+    frame = row // cells_h
+    t_cell = frame % cells_t
+    b = (frame // cells_t).to(tl.int64)
+    e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK], along a row of cells
+    inner = e % CELL
+    c = inner % C
+    pixel = inner // C
+    t = t_cell * ST + pixel // (SH * SW) - pad_t
+    h = h_cell * SH + pixel // SW % SH - pad_h
+    w = e // CELL * SW + pixel % SW - pad_w
+    inside = (pixel < ST * SH * SW) & (t >= 0) & (t < size_t) & (h >= 0) & (h < size_h)
+    inside = inside & (w >= 0) & (w < size_w)
+    source = b * stride_x_n + c.to(tl.int64) * stride_x_c + t.to(tl.int64) * stride_x_t
+    source += h.to(tl.int64) * stride_x_h + w.to(tl.int64) * stride_x_w
+    value = tl.load(x_ptr + source, mask=inside & (e < cells_w * CELL), other=0.0)
+    tl.store(y_ptr + row.to(tl.int64) * (cells_w * CELL) + e, value, mask=e < cells_w * CELL)

@@ -1,0 +1,92 @@
+"""Compiles for a GPU that is not there what a launcher would launch, and reads what came out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+_TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Launch(NamedTuple):
+    """A kernel and what distinguishes its build: types of arguments, constants, options."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...]
+
+
+class Recorder:
+    """Stands where a launcher has its kernel, and notes what is launched instead of doing so."""
+
+    def __init__(self, kernel: Any, launches: set[Launch]) -> None:
+        self.kernel = kernel
+        self.launches = launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Recorder:
+        return self
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        named = dict(zip(self.kernel.arg_names, arguments, strict=True))
+        constant = {p.name for p in self.kernel.params if p.is_constexpr}
+        signature = {name: "constexpr" if name in constant else _type(v) for name, v in named.items()}
+        constants = {name: v for name, v in named.items() if name in constant}
+        parts = (tuple(part.items()) for part in (signature, constants, options))
+        self.launches.add(Launch(self.kernel, *parts))
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        assert value.data_ptr() % 16 == 0
+        return "*" + _TYPES[value.dtype]
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{_TYPES[value.base.dtype]}{value.block_shape}>".replace(" ", "")
+    assert isinstance(value, int)
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+class Built(NamedTuple):
+    """What a kernel was compiled to; bytes of shared memory, and of stack and local memory a thread."""
+
+    ptx: str
+    main_loop: str
+    shared: int
+    stack: int
+    local: int
+
+
+def build(launch: Launch, capability: tuple[int, int]) -> Built:
+    """Compiles as triton does at a launch, for a compute capability."""
+    signature = dict(launch.signature)
+    pointers = {
+        (i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")
+    }
+    source = ASTSource(launch.kernel, signature, dict(launch.constants), pointers)
+    target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
+    compiled = triton.compile(source, target=target, options=dict(launch.options))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [_CUOBJDUMP, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    stack, local = (int(re.search(rf"{w}:(\d+)", usage)[1]) for w in ("STACK", "LOCAL"))
+    loop = _first_loop(compiled.asm["ttgir"])
+    return Built(compiled.asm["ptx"], loop, compiled.metadata.shared, stack, local)
+
+
+def _first_loop(ttgir: str) -> str:
+    """The body of the first loop, by its indentation."""
+    match = re.search(r"^( *)[^\n]*scf\.for[^\n]*\n(.*?)^\1\}", ttgir, re.MULTILINE | re.DOTALL)
+    return match[2] if match else ""

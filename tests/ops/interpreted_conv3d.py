@@ -1,0 +1,343 @@
+"""The Triton convolutions in Triton's interpreter against F.conv3d in float64: run by test_conv3d_triton.py.
+
+A process must say TRITON_INTERPRET=1 before it imports triton, so these tests have one of their own.
+Every result goes into a poisoned channel slice with sentinels around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from i3d_making import random_clip, randomise
+from tolerances import assert_close
+from torch import Tensor
+from triton import language as tl
+from triton.runtime import interpreter
+
+from fasti3d import I3D, network, reference
+from fasti3d.gpu import Chip
+from fasti3d.ops.conv3d_bn_relu import config, launch
+from fasti3d.ops.conv3d_bn_relu.config import Config
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, pack_triton
+from fasti3d.plan import Plan
+from fasti3d.same import pad_same
+
+Triple = tuple[int, int, int]
+
+ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
+SENTINEL = 1234.0
+CHIPS = {"descriptor": Chip((9, 0), 132), "pointer": Chip((8, 0), 108)}
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter keeps bfloat16 as bits, and multiplies those."""
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def as_float32(value: interpreter.TensorHandle) -> interpreter.TensorHandle:
+        if value.dtype.scalar != tl.bfloat16:
+            return value
+        return interpreter.TensorHandle((value.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(builder: object, a: Any, b: Any, *rest: Any) -> interpreter.TensorHandle:
+        return dot(builder, as_float32(a), as_float32(b), *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_choices() -> Iterator[None]:
+    """Forgets what was chosen among the candidates that a test changed."""
+    yield
+    config.choose.cache_clear()
+
+
+@pytest.fixture(params=CHIPS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test as on a chip with descriptors and as on one without."""
+    monkeypatch.setattr(launch, "chip", lambda device: CHIPS[request.param])
+    return request.param
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Every configuration that was run."""
+    seen: list[Config] = []
+
+    def choose(problem: config.Problem) -> Config:
+        seen.append(config.choose(problem))
+        return seen[-1]
+
+    monkeypatch.setattr(launch, "choose", choose)
+    return seen
+
+
+def clip(
+    batch: int, channels: int, size: Triple, dtype: torch.dtype = torch.float16, seed: int = 0
+) -> Tensor:
+    x = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def weights(out_channels: int, channels: int, kernel: Triple) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(out_channels, channels, *kernel, generator=generator)
+    return weight / weight[0].numel() ** 0.5, torch.randn(out_channels, generator=generator)
+
+
+def pack(
+    weight: Tensor,
+    bias: Tensor,
+    stride: Triple,
+    relu: bool,
+    dtype: torch.dtype,
+    padding: Triple | None = None,
+) -> PackedConv3d:
+    """As ``PackedConv3d.pack`` does for tensors on a GPU."""
+    kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
+    packed = pack_triton(weight, stride, dtype)
+    return PackedConv3d(packed, bias, len(weight), kernel, stride, padding, relu, "triton")
+
+
+def check(
+    x: Tensor,
+    out_channels: int,
+    kernel: Triple,
+    stride: Triple = ONE,
+    *,
+    relu: bool = True,
+    around: tuple[int, int] = (8, 8),
+    pieces: int | None = None,
+    padding: Triple | None = None,
+) -> None:
+    """Convolves into a slice, in pieces of so many frames, and compares."""
+    weight, bias = weights(out_channels, x.shape[1], kernel)
+    packed = pack(weight, bias, stride, relu, x.dtype, padding)
+    padded = pad_same(x.double(), kernel, stride) if padding is None else x.double()
+    exact = F.conv3d(padded, weight.double(), bias.double(), stride, padding or 0)
+    n, _, t, h, w = exact.shape
+    wide = torch.full((n, t, h, w, around[0] + out_channels + around[1]), SENTINEL, dtype=x.dtype)
+    inside = slice(around[0], around[0] + out_channels)
+    wide[..., inside] = torch.nan
+    out = wide.permute(0, 4, 1, 2, 3)[:, inside]
+    before = x.clone()
+    for begin in range(0, t, pieces or t):
+        packed(x, out[:, :, begin : begin + (pieces or t)], begin)
+    assert_close("conv3d", out, exact.relu() if relu else exact, scale=exact.abs().max().item())
+    untouched = wide.permute(0, 4, 1, 2, 3)
+    assert (untouched[:, : around[0]] == SENTINEL).all()
+    assert (untouched[:, inside.stop :] == SENTINEL).all()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding"),
+    [
+        (16, THREE, ONE, (1, 1, 1)),
+        (16, THREE, (1, 2, 2), (1, 1, 1)),
+        (16, (1, 3, 3), ONE, (0, 0, 2)),
+        (16, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+        (16, ONE, ONE, (1, 0, 2)),
+        (16, ONE, (1, 2, 2), (0, 0, 0)),
+        (3, (3, 7, 7), (1, 2, 2), (1, 3, 3)),
+    ],
+)
+def test_padding_of_other_networks(
+    form: str, channels: int, kernel: Triple, stride: Triple, padding: Triple
+) -> None:
+    check(clip(2, channels, (4, 6, 8)), 16, kernel, stride, padding=padding, pieces=2)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 24, 48, 96])
+@pytest.mark.parametrize("kernel", [ONE, THREE])
+def test_channels(form: str, kernel: Triple, channels: int, chosen: list[Config]) -> None:
+    size = (3, 5, 7) if kernel == ONE or channels < 48 else (2, 3, 5)
+    check(clip(2, channels, size), channels + 8, kernel)
+    folded = channels < 16 and kernel == THREE  # whose rows overlap, which descriptors are not trusted with
+    assert {c.form for c in chosen} == {"pointer" if folded else form}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size"),
+    [
+        ((1, 3, 3), (3, 4, 5)),
+        ((3, 1, 1), (4, 3, 3)),
+        ((2, 1, 2), (3, 2, 5)),
+        ((1, 1, 7), (1, 2, 9)),
+        ((5, 2, 4), (2, 3, 3)),
+        (THREE, (1, 1, 1)),
+        (THREE, (2, 1, 9)),
+    ],
+)
+def test_windows(form: str, kernel: Triple, size: Triple, chosen: list[Config]) -> None:
+    check(clip(1, 16, size), 24, kernel, relu=False)
+    assert {c.form for c in chosen} == {form}
+
+
+@pytest.mark.parametrize("stride", [TWO, (1, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize("size", [(3, 5, 4), (4, 4, 5)])
+def test_strides(form: str, stride: Triple, size: Triple, chosen: list[Config]) -> None:
+    check(clip(2, 16, size), 16, THREE, stride)
+    check(clip(2, 24, size), 16, ONE, stride)
+    assert {c.form for c in chosen} == {"pointer"}
+
+
+def test_bfloat16(form: str) -> None:
+    check(clip(1, 32, (2, 4, 5), torch.bfloat16), 40, THREE)
+    check(clip(1, 32, (2, 4, 5), torch.bfloat16), 40, ONE)
+    check(clip(1, 3, (3, 6, 5), torch.bfloat16), 16, THREE, TWO)
+
+
+@pytest.mark.parametrize("size", [(4, 8, 7), (3, 5, 6), (1, 1, 1)])
+def test_the_stem(form: str, size: Triple, chosen: list[Config]) -> None:
+    check(clip(2, 3, size), 64, (7, 7, 7), TWO)
+    if size[2] > 2:  # else no rows overlap
+        assert {(c.form, c.block_k) for c in chosen} == {("pointer", 32)}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 15])
+def test_few_channels(form: str, channels: int) -> None:
+    check(clip(1, channels, (3, 4, 5)), 16, THREE, (2, 1, 2))
+    check(clip(2, channels, (2, 3, 5)), 16, (1, 3, 3))
+    check(clip(1, channels, (2, 3, 5)), 16, ONE, (1, 2, 1))
+
+
+def test_few_channels_in_any_layout(form: str) -> None:
+    wide = clip(2, 5, (4, 6, 7))
+    for x in (
+        wide.contiguous(),
+        wide[:, 1:4],
+        wide[:, :2, ::2, 1:, :5],
+        wide[:, :, :1].expand(-1, -1, 3, -1, -1),
+    ):
+        check(x, 16, THREE, TWO)
+    check(wide.contiguous(), 16, ONE)
+
+
+@pytest.mark.parametrize("channels", [17, 20])
+def test_channels_that_are_no_multiple_of_8(form: str, channels: int, chosen: list[Config]) -> None:
+    check(clip(1, channels, (2, 3, 5)), 19, (1, 3, 3), around=(0, 0))
+    check(clip(1, channels, (2, 3, 5)), 16, ONE)
+    assert {c.form for c in chosen} == {"pointer"}
+
+
+def test_slices_that_are_not_aligned(form: str, chosen: list[Config]) -> None:
+    check(clip(1, 16, (2, 3, 5)), 16, (1, 3, 3), around=(3, 5))
+    check(clip(1, 32, (2, 3, 5))[:, 4:20], 16, (1, 3, 3))
+    assert {c.form for c in chosen} == {"pointer"}
+    check(clip(1, 16, (2, 3, 5)), 17, (1, 3, 3), around=(8, 7))
+    assert chosen[-1].form == form
+
+
+@pytest.mark.parametrize("kernel", [ONE, THREE])
+def test_slices_of_x(form: str, kernel: Triple, chosen: list[Config]) -> None:
+    wide = clip(2, 40, (4, 6, 7))
+    check(wide[:, 8:24], 16, kernel)
+    check(wide[:1, 8:24, 1:3], 16, kernel)
+    check(wide[:1, 8:24, :1, 2:, 1:5], 16, kernel)
+    assert {c.form for c in chosen} == {form}
+    check(wide[:1, :16, ::2], 16, kernel)
+    check(wide[:1, :16, :1].expand(-1, -1, 2, -1, -1), 16, kernel)
+    check(wide[:1, :16].contiguous(), 16, kernel)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride"),
+    [(16, ONE, ONE), (16, THREE, ONE), (16, THREE, TWO), (3, (7, 7, 7), TWO), (3, (1, 1, 3), ONE)],
+)
+def test_pieces_of_frames(form: str, channels: int, kernel: Triple, stride: Triple) -> None:
+    check(clip(2, channels, (7, 4, 5)), 16, kernel, stride, pieces=3)
+
+
+@pytest.mark.parametrize("tile", config.DESCRIPTOR_TILES)
+def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second clip and the last channels are beyond the edge of their tiles."""
+    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["descriptor"])
+    monkeypatch.setattr(config, "DESCRIPTOR_TILES", (tile,))
+    config.choose.cache_clear()
+    check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
+    check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+
+
+@pytest.mark.parametrize("tile", config.POINTER_TILES)
+def test_every_pointer_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(config, "POINTER_TILES", (tile,))
+    config.choose.cache_clear()
+    check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
+    check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+
+
+@pytest.mark.parametrize("box", [(2, 2, 2, 4), (1, 4, 1, 8), (4, 1, 8, 1)])
+@pytest.mark.parametrize("rest", [0, 16])
+def test_boxes(box: config.Box, rest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["descriptor"])
+    tile: dict[str, Any] = {"box": box, "block_n": 32, "block_n_rest": rest, "block_k": 16}
+    monkeypatch.setattr(launch, "choose", lambda problem: Config("descriptor", **tile, warps=4, stages=3))
+    check(clip(3, 32, (3, 3, 5)), 56, (3, 1, 2))
+
+
+def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:
+    x = clip(2, 16, (3, 4, 5))
+    weight, bias = weights(16, 16, THREE)
+    packed = pack(weight, bias, ONE, True, x.dtype)
+    clean = packed(x)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        x[1, 1, 1, 2, 3] = value
+        exact = F.conv3d(pad_same(x.double(), THREE, ONE), weight.double(), bias.double())
+        y = packed(x)
+        assert torch.equal(y[0], clean[0])
+        assert torch.equal(y[1].isfinite(), exact[1].relu().isfinite())
+        assert torch.equal(y[1].isnan(), exact[1].isnan())
+
+
+def test_empty_batch(form: str) -> None:
+    weight, bias = weights(16, 16, THREE)
+    assert pack(weight, bias, TWO, True, torch.float16)(clip(1, 16, (3, 4, 5))[:0]).shape == (0, 16, 2, 2, 3)
+
+
+# The network with few channels, of the kinds that the real one has.
+NARROW: dict[str, network.Conv | network.Pool | network.Mixed] = {
+    name: part._replace(out_channels=24)
+    if isinstance(part, network.Conv)
+    else network.Mixed(16, 24, 40, 8, 16, 24)
+    if isinstance(part, network.Mixed)
+    else part
+    for name, part in network.TRUNK.items()
+}
+
+
+def test_the_whole_plan(form: str, chosen: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every endpoint of the fused steps against the plain network in float32."""
+    few = CHIPS[form]._replace(
+        multiprocessors=1
+    )  # takes the largest tiles, which the interpreter is fastest with
+    monkeypatch.setattr(launch, "chip", lambda device: few)
+    monkeypatch.setattr(network, "TRUNK", NARROW)
+    monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
+
+    def pack_for_gpu(
+        weight: Tensor, bias: Tensor, stride: Triple, *, relu: bool, dtype: torch.dtype
+    ) -> PackedConv3d:
+        return pack(weight, bias, stride, relu, dtype)
+
+    monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
+    model = I3D(5).eval()
+    randomise(model)
+    x = random_clip(2, 3, 9, 9, 16)
+    names = list(network.TRUNK)
+    with torch.no_grad():
+        expected = reference.I3D.forward_endpoints(model, x, names)
+        plan = Plan(model, torch.float16)
+        actual = plan.run(x.half(), set(names), torch.float16)
+        # Nobody asks for the maps between here, so that convolutions and pools run joined, piece by piece.
+        last = plan.run(x.half(), {"MaxPool3d_4a_3x3"}, torch.float16)
+    for name in names:
+        assert_close("i3d_half", actual[name], expected[name])
+    assert_close("i3d_half", last["MaxPool3d_4a_3x3"], expected["MaxPool3d_4a_3x3"])
+    assert {c.form for c in chosen} == {"pointer", form}

@@ -1,0 +1,230 @@
+"""The Triton convolutions on a GPU: every configuration at full size on random data, against float32."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from i3d_making import make_i3d, ordinary
+from tolerances import TOLERANCES, assert_close
+from torch import Tensor
+
+from fasti3d import gpu, network
+from fasti3d.ops import conv3d_bn_relu
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
+from fasti3d.same import pad_same
+
+pytestmark = pytest.mark.gpu
+
+Triple = tuple[int, int, int]
+
+ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
+DTYPES = (torch.float16, torch.bfloat16)
+SENTINEL = 1234.0
+# (input channels, output channels, input size, kernel, stride) of I3D's on 64 frames of 224x224.
+CONVOLUTIONS: dict[str, tuple[int, int, Triple, Triple, Triple]] = {
+    "1a": (3, 64, (64, 224, 224), (7, 7, 7), TWO),
+    "2b": (64, 64, (32, 56, 56), ONE, ONE),
+    "2c": (64, 192, (32, 56, 56), THREE, ONE),
+}
+_MAPS = {"3": (32, 28, 28), "4": (16, 14, 14), "5": (8, 7, 7)}
+_CHANNELS = 192
+for _name, _part in network.TRUNK.items():
+    if isinstance(_part, network.Mixed):
+        _place, _size = _name.removeprefix("Mixed_"), _MAPS[_name[6]]
+        for _branch in ("b0", "b1a", "b2a", "b3b"):
+            CONVOLUTIONS[_place + _branch] = (_CHANNELS, getattr(_part, _branch), _size, ONE, ONE)
+        CONVOLUTIONS[_place + "b1b"] = (_part.b1a, _part.b1b, _size, THREE, ONE)
+        CONVOLUTIONS[_place + "b2b"] = (_part.b2a, _part.b2b, _size, THREE, ONE)
+        _CHANNELS = _part.out_channels
+
+
+@pytest.fixture(autouse=True)
+def _fresh_choices() -> Iterator[None]:
+    """Forgets what was chosen among the candidates that a test changed."""
+    yield
+    config.choose.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = gpu.why_not(torch.device("cuda"), torch.float16)
+    if why and os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
+        pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
+    if why:
+        pytest.skip(why)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def clip(batch: int, channels: int, size: Triple, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    x = torch.randn(batch, *size, channels, generator=generator, device="cuda", dtype=dtype)
+    return x.permute(0, 4, 1, 2, 3)
+
+
+def weights(out_channels: int, channels: int, kernel: Triple) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator("cuda").manual_seed(1)
+    weight = torch.randn(out_channels, channels, *kernel, generator=generator, device="cuda")
+    return weight / weight[0].numel() ** 0.5, torch.randn(out_channels, generator=generator, device="cuda")
+
+
+def check(
+    x: Tensor,
+    out_channels: int,
+    kernel: Triple,
+    stride: Triple = ONE,
+    around: int = 16,
+    pieces: int = 1 << 30,
+) -> None:
+    """Into a poisoned channel slice with sentinels around it, in pieces of so many frames, and twice."""
+    weight, bias = weights(out_channels, x.shape[1], kernel)
+    packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
+    assert packed.form == "triton"
+    exact = F.conv3d(pad_same(x.float(), kernel, stride), weight, bias, stride)
+    n, _, t, h, w = exact.shape
+    inside = slice(around, around + out_channels)
+    results = []
+    for _ in range(2):
+        wide = torch.full((n, t, h, w, out_channels + 2 * around), SENTINEL, dtype=x.dtype, device="cuda")
+        wide[..., inside] = torch.nan
+        wide = wide.permute(0, 4, 1, 2, 3)
+        for begin in range(0, t, pieces):
+            packed(x, wide[:, inside, begin : begin + pieces], begin)
+        results.append(wide)
+    assert torch.equal(*results)
+    assert_close("conv3d", wide[:, inside], exact.relu(), scale=exact.abs().max().item())
+    assert (wide[:, : inside.start] == SENTINEL).all()
+    assert (wide[:, inside.stop :] == SENTINEL).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_every_convolution_of_the_network(name: str, batch: int, dtype: torch.dtype) -> None:
+    channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
+    check(clip(batch, channels, size, dtype), out_channels, kernel, stride)
+
+
+@pytest.mark.parametrize("tile", dict.fromkeys(config.DESCRIPTOR_TILES + config.POINTER_TILES))
+@pytest.mark.parametrize("channels", [16, 24, 64, 96])
+def test_every_tile(tile: config.Tile, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = config._candidates
+
+    def only(problem: config.Problem) -> tuple[str, tuple[config.Tile, ...]]:
+        form, tiles = candidates(problem)
+        if tile not in tiles:
+            pytest.skip(f"no tile of the {form} form on this chip")
+        return form, (tile,)
+
+    monkeypatch.setattr(config, "_candidates", only)
+    config.choose.cache_clear()
+    for dtype in DTYPES:
+        check(clip(2, channels, (16, 56, 56), dtype), 208, THREE)
+        check(clip(2, channels, (15, 27, 29), dtype), 200, ONE)
+
+
+@pytest.mark.parametrize("stride", [ONE, TWO, (1, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize("kernel", [ONE, THREE, (1, 3, 3), (3, 1, 1), (2, 5, 4), (7, 7, 7)])
+@pytest.mark.parametrize("channels", [1, 3, 8, 17, 48])
+def test_windows_strides_and_channels(channels: int, kernel: Triple, stride: Triple) -> None:
+    for size in ((7, 15, 18), (1, 2, 33)):
+        check(clip(3, channels, size, torch.float16), 40, kernel, stride)
+        check(clip(3, channels, size, torch.float16), 19, kernel, stride, around=3)
+
+
+@pytest.mark.parametrize("name", ["1a", "2c", "3bb0", "3bb1b"])
+def test_pieces_of_frames(name: str) -> None:
+    channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
+    check(clip(2, channels, size, torch.float16), out_channels, kernel, stride, pieces=12)
+
+
+def test_slices_of_x() -> None:
+    wide = clip(2, 80, (9, 20, 22), torch.float16)
+    for x in (
+        wide[:, 16:64],
+        wide[:, 3:51],
+        wide[:, 8:72, 1:7, 2:, :11],
+        wide[:1, :32, ::2],
+        wide.contiguous(),
+    ):
+        for kernel in (ONE, THREE):
+            check(x, 64, kernel)
+
+
+def test_runs_in_a_cuda_graph_on_another_stream() -> None:
+    for channels, kernel, stride in ((3, (7, 7, 7), TWO), (64, THREE, ONE)):
+        x = clip(1, channels, (8, 32, 32), torch.float16)
+        weight, bias = weights(64, channels, kernel)
+        packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
+        packed(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = packed(x)
+        x.copy_(clip(1, channels, (8, 32, 32), torch.float16, seed=5))
+        y.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(y, packed(x))
+
+
+def test_runs_on_the_device_of_its_clip() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    x = clip(1, 64, (8, 20, 20), torch.float16)
+    weight, bias = weights(64, 64, THREE)
+    expected = conv3d_bn_relu(x, weight, bias)
+    with torch.cuda.device(0):
+        y = conv3d_bn_relu(x.to("cuda:1"), weight.to("cuda:1"), bias.to("cuda:1"))
+    assert y.device == torch.device("cuda:1")
+    assert torch.equal(y.to("cuda:0"), expected)
+
+
+@pytest.mark.parametrize("around", [8, 3])
+def test_more_than_two_to_the_31_elements(around: int) -> None:
+    if torch.cuda.mem_get_info()[0] < 40e9:
+        pytest.skip("needs 40 GB of GPU memory")
+    x = clip(1, 512, (1100, 64, 64), torch.float16)
+    weight, bias = weights(16, 512, (1, 3, 3))
+    packed = PackedConv3d.pack(weight, bias, ONE, relu=True, dtype=x.dtype)
+    wide = torch.empty((1, 1100, 64, 64, 500), dtype=x.dtype, device="cuda").permute(0, 4, 1, 2, 3)
+    out = packed(x, wide[:, around : around + 16])
+    for frame in (0, 600, 1099):
+        exact = F.conv3d(pad_same(x[:, :, frame : frame + 1].float(), (1, 3, 3), ONE), weight, bias)
+        assert_close("conv3d", out[:, :, frame : frame + 1], exact.relu(), scale=exact.abs().max().item())
+
+
+def test_non_finite_values_are_kept() -> None:
+    x = clip(2, 64, (4, 9, 9), torch.float16)
+    weight, bias = weights(64, 64, THREE)
+    clean = conv3d_bn_relu(x, weight, bias)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        x[1, 1, 1, 2, 3] = value
+        exact = F.conv3d(pad_same(x.float(), THREE, ONE), weight, bias).relu()
+        y = conv3d_bn_relu(x, weight, bias)
+        assert torch.equal(y[0], clean[0])
+        assert torch.equal(y[1].isfinite(), exact[1].isfinite())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_whole_network_runs_on_the_kernels(
+    dtype: torch.dtype, runs: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = "i3d_half" if dtype == torch.float16 else "i3d"
+    assert (operation, dtype) in TOLERANCES
+    model = make_i3d().cuda()
+    x = torch.randn(2, 3, 33, 224, 224, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
+    x = x.clamp_(-1, 1).to(dtype)
+    names = list(network.ENDPOINTS)
+    half = make_i3d().cuda().to(dtype)
+    with torch.no_grad():
+        actual = half.forward_endpoints(x, names)
+        logits = half(x)
+    # The weights as they were rounded, in float32.
+    model.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
+    expected = ordinary(model, x.float(), *names)
+    assert runs == [dtype, dtype]
+    for name in names:
+        assert_close(operation, actual[name], expected[name])
+    assert_close(operation, logits, expected["Logits"])

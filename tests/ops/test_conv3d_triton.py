@@ -1,0 +1,117 @@
+"""The Triton convolutions without a GPU: in Triton's interpreter, and compiled for every architecture."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fasti3d import network
+from fasti3d.gpu import Chip
+from fasti3d.ops.conv3d_bn_relu.config import shared_memory
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from ahead_of_time import Built, Launch, Recorder, build
+
+from fasti3d.ops.conv3d_bn_relu import launch
+from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+
+Triple = tuple[int, int, int]
+
+HERE = Path(__file__).resolve().parent
+CHIPS = {
+    "A100": Chip((8, 0), 108),
+    "RTX 3090": Chip((8, 6), 82),
+    "RTX 4090": Chip((8, 9), 128),
+    "H200": Chip((9, 0), 132),
+    "B200": Chip((10, 0), 148),
+    "RTX 5090": Chip((12, 0), 170),
+}
+KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
+
+
+def test_in_the_interpreter() -> None:
+    """Everything in interpreted_conv3d.py, in a process that says so before it imports triton."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "interpreted_conv3d.py"]
+    path = os.pathsep.join(sys.path)
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent.parent)
+    assert run.returncode == 0, run.stdout[-10000:] + run.stderr[-2000:]
+
+
+def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
+    """(input channels, output channels, input size, kernel, stride) of I3D's on 64 frames of 224x224."""
+    channels, size = 3, (64, 224, 224)
+    for part in network.TRUNK.values():
+        if isinstance(part, network.Mixed):
+            for out_channels in (part.b0, part.b1a, part.b2a, part.b3b):
+                yield channels, out_channels, size, (1, 1, 1), (1, 1, 1)
+            for between, out_channels in ((part.b1a, part.b1b), (part.b2a, part.b2b)):
+                yield between, out_channels, size, (3, 3, 3), (1, 1, 1)
+        elif isinstance(part, network.Conv):
+            yield channels, part.out_channels, size, part.kernel, part.stride
+        if not isinstance(part, network.Mixed):
+            t, h, w = network.same_shape(size, part.stride)
+            size = (t, h, w)
+        if not isinstance(part, network.Pool):
+            channels = part.out_channels
+
+
+def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
+    """What the network's convolutions launch on a chip, each into a slice of a wider clip."""
+    found: set[Launch] = set()
+    monkeypatch.setattr(launch, "chip", lambda device: chip)
+    for name in KERNELS:
+        monkeypatch.setattr(launch, name, Recorder(getattr(launch, name), found))
+    float16 = itertools.product((1, 8), [torch.float16], convolutions())
+    # The configuration does not depend on it: one build of each kind.
+    bfloat16 = itertools.product([1], [torch.bfloat16], itertools.islice(convolutions(), 3))
+    for batch, dtype, (channels, out_channels, size, kernel, stride) in itertools.chain(float16, bfloat16):
+        options: dict[str, Any] = {"dtype": dtype, "device": "meta"}
+        x = torch.empty((batch, *size, channels), **options).permute(0, 4, 1, 2, 3)
+        weight = pack_triton(torch.empty((out_channels, channels, *kernel), **options), stride, dtype)
+        bias = torch.empty(out_channels, device="meta")
+        wide = torch.empty((batch, *network.same_shape(size, stride), out_channels + 64), **options)
+        out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
+        launch.conv3d(x, weight, bias, kernel, stride, None, True, out, 0)
+    return found
+
+
+def check(name: str, chip: Chip, built: Built) -> None:
+    """The gates: nothing spilled, shared memory that the chip has, its matrix and copy units in use."""
+    assert (built.stack, built.local) == (0, 0)
+    assert built.shared <= shared_memory(chip.capability)
+    if name == "_conv3d_fold_kernel":
+        return
+    product = {9: "wgmma.mma_async", 10: "tcgen05.mma"}.get(chip.capability[0], "mma.sync")
+    assert product in built.ptx
+    if name == "_conv3d_pointer_kernel":
+        assert "cp.async.cg.shared.global" in built.ptx, "copies of 16 bytes"
+        return
+    assert "cp.async.bulk.tensor.5d" in built.ptx
+    assert built.main_loop
+    if chip.capability[0] == 9:
+        assert "wgmma" in built.main_loop or "warp_group_dot" in built.main_loop
+        assert "convert_layout" not in built.main_loop
+        assert "local_load" not in built.main_loop
+
+
+@pytest.mark.parametrize("device", CHIPS)
+def test_every_configuration_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chip = CHIPS[device]
+    found = launches(chip, monkeypatch)
+    names = {one.kernel.__name__ for one in found}
+    assert names == set(KERNELS if chip.capability[0] in (9, 10) else KERNELS[1:])
+    for one in found:
+        try:
+            check(one.kernel.__name__, chip, build(one, chip.capability))
+        except AssertionError as error:
+            raise AssertionError(f"{one.kernel.__name__} {one.constants} {one.options}: {error}") from error

@@ -1,0 +1,71 @@
+"""Which GPUs run the Triton kernels, and what is said of those that do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from fasti3d import gpu, plan
+from fasti3d.ops.conv3d_bn_relu.op import has_kernel, pack_triton
+
+CUDA = torch.device("cuda", 0)
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.fixture
+def capability(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Makes a machine with a GPU of that capability, an H200 to begin with, and triton."""
+    machine = {"is": (9, 0)}
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "chip", lambda device: gpu.Chip(machine["is"], 132))
+    monkeypatch.setattr(gpu, "_triton_error", lambda: None)
+    return machine
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_runs_fused(capability: dict[str, tuple[int, int]], dtype: torch.dtype) -> None:
+    for capability["is"] in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
+        assert has_kernel(CUDA, dtype)
+        route = plan.route(CUDA, dtype)
+        assert (route.path, route.compute_dtype) == ("fused-gpu", dtype)
+        assert "{}.{}".format(*capability["is"]) in route.why
+
+
+def test_what_does_not_says_why(
+    capability: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def why(dtype: torch.dtype = torch.float16) -> str:
+        assert not has_kernel(CUDA, dtype)
+        route = plan.route(CUDA, dtype)
+        assert (route.path, route.compute_dtype) == ("reference", dtype)
+        return route.why
+
+    assert "float16 and bfloat16" in why(torch.float32)
+    capability["is"] = (7, 5)
+    assert "need compute capability 8.0, this GPU has 7.5" in why()
+    capability["is"] = (9, 0)
+    monkeypatch.setattr(gpu, "_triton_error", lambda: "No module named 'triton'")
+    assert "No module named 'triton'" in why()
+    assert "install" in why()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA GPU" in why()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "no fused kernels for this device" in why()
+
+
+def test_the_operator_can_be_traced_without_triton() -> None:
+    with FakeTensorMode():
+        x = torch.empty(1, 16, 4, 5, 6, dtype=torch.float16)
+        weight = pack_triton(torch.empty(24, 16, 3, 3, 3), (1, 1, 1), x.dtype)
+        assert weight.shape == (24, 27, 16)
+        bias = torch.empty(24)
+        out = torch.empty(1, 24, 4, 5, 6, dtype=x.dtype)
+        torch.ops.fasti3d.conv3d_triton_(x, weight, bias, [3, 3, 3], [1, 1, 1], None, True, out, 0)
+    assert "Tensor(a!) out" in str(torch.ops.fasti3d.conv3d_triton_.default._schema)
+
+
+def test_other_devices_have_none() -> None:
+    for device in ("meta", "mps", "cpu"):
+        assert gpu.why_not(torch.device(device), torch.float16)
