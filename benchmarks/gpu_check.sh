@@ -57,7 +57,7 @@ tests=(tests/ops/*_cuda.py)
 part build 240 "$python" setup.py build_ext --inplace
 part parity 150 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k "not sanitizer"
 part sanitizer 150 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k sanitizer
-for suite in tvl1_gpu max_pool3d_same conv3d i3d_forward; do
+for suite in tvl1_gpu i3d_forward conv3d max_pool3d_same fuse; do
   run_benchmarks "$suite" 150
 done
 

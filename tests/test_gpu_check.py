@@ -59,7 +59,7 @@ def test_gpu_tests_need_no_more_than_torch_and_pytest(bare: dict[str, str]) -> N
     assert any("sanitizer" in line for line in found)
 
 
-@pytest.mark.parametrize("suite", ["tvl1_gpu", "max_pool3d_same", "conv3d", "i3d_forward"])
+@pytest.mark.parametrize("suite", ["tvl1_gpu", "i3d_forward", "conv3d", "max_pool3d_same", "fuse"])
 def test_gpu_benchmarks_need_no_more_either(bare: dict[str, str], suite: str) -> None:
     assert suite in SCRIPT.read_text()
     assert collect(bare, f"benchmarks/test_{suite}.py")
@@ -94,7 +94,7 @@ def test_it_goes_on_after_a_part_that_fails(tmp_path: Path) -> None:
     assert first == "a GPU"
     states = {line.split()[0]: line.split(" s  ")[1] for line in parts}
     assert states.pop("sanitizer") == "FAILED (3): ERROR: race"
-    assert list(states) == ["build", "parity", "tvl1_gpu", "max_pool3d_same", "conv3d", "i3d_forward"]
+    assert list(states) == ["build", "parity", "tvl1_gpu", "i3d_forward", "conv3d", "max_pool3d_same", "fuse"]
     assert set(states.values()) == {"passed"}
 
 

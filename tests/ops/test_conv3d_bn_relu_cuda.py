@@ -78,12 +78,14 @@ def check(
     stride: Triple = ONE,
     around: int = 16,
     pieces: int = 1 << 30,
+    padding: Triple | None = None,
 ) -> None:
     """Into a poisoned channel slice with sentinels around it, in pieces of so many frames, and twice."""
     weight, bias = weights(out_channels, x.shape[1], kernel)
-    packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
+    packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype, padding=padding)
     assert packed.form == "triton"
-    exact = F.conv3d(pad_same(x.float(), kernel, stride), weight, bias, stride)
+    padded = pad_same(x.float(), kernel, stride) if padding is None else x.float()
+    exact = F.conv3d(padded, weight, bias, stride, padding or 0)
     n, _, t, h, w = exact.shape
     inside = slice(around, around + out_channels)
     results = []
@@ -106,6 +108,23 @@ def check(
 def test_every_convolution_of_the_network(name: str, batch: int, dtype: torch.dtype) -> None:
     channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
     check(clip(batch, channels, size, dtype), out_channels, kernel, stride)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding"),
+    [
+        (64, THREE, ONE, (1, 1, 1)),
+        (64, THREE, TWO, (1, 1, 1)),
+        (64, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        (144, (3, 1, 1), ONE, (1, 0, 0)),
+        (64, ONE, TWO, (0, 0, 0)),
+        (64, ONE, ONE, (1, 0, 1)),
+        (3, (3, 7, 7), (1, 2, 2), (1, 3, 3)),
+    ],
+)
+def test_padding_of_other_networks(channels: int, kernel: Triple, stride: Triple, padding: Triple) -> None:
+    for dtype in DTYPES:
+        check(clip(2, channels, (16, 56, 56), dtype), 64, kernel, stride, padding=padding, pieces=5)
 
 
 @pytest.mark.parametrize("tile", dict.fromkeys(config.DESCRIPTOR_TILES + config.POINTER_TILES))

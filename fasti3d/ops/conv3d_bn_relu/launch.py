@@ -61,7 +61,7 @@ def conv3d(
     with torch.cuda.device_of(x):
         if is_folded(x.shape[1], kernel):
             x, kernel = _fold(x, kernel, stride, pad, out)
-            stride, pad, start = (1, 1, 1), (0, 0, 0), 0
+            stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
         elif x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         if kernel == stride == (1, 1, 1) and not any(padding or ()):
