@@ -42,11 +42,11 @@ part() {
     state="FAILED ($?): $(grep -E '^(FAILED|ERROR|E  )|[Ee]rror' "$out/$name.log" | head -n 1 | cut -c 1-150)"
     failed=1
   fi
-  summary+=("$(printf '%-22s %4d s  %s' "$name" $((SECONDS - start)) "$state")")
+  summary+=("$(printf '%-27s %4d s  %s' "$name" $((SECONDS - start)) "$state")")
   echo "${summary[-1]}"
 }
 run_benchmarks() {
-  part "$1" "$2" "$python" -m pytest -q -m gpu "benchmarks/test_$1.py" --benchmark-only \
+  part "benchmark-$1" "$2" "$python" -m pytest -q -m gpu "benchmarks/test_$1.py" --benchmark-only \
     --benchmark-json="$out/$1.json"
   [ -s "$out/$1.json" ] && "$python" benchmarks/report.py "$out/$1.json" --output "$out/$1.md"
 }
@@ -55,7 +55,10 @@ run_benchmarks() {
 shopt -s nullglob
 tests=(tests/ops/*_cuda.py)
 part build 240 "$python" setup.py build_ext --inplace
-part parity 150 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k "not sanitizer"
+for file in "${tests[@]}"; do
+  name=$(basename "$file" _cuda.py)
+  part "parity-${name#test_}" 150 "$python" -m pytest -q -rf -m gpu "$file" -k "not sanitizer"
+done
 part sanitizer 150 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k sanitizer
 for suite in tvl1_gpu i3d_forward conv3d max_pool3d_same fuse; do
   run_benchmarks "$suite" 150

@@ -13,6 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
+FILES = sorted((ROOT / "tests" / "ops").glob("*_cuda.py"))
+SUITES = ["tvl1_gpu", "i3d_forward", "conv3d", "max_pool3d_same", "fuse"]
 # What the package and its tests use elsewhere, as a module that Python imports when it starts.
 WITHOUT = """
 import sys
@@ -53,13 +55,12 @@ def collect(environment: dict[str, str], *arguments: object) -> list[str]:
 
 
 def test_gpu_tests_need_no_more_than_torch_and_pytest(bare: dict[str, str]) -> None:
-    files = sorted((ROOT / "tests" / "ops").glob("*_cuda.py"))
-    found = collect(bare, *files)
-    assert {line.split("::")[0] for line in found} == {f"tests/ops/{file.name}" for file in files}
+    found = collect(bare, *FILES)
+    assert {line.split("::")[0] for line in found} == {f"tests/ops/{file.name}" for file in FILES}
     assert any("sanitizer" in line for line in found)
 
 
-@pytest.mark.parametrize("suite", ["tvl1_gpu", "i3d_forward", "conv3d", "max_pool3d_same", "fuse"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_gpu_benchmarks_need_no_more_either(bare: dict[str, str], suite: str) -> None:
     assert suite in SCRIPT.read_text()
     assert collect(bare, f"benchmarks/test_{suite}.py")
@@ -94,7 +95,8 @@ def test_it_goes_on_after_a_part_that_fails(tmp_path: Path) -> None:
     assert first == "a GPU"
     states = {line.split()[0]: line.split(" s  ")[1] for line in parts}
     assert states.pop("sanitizer") == "FAILED (3): ERROR: race"
-    assert list(states) == ["build", "parity", "tvl1_gpu", "i3d_forward", "conv3d", "max_pool3d_same", "fuse"]
+    parity = ["parity-" + file.name[len("test_") : -len("_cuda.py")] for file in FILES]
+    assert list(states) == ["build", *parity, *(f"benchmark-{suite}" for suite in SUITES)]
     assert set(states.values()) == {"passed"}
 
 
