@@ -153,6 +153,42 @@ def test_padding_of_other_networks(
     check(clip(2, channels, (4, 6, 8)), 16, kernel, stride, padding=padding, pieces=2)
 
 
+def check_split(x: Tensor, parts: tuple[int, int], around: tuple[int, int] = (8, 8)) -> None:
+    """One product into a slice each of two wider clips, and compares."""
+    weight, bias = weights(sum(parts), x.shape[1], ONE)
+    packed = pack(weight, bias, ONE, True, x.dtype)
+    exact = F.conv3d(x.double(), weight.double(), bias.double())
+    n, _, t, h, w = exact.shape
+    wides = [
+        torch.full((n, t, h, w, around[0] + part + around[1]), SENTINEL, dtype=x.dtype) for part in parts
+    ]
+    outs = []
+    for part, wide in zip(parts, wides, strict=True):
+        wide[..., around[0] : around[0] + part] = torch.nan
+        outs.append(wide.permute(0, 4, 1, 2, 3)[:, around[0] : around[0] + part])
+    packed.into_two(x, outs[0], outs[1])
+    assert_close("conv3d", torch.cat(outs, 1), exact.relu(), scale=exact.abs().max().item())
+    for part, wide in zip(parts, wides, strict=True):
+        assert (wide[..., : around[0]] == SENTINEL).all()
+        assert (wide[..., around[0] + part :] == SENTINEL).all()
+
+
+@pytest.mark.parametrize("parts", [(16, 32), (64, 112), (192, 112), (8, 24), (136, 8)])
+def test_two_outputs(form: str, parts: tuple[int, int], chosen: list[Config]) -> None:
+    check_split(clip(2, 48, (2, 3, 5)), parts)
+    check_split(clip(2, 16, (2, 3, 5), torch.bfloat16), parts)
+    assert {c.form for c in chosen} == {form}
+
+
+def test_two_outputs_of_any_layout(form: str, chosen: list[Config]) -> None:
+    check_split(clip(2, 40, (4, 6, 7))[:, 8:24, 1:3, ::2], (16, 24))
+    assert chosen.pop().form == form
+    check_split(clip(1, 16, (2, 3, 5)), (16, 24), around=(3, 5))
+    check_split(clip(1, 16, (2, 3, 5)), (11, 22), around=(0, 0))
+    check_split(clip(2, 24, (2, 3, 5)).contiguous(), (17, 32), around=(0, 7))
+    assert {c.form for c in chosen} == {"pointer"}
+
+
 @pytest.mark.parametrize("channels", [8, 16, 24, 48, 96])
 @pytest.mark.parametrize("kernel", [ONE, THREE])
 def test_channels(form: str, kernel: Triple, channels: int, chosen: list[Config]) -> None:
@@ -262,6 +298,7 @@ def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatc
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
     check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+    check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
 
 
 @pytest.mark.parametrize("tile", config.POINTER_TILES)
@@ -271,6 +308,7 @@ def test_every_pointer_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) 
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
     check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+    check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
 
 
 @pytest.mark.parametrize("box", [(2, 2, 2, 4), (1, 4, 1, 8), (4, 1, 8, 1)])

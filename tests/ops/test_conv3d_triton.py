@@ -65,6 +65,18 @@ def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
             channels = part.out_channels
 
 
+def blocks() -> Iterator[tuple[int, Triple, network.Mixed]]:
+    """(input channels, size, channels of the convolutions) of I3D's Mixed blocks on 64 frames of 224x224."""
+    channels, size = 192, (32, 28, 28)
+    for name, part in network.TRUNK.items():
+        if isinstance(part, network.Mixed):
+            yield channels, size, part
+            channels = part.out_channels
+        elif name in ("MaxPool3d_4a_3x3", "MaxPool3d_5a_2x2"):
+            t, h, w = network.same_shape(size, part.stride)
+            size = (t, h, w)
+
+
 def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     """What the network's convolutions launch on a chip, each into a slice of a wider clip."""
     found: set[Launch] = set()
@@ -82,6 +94,14 @@ def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         wide = torch.empty((batch, *network.same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         launch.conv3d(x, weight, bias, kernel, stride, None, True, out, 0)
+    for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
+        x, block, second = (
+            torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            for c in (channels, part.out_channels, part.b1a + part.b2a)
+        )
+        weight = torch.empty((part.b0 + part.b1a + part.b2a, 1, channels), dtype=x.dtype, device="meta")
+        bias = torch.empty(len(weight), device="meta")
+        launch.conv3d_split(x, weight, bias, True, block[:, : part.b0], second)
     return found
 
 

@@ -59,7 +59,8 @@ class Problem:
     """A convolution on a chip.
 
     ``size`` are the output's frames, rows and columns; ``describable`` is false where addresses or
-    strides are no multiples of 16 bytes, which descriptors need.
+    strides are no multiples of 16 bytes, which descriptors need. ``split``, if not 0, is how many of
+    the output channels go to one map and the others to a second, which no tile straddles.
     """
 
     batch: int
@@ -71,6 +72,13 @@ class Problem:
     capability: tuple[int, int]
     multiprocessors: int
     describable: bool = True
+    split: int = 0
+
+    def channel_tiles(self, channels: int) -> tuple[int, int]:
+        """Tiles of so many channels that cover the outputs, and those of them over the first."""
+        first = _count(self.split or self.out_channels, channels)
+        second = _count(self.out_channels - self.split, channels) if self.split else 0
+        return first + second, first
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def choose(problem: Problem) -> Config:
             box, boxes = _best_box(problem, tile.pixels)
         else:
             box, boxes = (1, 1, 1, tile.pixels), _count(problem.batch * math.prod(problem.size), tile.pixels)
-        waves = _count(boxes * _count(problem.out_channels, tile.channels), problem.multiprocessors)
+        waves = _count(boxes * problem.channel_tiles(tile.channels)[0], problem.multiprocessors)
         cost = waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels))
         if best is None or cost < best[0]:
             best = cost, tile, box
