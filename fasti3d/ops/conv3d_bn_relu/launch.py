@@ -11,6 +11,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fasti3d.gpu import chip
 from fasti3d.network import same_padding
+from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
@@ -18,10 +19,9 @@ from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_fold_kernel,
     _conv3d_pointer_kernel,
 )
+from fasti3d.ops.tiling import Triple, count
 
-Triple = tuple[int, int, int]
-
-# Values of two bytes in the 16 that descriptors and the widest loads want.
+# Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
 _FOLD_BLOCK = 1024
 # A product and a sum are left as they are written: what triton does by default depends on its release.
@@ -94,8 +94,8 @@ def describe(
     x: Tensor, weight: Tensor, kernel: Triple, stride: Triple, out: Tensor, second: Tensor | None
 ) -> Problem:
     """The convolution as ``choose`` wants it."""
-    outputs = [_channels_last(y) for y in (out, second) if y is not None]
-    describable = all(map(_is_describable, (_channels_last(x), weight, *outputs)))
+    outputs = [channels_last(y) for y in (out, second) if y is not None]
+    describable = all(map(_is_describable, (channels_last(x), weight, *outputs)))
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
     return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *chip(x.device), describable, split)
@@ -134,8 +134,8 @@ def _run_descriptors(
 ) -> None:
     rest = config.block_n_rest or config.block_n
     split = second is not None
-    x, out, second = _channels_last(x), _channels_last(out), _channels_last(out if second is None else second)
-    tiles_b, tiles_t, tiles_h, tiles_w = (-(-n // b) for n, b in zip(out.shape[:4], config.box, strict=True))
+    x, out, second = channels_last(x), channels_last(out), channels_last(out if second is None else second)
+    tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
     _conv3d_descriptor_kernel[(tiles[0] * tiles_w * tiles_h * tiles_t * tiles_b,)](
         _descriptor(x, (*config.box, config.block_k)),
         _descriptor(weight.flatten(1), (config.block_n, config.block_k)),
@@ -148,7 +148,7 @@ def _run_descriptors(
         x.shape[4],
         weight.shape[0],
         out.shape[4],
-        -(-x.shape[4] // config.block_k),
+        count(x.shape[4], config.block_k),
         *tiles,
         tiles_w,
         tiles_h,
@@ -181,10 +181,10 @@ def _run_pointers(
     second: Tensor | None,
 ) -> None:
     split = second is not None
-    x, out, second = _channels_last(x), _channels_last(out), _channels_last(out if second is None else second)
-    vector_x, vector_y = _vector(x), min(_vector(out), _vector(second))
+    x, out, second = channels_last(x), channels_last(out), channels_last(out if second is None else second)
+    vector_x, vector_y = vector(x), min(vector(out), vector(second))
     pixels = math.prod(out.shape[:4])
-    _conv3d_pointer_kernel[(-(-pixels // config.block_m) * tiles[0],)](
+    _conv3d_pointer_kernel[(count(pixels, config.block_m) * tiles[0],)](
         x,
         weight,
         bias,
@@ -199,7 +199,7 @@ def _run_pointers(
         *(s // vector_x for s in x.stride()[:4]),
         *(s // vector_y for s in out.stride()[:4]),
         *(s // vector_y for s in second.stride()[:4]),
-        -(-x.shape[4] // config.block_k),
+        count(x.shape[4], config.block_k),
         *tiles,
         *pad,
         *kernel,
@@ -252,22 +252,10 @@ def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:
     """All of them as one long row of pixels, which no tile fits badly, where their memory allows it."""
     try:
         return tuple(
-            _channels_last(clip).view(1, 1, 1, -1, clip.shape[1]).permute(0, 4, 1, 2, 3) for clip in clips
+            channels_last(clip).view(1, 1, 1, -1, clip.shape[1]).permute(0, 4, 1, 2, 3) for clip in clips
         )
     except RuntimeError:
         return clips
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """(N, C, T, H, W) as (N, T, H, W, C)."""
-    return x.permute(0, 2, 3, 4, 1)
-
-
-def _vector(x: Tensor) -> int:
-    """Channels that lie in memory as an aligned pack wherever one begins."""
-    strides = [s for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True) if n > 1]
-    aligned = x.data_ptr() % (_VECTOR * x.element_size()) == 0
-    return _VECTOR if aligned and all(s % _VECTOR == 0 for s in (x.shape[-1], *strides)) else 1
 
 
 def _strides(x: Tensor) -> list[int]:
