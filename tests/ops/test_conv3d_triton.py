@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,32 +15,18 @@ from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import Built, Launch, Recorder, build
+from ahead_of_time import CHIPS, Built, Launch, Recorder, build, run_interpreted
 
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
 
 Triple = tuple[int, int, int]
 
-HERE = Path(__file__).resolve().parent
-CHIPS = {
-    "A100": Chip((8, 0), 108),
-    "RTX 3090": Chip((8, 6), 82),
-    "RTX 4090": Chip((8, 9), 128),
-    "H200": Chip((9, 0), 132),
-    "B200": Chip((10, 0), 148),
-    "RTX 5090": Chip((12, 0), 170),
-}
 KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
 
 
 def test_in_the_interpreter() -> None:
-    """Everything in interpreted_conv3d.py, in a process that says so before it imports triton."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "interpreted_conv3d.py"]
-    path = os.pathsep.join(sys.path)
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent.parent)
-    assert run.returncode == 0, run.stdout[-10000:] + run.stderr[-2000:]
+    run_interpreted("interpreted_conv3d.py")
 
 
 def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
