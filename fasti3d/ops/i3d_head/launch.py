@@ -10,8 +10,8 @@ from fasti3d.ops.i3d_head.triton_kernels import _i3d_head_kernel
 
 # Channels of a program: 32 programs a clip of the network's 1024, each of which reads whole cache lines.
 _BLOCK_C = 32
-# Windows, one a warp, and pixels, whose sum a warp forms among its threads, of a step; and steps in a row: all
-# of a clip of 64 frames of 224x224.
+# Windows, one a warp, and pixels, whose sum a warp forms among its threads, of a step; and steps in a row: all of
+# a clip of 64 frames of 224x224.
 _BLOCK_T, _BLOCK_P, _STEPS = 8, 8, 7
 # Classes of a step, and programs whose shares are added up in one.
 _BLOCK_K, _BLOCK_J = 128, 32

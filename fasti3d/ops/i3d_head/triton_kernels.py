@@ -46,8 +46,8 @@ def _i3d_head_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """A program sums a chunk of a clip's channels; the last one to finish a clip adds up the chunks' shares of
-    the logits, in their order, whatever the order in which they came.
+    """A program sums a chunk of a clip's channels; the last one to finish a clip adds up the chunks' shares
+    of the logits, in their order, whatever the order in which they came.
     """
     channels *= VECTOR
     n = (tl.program_id(0) // chunks).to(tl.int64)
