@@ -235,7 +235,7 @@ def test_the_whole_network_runs_on_the_kernels(
     model = make_i3d().cuda()
     x = torch.randn(2, 3, 33, 224, 224, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     x = x.clamp_(-1, 1).to(dtype)
-    names = list(network.ENDPOINTS)
+    names = list(network.OUTPUTS)
     half = make_i3d().cuda().to(dtype)
     with torch.no_grad():
         actual = half.forward_endpoints(x, names)

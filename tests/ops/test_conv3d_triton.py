@@ -64,6 +64,8 @@ def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         wide = torch.empty((batch, *network.same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         launch.conv3d(x, weight, bias, kernel, stride, None, True, out, 0)
+        if channels == 3:
+            launch.conv3d(x.to(torch.uint8), weight, bias, kernel, stride, None, True, out, 0)
     return found
 
 

@@ -10,8 +10,8 @@ from fasti3d.ops.i3d_head.triton_kernels import _i3d_head_kernel
 
 # Channels of a program: 32 programs a clip of the network's 1024, each of which reads whole cache lines.
 _BLOCK_C = 32
-# Windows, one a warp, and pixels, whose sum a warp forms among its threads, of a step; and steps in a row: all of
-# a clip of 64 frames of 224x224.
+# Windows, one a warp, and pixels, which a warp sums among its threads, of a step; and steps in a row: all
+# of a clip of 64 frames of 224x224.
 _BLOCK_T, _BLOCK_P, _STEPS = 8, 8, 7
 # Classes of a step, and programs whose shares are added up in one.
 _BLOCK_K, _BLOCK_J = 128, 32
@@ -27,11 +27,13 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     n, channels, frames, height, width = x.shape
     classes, chunks = len(bias), -(-channels // _BLOCK_C)
     vector = _VECTOR if channels % _VECTOR == 0 else 1
-    like = {"dtype": torch.float32, "device": x.device}
-    features = torch.empty((n, channels, frames - HEAD_POOL[0] + 1), **like)
-    logits = torch.empty((n, classes), **like)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+    features, logits = empty(n, channels, frames - HEAD_POOL[0] + 1), empty(n, classes)
     # Of this call alone, as calls may overlap on several streams.
-    parts = torch.empty((n, chunks, classes), **like)
+    parts = empty(n, chunks, classes)
     done = torch.zeros(n, dtype=torch.int32, device=x.device)
     with torch.cuda.device_of(x):
         _i3d_head_kernel[(n * chunks,)](
