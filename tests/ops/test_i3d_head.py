@@ -58,6 +58,15 @@ def test_errors_name_the_argument_and_its_value(x: Tensor, classes: int, message
         i3d_head(x, torch.zeros(3, 8), torch.zeros(classes))
 
 
+def test_it_is_for_inference_alone() -> None:
+    x, weight, bias = head_arguments((1, 8, 2, 7, 7), 3)
+    weight.requires_grad_()
+    with pytest.raises(ValueError, match=r"no gradient: call it under torch\.no_grad"):
+        i3d_head(x, weight, bias)
+    with torch.no_grad():
+        assert not i3d_head(x, weight, bias)[1].requires_grad
+
+
 def test_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     from ahead_of_time import run_interpreted

@@ -43,11 +43,11 @@ def i3d_head(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Features (N, C, T - 1): the average over windows of 2x7x7, and over the windows' places in a frame
         where a frame has more than one. Logits (N, classes): the classifier's outputs, averaged over all
-        windows. Both float32 with float32 sums, the same from run to run. Inference only: no
-        gradient flows back.
+        windows. Both float32 with float32 sums, the same from run to run.
 
     Raises:
-        ValueError: a map that does not fill a window, or arguments that do not fit together.
+        ValueError: a map that does not fill a window, arguments that do not fit together, or gradients
+            asked for: it is for inference alone.
 
     Source: deepmind/kinetics-i3d, i3d.py.
     """
@@ -57,5 +57,7 @@ def i3d_head(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"weight must be ({len(bias)}, {x.shape[1]}) for bias and x, got {tuple(weight.shape)}"
         )
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)):
+        raise ValueError("i3d_head has no gradient: call it under torch.no_grad()")
     features, logits = torch.ops.fasti3d.i3d_head(x, weight, bias)
     return features, logits
