@@ -13,7 +13,7 @@ import fasti3d
 from benchmarks import peers
 from benchmarks.conftest import Race
 from benchmarks.peers import Case, Forward
-from fasti3d.inputs import scale_bytes
+from fasti3d.inputs import as_floats
 from fasti3d.layers import network_flop
 
 LONG: tuple[int, ...] = (1, 3, 64, 224, 224)
@@ -49,11 +49,11 @@ def _bytes(case: Case) -> Forward:
 
 
 def _scaled(case: Case) -> Forward:
-    return _forward(case, lambda frames: scale_bytes(frames, case.dtype))
+    return _forward(case, lambda frames: as_floats(frames, case.dtype))
 
 
 def _at_hand(case: Case) -> Forward:
-    clip = scale_bytes(_frames(case), case.dtype)
+    clip = as_floats(_frames(case), case.dtype)
     return _forward(case, lambda frames: clip)
 
 
@@ -74,7 +74,7 @@ def ours(case: Case) -> Forward:
 def expected(case: Case) -> Tensor:
     """The float32 reference's logits, on the CPU."""
     with torch.no_grad():
-        return peers.random_reference()(scale_bytes(_frames(case).cpu(), torch.float32))
+        return peers.random_reference()(as_floats(_frames(case).cpu(), torch.float32))
 
 
 @pytest.mark.timeout(600)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fasti3d import network, reference
 from fasti3d.eligibility import describe, needs_ordinary_path
-from fasti3d.inputs import autocast_dtype, check_clip, check_range, scale_bytes
+from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.plan import Plan, route
 from fasti3d.reference import check_endpoints
@@ -84,19 +84,25 @@ class I3D(reference.I3D):
 
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         wanted = check_endpoints(names)
+        clip_dtype = self._check(x, wanted)
+        if needs_ordinary_path(x):
+            return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
+        check_range(x)
+        dtype = autocast_dtype(x.device) or clip_dtype
+        plan = self._current_plan(x, dtype)
+        if plan is None:
+            return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return plan.run(x, wanted, dtype)
+
+    def _check(self, x: Tensor, wanted: set[str]) -> torch.dtype:
+        """The dtype of a clip that the network takes, or that bytes are scaled to; raises for all others."""
         weight = getattr(getattr(self.Conv3d_1a_7x7, "conv3d", None), "weight", None)
         weight_dtype = None if weight is None else weight.dtype
         check_clip(x, self.in_channels, weight_dtype, to_head=bool(wanted.intersection(network.HEAD)))
         if wanted & {"Logits", "Predictions"} and getattr(self, "logits", None) is None:
             raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
-        clip_dtype = (weight_dtype or torch.float32) if x.dtype == torch.uint8 else x.dtype
-        if not needs_ordinary_path(x):
-            check_range(x)
-            dtype = autocast_dtype(x.device) or clip_dtype
-            if (plan := self._current_plan(x, dtype)) is not None:
-                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                    return plan.run(x, wanted, dtype)
-        return super().forward_endpoints(scale_bytes(x, clip_dtype) if x.dtype == torch.uint8 else x, wanted)
+        return x.dtype if x.is_floating_point() else weight_dtype or torch.float32
 
     def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""

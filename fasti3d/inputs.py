@@ -21,11 +21,10 @@ _warned: set[str] = set()
 RGB_CHANNELS = 3
 
 
-def scale_bytes(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """RGB values of 0 to 255 as the network takes them: 0 becomes -1 and 255 becomes 1.
-
-    In float32, then rounded to ``dtype``; with the memory layout of ``x``.
-    """
+def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A clip in ``dtype`` and its own memory layout. Bytes are scaled, in float32: 0 becomes -1 and 255 1."""
+    if x.dtype != torch.uint8:
+        return x.to(dtype)
     return x.to(torch.float32).div_(127.5).sub_(1.0).to(dtype)
 
 

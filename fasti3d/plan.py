@@ -15,7 +15,7 @@ from torch import Tensor
 from fasti3d import extension, gpu, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
-from fasti3d.inputs import scale_bytes
+from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D
@@ -96,10 +96,8 @@ class Plan:
         """The wanted outputs of a checked clip, which may be uint8, in ``dtype``."""
         arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted)[1])
         maps: dict[str, Tensor] = {}
-        if x.dtype != torch.uint8:
-            x = x.to(self.dtype)
-        elif not self.reads_bytes:
-            x = scale_bytes(x, self.dtype)
+        if x.dtype != torch.uint8 or not self.reads_bytes:
+            x = as_floats(x, self.dtype)
         if x.shape[1] >= FEW_CHANNELS:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         for name, step in self.choose(wanted):

@@ -164,9 +164,9 @@ def test_ports_take_them_too(port: type[I3D]) -> None:
 
 
 def test_the_gpu_kernel_s_arithmetic_is_the_same_in_half_precision() -> None:
-    """It multiplies where ``scale_bytes`` divides: every byte comes to the same."""
+    """It multiplies where ``as_floats`` divides: every byte comes to the same."""
     x = torch.arange(256, dtype=torch.uint8)
     multiplied = (x.float() - 127.5) * torch.tensor(1 / 127.5)
     for dtype in (torch.float16, torch.bfloat16):
-        assert torch.equal(multiplied.to(dtype), inputs.scale_bytes(x, dtype))
-    assert inputs.scale_bytes(x, torch.float32)[[0, 255]].tolist() == [-1.0, 1.0]
+        assert torch.equal(multiplied.to(dtype), inputs.as_floats(x, dtype))
+    assert inputs.as_floats(x, torch.float32)[[0, 255]].tolist() == [-1.0, 1.0]

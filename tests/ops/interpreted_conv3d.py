@@ -21,7 +21,7 @@ from triton.runtime import interpreter
 
 from fasti3d import I3D, network, reference
 from fasti3d.gpu import Chip
-from fasti3d.inputs import scale_bytes
+from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu import config, launch
 from fasti3d.ops.conv3d_bn_relu.config import Config
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, pack_triton
@@ -231,7 +231,7 @@ def test_bytes_are_scaled_as_they_are_folded(
     apart = frames.repeat_interleave(2, dim=2)[:, :, ::2]
     weight, bias = weights(16, 3, kernel)
     packed = pack(weight, bias, stride, False, torch.float16)
-    expected = packed(scale_bytes(frames.permute(0, 4, 1, 2, 3), torch.float16))
+    expected = packed(as_floats(frames.permute(0, 4, 1, 2, 3), torch.float16))
     for x in (frames, frames.transpose(1, 4).contiguous().transpose(1, 4), apart):
         out = torch.full_like(expected, torch.nan)
         for frame in range(out.shape[2]):

@@ -13,7 +13,7 @@ from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from fasti3d import gpu, network
-from fasti3d.inputs import scale_bytes
+from fasti3d.inputs import as_floats
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
 from fasti3d.same import pad_same
@@ -235,7 +235,7 @@ def test_bytes_are_taken_as_the_clip_scaled_before(dtype: torch.dtype) -> None:
     shape, options = (2, 17, 200, 211, 3), {"generator": generator, "device": "cuda", "dtype": torch.uint8}
     x = torch.randint(0, 256, shape, **options).permute(0, 4, 1, 2, 3)
     with torch.no_grad():
-        expected = model.forward_endpoints(scale_bytes(x, dtype), network.OUTPUTS)
+        expected = model.forward_endpoints(as_floats(x, dtype), network.OUTPUTS)
         for layout in (
             x,
             x.contiguous(),
