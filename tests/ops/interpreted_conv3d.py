@@ -239,6 +239,28 @@ def test_bytes_are_scaled_as_they_are_folded(
         assert torch.equal(out, expected)
 
 
+def test_the_plan_hands_bytes_to_the_stem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(
+        PackedConv3d,
+        "pack",
+        lambda weight, bias, stride, *, relu, dtype: pack(weight, bias, stride, relu, dtype),
+    )
+    folded: list[torch.dtype] = []
+    fold = launch._fold
+    monkeypatch.setattr(launch, "_fold", lambda x, *rest: folded.append(x.dtype) or fold(x, *rest))
+    model = I3D(5).eval()
+    randomise(model)
+    plan = Plan(model, torch.float16)
+    x = torch.arange(3 * 3 * 5 * 6).reshape(1, 3, 5, 6, 3).to(torch.uint8).permute(0, 4, 1, 2, 3)
+    actual, expected = (
+        plan.run(clip, {"Conv3d_1a_7x7"}, torch.float16)["Conv3d_1a_7x7"]
+        for clip in (x, as_floats(x, torch.float16))
+    )
+    assert folded == [torch.uint8, torch.float16]
+    assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("channels", [17, 20])
 def test_channels_that_are_no_multiple_of_8(form: str, channels: int, chosen: list[Config]) -> None:
     check(clip(1, channels, (2, 3, 5)), 19, (1, 3, 3), around=(0, 0))
