@@ -93,6 +93,14 @@ SECTIONS = {
     "max_pool3d_same": Section("max_pool3d_same", _PASS),
     "conv3d": Section("conv3d + bias + ReLU", _PASS),
     "mixed_block": Section("Mixed blocks on a GPU, from CUDA graphs", _PASS),
+    "frames": Section(
+        "I3D on decoded frames",
+        _PASS,
+        "uint8 frames lie on the device; the ratio is over a pass that takes them as they are.",
+    ),
+    "i3d_head": Section(
+        "The head: average, classifier, mean over time", _PASS, "On a GPU the time of a CUDA graph's replay."
+    ),
     "fuse": Section(
         "fasti3d.fuse on other networks",
         _PASS,

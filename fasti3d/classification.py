@@ -361,7 +361,8 @@ def classify(
         for group in _batched(ahead, batch):
             for name, stream_model in models.items():
                 clips = torch.stack([_CLIPS[name](item) for item in group])
-                rows[name].append(stream_model(clips.to(weight.device, weight.dtype)).float().cpu())
+                dtype_there = weight.dtype if clips.is_floating_point() else clips.dtype
+                rows[name].append(stream_model(clips.to(weight.device, dtype_there)).float().cpu())
             for item in group:
                 spans.append(_span(item))
                 frames = item.start + len(set(item.times))
@@ -390,7 +391,7 @@ def classify(
 
 
 def _rgb_clip(item: video.Window) -> Tensor:
-    return video.to_clip(item.frames)
+    return item.frames.permute(3, 0, 1, 2)  # which the network scales, where it is
 
 
 def _flow_clip(item: video.Window) -> Tensor:

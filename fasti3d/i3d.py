@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasti3d import reference
+from fasti3d import network, reference
 from fasti3d.eligibility import describe, needs_ordinary_path
-from fasti3d.inputs import autocast_dtype, check_clip, check_range
+from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.plan import Plan, route
 from fasti3d.reference import check_endpoints
@@ -31,6 +31,10 @@ class I3D(reference.I3D):
     carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. (On a GPU
     an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
     parameter itself under ``torch.no_grad()``.)
+
+    Clips are ``(N, in_channels, T, H, W)`` in [-1, 1], in the weights' dtype or under autocast. RGB clips may
+    also be uint8 of 0 to 255, in any memory layout: decoded frames (N, T, H, W, 3) are one after
+    ``frames.permute(0, 4, 1, 2, 3)``.
 
     Parameter names are those of piergiaj/pytorch-i3d's ``InceptionI3d``: state dicts load both ways.
     After ``.half()`` or ``.bfloat16()`` batch norm stays in float32.
@@ -78,26 +82,27 @@ class I3D(reference.I3D):
         super().replace_logits(num_classes)
         self.labels = None
 
-    def extract_features(self, x: Tensor) -> Tensor:
-        self._check(x, to_head=True)
-        return super().extract_features(x)
-
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         wanted = check_endpoints(names)
-        self._check(x, to_head=bool(wanted & {"Logits", "Predictions"}))
+        clip_dtype = self._check(x, wanted)
         if needs_ordinary_path(x):
-            return super().forward_endpoints(x, wanted)
+            return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
         check_range(x)
-        dtype = autocast_dtype(x.device) or x.dtype
+        dtype = autocast_dtype(x.device) or clip_dtype
         plan = self._current_plan(x, dtype)
         if plan is None:
-            return super().forward_endpoints(x, wanted)
+            return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return plan.run(x, wanted, dtype)
 
-    def _check(self, x: Tensor, *, to_head: bool) -> None:
+    def _check(self, x: Tensor, wanted: set[str]) -> torch.dtype:
+        """The dtype of a clip that the network takes, or that bytes are scaled to; raises for all others."""
         weight = getattr(getattr(self.Conv3d_1a_7x7, "conv3d", None), "weight", None)
-        check_clip(x, self.in_channels, None if weight is None else weight.dtype, to_head=to_head)
+        weight_dtype = None if weight is None else weight.dtype
+        check_clip(x, self.in_channels, weight_dtype, to_head=bool(wanted.intersection(network.HEAD)))
+        if wanted & {"Logits", "Predictions"} and getattr(self, "logits", None) is None:
+            raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
+        return x.dtype if x.is_floating_point() else weight_dtype or torch.float32
 
     def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""

@@ -17,6 +17,16 @@ _FRAME_STEP = 8
 _DARK = 0.05
 _warned: set[str] = set()
 
+# Other clips of bytes, such as optical flow, are scaled in more than one way.
+RGB_CHANNELS = 3
+
+
+def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A clip in ``dtype`` and its own memory layout. Bytes are scaled, in float32: 0 becomes -1 and 255 1."""
+    if x.dtype != torch.uint8:
+        return x.to(dtype)
+    return x.to(torch.float32).div_(127.5).sub_(1.0).to(dtype)
+
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype that autocast runs convolutions in on this device, or None where it is off."""
@@ -47,11 +57,18 @@ def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype | None, *,
         )
     if 0 in x.shape:
         raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
+    if x.dtype == torch.uint8:
+        if in_channels != RGB_CHANNELS:
+            raise ValueError(
+                f"x is uint8, which stands for RGB, but has {in_channels} channels: scale it to [-1, 1] in "
+                "floating point, as it was scaled when the weights were trained"
+            )
+    elif not x.is_floating_point():
         raise ValueError(
-            f"x must be floating point in [-1, 1], got {x.dtype}: for bytes, x.float() / 127.5 - 1"
+            f"x must be floating point in [-1, 1] or uint8 RGB, got {x.dtype}: for values of 0-255, "
+            "x.float() / 127.5 - 1"
         )
-    if weight_dtype not in (None, x.dtype) and autocast_dtype(x.device) is None:
+    elif weight_dtype not in (None, x.dtype) and autocast_dtype(x.device) is None:
         raise ValueError(f"x is {x.dtype} but the weights are {weight_dtype}: cast one to the other")
     if to_head:
         _check_size(x)

@@ -81,8 +81,11 @@ TRUNK: dict[str, Conv | Pool | Mixed] = {
     "Mixed_5c": Mixed(384, 192, 384, 48, 128, 128),
 }
 
-# Every name that ``forward_endpoints`` knows, in order of computation.
+# The paper's names, in order of computation.
 ENDPOINTS: tuple[str, ...] = (*TRUNK, "Logits", "Predictions")
+# What the head gives, and every name that ``forward_endpoints`` knows.
+HEAD: tuple[str, ...] = ("Features", "Logits", "Predictions")
+OUTPUTS: tuple[str, ...] = (*TRUNK, *HEAD)
 
 
 def same_output(size: int, stride: int) -> int:

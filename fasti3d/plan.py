@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d import extension, gpu, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
 from fasti3d.gpu_steps import GpuMixedStep
-from fasti3d.network import ENDPOINTS
+from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
-from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
+from fasti3d.ops.i3d_head.op import i3d_head
+from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D
 from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
 
 
@@ -89,27 +89,32 @@ class Plan:
             elif isinstance(module, Unit3D):
                 self.steps[name] = ConvStep(module, pack)
             previous = name
-        logits = getattr(model, "logits", None)
-        self.classifier = None if logits is None else fold(logits.conv3d, logits.bn)
+        self.classifier: tuple[Tensor, Tensor] | None = None
+        if (logits := getattr(model, "logits", None)) is not None:
+            weight, bias = fold(logits.conv3d, logits.bn)
+            self.classifier = weight.flatten(1), bias
+        stem = self.steps.get("Conv3d_1a_7x7")
+        self.reads_bytes = isinstance(stem, ConvStep) and stem.conv.form == "triton"
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The wanted endpoints of a checked clip, in ``dtype``."""
+        """The wanted outputs of a checked clip, which may be uint8, in ``dtype``."""
         arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted, x.device)[1])
         maps: dict[str, Tensor] = {}
-        x = x.to(self.dtype)
+        if x.dtype != torch.uint8 or not self.reads_bytes:
+            x = as_floats(x, self.dtype)
         if x.shape[1] >= FEW_CHANNELS:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         for name, step in self.choose(wanted):
             x = step(x, arena)
             if name in wanted:
                 maps[name] = x.to(dtype, copy=True)
-        if wanted & {"Logits", "Predictions"}:
-            assert self.classifier is not None
-            weight, bias = self.classifier
-            # The classifier is linear, so averaging before it gives the average of its outputs.
-            logits = F.linear(head_pool(x.float()).mean(dim=(2, 3, 4)), weight.flatten(1), bias)
-            maps |= {"Logits": logits.to(dtype), "Predictions": logits.softmax(dim=1).to(dtype)}
-        return {name: maps[name] for name in ENDPOINTS if name in wanted}
+        if wanted.intersection(network.HEAD):
+            # A network without a classifier has features alone.
+            no_class = x.new_empty((0, x.shape[1]), dtype=torch.float32)
+            features, logits = i3d_head(x, *(self.classifier or (no_class, no_class[:, 0])))
+            results = (features, logits, logits.softmax(dim=1))
+            maps |= {name: value.to(dtype) for name, value in zip(network.HEAD, results, strict=True)}
+        return {name: maps[name] for name in network.OUTPUTS if name in wanted}
 
     def measure(
         self, shape: Sequence[int], wanted: set[str], device: torch.device
@@ -128,8 +133,9 @@ class Plan:
     def choose(self, wanted: set[str]) -> list[tuple[str, Step]]:
         """The steps up to the last wanted endpoint, joint ones where the map between is not wanted."""
         names = list(self.steps)
-        if not wanted & {"Logits", "Predictions"}:
-            names = names[: 1 + max((names.index(name) for name in wanted), default=-1)]
+        # The head looks at the last map.
+        maps = {"Mixed_5c" if name in network.HEAD else name for name in wanted}
+        names = names[: 1 + max((names.index(name) for name in maps), default=-1)]
         chosen: list[tuple[str, Step]] = []
         for name in names:
             if chosen and chosen[-1][0] == name:

@@ -95,8 +95,11 @@ def report_plan(
         merged = [layer for layer in work if layer.name.endswith((".b1a", ".b2a"))]
         merged = merged if isinstance(step, GpuMixedStep) else []
         steps.append(_step(" + ".join((*joint, name)), written, work, cached, merged))
-    head = parts["logits"]
-    steps.append(_step("Logits", (clip.shape[0], num_classes), head, [], []))
+    (head,) = parts["logits"]
+    logits = torch.Size((clip.shape[0], num_classes))
+    # It reads the map itself: the average is no pass of its own.
+    values = maps[-1].numel() + logits.numel() + head.weights
+    steps.append(StepReport("Logits", tuple(logits), clip.shape[0] * head.flop, values))
     weights = sum(conv.nbytes for _, step in plan.choose({"Logits"}) for conv in step.convs)
     return PlanReport(chosen, tuple(steps), arena_bytes, weights)
 

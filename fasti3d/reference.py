@@ -141,9 +141,9 @@ def check_endpoints(names: Iterable[str]) -> set[str]:
             f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list"
         )
     wanted = set(names)
-    unknown = sorted(wanted.difference(network.ENDPOINTS))
+    unknown = sorted(wanted.difference(network.OUTPUTS))
     if unknown:
-        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(network.ENDPOINTS)}")
+        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(network.OUTPUTS)}")
     return wanted
 
 
@@ -206,8 +206,9 @@ class I3D(nn.Module):
 
         Args:
             x: (N, in_channels, T, H, W) in [-1, 1].
-            names: any of ``network.ENDPOINTS``: trunk endpoints give (N, C, T', H', W'),
-                ``Logits`` the time-averaged logits (N, num_classes), ``Predictions`` their softmax.
+            names: any of ``network.OUTPUTS``: trunk endpoints give (N, C, T', H', W'), ``Features``
+                what ``extract_features`` returns, ``Logits`` the time-averaged logits (N, num_classes),
+                ``Predictions`` their softmax.
 
         Raises:
             ValueError: a name that is no endpoint.
@@ -225,10 +226,13 @@ class I3D(nn.Module):
                 x = module(x)
             if name in wanted:
                 maps[name] = x
-        if wanted & {"Logits", "Predictions"}:
-            logits = self.logits(self.dropout(head_pool(x))).mean(dim=(2, 3, 4))
-            maps |= {"Logits": logits, "Predictions": logits.softmax(dim=1)}
-        return {name: maps[name] for name in network.ENDPOINTS if name in wanted}
+        if wanted.intersection(network.HEAD):
+            pooled = head_pool(x)
+            maps["Features"] = pooled.mean(dim=(3, 4))
+            if wanted & {"Logits", "Predictions"}:
+                logits = self.logits(self.dropout(pooled)).mean(dim=(2, 3, 4))
+                maps |= {"Logits": logits, "Predictions": logits.softmax(dim=1)}
+        return {name: maps[name] for name in network.OUTPUTS if name in wanted}
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, T, H, W) in [-1, 1] -> time-averaged logits (N, num_classes)."""
@@ -242,6 +246,7 @@ class I3D(nn.Module):
         """Features as the head sees them: (N, 1024, ceil(T/8) - 1), averaged by its 2x7x7 pool.
 
         Where the map is larger than 7x7, the pooled positions are averaged too, so that the mean
-        over time times the classifier's weights plus its bias gives the logits at every size.
+        over time times the classifier's weights plus its bias gives the logits at every size. With
+        ``forward_endpoints(x, ("Features", "Logits"))`` both come from one pass.
         """
-        return head_pool(self.forward_features(x)).mean(dim=(3, 4))
+        return self.forward_endpoints(x, ("Features",))["Features"]

@@ -11,7 +11,6 @@ from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, centre, check_preset, stream_flow
 from fasti3d.i3d import I3D
-from fasti3d.video import to_clip
 
 CHANNELS = {"rgb": 3, "flow": 2}
 
@@ -63,7 +62,7 @@ class TwoStreamI3D(nn.Module):
         """The sum of the two streams' time-averaged logits.
 
         Args:
-            rgb_clip: (N, 3, T, H, W) in [-1, 1].
+            rgb_clip: (N, 3, T, H, W) in [-1, 1], or uint8 of 0 to 255.
             flow_clip: (N, 2, T', H, W) in [-1, 1]; T' is T-1 for the flow between the frames of
                 ``rgb_clip``, but any two lengths of at least 9 go together.
 
@@ -118,9 +117,9 @@ class TwoStreamI3D(nn.Module):
                 f"{MIN_FLOW_FRAMES - 1} flows that the network needs, got {frames.shape[1]}: repeat frames"
             )
         rows, columns = centre(*frames.shape[2:4])
-        rgb_clip = torch.stack([to_clip(clip[:, rows, columns]) for clip in frames])
+        rgb_clip = frames[:, :, rows, columns].permute(0, 4, 1, 2, 3)
         flow_clip = torch.stack([to_flow_clip(stream_flow(clip, preset, params)) for clip in frames])
-        return self(rgb_clip.to(_dtype(self.rgb)), flow_clip.to(_dtype(self.flow)))
+        return self(rgb_clip, flow_clip.to(next(self.flow.parameters()).dtype))
 
     def _check_classes(self) -> None:
         rgb, flow = self.rgb, self.flow
@@ -136,7 +135,3 @@ class TwoStreamI3D(nn.Module):
                 f"both streams must have the same labels, but class {index} of rgb is {first!r} and that of "
                 f"flow {second!r}"
             )
-
-
-def _dtype(model: I3D) -> torch.dtype:
-    return next(model.parameters()).dtype

@@ -21,6 +21,7 @@ from fasti3d import classification, video, weights
 from fasti3d.classification import Classification, Span, classify
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
+from fasti3d.inputs import as_floats
 
 
 class Brightness(fasti3d.I3D):
@@ -33,6 +34,7 @@ class Brightness(fasti3d.I3D):
 
     def forward(self, x: Tensor) -> Tensor:
         self.batches.append(len(x))
+        x = as_floats(x, torch.float32) if x.dtype == torch.uint8 else x
         ones = self.dropout(torch.ones(len(x), 64))
         return torch.stack([x.mean(dim=(1, 2, 3, 4)), ones.mean(dim=1)], dim=1)
 

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from i3d_making import SMALL, WITH_HEAD, assert_maps_close, make_i3d, ordinary, random_clip
 from tolerances import assert_close
-from torch import nn
+from torch import Tensor, nn
 
 from fasti3d import I3D, extension, network, reference, steps
 from fasti3d.ops.conv3d_bn_relu import op as conv_op
@@ -64,6 +65,49 @@ def test_head(model: I3D, runs: list[torch.dtype], shape: tuple[int, ...]) -> No
         )
     assert len(runs) == 3
     assert actual["Predictions"].sum(dim=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_features_and_logits_come_from_one_pass(
+    model: I3D, runs: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convolved: list[int] = []
+    run = conv_op.PackedConv3d._run
+
+    def counted(self: conv_op.PackedConv3d, x: Tensor, *arguments: Any) -> None:
+        convolved[-1] += 1
+        run(self, x, *arguments)
+
+    monkeypatch.setattr(conv_op.PackedConv3d, "_run", counted)
+    x = random_clip(*WITH_HEAD)
+    with torch.no_grad():
+        found = []
+        for names in (("Logits",), ("Mixed_5c", "Logits", "Features", "Predictions"), ("Features",)):
+            convolved.append(0)
+            found.append(model.forward_endpoints(x, names))
+        convolved.append(0)
+        features = model.extract_features(x)
+    assert len(runs) == 4
+    assert len(set(convolved)) == 1
+    assert convolved[0] >= (0 if extension.CORE is None else 3 + 9 * 6)
+    assert list(found[1]) == ["Mixed_5c", "Features", "Logits", "Predictions"]
+    assert torch.equal(found[0]["Logits"], found[1]["Logits"])
+    assert torch.equal(found[1]["Features"], features)
+    assert torch.equal(found[2]["Features"], features)
+    classified = model.logits(features[..., None, None])[..., 0, 0].mean(dim=2)
+    assert_close("i3d", found[0]["Logits"], classified)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_features_without_a_classifier(model: I3D, fused: bool) -> None:
+    headless = make_i3d()
+    del headless.logits
+    x = random_clip(*WITH_HEAD)
+    with torch.no_grad():
+        expected = model.extract_features(x)
+    with torch.set_grad_enabled(not fused):
+        assert_close("i3d", headless.extract_features(x), expected)
+        with pytest.raises(ValueError, match=r"no classifier: ask for Features"):
+            headless(x)
 
 
 def test_endpoints_one_at_a_time(model: I3D) -> None:
@@ -152,10 +196,10 @@ def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
                     p.copy_(p.to(dtype))
     x = random_clip(*WITH_HEAD).to(dtype)
     with torch.no_grad():
-        actual = model.forward_endpoints(x, network.ENDPOINTS)
+        actual = model.forward_endpoints(x, network.OUTPUTS)
     assert len(runs) == 1
     assert all(value.dtype == dtype for value in actual.values())
-    assert_maps_close(actual, ordinary(widened, x.float(), *network.ENDPOINTS))
+    assert_maps_close(actual, ordinary(widened, x.float(), *network.OUTPUTS))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -70,6 +70,7 @@ def test_traffic_of_a_convolution_and_of_a_block(report: PlanReport) -> None:
     written = 192 + 96 + 208 + 16 + 48 + 64
     filters = 480 * (192 + 96 + 16 + 64) + 27 * (96 * 208 + 16 * 48)
     assert values["Mixed_4b"] == 2 * pixels * (read + written) + filters
+    assert values["Logits"] == 2 * (2 * 7 * 7 * 1024 + 400) + 1024 * 400
 
 
 def test_floors() -> None:

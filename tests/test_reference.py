@@ -41,6 +41,7 @@ TABLE = {
     "MaxPool3d_5a_2x2": (832, 8, 7, 7),
     "Mixed_5b": (832, 8, 7, 7),
     "Mixed_5c": (1024, 8, 7, 7),
+    "Features": (1024, 7),
     "Logits": (400,),
     "Predictions": (400,),
 }
@@ -143,7 +144,7 @@ def test_batch_norm_constants() -> None:
 
 def test_shapes_of_a_64_frame_clip() -> None:
     with torch.device("meta"):
-        maps = I3D().forward_endpoints(torch.empty(2, 3, 64, 224, 224), network.ENDPOINTS)
+        maps = I3D().forward_endpoints(torch.empty(2, 3, 64, 224, 224), network.OUTPUTS)
     assert {name: tuple(m.shape) for name, m in maps.items()} == {n: (2, *s) for n, s in TABLE.items()}
     assert list(maps) == list(TABLE)
 
@@ -151,12 +152,13 @@ def test_shapes_of_a_64_frame_clip() -> None:
 @torch.no_grad()
 def test_shapes_of_the_smallest_clip() -> None:
     """9x193x193 is odd almost everywhere on its way down to the head's 2x7x7."""
-    maps = I3D(7, 2).eval().forward_endpoints(random_clip(1, 2, 9, 193, 193), network.ENDPOINTS)
+    maps = I3D(7, 2).eval().forward_endpoints(random_clip(1, 2, 9, 193, 193), network.OUTPUTS)
     shapes = {name: tuple(m.shape[1:]) for name, m in maps.items()}
     for name in network.TRUNK:
         channels, t, h, _ = TABLE[name]
         assert shapes[name] == (channels, -(-9 // (64 // t)), *[-(-193 // (224 // h))] * 2), name
     assert shapes["Mixed_5c"] == (1024, 2, 7, 7)
+    assert shapes["Features"] == (1024, 1)
     assert shapes["Logits"] == shapes["Predictions"] == (7,)
     torch.testing.assert_close(maps["Predictions"], torch.softmax(maps["Logits"], dim=1))
 

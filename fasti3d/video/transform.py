@@ -10,6 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from torch import Tensor
 
+from fasti3d.inputs import as_floats
 from fasti3d.video.orientation import Orientation, orientation
 
 # swscale's flags SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT, which not every PyAV names. Without them
@@ -115,4 +116,4 @@ def to_clip(frames: Tensor) -> Tensor:
         raise ValueError(
             f"frames must be uint8 of shape (T, H, W, 3), got {frames.dtype} of shape {tuple(frames.shape)}"
         )
-    return frames.permute(3, 0, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    return as_floats(frames.permute(3, 0, 1, 2), torch.float32)

@@ -16,6 +16,7 @@ from interpreting import CHIPS, SENTINEL, bfloat16_products, clip, pack, weights
 from tolerances import assert_close
 from torch import Tensor
 
+from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu import config, launch
 from fasti3d.ops.conv3d_bn_relu.config import Config
 from fasti3d.same import pad_same
@@ -204,6 +205,25 @@ def test_few_channels_in_any_layout(form: str) -> None:
     ):
         check(x, 16, THREE, TWO)
     check(wide.contiguous(), 16, ONE)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((7, 7, 7), TWO), (THREE, (1, 2, 1))])
+def test_bytes_are_scaled_as_they_are_folded(
+    kernel: Triple, stride: Triple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit as if they had been scaled before: every byte, and zeros around the clip."""
+    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["pointer"])
+    frames = torch.arange(2 * 3 * 4 * 11 * 3).reshape(2, 3, 4, 11, 3).to(torch.uint8)
+    assert len(frames.unique()) == 256
+    apart = frames.repeat_interleave(2, dim=2)[:, :, ::2]
+    weight, bias = weights(16, 3, kernel)
+    packed = pack(weight, bias, stride, False, torch.float16)
+    expected = packed(as_floats(frames.permute(0, 4, 1, 2, 3), torch.float16))
+    for x in (frames, frames.transpose(1, 4).contiguous().transpose(1, 4), apart):
+        out = torch.full_like(expected, torch.nan)
+        for frame in range(out.shape[2]):
+            packed(x.permute(0, 4, 1, 2, 3), out[:, :, frame : frame + 1], frame)
+        assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("channels", [17, 20])

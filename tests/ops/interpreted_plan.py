@@ -14,8 +14,11 @@ from torch import Tensor
 from fasti3d import I3D, gpu, gpu_steps, network, plan_report, reference, steps
 from fasti3d.arena import Arena
 from fasti3d.gpu_steps import GpuMixedStep
+from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.i3d_head import op as head_op
+from fasti3d.ops.i3d_head import reference as head_reference
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
 from fasti3d.plan import Plan
@@ -49,7 +52,8 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         monkeypatch.setattr(module, "chip", lambda device: few)
     monkeypatch.setattr(network, "TRUNK", NARROW)
     monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
-    monkeypatch.setattr(network, "HEAD_POOL", (2, 1, 1))
+    for module in (network, head_op, head_reference):
+        monkeypatch.setattr(module, "HEAD_POOL", (2, 1, 1))
 
     def pack_for_gpu(
         weight: Tensor, bias: Tensor, stride: Triple, *, relu: bool, dtype: torch.dtype
@@ -89,7 +93,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_every_endpoint(form: str, model: I3D, seen: list[str]) -> None:
     x = random_clip(1, 3, 16, 32, 32)
-    names = list(network.ENDPOINTS)
+    names = list(network.OUTPUTS)
     with torch.no_grad():
         expected = reference.I3D.forward_endpoints(model, x, names)
         actual = Plan(model, torch.float16).run(x.half(), set(names), torch.float16)
@@ -98,6 +102,20 @@ def test_every_endpoint(form: str, model: I3D, seen: list[str]) -> None:
         assert_close("i3d_half", actual[name], expected[name])
     assert set(seen) == {"pointer", form, "pooled"}
     assert 0 < seen.count("pooled") < 9  # where it pays
+
+
+def test_bytes_go_to_the_stem(form: str, model: I3D, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[torch.dtype] = []
+    fold = conv_launch._fold
+    monkeypatch.setattr(conv_launch, "_fold", lambda x, *rest: folded.append(x.dtype) or fold(x, *rest))
+    plan = Plan(model, torch.float16)
+    x = torch.arange(3 * 3 * 5 * 6).reshape(1, 3, 5, 6, 3).to(torch.uint8).permute(0, 4, 1, 2, 3)
+    actual, expected = (
+        plan.run(clip, {"Conv3d_1a_7x7"}, torch.float16)["Conv3d_1a_7x7"]
+        for clip in (x, as_floats(x, torch.float16))
+    )
+    assert folded == [torch.uint8, torch.float16]
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -13,6 +13,7 @@ from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from fasti3d import gpu, network
+from fasti3d.inputs import as_floats
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
 from fasti3d.same import pad_same
@@ -251,6 +252,25 @@ def test_non_finite_values_are_kept() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bytes_are_taken_as_the_clip_scaled_before(dtype: torch.dtype) -> None:
+    """To the bit, in any memory layout."""
+    model = make_i3d().cuda().to(dtype)
+    generator = torch.Generator("cuda").manual_seed(0)
+    shape, options = (2, 17, 200, 211, 3), {"generator": generator, "device": "cuda", "dtype": torch.uint8}
+    x = torch.randint(0, 256, shape, **options).permute(0, 4, 1, 2, 3)
+    with torch.no_grad():
+        expected = model.forward_endpoints(as_floats(x, dtype), network.OUTPUTS)
+        for layout in (
+            x,
+            x.contiguous(),
+            torch.stack([x, x])[1],
+            x.repeat_interleave(2, dim=3)[:, :, :, ::2],
+        ):
+            actual = model.forward_endpoints(layout, network.OUTPUTS)
+            assert all(torch.equal(actual[name], expected[name]) for name in network.OUTPUTS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_whole_network_runs_on_the_kernels(
     dtype: torch.dtype, runs: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +279,7 @@ def test_the_whole_network_runs_on_the_kernels(
     model = make_i3d().cuda()
     x = torch.randn(2, 3, 33, 224, 224, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     x = x.clamp_(-1, 1).to(dtype)
-    names = list(network.ENDPOINTS)
+    names = list(network.OUTPUTS)
     half = make_i3d().cuda().to(dtype)
     with torch.no_grad():
         actual = half.forward_endpoints(x, names)

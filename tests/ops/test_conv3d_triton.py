@@ -80,6 +80,8 @@ def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         wide = torch.empty((batch, *network.same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         launch.conv3d(x, weight, bias, kernel, stride, None, True, out, 0)
+        if channels == 3:
+            launch.conv3d(x.to(torch.uint8), weight, bias, kernel, stride, None, True, out, 0)
     for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
         x, block, second = (
             torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)

@@ -42,8 +42,8 @@ def conv3d(
     """Writes the output frames from ``start`` on, as many as ``out`` holds.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16.
-        weight: what ``pack_triton`` made, in x's dtype.
+        x: (N, Cin, T, H, W), float16 or bfloat16; or uint8 where it is folded, 0 to 255 for -1 to 1.
+        weight: what ``pack_triton`` made, in the dtype of ``out``, which is x's unless that is uint8.
         bias: (Cout,), float32.
         kernel: window lengths (t, h, w).
         stride: window steps (t, h, w).
@@ -225,7 +225,7 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
     t, h, w = folded_kernel(kernel, stride)
     frames, rows, columns = (m + k - 1 for m, k in zip(out.shape[2:], (t, h, w), strict=True))
     cell = cell_channels(channels, stride)
-    cells = torch.empty((n, frames, rows, columns * cell), dtype=x.dtype, device=x.device)
+    cells = torch.empty((n, frames, rows, columns * cell), dtype=out.dtype, device=x.device)
     x_stride_n, x_stride_c, *x_strides = x.stride()
     _conv3d_fold_kernel[(n * frames * rows, -(-columns * cell // _FOLD_BLOCK))](
         x,

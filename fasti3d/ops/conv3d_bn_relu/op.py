@@ -155,7 +155,8 @@ class PackedConv3d:
     ``padding`` None is SAME. ``form`` is the kernel: ``reference``, ``direct`` or ``winograd`` (CPU), or
     ``triton`` (GPU). The Winograd form works along time; where the window is one frame, ``by_rows``, it
     works along the rows of each frame instead. Clips of fewer than FEW_CHANNELS channels may have any layout,
-    others must be channels-last.
+    others must be channels-last. The ``triton`` form takes uint8 clips too where it folds them, with ``out``
+    given, and scales 0 to 255 to [-1, 1].
     """
 
     weight: Tensor
