@@ -117,11 +117,17 @@ class I3D(reference.I3D):
         key = (eps, x.device, compute_dtype, fingerprint(tensors))
         cached = self._plan
         if cached is None or cached[0] != key:
+            if x.is_cuda and torch.cuda.is_current_stream_capturing():
+                return None  # what is captured is computed later, and the plan's weights are needed now
             with _build_lock:
                 cached = self._plan
                 if cached is None or cached[0] != key:
+                    plan = Plan(self, compute_dtype)
+                    if x.is_cuda:
+                        # Other streams may read its weights from here on.
+                        torch.cuda.current_stream(x.device).synchronize()
                     # With the tensors, so that no new one takes the address of one that the key was made of.
-                    cached = self._plan = (key, Plan(self, compute_dtype), [t.detach() for t in tensors])
+                    cached = self._plan = (key, plan, [t.detach() for t in tensors])
         return cached[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From an I3D in eval mode to a list of fused steps: folded batch norm, no padded copies, no concatenation.
 
-A plan holds weights derived from the model's: folded in float32, packed for their kernels. It is
+A plan holds weights derived from the model's: folded in float32, packed for their kernels. They are
 immutable, so threads may share it; ``I3D`` makes a new one whenever the model's weights change.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from fasti3d import extension, gpu, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
+from fasti3d.graphs import Graphs
 from fasti3d.network import ENDPOINTS
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
@@ -87,9 +88,17 @@ class Plan:
             previous = name
         logits = getattr(model, "logits", None)
         self.classifier = None if logits is None else fold(logits.conv3d, logits.bn)
+        forms = {conv.form for step in self.steps.values() for conv in step.convs}
+        self.graphs = Graphs() if forms == {"triton"} else None
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The wanted endpoints of a checked clip, in ``dtype``."""
+        """The wanted endpoints of a checked clip, in ``dtype``: from a CUDA graph where there is one."""
+        if self.graphs is None:
+            return self.compute(x, wanted, dtype)
+        return self.graphs.run(self.compute, x, wanted, dtype)
+
+    def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The wanted endpoints, step by step."""
         arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted)[1])
         maps: dict[str, Tensor] = {}
         x = x.to(self.dtype)
