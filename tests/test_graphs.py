@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import itertools
 import pickle
 import threading
@@ -371,7 +372,7 @@ def everywhere(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_a_network_with_graphs(everywhere: Machine) -> None:
     model, x = make_i3d(), random_clip(*SMALL)
-    names = ["Conv3d_2b_1x1", "Mixed_3b"]
+    names = ["Conv3d_1a_7x7", "Conv3d_2b_1x1"]
 
     def run() -> list[Tensor]:
         with torch.no_grad():
@@ -385,7 +386,7 @@ def test_a_network_with_graphs(everywhere: Machine) -> None:
     assert all(same(results[0], other) for other in results[1:])
     assert everywhere.held()
     with torch.no_grad():
-        model.Mixed_3b.b1b.bn.bias.add_(1)
+        model.Conv3d_2b_1x1.bn.bias.add_(1)
     changed = [run() for _ in range(3)]
     assert happened(everywhere) == ["capture", "replay"]
     assert same(changed[0], changed[2])
@@ -393,4 +394,5 @@ def test_a_network_with_graphs(everywhere: Machine) -> None:
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert other._plan is None
     model._plan = None
+    gc.collect()  # what stands in for a graph runs the plan, and so refers to it
     assert everywhere.held() == {}

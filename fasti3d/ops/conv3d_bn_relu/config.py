@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 Triple = tuple[int, int, int]
@@ -102,24 +103,28 @@ def shared_memory(capability: tuple[int, int]) -> int:
 
 @lru_cache(4096)
 def choose(problem: Problem) -> Config:
-    """The configuration expected to take the least time.
-
-    Time is estimated as the waves of tiles over the multiprocessors times the work of a tile: its products
-    and what it must read for them, with all that lies beyond the output's edges counted.
-    """
-    best: tuple[int, Tile, Box] | None = None
+    """The configuration expected to take the least time."""
     form, tiles = _candidates(problem)
-    for tile in tiles:
-        if form == "descriptor":
-            box, boxes = _best_box(problem, tile.pixels)
-        else:
-            box, boxes = (1, 1, 1, tile.pixels), _count(problem.batch * math.prod(problem.size), tile.pixels)
-        waves = _count(boxes * _count(problem.out_channels, tile.channels), problem.multiprocessors)
-        cost = waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels))
-        if best is None or cost < best[0]:
-            best = cost, tile, box
-    assert best is not None
-    _, tile, box = best
+    _, box, tile = min((estimate(problem, form, tile) for tile in tiles), key=itemgetter(0))
+    return configure(problem, form, tile, box)
+
+
+def estimate(problem: Problem, form: str, tile: Tile) -> tuple[int, Box, Tile]:
+    """What a tile is expected to cost, in its best box.
+
+    The waves of tiles over the multiprocessors times the work of a tile: its products and what it must read
+    for them, with all that lies beyond the output's edges counted.
+    """
+    if form == "descriptor":
+        box, boxes = _best_box(problem, tile.pixels)
+    else:
+        box, boxes = (1, 1, 1, tile.pixels), _count(problem.batch * math.prod(problem.size), tile.pixels)
+    waves = _count(boxes * _count(problem.out_channels, tile.channels), problem.multiprocessors)
+    return waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels)), box, tile
+
+
+def configure(problem: Problem, form: str, tile: Tile, box: Box) -> Config:
+    """A tile with the longest steps and most stages that are worth it."""
     block_k = _block_k(problem.in_channels, 64 if form == "descriptor" else 32)
     stage = (tile.pixels + tile.channels) * block_k * 2
     # Some is left for barriers, and for what the compiler exchanges through shared memory.

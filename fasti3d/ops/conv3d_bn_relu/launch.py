@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from fasti3d.gpu import chip
 from fasti3d.network import same_padding
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
+from fasti3d.ops.conv3d_bn_relu.tables import tuned
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_descriptor_kernel,
     _conv3d_fold_kernel,
@@ -54,22 +56,57 @@ def conv3d(
     """
     if out.numel() == 0:
         return
+    with torch.cuda.device_of(x):
+        work = prepare(x, weight, bias, kernel, stride, padding, relu, out, start)
+        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+
+
+class Prepared(NamedTuple):
+    """A convolution over x as its kernel reads it; ``pad`` is zeros before each axis, negative to skip."""
+
+    problem: Problem
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    kernel: Triple
+    stride: Triple
+    pad: Triple
+    relu: bool
+    out: Tensor
+
+
+def prepare(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> Prepared:
+    """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
     pad_t, pad_h, pad_w = padding or (
         same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
     )
     pad = (pad_t - start * stride[0], pad_h, pad_w)
-    with torch.cuda.device_of(x):
-        if is_folded(x.shape[1], kernel):
-            x, kernel = _fold(x, kernel, stride, pad, out)
-            stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
-        elif x.stride(1) != 1:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        if kernel == stride == (1, 1, 1) and not any(padding or ()):
-            x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
-            pad = (0, 0, 0)
-        config = choose(describe(x, weight, kernel, stride, out))
-        run = _run_descriptors if config.form == "descriptor" else _run_pointers
-        run(config, x, weight, bias, kernel, stride, pad, relu, out)
+    if is_folded(x.shape[1], kernel):
+        x, kernel = _fold(x, kernel, stride, pad, out)
+        stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
+    elif x.stride(1) != 1:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    if kernel == stride == (1, 1, 1) and not any(padding or ()):
+        x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
+        pad = (0, 0, 0)
+    problem = describe(x, weight, kernel, stride, out)
+    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out)
+
+
+def run(config: Config, work: Prepared) -> None:
+    """Launches one of the candidates; the current device must be x's."""
+    launch = _run_descriptors if config.form == "descriptor" else _run_pointers
+    launch(config, *work[1:])
 
 
 def describe(x: Tensor, weight: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> Problem:
