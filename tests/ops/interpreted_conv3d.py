@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from i3d_making import random_clip, randomise
+from i3d_making import NARROW, random_clip, randomise
 from tolerances import assert_close
 from torch import Tensor
 from triton import language as tl
@@ -299,17 +299,6 @@ def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:
 def test_empty_batch(form: str) -> None:
     weight, bias = weights(16, 16, THREE)
     assert pack(weight, bias, TWO, True, torch.float16)(clip(1, 16, (3, 4, 5))[:0]).shape == (0, 16, 2, 2, 3)
-
-
-# The network with few channels, of the kinds that the real one has.
-NARROW: dict[str, network.Conv | network.Pool | network.Mixed] = {
-    name: part._replace(out_channels=24)
-    if isinstance(part, network.Conv)
-    else network.Mixed(16, 24, 40, 8, 16, 24)
-    if isinstance(part, network.Mixed)
-    else part
-    for name, part in network.TRUNK.items()
-}
 
 
 def test_the_whole_plan(form: str, chosen: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:

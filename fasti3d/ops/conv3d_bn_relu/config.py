@@ -95,6 +95,15 @@ class Config:
         """Pixels of a tile."""
         return math.prod(self.box)
 
+    @property
+    def short(self) -> str:
+        """For tables that people read."""
+        channels = f"{self.block_n}+{self.block_n_rest}" if self.block_n_rest else str(self.block_n)
+        box = "x".join(map(str, self.box))
+        return (
+            f"{self.form} {box} by {channels}, {self.block_k} deep, {self.warps} warps, {self.stages} stages"
+        )
+
 
 def shared_memory(capability: tuple[int, int]) -> int:
     """Bytes of shared memory that one block may have."""
