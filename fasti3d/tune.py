@@ -105,8 +105,9 @@ class Result:
 
 def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
     """The launches of a run of a plan of Triton kernels up to the logits, none of which is made."""
-    layers = {}
+    layers: dict[int, str] = {}
     for name, step in plan.steps.items():
+        layers |= {conv.weight.data_ptr(): name for conv in step.convs}
         for part, conv in vars(step).items():
             if isinstance(conv, PackedConv3d):
                 layers[conv.weight.data_ptr()] = name if part == "conv" else f"{name}.{part}"
@@ -231,7 +232,12 @@ class Meter:
         self._flush = torch.empty(max(_FLUSH_BYTES, 2 * cache), dtype=torch.uint8, device=device)
 
     def __call__(self, work: Prepared, configs: Sequence[Config]) -> list[float | str]:
-        expected = reference(work)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            expected = reference(work)
+        finally:
+            torch.set_float32_matmul_precision(precision)
         return [self._one(work, config, expected) for config in configs]
 
     def _one(self, work: Prepared, config: Config, expected: Tensor) -> float | str:

@@ -48,7 +48,7 @@ def _ranked(problem: Problem) -> Iterator[Config]:
 
 @lru_cache(1)
 def candidate_set() -> str:
-    """A name for the set of candidates that differs wherever that does, of any of I3D's convolutions."""
+    """A name for the set of candidates, another one wherever it differs for convolutions like I3D's."""
     sizes = ((32, 56, 56), (32, 28, 28), (16, 14, 14), (8, 7, 7))
     digest = hashlib.sha256()
     for capability, size, cin, cout in product(((8, 6), *_DESCRIPTOR_CHIPS), sizes, (16, 96, 528), (32, 192)):
