@@ -30,7 +30,8 @@ class I3D(reference.I3D):
     from the weights is never in the state dict and follows every change of them. Where a submodule
     carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. (On a GPU
     an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
-    parameter itself under ``torch.no_grad()``.)
+    parameter itself under ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA
+    graph; the environment variable ``FASTI3D_CUDA_GRAPHS=0`` turns that off.
 
     Parameter names are those of piergiaj/pytorch-i3d's ``InceptionI3d``: state dicts load both ways.
     After ``.half()`` or ``.bfloat16()`` batch norm stays in float32.

@@ -357,6 +357,10 @@ def test_pools_end_with_their_last_graph(machine: Machine) -> None:
     assert machine.pools == [0, 1]
 
 
+def test_plans_of_other_kernels_have_none() -> None:
+    assert plan.Plan(make_i3d(), torch.float32).graphs is None
+
+
 @pytest.fixture
 def everywhere(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Gives every new plan graphs of the stand-in."""

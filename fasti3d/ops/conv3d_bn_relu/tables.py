@@ -30,6 +30,8 @@ from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 
 SHIPPED = Path(__file__).parent / "configs"
 _RECORDED = ("torch", "triton", "date", "dtype")
+# The fields of a problem that are not the GPU's.
+_OWN = [field.name for field in fields(Problem) if field.name not in ("capability", "multiprocessors")]
 
 
 class TableError(ValueError):
@@ -150,17 +152,8 @@ def _parse(data: Any, gpu: Gpu) -> Table:
         raise ValueError(f"it is of the GPU {its}, this is {gpu._asdict()}")
     entries: dict[Problem, Entry] = {}
     for one in data["entries"]:
-        problem = Problem(
-            _whole(one["batch"]),
-            _whole(one["in_channels"]),
-            _whole(one["out_channels"]),
-            _triple(one["size"]),
-            _triple(one["kernel"]),
-            _triple(one["stride"]),
-            gpu.capability,
-            gpu.multiprocessors,
-            _typed(one["describable"], bool),
-        )
+        its_fields = {name: _field(one[name]) for name in _OWN}
+        problem = Problem(**its_fields, capability=gpu.capability, multiprocessors=gpu.multiprocessors)
         config = Config(**(one["config"] | {"box": tuple(one["config"]["box"])}))
         if config not in candidates(problem):
             raise ValueError(f"{config} is no candidate for {problem}")
@@ -171,9 +164,7 @@ def _parse(data: Any, gpu: Gpu) -> Table:
 
 
 def _plain(problem: Problem, entry: Entry) -> dict[str, object]:
-    own = {f.name: getattr(problem, f.name) for f in fields(Problem)}
-    del own["capability"], own["multiprocessors"]
-    return own | {
+    return {name: getattr(problem, name) for name in _OWN} | {
         "config": asdict(entry.config),
         "seconds": entry.seconds,
         "expected_seconds": entry.expected_seconds,
@@ -186,15 +177,16 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _whole(value: Any) -> int:
-    if _typed(value, int) < 1:
-        raise ValueError(f"{value!r} is below 1")
+def _field(value: Any) -> Any:
+    """A field of a problem: a number, a flag, or three lengths."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        t, h, w = map(_field, value)
+        return t, h, w
+    if _typed(value, int) < 0:
+        raise ValueError(f"{value!r} is below 0")
     return value
-
-
-def _triple(value: Any) -> tuple[int, int, int]:
-    t, h, w = map(_whole, _typed(value, list))
-    return t, h, w
 
 
 def _seconds(value: Any) -> float:
