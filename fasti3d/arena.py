@@ -20,8 +20,8 @@ class Arena:
     the block is as large as the largest step and not as the network, and one allocation serves
     it: allocators keep much of what they are given back, and new memory costs time to touch.
 
-    Without a block it hands out meta tensors and only measures: run the steps over one such arena for
-    the ``peak`` that the block must have.
+    Without a block it hands out meta tensors and only measures what is needed on ``device``: run the steps
+    over one such arena for the ``peak`` that the block must have.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device, size: int | None = None) -> None:

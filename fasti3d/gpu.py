@@ -26,12 +26,23 @@ def chip(device: torch.device) -> Chip:
     return Chip((properties.major, properties.minor), properties.multi_processor_count)
 
 
+@cache
+def l2_bytes(device: torch.device) -> int:
+    """The second-level cache of a CUDA device."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernels do not serve clips of ``dtype`` on ``device``, as a sentence; None: they do."""
+    if device.type == "cuda" and torch.version.cuda and dtype not in (torch.float16, torch.bfloat16):
+        return "the fused kernels take float16 and bfloat16: torch's own (cuDNN) run"
+    return why_no_triton(device)
+
+
+def why_no_triton(device: torch.device) -> str | None:
+    """Why no Triton kernel runs on ``device``, whatever the dtype, as a sentence; None: they do."""
     if device.type != "cuda" or torch.version.cuda is None:
         return "there are no fused kernels for this device: torch's own run"
-    if dtype not in (torch.float16, torch.bfloat16):
-        return "the fused kernels take float16 and bfloat16: torch's own (cuDNN) run"
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU"
     capability = chip(device).capability

@@ -16,11 +16,12 @@ from torch import Tensor
 from fasti3d import extension, gpu, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
+from fasti3d.gpu_steps import GpuMixedStep
 from fasti3d.graphs import Graphs
 from fasti3d.network import ENDPOINTS
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D, head_pool
-from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, Step
+from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ class Plan:
     def __init__(self, model: I3D, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-        def pack(unit: Unit3D) -> PackedConv3d:
-            return PackedConv3d.pack(*fold(unit.conv3d, unit.bn), unit.stride, relu=True, dtype=dtype)
+        def pack(*units: Unit3D) -> PackedConv3d:
+            weights, biases = zip(*(fold(unit.conv3d, unit.bn) for unit in units), strict=True)
+            weight, bias = torch.cat(weights), torch.cat(biases)
+            return PackedConv3d.pack(weight, bias, units[0].stride, relu=True, dtype=dtype)
 
         self.steps: dict[str, Step] = {}
         # By a part's name: it and the pool behind it in one step, for when nobody asks for its own map.
@@ -82,7 +85,8 @@ class Plan:
                 elif isinstance(before, MixedStep):
                     self.joint[previous] = (name, before.followed_by(pool))
             elif isinstance(module, Mixed):
-                self.steps[name] = MixedStep(module, pack)
+                forms = {conv.form for step in self.steps.values() for conv in step.convs}
+                self.steps[name] = (GpuMixedStep if "triton" in forms else SeparateMixedStep)(module, pack)
             elif isinstance(module, Unit3D):
                 self.steps[name] = ConvStep(module, pack)
             previous = name
@@ -99,7 +103,7 @@ class Plan:
 
     def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints, step by step."""
-        arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted)[1])
+        arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted, x.device)[1])
         maps: dict[str, Tensor] = {}
         x = x.to(self.dtype)
         if x.shape[1] >= FEW_CHANNELS:
@@ -116,9 +120,13 @@ class Plan:
             maps |= {"Logits": logits.to(dtype), "Predictions": logits.softmax(dim=1).to(dtype)}
         return {name: maps[name] for name in ENDPOINTS if name in wanted}
 
-    def measure(self, shape: Sequence[int], wanted: set[str]) -> tuple[list[torch.Size], int]:
-        """The shapes of the steps' maps for clips of this shape, and the bytes of the arena they need."""
-        arena = Arena(self.dtype, torch.device("meta"))
+    def measure(
+        self, shape: Sequence[int], wanted: set[str], device: torch.device
+    ) -> tuple[list[torch.Size], int]:
+        """The shapes of the steps' maps for clips of this shape, and the bytes of the arena they need on the
+        plan's device.
+        """
+        arena = Arena(self.dtype, device)
         x = torch.empty(tuple(shape), dtype=self.dtype, device="meta")
         shapes = []
         for _, step in self.choose(wanted):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fasti3d.gpu_steps import GpuMixedStep
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.layers import Layer, layers
@@ -76,7 +77,7 @@ def report_plan(
     check_clip(clip, channels, None, to_head=True)
     chosen = route(device, dtype)
     plan = Plan(I3D(num_classes, channels).eval().to(device), chosen.compute_dtype)
-    maps, arena_bytes = plan.measure(clip.shape, {"Logits"})
+    maps, arena_bytes = plan.measure(clip.shape, {"Logits"}, device)
     parts: dict[str, list[Layer]] = {}
     for layer in layers(channels, clip.shape[2:], num_classes):
         parts.setdefault(layer.name.split(".")[0], []).append(layer)
@@ -90,16 +91,22 @@ def report_plan(
         # These go to the next kernel piece by piece, in the cache.
         cached = [layer for layer in work if layer.name.endswith(".b3a")]
         cached += work[:1] if isinstance(step, ConvPoolStep) else []
-        steps.append(_step(" + ".join((*joint, name)), written, work, cached))
+        # These are one kernel with the one before them, which has read their input.
+        merged = [layer for layer in work if layer.name.endswith((".b1a", ".b2a"))]
+        merged = merged if isinstance(step, GpuMixedStep) else []
+        steps.append(_step(" + ".join((*joint, name)), written, work, cached, merged))
     head = parts["logits"]
-    steps.append(_step("Logits", (clip.shape[0], num_classes), head, []))
+    steps.append(_step("Logits", (clip.shape[0], num_classes), head, [], []))
     weights = sum(conv.nbytes for _, step in plan.choose({"Logits"}) for conv in step.convs)
     return PlanReport(chosen, tuple(steps), arena_bytes, weights)
 
 
-def _step(name: str, shape: Sequence[int], work: list[Layer], cached: list[Layer]) -> StepReport:
+def _step(
+    name: str, shape: Sequence[int], work: list[Layer], cached: list[Layer], merged: list[Layer]
+) -> StepReport:
     clips = shape[0]
     values = sum(layer.elements for layer in work) - 2 * sum(layer.out_elements for layer in cached)
+    values -= sum(layer.elements - layer.out_elements for layer in merged)
     return StepReport(
         name,
         tuple(shape),

@@ -61,10 +61,9 @@ class Convolution:
 
     layer: str
     x: Geometry
-    out: Geometry
+    outputs: tuple[Geometry, ...]  # two, where the channels go to two clips
     weight: Tensor
-    rest: dict[str, Any]  # bias, kernel, stride, padding and relu, as launch.prepare takes them
-    start: int
+    rest: dict[str, Any]  # what else launch.prepare, or prepare_split, takes
     flop: int
 
     def prepare(self) -> Prepared:
@@ -72,8 +71,10 @@ class Convolution:
         # Here and not at the top: triton is slow to import, and absent where there is no GPU.
         from fasti3d.ops.conv3d_bn_relu import launch
 
-        x, out = (geometry.fill(self.weight) for geometry in (self.x, self.out))
-        return launch.prepare(x, self.weight, out=out, start=self.start, **self.rest)
+        x, *outputs = (geometry.fill(self.weight) for geometry in (self.x, *self.outputs))
+        if len(outputs) == 2:
+            return launch.prepare_split(x, self.weight, out=outputs[0], second=outputs[1], **self.rest)
+        return launch.prepare(x, self.weight, out=outputs[0], **self.rest)
 
 
 class Trial(NamedTuple):
@@ -115,16 +116,23 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
 
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is not torch.ops.fasti3d.conv3d_triton_.default:
+            outputs: tuple[Tensor, ...]
+            rest: dict[str, Any]
+            if func is torch.ops.fasti3d.conv3d_triton_.default:
+                x, weight, bias, kernel, stride, padding, relu, out, start = args
+                outputs, taps = (out,), math.prod(kernel)
+                rest = {"kernel": tuple(kernel), "stride": tuple(stride), "start": start}
+                rest["padding"] = padding and tuple(padding)
+            elif func is torch.ops.fasti3d.conv3d_split_triton_.default:
+                x, weight, bias, relu, *both = args
+                outputs, taps, rest = tuple(both), 1, {}
+            else:
                 return func(*args, **(kwargs or {}))
-            x, weight, bias, kernel, stride, padding, relu, out, start = args
-            flop = 2 * out.numel() * x.shape[1] * math.prod(kernel)
-            rest = {"bias": bias, "kernel": tuple(kernel), "stride": tuple(stride)}
-            rest |= {"padding": padding and tuple(padding), "relu": relu}
+            flop = 2 * sum(out.numel() for out in outputs) * x.shape[1] * taps
+            places = tuple(map(Geometry.of, outputs))
+            rest |= {"bias": bias, "relu": relu}
             layer = layers[weight.data_ptr()]
-            found.append(
-                Convolution(layer, Geometry.of(x), Geometry.of(out), weight.detach(), rest, start, flop)
-            )
+            found.append(Convolution(layer, Geometry.of(x), places, weight.detach(), rest, flop))
             return None
 
     with torch.no_grad(), Record():
@@ -206,7 +214,7 @@ def reference(work: Prepared) -> Tensor:
         edges = [pad, (n - 1) * s + k - pad - length, *edges]  # the last axis first
     x = F.pad(work.x.float(), edges)
     weight = work.weight.float().view(work.weight.shape[0], kt * kh * kw, -1)
-    y = work.bias.view(1, -1, 1, 1, 1).expand(work.out.shape).clone()
+    y = work.bias.view(1, -1, 1, 1, 1).expand(len(x), -1, *size).clone()
     t, h, w = ((n - 1) * s + 1 for n, s in zip(size, work.stride, strict=True))
     for tap in range(kt * kh * kw):
         t0, h0, w0 = tap // (kh * kw), tap // kw % kh, tap % kw
@@ -215,8 +223,9 @@ def reference(work: Prepared) -> Tensor:
     return y.relu_() if work.relu else y
 
 
-def fault(out: Tensor, expected: Tensor) -> str | None:
-    """What is wrong with a result, of which sums are float32 and the last step rounds once."""
+def fault(work: Prepared, expected: Tensor) -> str | None:
+    """What is wrong with what a launch wrote, in sums of float32 that are rounded once."""
+    out = work.out if work.second is None else torch.cat((work.out, work.second), dim=1)
     scale = expected.abs().max().item()
     error = (out.float() - expected).abs().max().item()
     if error <= torch.finfo(out.dtype).eps * scale:  # which a NaN is not
@@ -247,11 +256,13 @@ class Meter:
         from fasti3d.ops.conv3d_bn_relu import launch
 
         try:
-            work.out.fill_(math.nan)
+            for out in (work.out, work.second):
+                if out is not None:
+                    out.fill_(math.nan)
             launch.run(config, work)
         except TritonError as error:
             return f"does not run: {error}"
-        if wrong := fault(work.out, expected):
+        if wrong := fault(work, expected):
             return wrong
         for _ in range(_WARM_RUNS):
             launch.run(config, work)
@@ -265,7 +276,7 @@ class Meter:
             events.append((start, end))
         torch.cuda.current_stream().synchronize()
         # After them, too: a race shows now and then.
-        return fault(work.out, expected) or statistics.median(a.elapsed_time(b) for a, b in events) / 1e3
+        return fault(work, expected) or statistics.median(a.elapsed_time(b) for a, b in events) / 1e3
 
 
 def to_table(results: Sequence[Result], its: Gpu, dtype: torch.dtype, path: Path) -> Table:

@@ -63,6 +63,8 @@ def test_the_operator_can_be_traced_without_triton() -> None:
         bias = torch.empty(24)
         out = torch.empty(1, 24, 4, 5, 6, dtype=x.dtype)
         torch.ops.fasti3d.conv3d_triton_(x, weight, bias, [3, 3, 3], [1, 1, 1], None, True, out, 0)
+        weight = pack_triton(torch.empty(24, 16, 1, 1, 1), (1, 1, 1), x.dtype)
+        torch.ops.fasti3d.conv3d_split_triton_(x, weight, bias, True, out[:, :8], out[:, 8:])
     assert "Tensor(a!) out" in str(torch.ops.fasti3d.conv3d_triton_.default._schema)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,7 +53,8 @@ def h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(PackedConv3d, "pack", pack)
     monkeypatch.setattr(gpu, "why_not", lambda device, dtype: None)
     monkeypatch.setattr(tables, "gpu", lambda device: H200)
-    monkeypatch.setattr(launch, "chip", lambda device: gpu.Chip(*H200[1:]))
+    for module in (gpu, launch):
+        monkeypatch.setattr(module, "chip", lambda device: gpu.Chip(*H200[1:]))
     monkeypatch.setattr(launch, "_fold", fold)
     monkeypatch.setenv("FASTI3D_HOME", str(tmp_path))
 
@@ -78,7 +80,7 @@ def test_every_convolution_is_measured_once(h200: None) -> None:
     assert len(set(seen)) == len(seen)
     layers = [result.layer for result in results]
     assert layers[:3] == ["Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3"]
-    assert {"Mixed_3b.b1b", "Mixed_3b.b2a", "Mixed_5b.b1a"} <= set(layers)
+    assert {"Mixed_3b.entry", "Mixed_3b.b1b", "Mixed_5b.entry"} <= set(layers)
     by_layer = {result.layer: result for result in results}
     conv = by_layer["Conv3d_2c_3x3"]
     assert conv.problem == Problem(1, 24, 24, (5, 49, 49), (3, 3, 3), (1, 1, 1), *H200[1:])
@@ -131,11 +133,17 @@ def test_the_reference_is_the_convolution(
 
 
 def test_what_counts_as_wrong() -> None:
-    exact = torch.tensor([1.0, -8.0, 3.001])
-    assert fault(exact.half(), exact) is None
-    assert fault(exact.bfloat16(), exact) is None
-    assert "wrong by 0.0" in str(fault(exact.half() + torch.tensor([0.02, 0, 0]).half(), exact))
-    assert "wrong by nan" in str(fault(torch.tensor([1.0, -8.0, torch.nan]).half(), exact))
+    exact = torch.tensor([[1.0, -8.0, 3.001]])
+
+    def found(out: Tensor) -> str:
+        whole = fault(SimpleNamespace(out=out, second=None), exact)  # type: ignore[arg-type]
+        halves = SimpleNamespace(out=out[:, :1], second=out[:, 1:])
+        assert fault(halves, exact) == whole  # type: ignore[arg-type]
+        return str(whole)
+
+    assert found(exact.half()) == found(exact.bfloat16()) == "None"
+    assert "wrong by 0.0" in found(exact.half() + torch.tensor([0.02, 0, 0]).half())
+    assert "wrong by nan" in found(torch.tensor([[1.0, -8.0, torch.nan]]).half())
 
 
 A, B, C = candidates(PROBLEM)[:3]

@@ -24,3 +24,9 @@ def register(name: str, schema: str, reference: Callable) -> None:
     if extension.CORE is None:
         _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+
+
+def register_cuda(name: str, kernel: Callable) -> None:
+    """Makes an operator run ``kernel``, written in Python, on GPUs where no CUDA kernel was compiled."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA"):
+        _LIBRARY.impl(name, kernel, "CUDA")

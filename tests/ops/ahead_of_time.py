@@ -1,9 +1,11 @@
-"""Compiles for a GPU that is not there what a launcher would launch, and reads what came out."""
+"""Triton kernels without a GPU: run in Triton's interpreter, and compiled for GPUs that are not there."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +17,29 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from fasti3d.gpu import Chip
+
+CHIPS = {
+    "A100": Chip((8, 0), 108),
+    "RTX 3090": Chip((8, 6), 82),
+    "RTX 4090": Chip((8, 9), 128),
+    "H200": Chip((9, 0), 132),
+    "B200": Chip((10, 0), 148),
+    "RTX 5090": Chip((12, 0), 170),
+}
+_HERE = Path(__file__).resolve().parent
 _TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def run_interpreted(file: str) -> None:
+    """Runs the tests of a file beside this one in a process that asks for the interpreter before it imports
+    triton.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _HERE / file]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=_HERE.parent.parent)
+    assert run.returncode == 0, run.stdout[-10000:] + run.stderr[-2000:]
 
 
 class Launch(NamedTuple):

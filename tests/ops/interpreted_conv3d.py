@@ -9,46 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from i3d_making import NARROW, random_clip, randomise
+from interpreting import CHIPS, SENTINEL, bfloat16_products, clip, pack, weights
 from tolerances import assert_close
 from torch import Tensor
-from triton import language as tl
-from triton.runtime import interpreter
 
-from fasti3d import I3D, network, reference, tune
-from fasti3d.gpu import Chip
+from fasti3d import tune
 from fasti3d.ops.conv3d_bn_relu import config, launch
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, pack_triton
-from fasti3d.plan import Plan
+from fasti3d.ops.conv3d_bn_relu.op import pack_triton
 from fasti3d.same import pad_same
 
 Triple = tuple[int, int, int]
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
-SENTINEL = 1234.0
-CHIPS = {"descriptor": Chip((9, 0), 132), "pointer": Chip((8, 0), 108)}
 
 
-@pytest.fixture(autouse=True)
-def _bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter keeps bfloat16 as bits, and multiplies those."""
-    dot = interpreter.InterpreterBuilder.create_dot
-
-    def as_float32(value: interpreter.TensorHandle) -> interpreter.TensorHandle:
-        if value.dtype.scalar != tl.bfloat16:
-            return value
-        return interpreter.TensorHandle((value.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def create_dot(builder: object, a: Any, b: Any, *rest: Any) -> interpreter.TensorHandle:
-        return dot(builder, as_float32(a), as_float32(b), *rest)
-
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+_bfloat16_products = pytest.fixture(autouse=True)(bfloat16_products)
 
 
 @pytest.fixture(autouse=True)
@@ -76,33 +56,6 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     monkeypatch.setattr(launch, "choose", choose)
     return seen
-
-
-def clip(
-    batch: int, channels: int, size: Triple, dtype: torch.dtype = torch.float16, seed: int = 0
-) -> Tensor:
-    x = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last_3d)
-
-
-def weights(out_channels: int, channels: int, kernel: Triple) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(out_channels, channels, *kernel, generator=generator)
-    return weight / weight[0].numel() ** 0.5, torch.randn(out_channels, generator=generator)
-
-
-def pack(
-    weight: Tensor,
-    bias: Tensor,
-    stride: Triple,
-    relu: bool,
-    dtype: torch.dtype,
-    padding: Triple | None = None,
-) -> PackedConv3d:
-    """As ``PackedConv3d.pack`` does for tensors on a GPU."""
-    kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-    packed = pack_triton(weight, stride, dtype)
-    return PackedConv3d(packed, bias, len(weight), kernel, stride, padding, relu, "triton")
 
 
 def check(
@@ -152,6 +105,42 @@ def test_padding_of_other_networks(
     form: str, channels: int, kernel: Triple, stride: Triple, padding: Triple
 ) -> None:
     check(clip(2, channels, (4, 6, 8)), 16, kernel, stride, padding=padding, pieces=2)
+
+
+def check_split(x: Tensor, parts: tuple[int, int], around: tuple[int, int] = (8, 8)) -> None:
+    """One product into a slice each of two wider clips, and compares."""
+    weight, bias = weights(sum(parts), x.shape[1], ONE)
+    packed = pack(weight, bias, ONE, True, x.dtype)
+    exact = F.conv3d(x.double(), weight.double(), bias.double())
+    n, _, t, h, w = exact.shape
+    wides = [
+        torch.full((n, t, h, w, around[0] + part + around[1]), SENTINEL, dtype=x.dtype) for part in parts
+    ]
+    outs = []
+    for part, wide in zip(parts, wides, strict=True):
+        wide[..., around[0] : around[0] + part] = torch.nan
+        outs.append(wide.permute(0, 4, 1, 2, 3)[:, around[0] : around[0] + part])
+    packed.into_two(x, outs[0], outs[1])
+    assert_close("conv3d", torch.cat(outs, 1), exact.relu(), scale=exact.abs().max().item())
+    for part, wide in zip(parts, wides, strict=True):
+        assert (wide[..., : around[0]] == SENTINEL).all()
+        assert (wide[..., around[0] + part :] == SENTINEL).all()
+
+
+@pytest.mark.parametrize("parts", [(16, 32), (64, 112), (192, 112), (8, 24), (136, 8)])
+def test_two_outputs(form: str, parts: tuple[int, int], chosen: list[Config]) -> None:
+    check_split(clip(2, 48, (2, 3, 5)), parts)
+    check_split(clip(2, 16, (2, 3, 5), torch.bfloat16), parts)
+    assert {c.form for c in chosen} == {form}
+
+
+def test_two_outputs_of_any_layout(form: str, chosen: list[Config]) -> None:
+    check_split(clip(2, 40, (4, 6, 7))[:, 8:24, 1:3, ::2], (16, 24))
+    assert chosen.pop().form == form
+    check_split(clip(1, 16, (2, 3, 5)), (16, 24), around=(3, 5))
+    check_split(clip(1, 16, (2, 3, 5)), (11, 22), around=(0, 0))
+    check_split(clip(2, 24, (2, 3, 5)).contiguous(), (17, 32), around=(0, 7))
+    assert {c.form for c in chosen} == {"pointer"}
 
 
 @pytest.mark.parametrize("channels", [8, 16, 24, 48, 96])
@@ -263,6 +252,7 @@ def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatc
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
     check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+    check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
 
 
 @pytest.mark.parametrize("tile", config.POINTER_TILES)
@@ -272,6 +262,7 @@ def test_every_pointer_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) 
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
     check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+    check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
 
 
 @pytest.mark.parametrize("box", [(2, 2, 2, 4), (1, 4, 1, 8), (4, 1, 8, 1)])
@@ -295,7 +286,7 @@ def test_every_candidate(form: str, channels: int, kernel: Triple) -> None:
     for candidate in candidates(work.problem):
         work.out.fill_(torch.nan)
         launch.run(candidate, work)
-        assert tune.fault(work.out, expected) is None, candidate
+        assert tune.fault(work, expected) is None, candidate
 
 
 @pytest.mark.parametrize(
@@ -336,34 +327,3 @@ def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:
 def test_empty_batch(form: str) -> None:
     weight, bias = weights(16, 16, THREE)
     assert pack(weight, bias, TWO, True, torch.float16)(clip(1, 16, (3, 4, 5))[:0]).shape == (0, 16, 2, 2, 3)
-
-
-def test_the_whole_plan(form: str, chosen: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every endpoint of the fused steps against the plain network in float32."""
-    few = CHIPS[form]._replace(
-        multiprocessors=1
-    )  # takes the largest tiles, which the interpreter is fastest with
-    monkeypatch.setattr(launch, "chip", lambda device: few)
-    monkeypatch.setattr(network, "TRUNK", NARROW)
-    monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
-
-    def pack_for_gpu(
-        weight: Tensor, bias: Tensor, stride: Triple, *, relu: bool, dtype: torch.dtype
-    ) -> PackedConv3d:
-        return pack(weight, bias, stride, relu, dtype)
-
-    monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
-    model = I3D(5).eval()
-    randomise(model)
-    x = random_clip(2, 3, 9, 9, 16)
-    names = list(network.TRUNK)
-    with torch.no_grad():
-        expected = reference.I3D.forward_endpoints(model, x, names)
-        plan = Plan(model, torch.float16)
-        actual = plan.run(x.half(), set(names), torch.float16)
-        # Nobody asks for the maps between here, so that convolutions and pools run joined, piece by piece.
-        last = plan.run(x.half(), {"MaxPool3d_4a_3x3"}, torch.float16)
-    for name in names:
-        assert_close("i3d_half", actual[name], expected[name])
-    assert_close("i3d_half", last["MaxPool3d_4a_3x3"], expected["MaxPool3d_4a_3x3"])
-    assert {c.form for c in chosen} == {"pointer", form}

@@ -111,6 +111,30 @@ def test_every_convolution_of_the_network(name: str, batch: int, dtype: torch.dt
     check(clip(batch, channels, size, dtype), out_channels, kernel, stride)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("place", [name.removesuffix("b0") for name in CONVOLUTIONS if name.endswith("b0")])
+def test_convolutions_of_one_clip_as_one(place: str, batch: int, dtype: torch.dtype) -> None:
+    """Each of the two outputs a poisoned channel slice with sentinels around it."""
+    channels, b0, size, _, _ = CONVOLUTIONS[place + "b0"]
+    parts = (b0, CONVOLUTIONS[place + "b1a"][1] + CONVOLUTIONS[place + "b2a"][1])
+    x = clip(batch, channels, size, dtype)
+    weight, bias = weights(sum(parts), channels, ONE)
+    packed = PackedConv3d.pack(weight, bias, ONE, relu=True, dtype=dtype)
+    wides = []
+    for part in parts:
+        wide = torch.full((batch, *size, part + 32), SENTINEL, dtype=dtype, device="cuda")
+        wide[..., 16:-16] = torch.nan
+        wides.append(wide.permute(0, 4, 1, 2, 3))
+    packed.into_two(x, wides[0][:, 16:-16], wides[1][:, 16:-16])
+    exact = F.conv3d(x.float(), weight, bias)
+    actual = torch.cat([wide[:, 16:-16] for wide in wides], 1)
+    assert_close("conv3d", actual, exact.relu(), scale=exact.abs().max().item())
+    for wide in wides:
+        assert (wide[:, :16] == SENTINEL).all()
+        assert (wide[:, -16:] == SENTINEL).all()
+
+
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride", "padding"),
     [

@@ -93,6 +93,7 @@ def test_only_what_was_measured_is_served(tmp_path: Path) -> None:
         {"kernel": (3, 3, 1)},
         {"stride": TWO},
         {"describable": False},
+        {"split": 64},
         {"multiprocessors": 114},
     ):
         assert used.get(replace(PROBLEM, **change)) is None  # type: ignore[arg-type]

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,32 +16,22 @@ from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import Built, Launch, Recorder, build
+from ahead_of_time import CHIPS, Built, Launch, Recorder, build, run_interpreted
 
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
 
 Triple = tuple[int, int, int]
 
-HERE = Path(__file__).resolve().parent
-CHIPS = {
-    "A100": Chip((8, 0), 108),
-    "RTX 3090": Chip((8, 6), 82),
-    "RTX 4090": Chip((8, 9), 128),
-    "H200": Chip((9, 0), 132),
-    "B200": Chip((10, 0), 148),
-    "RTX 5090": Chip((12, 0), 170),
-}
 KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
 
 
+def test_the_whole_plan_in_the_interpreter() -> None:
+    run_interpreted("interpreted_plan.py")
+
+
 def test_in_the_interpreter() -> None:
-    """Everything in interpreted_conv3d.py, in a process that says so before it imports triton."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "interpreted_conv3d.py"]
-    path = os.pathsep.join(sys.path)
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent.parent)
-    assert run.returncode == 0, run.stdout[-10000:] + run.stderr[-2000:]
+    run_interpreted("interpreted_conv3d.py")
 
 
 def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
@@ -66,6 +52,18 @@ def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
             channels = part.out_channels
 
 
+def blocks() -> Iterator[tuple[int, Triple, network.Mixed]]:
+    """(input channels, size, channels of the convolutions) of I3D's Mixed blocks on 64 frames of 224x224."""
+    channels, size = 192, (32, 28, 28)
+    for name, part in network.TRUNK.items():
+        if isinstance(part, network.Mixed):
+            yield channels, size, part
+            channels = part.out_channels
+        elif name in ("MaxPool3d_4a_3x3", "MaxPool3d_5a_2x2"):
+            t, h, w = network.same_shape(size, part.stride)
+            size = (t, h, w)
+
+
 def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     """What the network's convolutions may launch on a chip, each into a slice of a wider clip."""
     found: set[Launch] = set()
@@ -84,6 +82,16 @@ def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         work = launch.prepare(x, weight, bias, kernel, stride, None, True, out, 0)
         for config in candidates(work.problem)[: None if dtype == torch.float16 else 1]:
+            launch.run(config, work)
+    for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
+        x, block, second = (
+            torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            for c in (channels, part.out_channels, part.b1a + part.b2a)
+        )
+        weight = torch.empty((part.b0 + part.b1a + part.b2a, 1, channels), dtype=x.dtype, device="meta")
+        bias = torch.empty(len(weight), device="meta")
+        work = launch.prepare_split(x, weight, bias, True, block[:, : part.b0], second)
+        for config in candidates(work.problem):
             launch.run(config, work)
     return found
 

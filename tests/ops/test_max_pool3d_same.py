@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fasti3d import extension, network
 from fasti3d.ops import max_pool3d_same
+from fasti3d.ops.max_pool3d_same import op
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
 from fasti3d.reference import MaxPool3dSame
 
@@ -200,6 +201,17 @@ def test_exports() -> None:
     program = torch.export.export(Pool(), (x,))
     assert "fasti3d.max_pool3d_same" in str(program.graph)
     assert torch.equal(program.module()(x), Pool()(x))
+
+
+def test_gpus_have_a_kernel_which_leaves_to_the_reference_what_it_does_not_serve() -> None:
+    for name in ("max_pool3d_same", "max_pool3d_same_"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA")
+    x = clip(2, 4, 5, 6, 7)  # not on a GPU, and so not served
+    expected = max_pool3d_same_reference(x, [3, 3, 3], [2, 2, 2])
+    assert torch.equal(op._pool_on_gpu(x, [3, 3, 3], [2, 2, 2]), expected)
+    out = torch.full_like(expected, torch.nan)
+    op._pool_on_gpu_into(x, [3, 3, 3], [2, 2, 2], out)
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize(

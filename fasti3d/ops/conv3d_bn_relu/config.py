@@ -7,14 +7,12 @@ Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
-Triple = tuple[int, int, int]
-Box = tuple[int, int, int, int]
+from fasti3d.ops.tiling import Box, Triple, best_box, chunk, count
 
 # Shared memory that one block of threads may have, in bytes (CUDA C++ programming guide, compute
 # capabilities). A chip that is not listed is taken for one with the least.
@@ -51,8 +49,6 @@ POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
 _READ_COST = 64
 # Stages beyond these hide nothing more.
 _MOST_STAGES = 4
-# Input channels that pad the last chunk, as a share, that are worth a larger chunk.
-_PADDING_WORTH = 1.125
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ class Problem:
     """A convolution on a chip.
 
     ``size`` are the output's frames, rows and columns; ``describable`` is false where addresses or
-    strides are no multiples of 16 bytes, which descriptors need.
+    strides are no multiples of 16 bytes, which descriptors need. ``split``, if not 0, is how many of
+    the output channels go to one map and the others to a second, which no tile straddles.
     """
 
     batch: int
@@ -72,6 +69,13 @@ class Problem:
     capability: tuple[int, int]
     multiprocessors: int
     describable: bool = True
+    split: int = 0
+
+    def channel_tiles(self, channels: int) -> tuple[int, int]:
+        """Tiles of so many channels that cover the outputs, and those of them over the first."""
+        first = count(self.split or self.out_channels, channels)
+        second = count(self.out_channels - self.split, channels) if self.split else 0
+        return first + second, first
 
 
 @dataclass(frozen=True)
@@ -125,16 +129,16 @@ def estimate(problem: Problem, form: str, tile: Tile) -> tuple[int, Box, Tile]:
     for them, with all that lies beyond the output's edges counted.
     """
     if form == "descriptor":
-        box, boxes = _best_box(problem, tile.pixels)
+        box, boxes = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
     else:
-        box, boxes = (1, 1, 1, tile.pixels), _count(problem.batch * math.prod(problem.size), tile.pixels)
-    waves = _count(boxes * _count(problem.out_channels, tile.channels), problem.multiprocessors)
+        box, boxes = (1, 1, 1, tile.pixels), count(problem.batch * math.prod(problem.size), tile.pixels)
+    waves = count(boxes * problem.channel_tiles(tile.channels)[0], problem.multiprocessors)
     return waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels)), box, tile
 
 
 def configure(problem: Problem, form: str, tile: Tile, box: Box) -> Config:
     """A tile with the longest steps and most stages that are worth it."""
-    block_k = _block_k(problem.in_channels, 64 if form == "descriptor" else 32)
+    block_k = chunk(problem.in_channels, 64 if form == "descriptor" else 32)
     stage = (tile.pixels + tile.channels) * block_k * 2
     # Some is left for barriers, and for what the compiler exchanges through shared memory.
     stages = min(_MOST_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)
@@ -148,42 +152,3 @@ def _candidates(problem: Problem) -> tuple[str, tuple[Tile, ...]]:
         return "descriptor", DESCRIPTOR_TILES
     # With pointers and 8 warps, a loop over all taps gave wrong results on an H100 (pytorch #173068).
     return "pointer", tuple(tile for tile in POINTER_TILES if tile.warps == 4)
-
-
-def _count(total: int, size: int) -> int:
-    """Pieces of ``size`` that cover ``total``."""
-    return -(-total // size)
-
-
-def _block_k(channels: int, largest: int) -> int:
-    """Input channels of a step: as many as cost little padding."""
-    if channels <= 16:
-        return 16
-    sizes = [size for size in (64, 32) if size <= largest]
-    padded = {size: _count(channels, size) * size for size in sizes}
-    return next(size for size in sizes if padded[size] <= _PADDING_WORTH * min(padded.values()))
-
-
-def _best_box(problem: Problem, pixels: int) -> tuple[Box, int]:
-    """The box that covers the output with the fewest boxes, and their number.
-
-    Of equally good ones, that whose windows overlap most, as it needs the fewest different pixels.
-    """
-    extent = (problem.batch, *problem.size)
-    reach = (1, *problem.kernel)
-
-    def rank(box: Box) -> tuple[int, int, Box]:
-        count = math.prod(map(_count, extent, box))
-        return count, math.prod(b + r - 1 for b, r in zip(box, reach, strict=True)), box
-
-    best = min(map(rank, _boxes(pixels)))
-    return best[2], best[0]
-
-
-def _boxes(pixels: int) -> Iterator[Box]:
-    """All boxes of powers of two with this many pixels, itself a power of two."""
-    bits = pixels.bit_length() - 1
-    for b in range(bits + 1):
-        for t in range(bits - b + 1):
-            for h in range(bits - b - t + 1):
-                yield 1 << b, 1 << t, 1 << h, 1 << (bits - b - t - h)

@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fasti3d.gpu import chip
 from fasti3d.network import same_padding
+from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_bn_relu.tables import tuned
@@ -20,10 +21,9 @@ from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_fold_kernel,
     _conv3d_pointer_kernel,
 )
+from fasti3d.ops.tiling import Triple, count
 
-Triple = tuple[int, int, int]
-
-# Values of two bytes in the 16 that descriptors and the widest loads want.
+# Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
 _FOLD_BLOCK = 1024
 # A product and a sum are left as they are written: what triton does by default depends on its release.
@@ -73,6 +73,7 @@ class Prepared(NamedTuple):
     pad: Triple
     relu: bool
     out: Tensor
+    second: Tensor | None
 
 
 def prepare(
@@ -99,27 +100,61 @@ def prepare(
     if kernel == stride == (1, 1, 1) and not any(padding or ()):
         x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
         pad = (0, 0, 0)
-    problem = describe(x, weight, kernel, stride, out)
-    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out)
+    problem = describe(x, weight, kernel, stride, out, None)
+    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None)
 
 
 def run(config: Config, work: Prepared) -> None:
     """Launches one of the candidates; the current device must be x's."""
+    tiles = work.problem.channel_tiles(config.block_n + config.block_n_rest)
     launch = _run_descriptors if config.form == "descriptor" else _run_pointers
-    launch(config, *work[1:])
+    launch(config, tiles, *work[1:])
 
 
-def describe(x: Tensor, weight: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> Problem:
+def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor) -> None:
+    """1x1x1 convolutions of one clip as one product, their channels written to two clips.
+
+    Args:
+        x: (N, Cin, T, H, W), float16 or bfloat16.
+        weight: what ``pack_triton`` made of (Cout, Cin, 1, 1, 1), in x's dtype.
+        bias: (Cout,), float32.
+        relu: whether to zero what is negative.
+        out: (N, C, T, H, W) for the first C channels, channels adjacent.
+        second: (N, Cout - C, T, H, W) for the others, channels adjacent.
+    """
+    if out.numel() == 0:
+        return
+    with torch.cuda.device_of(x):
+        work = prepare_split(x, weight, bias, relu, out, second)
+        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+
+
+def prepare_split(
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
+) -> Prepared:
+    """As ``prepare``; takes what ``conv3d_split`` takes."""
+    if x.stride(1) != 1:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    x, out, second = _as_matrices(x, out, second)
+    one = (1, 1, 1)
+    problem = describe(x, weight, one, one, out, second)
+    return Prepared(problem, x, weight, bias, one, one, (0, 0, 0), relu, out, second)
+
+
+def describe(
+    x: Tensor, weight: Tensor, kernel: Triple, stride: Triple, out: Tensor, second: Tensor | None
+) -> Problem:
     """The convolution as ``choose`` wants it."""
-    describable = all(map(_is_describable, (_channels_last(x), weight, _channels_last(out))))
-    _, _, t, h, w = out.shape
-    return Problem(
-        x.shape[0], x.shape[1], out.shape[1], (t, h, w), kernel, stride, *chip(x.device), describable
-    )
+    outputs = [channels_last(y) for y in (out, second) if y is not None]
+    describable = all(map(_is_describable, (channels_last(x), weight, *outputs)))
+    n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
+    split = 0 if second is None else out.shape[1]
+    return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *chip(x.device), describable, split)
 
 
 def _run_descriptors(
     config: Config,
+    tiles: tuple[int, int],
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -128,28 +163,33 @@ def _run_descriptors(
     pad: Triple,
     relu: bool,
     out: Tensor,
+    second: Tensor | None,
 ) -> None:
     rest = config.block_n_rest or config.block_n
-    x, out = _channels_last(x), _channels_last(out)
-    tiles_b, tiles_t, tiles_h, tiles_w = (-(-n // b) for n, b in zip(out.shape[:4], config.box, strict=True))
-    tiles_n = -(-out.shape[4] // (config.block_n + config.block_n_rest))
-    _conv3d_descriptor_kernel[(tiles_n * tiles_w * tiles_h * tiles_t * tiles_b,)](
+    split = second is not None
+    x, out, second = channels_last(x), channels_last(out), channels_last(out if second is None else second)
+    tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+    _conv3d_descriptor_kernel[(tiles[0] * tiles_w * tiles_h * tiles_t * tiles_b,)](
         _descriptor(x, (*config.box, config.block_k)),
         _descriptor(weight.flatten(1), (config.block_n, config.block_k)),
         _descriptor(weight.flatten(1), (rest, config.block_k)),
         bias,
         _descriptor(out, (*config.box, config.block_n)),
         _descriptor(out, (*config.box, rest)),
+        _descriptor(second, (*config.box, config.block_n)),
+        _descriptor(second, (*config.box, rest)),
         x.shape[4],
+        weight.shape[0],
         out.shape[4],
-        -(-x.shape[4] // config.block_k),
-        tiles_n,
+        count(x.shape[4], config.block_k),
+        *tiles,
         tiles_w,
         tiles_h,
         tiles_t,
         *pad,
         *kernel,
         relu,
+        split,
         *config.box,
         config.block_n,
         config.block_n_rest,
@@ -162,6 +202,7 @@ def _run_descriptors(
 
 def _run_pointers(
     config: Config,
+    tiles: tuple[int, int],
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -170,29 +211,34 @@ def _run_pointers(
     pad: Triple,
     relu: bool,
     out: Tensor,
+    second: Tensor | None,
 ) -> None:
-    x, out = _channels_last(x), _channels_last(out)
-    vector_x, vector_y = _vector(x), _vector(out)
+    split = second is not None
+    x, out, second = channels_last(x), channels_last(out), channels_last(out if second is None else second)
+    vector_x, vector_y = vector(x), min(vector(out), vector(second))
     pixels = math.prod(out.shape[:4])
-    tiles_n = -(-out.shape[4] // config.block_n)
-    _conv3d_pointer_kernel[(-(-pixels // config.block_m) * tiles_n,)](
+    _conv3d_pointer_kernel[(count(pixels, config.block_m) * tiles[0],)](
         x,
         weight,
         bias,
         out,
+        second,
         pixels,
         *x.shape[1:4],
         x.shape[4] // vector_x,
         *out.shape[1:4],
+        weight.shape[0] // vector_y,
         out.shape[4] // vector_y,
         *(s // vector_x for s in x.stride()[:4]),
         *(s // vector_y for s in out.stride()[:4]),
-        -(-x.shape[4] // config.block_k),
-        tiles_n,
+        *(s // vector_y for s in second.stride()[:4]),
+        count(x.shape[4], config.block_k),
+        *tiles,
         *pad,
         *kernel,
         *stride,
         relu,
+        split,
         vector_x,
         vector_y,
         config.block_m,
@@ -235,25 +281,14 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
     return view.permute(0, 4, 1, 2, 3), (t, h, 1)
 
 
-def _as_matrices(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as one long row of pixels, which no tile fits badly, where their memory allows it."""
+def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:
+    """All of them as one long row of pixels, which no tile fits badly, where their memory allows it."""
     try:
-        flat = [_channels_last(a).view(1, 1, 1, -1, a.shape[1]).permute(0, 4, 1, 2, 3) for a in (x, out)]
+        return tuple(
+            channels_last(clip).view(1, 1, 1, -1, clip.shape[1]).permute(0, 4, 1, 2, 3) for clip in clips
+        )
     except RuntimeError:
-        return x, out
-    return flat[0], flat[1]
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """(N, C, T, H, W) as (N, T, H, W, C)."""
-    return x.permute(0, 2, 3, 4, 1)
-
-
-def _vector(x: Tensor) -> int:
-    """Channels that lie in memory as an aligned pack wherever one begins."""
-    strides = [s for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True) if n > 1]
-    aligned = x.data_ptr() % (_VECTOR * x.element_size()) == 0
-    return _VECTOR if aligned and all(s % _VECTOR == 0 for s in (x.shape[-1], *strides)) else 1
+        return clips
 
 
 def _strides(x: Tensor) -> list[int]:

@@ -56,6 +56,22 @@ def _conv3d_triton(
     )
 
 
+define(
+    "conv3d_split_triton_",
+    "(Tensor x, Tensor weight, Tensor bias, bool relu, Tensor(a!) out, Tensor(b!) second) -> ()",
+)
+
+
+@torch.library.impl("fasti3d::conv3d_split_triton_", "default")
+def _conv3d_split_triton(
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
+) -> None:
+    from fasti3d.ops.conv3d_bn_relu.launch import conv3d_split
+
+    conv3d_split(x, weight, bias, relu, out, second)
+
+
+@torch.library.register_fake("fasti3d::conv3d_split_triton_")
 @torch.library.register_fake("fasti3d::conv3d_triton_")
 def _fake(*arguments: object) -> None:
     return None
@@ -223,6 +239,14 @@ class PackedConv3d:
             # (C, T, H, W) as T clips of H frames, one row each.
             self._run(clip.transpose(0, 1).unsqueeze(3), target.transpose(0, 1).unsqueeze(3), 0, *geometry)
         return out
+
+    def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
+        """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.
+
+        Several 1x1x1 convolutions of one clip, packed as one, then read it once. For the form ``triton``.
+        """
+        if not x.is_meta:
+            torch.ops.fasti3d.conv3d_split_triton_(x, self.weight, self.bias, self.relu, out, second)
 
     def _run(
         self, x: Tensor, out: Tensor, start: int, kernel: Triple, stride: Triple, padding: Triple | None

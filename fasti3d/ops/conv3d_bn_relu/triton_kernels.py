@@ -11,17 +11,41 @@ import triton
 import triton.language as tl
 
 # Whole numbers are never compiled in: one build of a configuration serves every layer and size.
-_DESCRIPTOR_SIZES = ["in_channels", "out_channels", "chunks", *("tiles_n", "tiles_w", "tiles_h", "tiles_t")]
+_DESCRIPTOR_SIZES = [
+    *("in_channels", "out_channels", "split", "chunks"),
+    *("tiles_n", "tiles_y", "tiles_w", "tiles_h", "tiles_t"),
+]
 _PADDING = ["pad_t", "pad_h", "pad_w"]
 _POINTER_SIZES = [
     *("pixels", "size_t", "size_h", "size_w", "in_channels", "out_t", "out_h", "out_w", "out_channels"),
     *("stride_x_n", "stride_x_t", "stride_x_h", "stride_x_w"),
-    *("stride_y_n", "stride_y_t", "stride_y_h", "stride_y_w", "chunks", "tiles_n"),
+    *("stride_y_n", "stride_y_t", "stride_y_h", "stride_y_w"),
+    *("stride_z_n", "stride_z_t", "stride_z_h", "stride_z_w", "split", "chunks", "tiles_n", "tiles_y"),
 ]
 _FOLD_SIZES = [
     *("size_t", "size_h", "size_w", "cells_t", "cells_h", "cells_w"),
     *("stride_x_n", "stride_x_c", "stride_x_t", "stride_x_h", "stride_x_w"),
 ]
+
+
+@triton.jit
+def _activated(acc, bias_ptr, n, out_channels, RELU: tl.constexpr):
+    """A tile [BLOCK_N, BLOCK_M] of sums for channels ``n``, with their bias and ReLU."""
+    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
+    if RELU:
+        acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return acc
+
+
+@triton.jit
+def _store_boxes(
+    y_desc, y_rest_desc, b, t, h, w, n, acc, acc_rest, BLOCK_N: tl.constexpr, BLOCK_N_REST: tl.constexpr
+):
+    """Tiles [BLOCK_N, BLOCK_M] and [BLOCK_N_REST, BLOCK_M] from a pixel and channel ``n`` on."""
+    y_desc.store([b, t, h, w, n], tl.reshape(acc.to(y_desc.dtype).T, y_desc.block_shape))
+    if BLOCK_N_REST > 0:
+        y = acc_rest.to(y_desc.dtype).T  # [BLOCK_M, BLOCK_N_REST]
+        y_rest_desc.store([b, t, h, w, n + BLOCK_N], tl.reshape(y, y_rest_desc.block_shape))
 
 
 @triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
@@ -33,10 +57,14 @@ def _conv3d_descriptor_kernel(
     bias_ptr,  # [CO], float32
     y_desc,  # [N, T', H', W', CO] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N]
     y_rest_desc,  # the same in boxes of BLOCK_N_REST channels
+    z_desc,  # like y's, where SPLIT: the channels from split on
+    z_rest_desc,
     in_channels,
-    out_channels,
+    out_channels,  # of both outputs
+    split,  # channels of y
     chunks,  # of BLOCK_K input channels
     tiles_n,
+    tiles_y,  # of these the ones over y's channels
     tiles_w,
     tiles_h,
     tiles_t,
@@ -47,6 +75,7 @@ def _conv3d_descriptor_kernel(
     KH: tl.constexpr,
     KW: tl.constexpr,
     RELU: tl.constexpr,
+    SPLIT: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -57,11 +86,16 @@ def _conv3d_descriptor_kernel(
 ):
     """Stride 1: a tap's pixels are the tile's box, shifted. Weights stand on the left, so that both operands
     of a product stay in shared memory. BLOCK_N_REST, if not 0, is a second tile of channels over the
-    same pixels, for numbers of channels that are no power of two.
+    same pixels, for numbers of channels that are no power of two. With SPLIT no tile has channels of both
+    outputs: what it computes beyond its own output's last channel, that output's descriptor drops.
     """
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
     tile = tl.program_id(0)
     n0 = (tile % tiles_n) * (BLOCK_N + BLOCK_N_REST)
+    if SPLIT:
+        in_z = tile % tiles_n >= tiles_y
+        if in_z:
+            n0 += split - tiles_y * (BLOCK_N + BLOCK_N_REST)
     tile = tile // tiles_n
     w0 = (tile % tiles_w) * BLOCK_W
     tile = tile // tiles_w
@@ -86,22 +120,20 @@ def _conv3d_descriptor_kernel(
         if BLOCK_N_REST > 0:
             acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
-    n = n0 + tl.arange(0, BLOCK_N)
-    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
-    if RELU:
-        acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    y = acc.to(y_desc.dtype).T  # [BLOCK_M, BLOCK_N]
-    y_desc.store([b0, t0, h0, w0, n0], tl.reshape(y, (BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N)))
+    acc = _activated(acc, bias_ptr, n0 + tl.arange(0, BLOCK_N), out_channels, RELU)
     if BLOCK_N_REST > 0:
         n_rest = n0 + BLOCK_N + tl.arange(0, BLOCK_N_REST)
-        acc_rest += tl.load(bias_ptr + n_rest, mask=n_rest < out_channels, other=0.0)[:, None]
-        if RELU:
-            acc_rest = tl.maximum(acc_rest, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        y = acc_rest.to(y_desc.dtype).T  # [BLOCK_M, BLOCK_N_REST]
-        y_rest_desc.store(
-            [b0, t0, h0, w0, n0 + BLOCK_N],
-            tl.reshape(y, (BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N_REST)),
-        )
+        acc_rest = _activated(acc_rest, bias_ptr, n_rest, out_channels, RELU)
+    else:
+        acc_rest = acc  # which nobody stores
+    if SPLIT:
+        if in_z:
+            n0 -= split
+            _store_boxes(z_desc, z_rest_desc, b0, t0, h0, w0, n0, acc, acc_rest, BLOCK_N, BLOCK_N_REST)
+        else:
+            _store_boxes(y_desc, y_rest_desc, b0, t0, h0, w0, n0, acc, acc_rest, BLOCK_N, BLOCK_N_REST)
+    else:
+        _store_boxes(y_desc, y_rest_desc, b0, t0, h0, w0, n0, acc, acc_rest, BLOCK_N, BLOCK_N_REST)
 
 
 @triton.jit(do_not_specialize=_POINTER_SIZES + _PADDING)
@@ -110,6 +142,7 @@ def _conv3d_pointer_kernel(
     w_ptr,  # [CO, KT * KH * KW, CI], dense
     bias_ptr,  # [CO], float32
     y_ptr,  # [N, T', H', W', CO], channels adjacent
+    z_ptr,  # like y, where SPLIT: the channels from split on
     pixels,  # N * T' * H' * W'
     size_t,
     size_h,
@@ -118,7 +151,8 @@ def _conv3d_pointer_kernel(
     out_t,
     out_h,
     out_w,
-    out_channels,
+    out_channels,  # of both outputs
+    split,  # channels of y
     stride_x_n,
     stride_x_t,
     stride_x_h,
@@ -127,8 +161,13 @@ def _conv3d_pointer_kernel(
     stride_y_t,
     stride_y_h,
     stride_y_w,
+    stride_z_n,
+    stride_z_t,
+    stride_z_h,
+    stride_z_w,
     chunks,  # of BLOCK_K input channels
     tiles_n,
+    tiles_y,  # of these the ones over y's channels
     pad_t,
     pad_h,
     pad_w,
@@ -139,6 +178,7 @@ def _conv3d_pointer_kernel(
     SH: tl.constexpr,
     SW: tl.constexpr,
     RELU: tl.constexpr,
+    SPLIT: tl.constexpr,
     # Channels and strides come divided by these, so that the compiler knows them as multiples: 8 values are
     # one 16-byte load.
     VECTOR_X: tl.constexpr,
@@ -147,7 +187,7 @@ def _conv3d_pointer_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Any strides, any channels, every architecture."""
+    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs."""
     in_channels *= VECTOR_X
     stride_x_n = stride_x_n.to(tl.int64) * VECTOR_X
     stride_x_t = stride_x_t.to(tl.int64) * VECTOR_X
@@ -159,7 +199,21 @@ def _conv3d_pointer_kernel(
     stride_y_h = stride_y_h.to(tl.int64) * VECTOR_Y
     stride_y_w = stride_y_w.to(tl.int64) * VECTOR_Y
     tile = tl.program_id(0)
-    n = (tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n0 = (tile % tiles_n) * BLOCK_N
+    end = out_channels  # of the tile's output
+    if SPLIT:
+        split *= VECTOR_Y
+        if tile % tiles_n < tiles_y:
+            end = split
+        else:
+            n0 += split - tiles_y * BLOCK_N
+            # Channel n of the weights is channel n - split of z.
+            y_ptr = z_ptr - split
+            stride_y_n = stride_z_n.to(tl.int64) * VECTOR_Y
+            stride_y_t = stride_z_t.to(tl.int64) * VECTOR_Y
+            stride_y_h = stride_z_h.to(tl.int64) * VECTOR_Y
+            stride_y_w = stride_z_w.to(tl.int64) * VECTOR_Y
+    n = n0 + tl.arange(0, BLOCK_N)
     m = (tile // tiles_n) * BLOCK_M + tl.arange(0, BLOCK_M)
     w_out = m % out_w
     row = m // out_w
@@ -206,7 +260,7 @@ def _conv3d_pointer_kernel(
     tl.store(
         y_ptr + y_first[:, None] + n[None, :],
         acc.to(y_ptr.dtype.element_ty),
-        mask=(m < pixels)[:, None] & (n < out_channels)[None, :],
+        mask=(m < pixels)[:, None] & (n < end)[None, :],
     )
 
 

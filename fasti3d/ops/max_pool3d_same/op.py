@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fasti3d import gpu
 from fasti3d.network import same_shape
+from fasti3d.ops.max_pool3d_same.config import MOST_COLUMNS
 from fasti3d.ops.max_pool3d_same.reference import (
     max_pool3d_same_backward,
     max_pool3d_same_into_reference,
     max_pool3d_same_reference,
 )
-from fasti3d.ops.registry import register
+from fasti3d.ops.registry import register, register_cuda
 
 register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", max_pool3d_same_reference)
 register(
@@ -22,6 +24,33 @@ register(
     "(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()",
     max_pool3d_same_into_reference,
 )
+
+
+def _pool_on_gpu(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
+    if not _has_triton_kernel(x, kernel):
+        return max_pool3d_same_reference(x, kernel, stride)
+    out = _fake(x, kernel, stride)
+    _pool_on_gpu_into(x, kernel, stride, out)
+    return out
+
+
+def _pool_on_gpu_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
+    if not _has_triton_kernel(x, kernel):
+        out.copy_(max_pool3d_same_reference(x, kernel, stride))
+        return
+    # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+    from fasti3d.ops.max_pool3d_same.launch import max_pool3d
+
+    max_pool3d(x, (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2]), out)
+
+
+def _has_triton_kernel(x: Tensor, kernel: list[int]) -> bool:
+    return kernel[2] <= MOST_COLUMNS and gpu.why_no_triton(x.device) is None
+
+
+# nvcc, which the compiled kernel needs, is rarer than triton, which comes with torch.
+register_cuda("max_pool3d_same", _pool_on_gpu)
+register_cuda("max_pool3d_same_", _pool_on_gpu_into)
 
 
 @torch.library.register_fake("fasti3d::max_pool3d_same_")

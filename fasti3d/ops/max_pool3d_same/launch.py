@@ -1,0 +1,64 @@
+"""Runs the Triton max-pool. Imports triton: to be imported where it is first used."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fasti3d.gpu import chip
+from fasti3d.network import same_padding
+from fasti3d.ops.channels_last import channels_last, vector
+from fasti3d.ops.max_pool3d_same.config import WARPS, Problem, choose
+from fasti3d.ops.max_pool3d_same.triton_kernels import _max_pool3d_same_kernel
+from fasti3d.ops.tiling import Triple, count
+
+
+def max_pool3d(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
+    """Max-pool with SAME padding.
+
+    Args:
+        x: (N, C, T, H, W), float32, float16 or bfloat16.
+        kernel: window lengths (t, h, w), the last one ``MOST_COLUMNS`` at the most.
+        stride: window steps (t, h, w).
+        out: (N, C, T', H', W') in x's dtype, channels adjacent, e.g. a channel slice of a wider clip.
+    """
+    if out.numel() == 0:
+        return
+    with torch.cuda.device_of(x):
+        if x.stride(1) != 1:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        pad = (same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True))
+        x, out = channels_last(x), channels_last(out)
+        n, t, h, w, channels = out.shape
+        config = choose(
+            Problem(n, channels, (t, h, w), kernel, x.element_size(), chip(x.device).multiprocessors)
+        )
+        tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+        tiles_c = count(channels, config.block_c)
+        values = min(vector(x), vector(out))
+        _max_pool3d_same_kernel[(math.prod((tiles_c, tiles_w, tiles_h, tiles_t, tiles_b)),)](
+            x,
+            out,
+            *x.shape[:4],
+            t,
+            h,
+            w,
+            channels // values,
+            *(s // values for s in x.stride()[:4]),
+            *(s // values for s in out.stride()[:4]),
+            tiles_c,
+            tiles_w,
+            tiles_h,
+            tiles_t,
+            *pad,
+            *kernel,
+            *stride,
+            values,
+            *config.box,
+            config.block_c,
+            num_warps=WARPS,
+            # Nothing to fuse, but triton warns of its default.
+            enable_fp_fusion=False,
+        )

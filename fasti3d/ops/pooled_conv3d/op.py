@@ -1,0 +1,44 @@
+"""``fasti3d::pooled_conv3d_triton_``: schema, shapes for tracing, and the function for the plan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fasti3d import gpu
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.pooled_conv3d.config import Problem, pays
+from fasti3d.ops.registry import define
+
+define(
+    "pooled_conv3d_triton_",
+    "(Tensor x, Tensor weight, Tensor bias, bool relu, Tensor(a!) out) -> ()",
+)
+
+
+@torch.library.impl("fasti3d::pooled_conv3d_triton_", "default")
+def _pooled_conv3d_triton(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor) -> None:
+    # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+    from fasti3d.ops.pooled_conv3d.launch import pooled_conv3d
+
+    pooled_conv3d(x, weight, bias, relu, out)
+
+
+@torch.library.register_fake("fasti3d::pooled_conv3d_triton_")
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor) -> None:
+    return None
+
+
+def pool_pays(conv: PackedConv3d, x: Tensor, device: torch.device) -> bool:
+    """Whether ``pool_and_convolve`` is expected to beat two kernels for clips like x, which may be meta."""
+    n, channels, t, h, w = x.shape
+    return pays(Problem(n, channels, conv.out_channels, (t, h, w), gpu.chip(device).multiprocessors))
+
+
+def pool_and_convolve(conv: PackedConv3d, x: Tensor, out: Tensor) -> None:
+    """Max-pool 3x3x3 (stride 1, SAME) of x, then a 1x1x1 convolution of the form ``triton``, into ``out``.
+
+    Meta tensors are taken for their shapes alone.
+    """
+    if not x.is_meta:
+        torch.ops.fasti3d.pooled_conv3d_triton_(x, conv.weight, conv.bias, conv.relu, out)

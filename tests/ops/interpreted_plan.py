@@ -1,0 +1,122 @@
+"""The GPU's plan of the whole network in Triton's interpreter: run by test_conv3d_triton.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from i3d_making import NARROW, random_clip, randomise
+from interpreting import CHIPS, pack
+from tolerances import assert_close
+from torch import Tensor
+
+from fasti3d import I3D, gpu, gpu_steps, network, plan_report, reference, steps
+from fasti3d.arena import Arena
+from fasti3d.gpu_steps import GpuMixedStep
+from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.max_pool3d_same import launch as pool_launch
+from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
+from fasti3d.plan import Plan
+
+Triple = tuple[int, int, int]
+
+
+class PoisonedArena(Arena):
+    """Whose memory is not a number until it is written, however often it was used before."""
+
+    def take(self, shape: Any) -> Tensor:
+        return super().take(shape) if self._block is None else super().take(shape).fill_(torch.nan)
+
+
+@pytest.fixture(params=CHIPS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A network for a GPU with descriptors or without, whose every kernel is Triton's."""
+    # One multiprocessor takes the largest tiles, which the interpreter is fastest with.
+    few = CHIPS[request.param]._replace(multiprocessors=1)
+    for module in (gpu, conv_launch, pool_launch, pooled_conv_launch):
+        monkeypatch.setattr(module, "chip", lambda device: few)
+    monkeypatch.setattr(network, "TRUNK", NARROW)
+    monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
+    monkeypatch.setattr(network, "HEAD_POOL", (2, 1, 1))
+
+    def pack_for_gpu(
+        weight: Tensor, bias: Tensor, stride: Triple, *, relu: bool, dtype: torch.dtype
+    ) -> PackedConv3d:
+        return pack(weight, bias, stride, relu, dtype)
+
+    monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
+
+    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+        if not x.is_meta:
+            pool_launch.max_pool3d(x, kernel, stride, out)
+        return out
+
+    monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
+    monkeypatch.setattr("fasti3d.plan.Arena", PoisonedArena)
+    return request.param
+
+
+@pytest.fixture
+def model(form: str) -> I3D:
+    model = I3D(5).eval()
+    randomise(model)
+    with torch.no_grad():
+        model.logits.conv3d.weight *= 0.1  # a softmax of larger logits amplifies their errors
+    return model
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The forms of the convolutions that were run, and "pooled" for each with a pool in it."""
+    found: list[str] = []
+    choose, pool = conv_launch.choose, pooled_conv_launch.choose
+    monkeypatch.setattr(conv_launch, "choose", lambda p: found.append(choose(p).form) or choose(p))
+    monkeypatch.setattr(pooled_conv_launch, "choose", lambda p: found.append("pooled") or pool(p))
+    return found
+
+
+def test_every_endpoint(form: str, model: I3D, seen: list[str]) -> None:
+    x = random_clip(1, 3, 16, 32, 32)
+    names = list(network.ENDPOINTS)
+    with torch.no_grad():
+        expected = reference.I3D.forward_endpoints(model, x, names)
+        actual = Plan(model, torch.float16).run(x.half(), set(names), torch.float16)
+    assert list(actual) == names
+    for name in names:
+        assert_close("i3d_half", actual[name], expected[name])
+    assert set(seen) == {"pointer", form, "pooled"}
+    assert seen.count("pooled") == 9
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_joint_steps(
+    form: str, model: I3D, seen: list[str], pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convolutions and blocks with the pool behind them, piece by piece."""
+    monkeypatch.setattr(gpu_steps, "pool_pays", lambda *_: pays)
+    monkeypatch.setattr(steps, "_PIECE_BYTES", 1)
+    x = random_clip(2, 3, 11, 17, 20)
+    with torch.no_grad():
+        expected = reference.I3D.forward_endpoints(model, x, ["MaxPool3d_4a_3x3"])
+        plan = Plan(model, torch.float16)
+        actual = plan.run(x.half(), {"MaxPool3d_4a_3x3"}, torch.float16)
+    assert_close("i3d_half", actual["MaxPool3d_4a_3x3"], expected["MaxPool3d_4a_3x3"])
+    assert [name for name, _ in plan.choose({"MaxPool3d_4a_3x3"})][-2:] == ["Mixed_3b", "MaxPool3d_4a_3x3"]
+    assert seen.count("pooled") == (2 if pays else 0)
+
+
+def test_what_the_report_says_of_a_block(form: str, model: I3D, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its input is read by one product and one pool, and weights are counted once."""
+    report = plan_report.report_plan((2, 3, 16, 200, 200), torch.float16, torch.device("cpu"), 5)
+    step = next(step for step in report.steps if step.name == "Mixed_4b")
+    assert step.shape == (2, 96, 4, 13, 13)
+    read, written = 96 + 24 + 8 + 96, 16 + 24 + 40 + 8 + 16 + 24
+    filters = 96 * (16 + 24 + 8 + 24) + 27 * (24 * 40 + 8 * 16)
+    assert step.values == 2 * 4 * 13 * 13 * (read + written) + filters
+    plan = Plan(model, torch.float16)
+    block = plan.steps["Mixed_4b"]
+    assert isinstance(block, GpuMixedStep)
+    biases = 16 + 24 + 40 + 8 + 16 + 24
+    assert sum(conv.nbytes for conv in block.convs) == 2 * filters + 4 * biases

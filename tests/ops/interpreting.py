@@ -1,0 +1,62 @@
+"""What the tests in Triton's interpreter share: chips, clips, packed convolutions, and bfloat16 products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from triton import language as tl
+from triton.runtime import interpreter
+
+from fasti3d.gpu import Chip
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, pack_triton
+
+Triple = tuple[int, int, int]
+
+SENTINEL = 1234.0
+CHIPS = {"descriptor": Chip((9, 0), 132), "pointer": Chip((8, 0), 108)}
+
+
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixture: the interpreter keeps bfloat16 as bits, and multiplies those."""
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def as_float32(value: interpreter.TensorHandle) -> interpreter.TensorHandle:
+        if value.dtype.scalar != tl.bfloat16:
+            return value
+        return interpreter.TensorHandle((value.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(builder: object, a: Any, b: Any, *rest: Any) -> interpreter.TensorHandle:
+        return dot(builder, as_float32(a), as_float32(b), *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def clip(
+    batch: int, channels: int, size: Triple, dtype: torch.dtype = torch.float16, seed: int = 0
+) -> Tensor:
+    x = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def weights(out_channels: int, channels: int, kernel: Triple) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(out_channels, channels, *kernel, generator=generator)
+    return weight / weight[0].numel() ** 0.5, torch.randn(out_channels, generator=generator)
+
+
+def pack(
+    weight: Tensor,
+    bias: Tensor,
+    stride: Triple,
+    relu: bool,
+    dtype: torch.dtype,
+    padding: Triple | None = None,
+) -> PackedConv3d:
+    """As ``PackedConv3d.pack`` does for tensors on a GPU."""
+    kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
+    packed = pack_triton(weight, stride, dtype)
+    return PackedConv3d(packed, bias, len(weight), kernel, stride, padding, relu, "triton")
