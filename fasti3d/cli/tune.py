@@ -27,8 +27,8 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="N,C,T,H,W",
-            help=f"Clips to tune for; may be given several times. [default: {' and '.join(_SHAPES)}]",
-            show_default=False,
+            help="Clips to tune for; may be given several times.",
+            show_default=" and ".join(_SHAPES),
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Of the clips: float16 or bfloat16.")] = "float16",
