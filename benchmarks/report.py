@@ -92,6 +92,7 @@ SECTIONS = {
     "I3D": Section("I3D forward", _PASS),
     "max_pool3d_same": Section("max_pool3d_same", _PASS),
     "conv3d": Section("conv3d + bias + ReLU", _PASS),
+    "mixed_block": Section("Mixed blocks on a GPU, from CUDA graphs", _PASS),
     "fuse": Section(
         "fasti3d.fuse on other networks",
         _PASS,

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.conftest import Race, rounds_within
 from fasti3d import network, ops
 from fasti3d.layers import Layer, layers
+from fasti3d.ops.max_pool3d_same import op
 from fasti3d.same import pad_same
 
 # One of each shape: 4d and 4e pool what 4c does, 5c what 5b does.
@@ -30,8 +31,14 @@ def _fasti3d(x: Tensor, pool: Layer) -> Tensor:
     return ops.max_pool3d_same(x, pool.spec.kernel, pool.spec.stride)
 
 
+def _triton(x: Tensor, pool: Layer) -> Tensor:
+    """Also where there is a compiled kernel, which goes first."""
+    return op._pool_on_gpu(x, list(pool.spec.kernel), list(pool.spec.stride))
+
+
 CANDIDATES: dict[str, tuple[Callable[[Tensor, Layer], Tensor], torch.memory_format]] = {
     "fasti3d": (_fasti3d, torch.channels_last_3d),
+    "fasti3d, Triton": (_triton, torch.channels_last_3d),
     "torch pad + max_pool3d, channels_last_3d": (_padded, torch.channels_last_3d),
     "torch pad + max_pool3d, NCDHW": (_padded, torch.contiguous_format),
 }
@@ -64,6 +71,8 @@ def ours(pool: Layer, dtype: torch.dtype, device: str) -> Callable[[], Tensor]:
 @pytest.mark.parametrize("pool", POOLS, ids=str)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_max_pool3d_same(race: Race, device: str, pool: Layer, dtype: torch.dtype, name: str) -> None:
+    if device == "cpu" and "Triton" in name:
+        pytest.skip("Triton runs on GPUs")
     candidate = build(name, pool, dtype, device)
     mine = ours(pool, dtype, device)
     assert torch.equal(candidate(), mine()), "a wrong result has no speed"  # a maximum has no rounding

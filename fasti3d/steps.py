@@ -50,9 +50,9 @@ class Step(Protocol):
 
 def piece_bytes(device: torch.device) -> int:
     """What a piece on a device may have."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         return _PIECE_BYTES
-    cache = gpu.l2_bytes(device)
+    cache = gpu.l2_bytes(device) if device.type == "cuda" else 0
     return int(_L2_SHARE * cache) if cache >= _LEAST_L2_BYTES else _GPU_PIECE_BYTES
 
 

@@ -59,6 +59,7 @@ def record() -> dict[str, Any]:
                 **forward,
             ),
             _row("max_pool3d_same x", 0.0123, candidate="fasti3d", gb_per_s=12.34, **pool),
+            _row("mixed_block x", 0.001, candidate="fasti3d", case="a block"),
             _row(
                 "import",
                 2.5,
@@ -78,6 +79,8 @@ def test_report_holds_every_number(record: dict[str, Any]) -> None:
     assert "| case |  | time | ratio | rate | MB |" in text
     assert "| 1x3x9x224x224 float32 cpu | fasti3d | 500 ms |  | 444 GFLOP/s |  |" in text
     assert "|  | reference | 1.25 s | 2.50 (2.25 to 3.00) | 178 GFLOP/s | 310 / 250 |" in text
+    assert "## Mixed blocks on a GPU" in text
+    assert "| a block | fasti3d | 1 ms |" in text
     assert "takes 2.50 s: 125 ms (100 ms to 250 ms) more than" in text
 
 

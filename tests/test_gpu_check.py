@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
 FILES = [file for folder in ("tests", "tests/ops") for file in sorted((ROOT / folder).glob("*_cuda.py"))]
-SUITES = ["tvl1_gpu", "i3d_forward", "conv3d", "max_pool3d_same", "fuse"]
+SUITES = ["tvl1_gpu", "i3d_forward", "conv3d", "mixed_block", "max_pool3d_same", "fuse"]
 # What the package and its tests use elsewhere, as a module that Python imports when it starts.
 WITHOUT = """
 import sys

@@ -87,7 +87,7 @@ def test_every_endpoint(form: str, model: I3D, seen: list[str]) -> None:
     for name in names:
         assert_close("i3d_half", actual[name], expected[name])
     assert set(seen) == {"pointer", form, "pooled"}
-    assert seen.count("pooled") == 9
+    assert 0 < seen.count("pooled") < 9  # where it pays
 
 
 @pytest.mark.parametrize("pays", [True, False])
@@ -97,7 +97,7 @@ def test_joint_steps(
     """Convolutions and blocks with the pool behind them, piece by piece."""
     monkeypatch.setattr(gpu_steps, "pool_pays", lambda *_: pays)
     monkeypatch.setattr(steps, "_PIECE_BYTES", 1)
-    x = random_clip(2, 3, 11, 17, 20)
+    x = random_clip(2, 3, 9, 9, 16)
     with torch.no_grad():
         expected = reference.I3D.forward_endpoints(model, x, ["MaxPool3d_4a_3x3"])
         plan = Plan(model, torch.float16)

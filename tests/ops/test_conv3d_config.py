@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,18 @@ def test_small_maps_take_small_tiles_to_keep_the_machine_busy() -> None:
     one, many = choose(Problem(1, *problem, *H200)), choose(Problem(64, *problem, *H200))
     assert one.block_m * one.block_n < many.block_m * many.block_n
     assert choose(Problem(1, *problem, (9, 0), 1)) == choose(Problem(1, *problem, (9, 0), 2))
+
+
+@pytest.mark.parametrize(("first", "second"), [(64, 112), (192, 112), (128, 160), (384, 240), (8, 8)])
+@pytest.mark.parametrize("chip", [H200, A100, RTX4090])
+def test_no_tile_straddles_two_outputs(chip: tuple[tuple[int, int], int], first: int, second: int) -> None:
+    problem = Problem(8, 192, first + second, (1, 1, 25088), ONE, ONE, *chip, split=first)
+    config = choose(problem)
+    channels = config.block_n + config.block_n_rest
+    tiles, tiles_first = problem.channel_tiles(channels)
+    assert (tiles_first - 1) * channels < first <= tiles_first * channels
+    assert (tiles - tiles_first - 1) * channels < second <= (tiles - tiles_first) * channels
+    assert replace(problem, split=0).channel_tiles(channels) == (-(-(first + second) // channels),) * 2
 
 
 def test_descriptors_only_where_they_can_serve() -> None:

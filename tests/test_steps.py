@@ -1,0 +1,76 @@
+"""How steps cut clips into pieces that stay in a cache."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from i3d_making import randomise
+from torch import nn
+
+from fasti3d import gpu, steps
+from fasti3d.arena import Arena
+from fasti3d.batch_norm import fold
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.reference import MaxPool3dSame, Unit3D
+from fasti3d.steps import ConvPoolStep, ConvStep, PoolStep, piece_frames
+
+CUDA = torch.device("cuda", 0)
+MIB = 1 << 20
+# Bytes of a frame in half precision behind the stem and behind 2c, and how many a clip of 64 frames has.
+STEM, CONV_2C, FRAMES = 2 * 64 * 112 * 112, 2 * 192 * 56 * 56, 32
+
+
+@pytest.mark.parametrize(
+    ("gpu_name", "cache", "stem", "conv_2c"),
+    [("H200", 50 * MIB, 16, 32), ("A100", 40 * MIB, 16, 16), ("RTX 4090", 72 * MIB, 32, 32)],
+)
+def test_pieces_fit_the_cache_of_a_gpu(
+    gpu_name: str, cache: int, stem: int, conv_2c: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "l2_bytes", lambda device: cache)
+    assert piece_frames(FRAMES, STEM, CUDA) == stem
+    assert piece_frames(FRAMES, CONV_2C, CUDA) == conv_2c
+    for frames in (1, 7, 32, 33, 1000):
+        size = piece_frames(frames, STEM, CUDA)
+        assert size * STEM <= 0.75 * cache
+        # Not one more than that takes, and all but the last alike.
+        assert math.ceil(frames / size) == math.ceil(frames / (0.75 * cache // STEM))
+
+
+def test_pieces_of_a_gpu_with_a_small_cache_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "l2_bytes", lambda device: 6 * MIB)
+    assert piece_frames(FRAMES, STEM, CUDA) == 32
+    assert piece_frames(10 * FRAMES, STEM, CUDA) * STEM <= 64 * MIB
+
+
+def test_pieces_on_a_cpu_are_whole_time_tiles() -> None:
+    for frames in (1, 4, 5, 32, 33):
+        size = piece_frames(frames, 1 * MIB, torch.device("cpu"))
+        assert size == frames or size % 4 == 0
+        assert size <= 8
+
+
+@pytest.mark.parametrize("clips_a_piece", [0.3, 1, 2, 3])
+def test_a_convolution_and_its_pool_in_pieces_of_clips_and_frames(
+    clips_a_piece: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pack(*units: Unit3D) -> PackedConv3d:
+        (unit,) = units
+        return PackedConv3d.pack(*fold(unit.conv3d, unit.bn), unit.stride, relu=True, dtype=torch.float32)
+
+    unit = Unit3D(16, 8, (3, 3, 3)).eval()
+    pool = MaxPool3dSame((1, 3, 3), (1, 2, 2))
+    randomise(unit)
+    x = torch.randn(3, 16, 13, 6, 7, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    clip_bytes = 4 * 8 * 13 * 6 * 7
+    monkeypatch.setattr(steps, "_PIECE_BYTES", int(clips_a_piece * clip_bytes))
+    step = ConvPoolStep(ConvStep(unit, pack), PoolStep(pool))
+    measured = Arena(torch.float32, x.device)
+    with torch.no_grad():
+        assert step(x.to("meta"), measured).is_meta
+        y = step(x, Arena(torch.float32, x.device, measured.peak))
+        expected = nn.Sequential(unit, pool)(x)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
