@@ -123,12 +123,8 @@ class I3D(reference.I3D):
             with _build_lock:
                 cached = self._plan
                 if cached is None or cached[0] != key:
-                    plan = Plan(self, compute_dtype)
-                    if x.is_cuda:
-                        # Other streams may read its weights from here on.
-                        torch.cuda.current_stream(x.device).synchronize()
                     # With the tensors, so that no new one takes the address of one that the key was made of.
-                    cached = self._plan = (key, plan, [t.detach() for t in tensors])
+                    cached = self._plan = (key, Plan(self, compute_dtype), [t.detach() for t in tensors])
         return cached[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -92,8 +92,11 @@ class Plan:
             previous = name
         logits = getattr(model, "logits", None)
         self.classifier = None if logits is None else fold(logits.conv3d, logits.bn)
-        forms = {conv.form for step in self.steps.values() for conv in step.convs}
-        self.graphs = Graphs() if forms == {"triton"} else None
+        convs = [conv for step in self.steps.values() for conv in step.convs]
+        self.graphs = Graphs() if {conv.form for conv in convs} == {"triton"} else None
+        if convs and convs[0].weight.is_cuda:
+            # From here on other streams may read the weights.
+            torch.cuda.current_stream(convs[0].weight.device).synchronize()
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted endpoints of a checked clip, in ``dtype``: from a CUDA graph where there is one."""
