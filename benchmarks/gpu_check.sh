@@ -53,7 +53,7 @@ run_benchmarks() {
 
 # Test files by name: others need packages that the machine may lack.
 shopt -s nullglob
-tests=(tests/ops/*_cuda.py)
+tests=(tests/*_cuda.py tests/ops/*_cuda.py)
 part build 240 "$python" setup.py build_ext --inplace
 for file in "${tests[@]}"; do
   name=$(basename "$file" _cuda.py)

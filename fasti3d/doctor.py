@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fasti3d import extension, plan, weights
+from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.tvl1 import has_kernel
 from fasti3d.version import __version__
 
@@ -69,6 +70,16 @@ class Route:
 
 
 @dataclass(frozen=True)
+class TunedTable:
+    """A table of measured kernel configurations in use on ``device``; ``recorded``: with what, and when."""
+
+    device: str
+    path: str
+    entries: int
+    recorded: dict[str, str]
+
+
+@dataclass(frozen=True)
 class FlowPath:
     """How TV-L1 optical flow is computed on ``device``: ``compiled`` or ``reference``, and why."""
 
@@ -94,6 +105,7 @@ class Diagnosis:
     cpu: Cpu
     gpus: tuple[Gpu, ...]
     routes: tuple[Route, ...]
+    tuned: tuple[TunedTable, ...]
     flow: tuple[FlowPath, ...]
     problems: tuple[str, ...]
     home: str
@@ -110,6 +122,7 @@ def diagnose() -> Diagnosis:
     """Looks at this machine; changes nothing and takes no network."""
     cudnn = torch.backends.cudnn.version() if torch.version.cuda else None
     home = weights.cache_dir()
+    tuned, refused = _tuned()
     return Diagnosis(
         versions={
             "fasti3d": __version__,
@@ -123,8 +136,9 @@ def diagnose() -> Diagnosis:
         cpu=_cpu(),
         gpus=_gpus(),
         routes=_routes(),
+        tuned=tuned,
         flow=_flow(),
-        problems=known_problems(torch.__version__, cudnn),
+        problems=(*known_problems(torch.__version__, cudnn), *refused),
         home=str(home),
         home_from="FASTI3D_HOME" if os.environ.get("FASTI3D_HOME") else "default",
         cache=_cached(home),
@@ -222,6 +236,18 @@ def _routes() -> tuple[Route, ...]:
             route = plan.route(device, dtype)
             rows.append(Route(str(device), _name(dtype), route.path, _name(route.compute_dtype), route.why))
     return tuple(rows)
+
+
+def _tuned() -> tuple[tuple[TunedTable, ...], tuple[str, ...]]:
+    """The tables in use, first those that go before others, and why others are not."""
+    rows: list[TunedTable] = []
+    refused: list[str] = []
+    for i in range(torch.cuda.device_count()):
+        found = tables.find(tables.gpu(torch.device("cuda", i)))
+        for path, table in found.tables:
+            rows.append(TunedTable(f"cuda:{i}", str(path), len(table.entries), dict(table.recorded)))
+        refused += found.refused
+    return tuple(rows), tuple(refused)
 
 
 def _flow() -> tuple[FlowPath, ...]:

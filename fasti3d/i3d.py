@@ -30,7 +30,8 @@ class I3D(reference.I3D):
     from the weights is never in the state dict and follows every change of them. Where a submodule
     carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. (On a GPU
     an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
-    parameter itself under ``torch.no_grad()``.)
+    parameter itself under ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA
+    graph; the environment variable ``FASTI3D_CUDA_GRAPHS=0`` turns that off.
 
     Clips are ``(N, in_channels, T, H, W)`` in [-1, 1], in the weights' dtype or under autocast. RGB clips may
     also be uint8 of 0 to 255, in any memory layout: decoded frames (N, T, H, W, 3) are one after
@@ -122,6 +123,8 @@ class I3D(reference.I3D):
         key = (eps, x.device, compute_dtype, fingerprint(tensors))
         cached = self._plan
         if cached is None or cached[0] != key:
+            if x.is_cuda and torch.cuda.is_current_stream_capturing():
+                return None  # what is captured is computed later, and the plan's weights are needed now
             with _build_lock:
                 cached = self._plan
                 if cached is None or cached[0] != key:

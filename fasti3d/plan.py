@@ -1,6 +1,6 @@
 """From an I3D in eval mode to a list of fused steps: folded batch norm, no padded copies, no concatenation.
 
-A plan holds weights derived from the model's: folded in float32, packed for their kernels. It is
+A plan holds weights derived from the model's: folded in float32, packed for their kernels. They are
 immutable, so threads may share it; ``I3D`` makes a new one whenever the model's weights change.
 """
 
@@ -16,6 +16,7 @@ from fasti3d import extension, gpu, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
 from fasti3d.gpu_steps import GpuMixedStep
+from fasti3d.graphs import Graphs
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
 from fasti3d.ops.i3d_head.op import i3d_head
@@ -95,9 +96,22 @@ class Plan:
             self.classifier = weight.flatten(1), bias
         stem = self.steps.get("Conv3d_1a_7x7")
         self.reads_bytes = isinstance(stem, ConvStep) and stem.conv.form == "triton"
+        convs = [conv for step in self.steps.values() for conv in step.convs]
+        self.graphs = Graphs() if {conv.form for conv in convs} == {"triton"} else None
+        if convs and convs[0].weight.is_cuda:
+            # From here on other streams may read the weights.
+            torch.cuda.current_stream(convs[0].weight.device).synchronize()
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The wanted outputs of a checked clip, which may be uint8, in ``dtype``."""
+        """The wanted outputs of a checked clip, which may be uint8, in ``dtype``: from a CUDA graph where
+        there is one.
+        """
+        if self.graphs is None:
+            return self.compute(x, wanted, dtype)
+        return self.graphs.run(self.compute, x, wanted, dtype)
+
+    def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The wanted outputs, step by step."""
         arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted, x.device)[1])
         maps: dict[str, Tensor] = {}
         if x.dtype != torch.uint8 or not self.reads_bytes:

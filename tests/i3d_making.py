@@ -9,12 +9,22 @@ import torch
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from fasti3d import I3D, reference
+from fasti3d import I3D, network, reference
 
 # Every endpoint of the trunk, with the fewest pixels that make all windows partial somewhere.
 SMALL = (1, 3, 9, 33, 40)
 # The smallest clip the head takes.
 WITH_HEAD = (1, 3, 9, 193, 193)
+
+# The network with few channels, of the kinds that the real one has.
+NARROW: dict[str, network.Conv | network.Pool | network.Mixed] = {
+    name: part._replace(out_channels=24)
+    if isinstance(part, network.Conv)
+    else network.Mixed(16, 24, 40, 8, 16, 24)
+    if isinstance(part, network.Mixed)
+    else part
+    for name, part in network.TRUNK.items()
+}
 
 
 def random_clip(*shape: int, seed: int = 0) -> Tensor:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from fasti3d import doctor, extension
+from fasti3d.cli import app
+from fasti3d.ops.conv3d_bn_relu import tables
+from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
 
 
 @pytest.mark.parametrize(
@@ -89,3 +93,30 @@ def test_the_cache_is_listed_with_sizes(tmp_path: Path, monkeypatch: pytest.Monk
     assert diagnosis.home == str(tmp_path)
     assert diagnosis.home_from == "FASTI3D_HOME"
     assert [(Path(f.path).name, f.size) for f in diagnosis.cache] == [("a.safetensors", 5)]
+
+
+def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with two GPUs, of which only the second has a table that is good."""
+    gpus = {0: tables.Gpu("NVIDIA A100", (8, 0), 108), 1: tables.Gpu("NVIDIA H200", (9, 0), 132)}
+    problem = Problem(8, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), *gpus[1][1:])
+    entry = tables.Entry(choose(problem), 1e-4, 1e-4)
+    recorded = {"torch": "2.13.0", "triton": "3.9.0", "date": "2026-11-22", "dtype": "float16"}
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "nvidia-a100.json").write_text("{}")
+    good = tmp_path / "tuned" / "nvidia-h200.json"
+    good.write_text(tables.Table(gpus[1], recorded, {problem: entry}).dumps())
+    monkeypatch.setenv("FASTI3D_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(tables, "gpu", lambda device: gpus[device.index])
+    found, refused = doctor._tuned()
+    assert found == (doctor.TunedTable("cuda:1", str(good), 1, recorded),)
+    assert len(refused) == 1
+    assert "nvidia-a100.json is not used" in refused[0]
+    monkeypatch.undo()
+    cards = tuple(doctor.Gpu(f"cuda:{i}", it.name, "9.0", 1 << 30) for i, it in gpus.items())
+    diagnosis = dataclasses.replace(doctor.diagnose(), gpus=cards, tuned=found, problems=refused)
+    monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
+    out = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["doctor"]).stdout
+    assert f"{good}: 1 convolutions, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16" in out
+    assert "none, configurations are estimated: fasti3d tune measures them" in out
+    assert refused[0] in out

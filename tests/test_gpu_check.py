@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
-FILES = sorted((ROOT / "tests" / "ops").glob("*_cuda.py"))
+FILES = [file for folder in ("tests", "tests/ops") for file in sorted((ROOT / folder).glob("*_cuda.py"))]
 SUITES = ["tvl1_gpu", "i3d_forward", "conv3d", "mixed_block", "max_pool3d_same", "fuse", "frames", "i3d_head"]
 # What the package and its tests use elsewhere, as a module that Python imports when it starts.
 WITHOUT = """
@@ -56,7 +56,7 @@ def collect(environment: dict[str, str], *arguments: object) -> list[str]:
 
 def test_gpu_tests_need_no_more_than_torch_and_pytest(bare: dict[str, str]) -> None:
     found = collect(bare, *FILES)
-    assert {line.split("::")[0] for line in found} == {f"tests/ops/{file.name}" for file in FILES}
+    assert {line.split("::")[0] for line in found} == {str(file.relative_to(ROOT)) for file in FILES}
     assert any("sanitizer" in line for line in found)
 
 

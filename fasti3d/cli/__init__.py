@@ -17,6 +17,7 @@ from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.flow import flow
 from fasti3d.cli.plan import plan
+from fasti3d.cli.tune import tune
 from fasti3d.cli.weights import app as weights
 from fasti3d.version import __version__
 
@@ -32,6 +33,7 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(flow)
 app.command()(plan)
+app.command()(tune)
 app.add_typer(weights, name="weights")
 
 

@@ -69,6 +69,15 @@ def _print(diagnosis: Diagnosis) -> None:
         table.add_row(route.device, route.dtype, route.path, route.compute_dtype, Text(route.why))
     output.out.print(table)
 
+    if diagnosis.gpus:
+        _section("Tuned configurations")
+        none = "none, configurations are estimated: fasti3d tune measures them"
+        found: dict[str, list[str]] = {g.device: [] for g in diagnosis.gpus}
+        for it in diagnosis.tuned:
+            recorded = ", ".join(f"{name} {value}" for name, value in it.recorded.items())
+            found[it.device].append(f"{it.path}: {it.entries} convolutions, {recorded}")
+        _pairs({device: "\n".join(lines) or none for device, lines in found.items()})
+
     _section("Optical flow")
     _pairs({flow.device: f"{flow.path}: {flow.why}" for flow in diagnosis.flow})
 

@@ -19,6 +19,19 @@ def at_least(least: int) -> Callable[[int], int]:
     return check
 
 
+def to_shape(text: str) -> list[int]:
+    """``N,C,T,H,W``, five or any other number of whole numbers, none below 0."""
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be five whole numbers, N,C,T,H,W, got {text!r}", param_hint="--shape"
+        ) from None
+    if min(sizes) < 0:
+        raise typer.BadParameter(f"must not be below 0, got {text!r}", param_hint="--shape")
+    return sizes
+
+
 def to_rate(text: str) -> float | None:
     """``native`` as None, else a number above 0."""
     if text == "native":

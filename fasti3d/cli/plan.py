@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
+from fasti3d.cli.options import to_shape
 
 if TYPE_CHECKING:
     from fasti3d.plan_report import PlanReport
@@ -45,14 +46,7 @@ def plan(
         raise typer.BadParameter(str(error), param_hint="--device") from None
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
-    try:
-        sizes = [int(size) for size in shape.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"must be five whole numbers, N,C,T,H,W, got {shape!r}", param_hint="--shape"
-        ) from None
-    if min(sizes) < 0:
-        raise typer.BadParameter(f"must not be below 0, got {shape!r}", param_hint="--shape")
+    sizes = to_shape(shape)
     try:
         report = report_plan(sizes, getattr(torch, dtype), where)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Public I3D weights by name, local ones by path, all under one set of names."""
 
-from fasti3d.weights.cache import cache_dir, get, verify
+from fasti3d.home import cache_dir
+from fasti3d.weights.cache import get, verify
 from fasti3d.weights.checkpoint import Checkpoint, load_into
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS

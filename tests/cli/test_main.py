@@ -32,7 +32,7 @@ def test_version(run) -> None:
 def test_help_names_every_verb() -> None:
     code, out, _ = invoke("--help")
     assert code == 0
-    for verb in ("classify", "demo", "doctor", "flow", "plan", "weights"):
+    for verb in ("classify", "demo", "doctor", "flow", "plan", "tune", "weights"):
         assert verb in out
 
 

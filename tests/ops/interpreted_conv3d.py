@@ -16,9 +16,12 @@ from interpreting import CHIPS, SENTINEL, bfloat16_products, clip, pack, weights
 from tolerances import assert_close
 from torch import Tensor
 
+from fasti3d import tune
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu import config, launch
+from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config
+from fasti3d.ops.conv3d_bn_relu.op import pack_triton
 from fasti3d.same import pad_same
 
 Triple = tuple[int, int, int]
@@ -289,6 +292,42 @@ def test_boxes(box: config.Box, rest: int, monkeypatch: pytest.MonkeyPatch) -> N
     tile: dict[str, Any] = {"box": box, "block_n": 32, "block_n_rest": rest, "block_k": 16}
     monkeypatch.setattr(launch, "choose", lambda problem: Config("descriptor", **tile, warps=4, stages=3))
     check(clip(3, 32, (3, 3, 5)), 56, (3, 1, 2))
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [(24, (1, 3, 1)), (24, ONE), (3, THREE)])
+def test_every_candidate(form: str, channels: int, kernel: Triple) -> None:
+    """Of a problem, against the reference that ``fasti3d tune`` holds them against."""
+    x = clip(2, channels, (3, 4, 5))
+    weight, bias = weights(40, channels, kernel)
+    out = pack(weight, bias, ONE, True, x.dtype)(x)
+    packed = pack_triton(weight, ONE, x.dtype)
+    work = launch.prepare(x, packed, bias, kernel, ONE, None, True, out, 0)
+    expected = tune.reference(work)
+    for candidate in candidates(work.problem):
+        work.out.fill_(torch.nan)
+        launch.run(candidate, work)
+        assert tune.fault(work, expected) is None, candidate
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride"), [(16, THREE, ONE), (16, ONE, ONE), (16, ONE, TWO), (3, (3, 5, 5), TWO)]
+)
+def test_strides_beyond_two_to_the_31(form: str, channels: int, kernel: Triple, stride: Triple) -> None:
+    """Clips and results that lie 2**31 values apart, in memory that is only there where it is touched."""
+    size, apart = (2, 3, 4), 2**31 + 64
+    small = clip(2, channels, size)
+    weight, bias = weights(16, channels, kernel)
+    packed = pack(weight, bias, stride, True, small.dtype)
+    expected = packed(small)
+
+    def far(like: Tensor) -> Tensor:
+        memory = torch.empty(apart + 2 * like[0].numel(), dtype=like.dtype)
+        return memory.as_strided(like.shape, (apart, *like.stride()[1:]))
+
+    x, out = far(small), far(expected)
+    x.copy_(small)
+    packed(x, out.fill_(torch.nan))
+    assert torch.equal(out, expected)
 
 
 def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from i3d_making import random_clip, randomise
+from i3d_making import NARROW, random_clip, randomise
 from interpreting import CHIPS, pack
 from tolerances import assert_close
 from torch import Tensor
@@ -24,16 +24,6 @@ from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
 from fasti3d.plan import Plan
 
 Triple = tuple[int, int, int]
-
-# The network with few channels, of the kinds that the real one has.
-NARROW: dict[str, network.Conv | network.Pool | network.Mixed] = {
-    name: part._replace(out_channels=24)
-    if isinstance(part, network.Conv)
-    else network.Mixed(16, 24, 40, 8, 16, 24)
-    if isinstance(part, network.Mixed)
-    else part
-    for name, part in network.TRUNK.items()
-}
 
 
 class PoisonedArena(Arena):

@@ -12,10 +12,11 @@ from i3d_making import make_i3d, ordinary
 from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
-from fasti3d import gpu, network
+from fasti3d import gpu, network, tune
 from fasti3d.inputs import as_floats
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
+from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.same import pad_same
 
 pytestmark = pytest.mark.gpu
@@ -237,6 +238,46 @@ def test_more_than_two_to_the_31_elements(around: int) -> None:
     for frame in (0, 600, 1099):
         exact = F.conv3d(pad_same(x[:, :, frame : frame + 1].float(), (1, 3, 3), ONE), weight, bias)
         assert_close("conv3d", out[:, :, frame : frame + 1], exact.relu(), scale=exact.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "size", "kernel", "stride"),
+    [
+        (1400, 64, (8, 56, 56), THREE, ONE),
+        (1400, 64, (8, 56, 56), ONE, ONE),
+        (1400, 64, (8, 56, 56), THREE, TWO),
+        (900, 3, (16, 224, 224), (7, 7, 7), TWO),
+    ],
+)
+def test_batches_of_more_than_two_to_the_31_elements(
+    batch: int, channels: int, size: Triple, kernel: Triple, stride: Triple
+) -> None:
+    if torch.cuda.mem_get_info()[0] < 50e9:
+        pytest.skip("needs 50 GB of GPU memory")
+    x = clip(batch, channels, size, torch.float16)
+    assert x.numel() > 2**31
+    weight, bias = weights(64, channels, kernel)
+    out = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)(x)
+    for i in (0, batch // 2, batch - 1):
+        exact = F.conv3d(pad_same(x[i : i + 1].float(), kernel, stride), weight, bias, stride)
+        assert_close("conv3d", out[i : i + 1], exact.relu(), scale=exact.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["1a", "2b", "2c", "3bb2b", "3cb1b", "4eb1b", "5cb1b"])
+def test_every_candidate_is_right_and_can_be_timed(name: str) -> None:
+    """As ``fasti3d tune`` does it, at full size."""
+    from fasti3d.ops.conv3d_bn_relu import launch
+
+    channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
+    x = clip(2, channels, size, torch.float16)
+    weight, bias = weights(out_channels, channels, kernel)
+    packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
+    out = packed(x)
+    work = launch.prepare(x, packed.weight, bias, kernel, stride, None, True, out, 0)
+    for found in tune.Meter(x.device)(work, candidates(work.problem)):
+        assert isinstance(found, float), found
+        # No faster than the products at 5 PFLOP/s.
+        assert 2 * out.numel() * weight[0].numel() / 5e15 < found < 1
 
 
 def test_non_finite_values_are_kept() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from fasti3d import network
 from fasti3d.gpu import Chip
+from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -64,13 +65,13 @@ def blocks() -> Iterator[tuple[int, Triple, network.Mixed]]:
 
 
 def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
-    """What the network's convolutions launch on a chip, each into a slice of a wider clip."""
+    """What the network's convolutions may launch on a chip, each into a slice of a wider clip."""
     found: set[Launch] = set()
     monkeypatch.setattr(launch, "chip", lambda device: chip)
     for name in KERNELS:
         monkeypatch.setattr(launch, name, Recorder(getattr(launch, name), found))
     float16 = itertools.product((1, 8), [torch.float16], convolutions())
-    # The configuration does not depend on it: one build of each kind.
+    # The configurations do not depend on it: one build of each kind.
     bfloat16 = itertools.product([1], [torch.bfloat16], itertools.islice(convolutions(), 3))
     for batch, dtype, (channels, out_channels, size, kernel, stride) in itertools.chain(float16, bfloat16):
         options: dict[str, Any] = {"dtype": dtype, "device": "meta"}
@@ -79,9 +80,11 @@ def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         bias = torch.empty(out_channels, device="meta")
         wide = torch.empty((batch, *network.same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
-        launch.conv3d(x, weight, bias, kernel, stride, None, True, out, 0)
+        work = launch.prepare(x, weight, bias, kernel, stride, None, True, out, 0)
+        for config in candidates(work.problem)[: None if dtype == torch.float16 else 1]:
+            launch.run(config, work)
         if channels == 3:
-            launch.conv3d(x.to(torch.uint8), weight, bias, kernel, stride, None, True, out, 0)
+            launch.prepare(x.to(torch.uint8), weight, bias, kernel, stride, None, True, out, 0)
     for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
         x, block, second = (
             torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
@@ -89,7 +92,9 @@ def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
         )
         weight = torch.empty((part.b0 + part.b1a + part.b2a, 1, channels), dtype=x.dtype, device="meta")
         bias = torch.empty(len(weight), device="meta")
-        launch.conv3d_split(x, weight, bias, True, block[:, : part.b0], second)
+        work = launch.prepare_split(x, weight, bias, True, block[:, : part.b0], second)
+        for config in candidates(work.problem):
+            launch.run(config, work)
     return found
 
 
@@ -113,7 +118,7 @@ def check(name: str, chip: Chip, built: Built) -> None:
 
 
 @pytest.mark.parametrize("device", CHIPS)
-def test_every_configuration_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chip = CHIPS[device]
     found = launches(chip, monkeypatch)
     names = {one.kernel.__name__ for one in found}

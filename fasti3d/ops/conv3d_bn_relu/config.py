@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from fasti3d.ops.tiling import Box, Triple, best_box, chunk, count
@@ -98,6 +99,15 @@ class Config:
         """Pixels of a tile."""
         return math.prod(self.box)
 
+    @property
+    def short(self) -> str:
+        """For tables that people read."""
+        channels = f"{self.block_n}+{self.block_n_rest}" if self.block_n_rest else str(self.block_n)
+        box = "x".join(map(str, self.box))
+        return (
+            f"{self.form} {box} by {channels}, {self.block_k} deep, {self.warps} warps, {self.stages} stages"
+        )
+
 
 def shared_memory(capability: tuple[int, int]) -> int:
     """Bytes of shared memory that one block may have."""
@@ -106,24 +116,28 @@ def shared_memory(capability: tuple[int, int]) -> int:
 
 @lru_cache(4096)
 def choose(problem: Problem) -> Config:
-    """The configuration expected to take the least time.
-
-    Time is estimated as the waves of tiles over the multiprocessors times the work of a tile: its products
-    and what it must read for them, with all that lies beyond the output's edges counted.
-    """
-    best: tuple[int, Tile, Box] | None = None
+    """The configuration expected to take the least time."""
     form, tiles = _candidates(problem)
-    for tile in tiles:
-        if form == "descriptor":
-            box, boxes = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
-        else:
-            box, boxes = (1, 1, 1, tile.pixels), count(problem.batch * math.prod(problem.size), tile.pixels)
-        waves = count(boxes * problem.channel_tiles(tile.channels)[0], problem.multiprocessors)
-        cost = waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels))
-        if best is None or cost < best[0]:
-            best = cost, tile, box
-    assert best is not None
-    _, tile, box = best
+    _, box, tile = min((estimate(problem, form, tile) for tile in tiles), key=itemgetter(0))
+    return configure(problem, form, tile, box)
+
+
+def estimate(problem: Problem, form: str, tile: Tile) -> tuple[int, Box, Tile]:
+    """What a tile is expected to cost, in its best box.
+
+    The waves of tiles over the multiprocessors times the work of a tile: its products and what it must read
+    for them, with all that lies beyond the output's edges counted.
+    """
+    if form == "descriptor":
+        box, boxes = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
+    else:
+        box, boxes = (1, 1, 1, tile.pixels), count(problem.batch * math.prod(problem.size), tile.pixels)
+    waves = count(boxes * problem.channel_tiles(tile.channels)[0], problem.multiprocessors)
+    return waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels)), box, tile
+
+
+def configure(problem: Problem, form: str, tile: Tile, box: Box) -> Config:
+    """A tile with the longest steps and most stages that are worth it."""
     block_k = chunk(problem.in_channels, 64 if form == "descriptor" else 32)
     stage = (tile.pixels + tile.channels) * block_k * 2
     # Some is left for barriers, and for what the compiler exchanges through shared memory.

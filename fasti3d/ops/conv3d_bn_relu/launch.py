@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from fasti3d.network import same_padding
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
+from fasti3d.ops.conv3d_bn_relu.tables import tuned
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_descriptor_kernel,
     _conv3d_fold_kernel,
@@ -54,20 +56,59 @@ def conv3d(
     """
     if out.numel() == 0:
         return
+    with torch.cuda.device_of(x):
+        work = prepare(x, weight, bias, kernel, stride, padding, relu, out, start)
+        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+
+
+class Prepared(NamedTuple):
+    """A convolution over x as its kernel reads it; ``pad`` is zeros before each axis, negative to skip."""
+
+    problem: Problem
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    kernel: Triple
+    stride: Triple
+    pad: Triple
+    relu: bool
+    out: Tensor
+    second: Tensor | None
+
+
+def prepare(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> Prepared:
+    """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
     pad_t, pad_h, pad_w = padding or (
         same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
     )
     pad = (pad_t - start * stride[0], pad_h, pad_w)
-    with torch.cuda.device_of(x):
-        if is_folded(x.shape[1], kernel):
-            x, kernel = _fold(x, kernel, stride, pad, out)
-            stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
-        elif x.stride(1) != 1:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        if kernel == stride == (1, 1, 1) and not any(padding or ()):
-            x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
-            pad = (0, 0, 0)
-        _run(x, weight, bias, kernel, stride, pad, relu, out, None)
+    if is_folded(x.shape[1], kernel):
+        x, kernel = _fold(x, kernel, stride, pad, out)
+        stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
+    elif x.stride(1) != 1:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    if kernel == stride == (1, 1, 1) and not any(padding or ()):
+        x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
+        pad = (0, 0, 0)
+    problem = describe(x, weight, kernel, stride, out, None)
+    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None)
+
+
+def run(config: Config, work: Prepared) -> None:
+    """Launches one of the candidates; the current device must be x's."""
+    tiles = work.problem.channel_tiles(config.block_n + config.block_n_rest)
+    launch = _run_descriptors if config.form == "descriptor" else _run_pointers
+    launch(config, tiles, *work[1:])
 
 
 def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor) -> None:
@@ -84,10 +125,20 @@ def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tenso
     if out.numel() == 0:
         return
     with torch.cuda.device_of(x):
-        if x.stride(1) != 1:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        x, out, second = _as_matrices(x, out, second)
-        _run(x, weight, bias, (1, 1, 1), (1, 1, 1), (0, 0, 0), relu, out, second)
+        work = prepare_split(x, weight, bias, relu, out, second)
+        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+
+
+def prepare_split(
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
+) -> Prepared:
+    """As ``prepare``; takes what ``conv3d_split`` takes."""
+    if x.stride(1) != 1:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    x, out, second = _as_matrices(x, out, second)
+    one = (1, 1, 1)
+    problem = describe(x, weight, one, one, out, second)
+    return Prepared(problem, x, weight, bias, one, one, (0, 0, 0), relu, out, second)
 
 
 def describe(
@@ -99,24 +150,6 @@ def describe(
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
     return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *chip(x.device), describable, split)
-
-
-def _run(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    pad: Triple,
-    relu: bool,
-    out: Tensor,
-    second: Tensor | None,
-) -> None:
-    problem = describe(x, weight, kernel, stride, out, second)
-    config = choose(problem)
-    tiles = problem.channel_tiles(config.block_n + config.block_n_rest)
-    run = _run_descriptors if config.form == "descriptor" else _run_pointers
-    run(config, tiles, x, weight, bias, kernel, stride, pad, relu, out, second)
 
 
 def _run_descriptors(

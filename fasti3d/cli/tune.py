@@ -1,0 +1,116 @@
+"""``fasti3d tune``: the fastest kernel configurations on this machine's GPU, measured and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fasti3d.cli import output
+from fasti3d.cli.options import to_shape
+
+if TYPE_CHECKING:
+    from fasti3d.tune import Result
+
+_DTYPES = ("float16", "bfloat16")
+# Of the table, also where the terminal, or what a pipe passes for one, is narrower.
+_WIDTH = 150
+_SHAPES = ["1,3,64,224,224", "8,3,64,224,224"]
+
+
+def tune(
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N,C,T,H,W",
+            help="Clips to tune for; may be given several times.",
+            show_default=" and ".join(_SHAPES),
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the clips: float16 or bfloat16.")] = "float16",
+    device: Annotated[str, typer.Option(help="auto, cuda or cuda:N.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", help="The table, instead of that in the cache, which is used by itself."),
+    ] = None,
+) -> None:
+    """Measure the kernel configurations of every convolution on this GPU, and keep the fastest.
+
+    Each is checked against plain PyTorch before it is timed. Takes some minutes, most of them for compiling.
+    Ctrl-C keeps what was measured until then; convolutions of other clips that were measured before, with the
+    same releases of torch and triton, stay in the table. Nothing else should run on the GPU meanwhile.
+    """
+    import torch
+
+    from fasti3d.classification import resolve_device
+    from fasti3d.home import cache_dir
+    from fasti3d.ops.conv3d_bn_relu.tables import gpu
+    from fasti3d.tune import to_table
+    from fasti3d.tune import tune as measure
+    from fasti3d.weights.files import write_atomically
+
+    try:
+        where = resolve_device(device)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from None
+    if dtype not in _DTYPES:
+        raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
+    shapes = [to_shape(text) for text in shape or _SHAPES]
+    if where.type != "cuda":
+        output.fail("there is no GPU to tune for: torch finds none, or --device is cpu")
+    its = gpu(where)
+    path = out or cache_dir() / "tuned" / its.file_name
+    results: list[Result] = []
+    failure: BaseException | None = None
+    try:
+        with output.progress_bar(f"tuning for {its.name}") as advance:
+            for result in measure(shapes, getattr(torch, dtype), where, progress=advance):
+                results.append(result)
+    except ValueError as error:
+        output.fail(error)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        failure = error
+    _print(results)
+    if results:
+        table = to_table(results, its, getattr(torch, dtype), path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, table.dumps().encode())
+        except OSError as error:
+            output.fail(f"{path}: {error.strerror or error}: give --output a file that can be written")
+        written = f"{len(table.entries)} configurations in {path}"
+    else:
+        written = "nothing was measured, and nothing written"
+    output.out.print(Text(output.printable(written)), soft_wrap=True)
+    if isinstance(failure, KeyboardInterrupt):
+        raise failure
+    if failure:
+        output.fail(failure)
+
+
+def _print(results: list[Result]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("layer", "writes", "configuration"):
+        table.add_column(column, no_wrap=True)
+    for column in ("us", "TFLOP/s", "gain"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        problem = result.problem
+        size = (problem.batch, problem.out_channels, *problem.size)
+        cells = [result.layer, "x".join(map(str, size))]
+        if entry := result.entry:
+            speed = result.flop / entry.seconds / 1e12
+            numbers = (f"{1e6 * entry.seconds:.1f}", f"{speed:.0f}", f"{result.gain:.2f}x")
+            table.add_row(*map(Text, (*cells, entry.config.short, *numbers)))
+        else:
+            table.add_row(*map(Text, (*cells, "none is right", "", "", "")))
+    if results:
+        Console(highlight=False, width=max(output.out.width, _WIDTH)).print(table)
+    for result in results:
+        for trial in result.trials:
+            if isinstance(trial.found, str):
+                output.complain("warning", f"{result.layer}, {trial.config.short}: {trial.found}")

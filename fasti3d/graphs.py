@@ -1,0 +1,236 @@
+"""CUDA graphs around a plan: the launches of a run recorded once, then replayed in one call.
+
+A shape that comes a second time is captured, so that one that comes once costs nothing. Clips are copied into
+the graph's own memory and results out of it, so that what a caller holds never changes. All graphs of a GPU
+share one pool of memory, which they take turns in: a replay waits, on the GPU, for the one before it.
+
+``FASTI3D_CUDA_GRAPHS=0`` turns them off. For the milliseconds that a capture takes, two things fail in other
+threads, by CUDA's and torch's own rules: synchronising the whole device, and random numbers of the
+default CUDA generator. Programs that do so while the network meets new shapes are to turn graphs off.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+Maps = dict[str, Tensor]
+Work = Callable[[Tensor, set[str], torch.dtype], Maps]
+Key = tuple[object, ...]
+
+# A batch and the remainder of one, of two sizes of clips or for two sets of endpoints. Each holds a copy of a
+# batch and of its results.
+_MOST_GRAPHS = 4
+# Where less of a GPU's memory is free, it is left to others.
+_LEAST_FREE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A recorded run: it reads ``x`` and writes ``maps``, in memory of its own, whenever it is replayed."""
+
+    x: Tensor
+    maps: Maps
+    replay: Callable[[], None]
+
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes + sum(y.nbytes for y in self.maps.values())
+
+
+class Cuda:
+    """The GPUs of this process, and what graphs on each share.
+
+    Everything asked of torch.cuda is a method of its own, so that tests can put a machine without a GPU in
+    its place.
+    """
+
+    def __init__(self) -> None:
+        # Torch allows one capture at a time, and nobody may come between a replay and its copies.
+        self.lock = threading.Lock()
+        self._orders: dict[torch.device, torch.cuda.Event] = {}
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._pools: dict[torch.device, tuple[Any, WeakSet[Captured]]] = {}
+
+    def run(self, captured: Captured, x: Tensor) -> Maps:
+        """Replays on the current stream; within the lock."""
+        if x.device not in self._orders:
+            self._orders[x.device] = self.new_event()
+        before = self._orders[x.device]
+        before.wait()
+        try:
+            captured.x.copy_(x)
+            captured.replay()
+            return {name: y.clone() for name, y in captured.maps.items()}
+        finally:
+            before.record()
+
+    def capture(self, x: Tensor, work: Callable[[Tensor], Maps]) -> Captured:
+        """Records work on a tensor like x; within the lock. Nothing is computed."""
+        # A pool ends with its last graph, and its name with it.
+        name, users = self._pools.get(x.device) or (None, None)
+        if not users:
+            name, users = self._pools[x.device] = self.new_pool(), WeakSet()
+        # Memory goes back to the stream that had it, so graphs share a pool only where all have one stream.
+        if x.device not in self._streams:
+            self._streams[x.device] = self.new_stream(x.device)
+        captured = self.record(x, work, self._streams[x.device], name)
+        users.add(captured)
+        return captured
+
+    def held(self) -> dict[torch.device, int]:
+        """The bytes of memory that each GPU's graphs keep from all others."""
+        with self.lock:
+            return {device: self.pool_bytes(name) for device, (name, users) in self._pools.items() if users}
+
+    def device_of(self, x: Tensor) -> AbstractContextManager[object]:
+        return torch.cuda.device_of(x)
+
+    def serves(self, x: Tensor) -> bool:
+        """Whether a run on the current stream may now be captured or replayed."""
+        return (
+            x.is_cuda
+            and not torch.cuda.get_sync_debug_mode()
+            and not torch.cuda.is_current_stream_capturing()
+        )
+
+    def is_short_of_memory(self, device: torch.device) -> bool:
+        free, total = torch.cuda.mem_get_info(device)
+        return free < _LEAST_FREE * total
+
+    def new_event(self) -> torch.cuda.Event:
+        return torch.cuda.Event()
+
+    def new_stream(self, device: torch.device) -> torch.cuda.Stream:
+        return torch.cuda.Stream(device)
+
+    def new_pool(self) -> Any:
+        """The name of one."""
+        return torch.cuda.graph_pool_handle()
+
+    def pool_bytes(self, name: Any) -> int:
+        segments = torch.cuda.memory_snapshot()
+        return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == tuple(name))
+
+    def record(
+        self, x: Tensor, work: Callable[[Tensor], Maps], stream: torch.cuda.Stream, pool: Any
+    ) -> Captured:
+        graph = torch.cuda.CUDAGraph()
+        # torch.cuda.graph would first stop the device and give all cached memory back.
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                own = torch.empty_like(x)
+                maps = work(own)
+            finally:
+                graph.capture_end()
+        return Captured(own, maps, graph.replay)
+
+
+CUDA = Cuda()
+
+
+class Graphs:
+    """The graphs of one plan, the least recently used given up first. Threads may share it.
+
+    Args:
+        cuda: the machine.
+        most: graphs to keep, and shapes to remember that came once.
+    """
+
+    def __init__(self, cuda: Cuda = CUDA, most: int = _MOST_GRAPHS) -> None:
+        self._cuda = cuda
+        self._most = most
+        self._calls = 0
+        # With the number of the call that used it last; the least recently used is the first.
+        self._graphs: OrderedDict[Key, tuple[int, Captured]] = OrderedDict()
+        self._seen: OrderedDict[Key, int] = OrderedDict()
+        self._refused: set[Key] = set()
+
+    def run(self, work: Work, x: Tensor, wanted: set[str], dtype: torch.dtype) -> Maps:
+        """``work(x, wanted, dtype)``, which must do the same launches whenever x has the same layout."""
+        with self._cuda.device_of(x):
+            if _is_off() or type(x) is not Tensor or not self._cuda.serves(x):
+                return work(x, wanted, dtype)
+            # Of a dense copy, as which it will be read.
+            strides = torch.empty_like(x, device="meta").stride()
+            key = (x.device, x.shape, strides, x.dtype, frozenset(wanted), dtype)
+            with self._cuda.lock:
+                self._calls += 1
+                if key in self._graphs:
+                    _, captured = self._graphs.pop(key)
+                    self._graphs[key] = self._calls, captured
+                    return self._cuda.run(captured, x)
+                due = self._is_due(key)
+            if not due:
+                return work(x, wanted, dtype)
+            # As in the graph's own memory, whose alignment may ask for other kernels than x's: all are to be
+            # compiled before the capture, in which that is not allowed.
+            maps = work(x.clone(), wanted, dtype)
+            with self._cuda.lock:
+                if key not in self._graphs:
+                    self._capture(key, x, lambda own: work(own, wanted, dtype))
+            return maps
+
+    @property
+    def nbytes(self) -> list[int]:
+        """Of the clip and the results of each graph; what else they need they share (``Cuda.held``)."""
+        with self._cuda.lock:
+            return [captured.nbytes for _, captured in self._graphs.values()]
+
+    def _is_due(self, key: Key) -> bool:
+        """Notes a shape without a graph, and says whether it is to have one: it came before, not long ago,
+        and there is room, or a graph that nobody used since. So shapes that take turns, more of them than
+        there are graphs, do not drive each other out.
+        """
+        if key in self._refused or len(self._refused) >= self._most:
+            return False
+        before = self._seen.pop(key, None)
+        self._seen[key] = self._calls
+        if len(self._seen) > self._most:
+            self._seen.popitem(last=False)
+        if before is None:
+            return False
+        return len(self._graphs) < self._most or next(iter(self._graphs.values()))[0] < before
+
+    def _capture(self, key: Key, x: Tensor, work: Callable[[Tensor], Maps]) -> None:
+        """Adds a graph; where that cannot be, the shape, and after some such shapes all, go without."""
+        self._seen.pop(key, None)
+        if self._cuda.is_short_of_memory(x.device):
+            self._refused.add(key)
+            return
+        while len(self._graphs) >= self._most:
+            self._graphs.popitem(last=False)
+        try:
+            # Tensors of inference mode could not be written to outside it.
+            with torch.inference_mode(False), torch.no_grad():
+                captured = self._cuda.capture(x, work)
+        except Exception as error:  # whatever it is, the plan itself has just run
+            self._refused.add(key)
+            warnings.warn(
+                f"no CUDA graph of clips of shape {tuple(x.shape)} ({error}): they run without one",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        self._graphs[key] = self._calls, captured
+
+
+def _is_off() -> bool:
+    """Whether the user wants none, or is looking for an error, which a graph would hide the place of."""
+    return (
+        os.environ.get("FASTI3D_CUDA_GRAPHS") == "0"
+        or os.environ.get("CUDA_LAUNCH_BLOCKING") == "1"
+        or torch.are_deterministic_algorithms_enabled()
+        or torch.compiler.is_compiling()
+    )

@@ -1,0 +1,195 @@
+"""Measured configurations: tables that come with the package, and the user's own of ``fasti3d tune``.
+
+A table serves one model of GPU, and of its convolutions only those of exactly the sizes that were measured;
+all others take what ``choose`` expects to be best. It is JSON:
+
+- ``candidates``: the name of the candidate set it was measured from; tables of any other are refused
+- ``gpu``: ``name``, ``capability`` and ``multiprocessors``
+- ``torch``, ``triton``, ``date``, ``dtype``: with what it was measured, when, and of which values
+- ``entries``: the fields of a ``Problem`` but those of the GPU; ``config``, the fields of a ``Config``; and
+  ``seconds`` and ``expected_seconds``, the times of that and of what ``choose`` would have taken
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fasti3d.home import cache_dir
+from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
+from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
+
+SHIPPED = Path(__file__).parent / "configs"
+_RECORDED = ("torch", "triton", "date", "dtype")
+# The fields of a problem that are not the GPU's.
+_OWN = [field.name for field in fields(Problem) if field.name not in ("capability", "multiprocessors")]
+
+
+class TableError(ValueError):
+    """A table that cannot be used; the message names the file and says what to do."""
+
+
+class Gpu(NamedTuple):
+    """What a table is for."""
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+
+    @property
+    def file_name(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") + ".json"
+
+
+class Entry(NamedTuple):
+    """The fastest configuration of a convolution, its time, and that of what would have been chosen."""
+
+    config: Config
+    seconds: float
+    expected_seconds: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured on a GPU; ``recorded`` is with what."""
+
+    gpu: Gpu
+    recorded: Mapping[str, str]
+    entries: Mapping[Problem, Entry]
+
+    def dumps(self) -> str:
+        """As JSON, an entry a line."""
+        head = {"candidates": candidate_set(), "gpu": self.gpu._asdict(), **self.recorded}
+        lines = [f' "{key}": {json.dumps(value)},\n' for key, value in head.items()]
+        entries = ",\n".join(f"  {json.dumps(_plain(*item))}" for item in self.entries.items())
+        return "{\n" + "".join(lines) + f' "entries": [\n{entries}\n ]\n}}\n'
+
+
+class Tuned(NamedTuple):
+    """The tables in use on a GPU with their files, the first before the others, and why others are not."""
+
+    tables: tuple[tuple[Path, Table], ...] = ()
+    refused: tuple[str, ...] = ()
+
+    def get(self, problem: Problem) -> Config | None:
+        """The measured configuration of a problem."""
+        for _, table in self.tables:
+            if entry := table.entries.get(problem):
+                return entry.config
+        return None
+
+
+@cache
+def tuned(device: torch.device) -> Tuned:
+    """The tables of a device, read when first asked for. A table that is refused is warned of."""
+    if device.type != "cuda":
+        return Tuned()
+    found = find(gpu(device))
+    for why in found.refused:
+        warnings.warn(why, UserWarning, stacklevel=2)
+    return found
+
+
+def find(gpu: Gpu) -> Tuned:
+    """The user's table of a GPU and the one that came with the package, as far as they are there and good."""
+    tables, refused = [], []
+    for path in (user_path(gpu), SHIPPED / gpu.file_name):
+        try:
+            if path is not None and path.is_file():
+                tables.append((path, read(path, gpu)))
+        except (TableError, OSError) as error:
+            refused.append(str(error))
+    return Tuned(tuple(tables), tuple(refused))
+
+
+def gpu(device: torch.device) -> Gpu:
+    """What a CUDA device is to a table."""
+    it = torch.cuda.get_device_properties(device)
+    return Gpu(it.name, (it.major, it.minor), it.multi_processor_count)
+
+
+def user_path(gpu: Gpu) -> Path | None:
+    """Where ``fasti3d tune`` puts a GPU's table; None where the user's folders cannot be told."""
+    try:
+        return cache_dir() / "tuned" / gpu.file_name
+    except ImportError:
+        return None
+
+
+def read(path: Path, gpu: Gpu) -> Table:
+    """The table of a GPU in a file.
+
+    Raises:
+        TableError: another GPU's, malformed, measured from other candidates, or with a configuration that
+            is none of its problem's candidates.
+        OSError: a file that cannot be read.
+    """
+    try:
+        return _parse(json.loads(path.read_bytes()), gpu)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise TableError(
+            f"the table of tuned configurations {path} is not used ({what}): remove it, or run `fasti3d tune`"
+        ) from error
+
+
+def _parse(data: Any, gpu: Gpu) -> Table:
+    if not isinstance(data, dict):
+        raise ValueError(f"it holds {type(data).__name__}, and not an object")
+    if data["candidates"] != candidate_set():
+        raise ValueError(f"it is of the candidates {data['candidates']}, here are {candidate_set()}")
+    its = data["gpu"]
+    if Gpu(its["name"], tuple(its["capability"]), its["multiprocessors"]) != gpu:
+        raise ValueError(f"it is of the GPU {its}, this is {gpu._asdict()}")
+    entries: dict[Problem, Entry] = {}
+    for one in data["entries"]:
+        its_fields = {name: _field(one[name]) for name in _OWN}
+        problem = Problem(**its_fields, capability=gpu.capability, multiprocessors=gpu.multiprocessors)
+        config = Config(**(one["config"] | {"box": tuple(one["config"]["box"])}))
+        if config not in candidates(problem):
+            raise ValueError(f"{config} is no candidate for {problem}")
+        if problem in entries:
+            raise ValueError(f"it has {problem} twice")
+        entries[problem] = Entry(config, _seconds(one["seconds"]), _seconds(one["expected_seconds"]))
+    return Table(gpu, {name: _typed(data[name], str) for name in _RECORDED}, entries)
+
+
+def _plain(problem: Problem, entry: Entry) -> dict[str, object]:
+    return {name: getattr(problem, name) for name in _OWN} | {
+        "config": asdict(entry.config),
+        "seconds": entry.seconds,
+        "expected_seconds": entry.expected_seconds,
+    }
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _field(value: Any) -> Any:
+    """A field of a problem: a number, a flag, or three lengths."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        t, h, w = map(_field, value)
+        return t, h, w
+    if _typed(value, int) < 0:
+        raise ValueError(f"{value!r} is below 0")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if not (_typed(value, float) > 0 and math.isfinite(value)):
+        raise ValueError(f"{value!r} is no time")
+    return value

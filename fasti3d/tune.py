@@ -1,0 +1,300 @@
+"""Measures the candidates for each convolution of the network on a GPU, and keeps the fastest."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fasti3d import gpu
+from fasti3d.i3d import I3D
+from fasti3d.inputs import check_clip
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.candidates import candidates
+from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
+from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
+from fasti3d.plan import Plan
+
+if TYPE_CHECKING:
+    from fasti3d.ops.conv3d_bn_relu.launch import Prepared
+
+# A configuration that saves less than this is not worth another: as much may be noise.
+_WORTH = 0.02
+_WARM_RUNS = 3
+_RUNS = 25
+# Written between runs, so that each finds the second-level cache without its data; and long enough a write
+# that the next launch is queued before it ends, else its way there would be measured too.
+_FLUSH_BYTES = 512 << 20
+
+
+class Geometry(NamedTuple):
+    """Where the values of a clip lie: ``offset`` in values from a multiple of 16 bytes."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @staticmethod
+    def of(x: Tensor) -> Geometry:
+        return Geometry(tuple(x.shape), x.stride(), x.data_ptr() % 16 // x.element_size())
+
+    def fill(self, like: Tensor) -> Tensor:
+        """A clip of noise that lies so, in ``like``'s dtype and device."""
+        extent = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        memory = torch.empty(self.offset + extent, dtype=like.dtype, device=like.device).normal_()
+        return memory[self.offset :].as_strided(self.shape, self.strides)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A launch of the plan: the layer that it is of, and all but the values that it reads."""
+
+    layer: str
+    x: Geometry
+    outputs: tuple[Geometry, ...]  # two, where the channels go to two clips
+    weight: Tensor
+    rest: dict[str, Any]  # what else launch.prepare, or prepare_split, takes
+    flop: int
+
+    def prepare(self) -> Prepared:
+        """The launch over noise of its own."""
+        # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+        from fasti3d.ops.conv3d_bn_relu import launch
+
+        x, *outputs = (geometry.fill(self.weight) for geometry in (self.x, *self.outputs))
+        if len(outputs) == 2:
+            return launch.prepare_split(x, self.weight, out=outputs[0], second=outputs[1], **self.rest)
+        return launch.prepare(x, self.weight, out=outputs[0], **self.rest)
+
+
+class Trial(NamedTuple):
+    """A candidate and its seconds, or why it is out of the question."""
+
+    config: Config
+    found: float | str
+
+
+# Checks, then times each configuration: seconds, or why it is out of the question.
+Measure = Callable[["Prepared", Sequence[Config]], list[float | str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a convolution; ``entry`` is None where no configuration is right."""
+
+    layer: str
+    problem: Problem
+    flop: int
+    trials: tuple[Trial, ...]
+    entry: Entry | None
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as what would have been chosen."""
+        return self.entry.expected_seconds / self.entry.seconds if self.entry else 1.0
+
+
+def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
+    """The launches of a run of a plan of Triton kernels up to the logits, none of which is made."""
+    layers: dict[int, str] = {}
+    for name, step in plan.steps.items():
+        layers |= {conv.weight.data_ptr(): name for conv in step.convs}
+        for part, conv in vars(step).items():
+            if isinstance(conv, PackedConv3d):
+                layers[conv.weight.data_ptr()] = name if part == "conv" else f"{name}.{part}"
+    found: list[Convolution] = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            outputs: tuple[Tensor, ...]
+            rest: dict[str, Any]
+            if func is torch.ops.fasti3d.conv3d_triton_.default:
+                x, weight, bias, kernel, stride, padding, relu, out, start = args
+                outputs, taps = (out,), math.prod(kernel)
+                rest = {"kernel": tuple(kernel), "stride": tuple(stride), "start": start}
+                rest["padding"] = padding and tuple(padding)
+            elif func is torch.ops.fasti3d.conv3d_split_triton_.default:
+                x, weight, bias, relu, *both = args
+                outputs, taps, rest = tuple(both), 1, {}
+            else:
+                return func(*args, **(kwargs or {}))
+            flop = 2 * sum(out.numel() for out in outputs) * x.shape[1] * taps
+            places = tuple(map(Geometry.of, outputs))
+            rest |= {"bias": bias, "relu": relu}
+            layer = layers[weight.data_ptr()]
+            found.append(Convolution(layer, Geometry.of(x), places, weight.detach(), rest, flop))
+            return None
+
+    with torch.no_grad(), Record():
+        plan.compute(x, {"Logits"}, x.dtype)
+    return found
+
+
+def tune(
+    shapes: Sequence[Sequence[int]],
+    dtype: torch.dtype,
+    device: torch.device,
+    measure: Measure | None = None,
+    progress: Callable[[float, float | None], None] | None = None,
+) -> Iterator[Result]:
+    """Measures the convolutions of clips (N, 3 or 2, T, H, W), each that is new as soon as it is asked for.
+
+    Args:
+        shapes: of the clips.
+        dtype: float16 or bfloat16.
+        device: a GPU.
+        measure: instead of ``Meter``.
+        progress: called with the launches done and those there are.
+
+    Raises:
+        ValueError: a device or dtype that the Triton kernels do not serve, or a shape that the network
+            does not take.
+    """
+    if why := gpu.why_not(device, dtype):
+        raise ValueError(f"nothing to tune for {dtype} on {device}: {why}")
+    for shape in shapes:
+        channels = shape[1] if len(shape) == 5 and shape[1] in (2, 3) else 3
+        check_clip(torch.empty(tuple(shape), dtype=dtype, device="meta"), channels, None, to_head=True)
+    found: list[Convolution] = []
+    for shape in shapes:
+        plan = Plan(I3D(400, shape[1]).eval().to(device), dtype)
+        found += convolutions(plan, torch.zeros(tuple(shape), dtype=dtype, device=device))
+    return _measure_all(found, measure or Meter(device), progress)
+
+
+def _measure_all(
+    found: Sequence[Convolution],
+    measure: Measure,
+    progress: Callable[[float, float | None], None] | None,
+) -> Iterator[Result]:
+    seen: set[Problem] = set()
+    for done, convolution in enumerate(found):
+        if progress:
+            progress(done, len(found))
+        with torch.no_grad(), torch.cuda.device_of(convolution.weight):
+            work = convolution.prepare()
+            if work.problem in seen:
+                continue
+            seen.add(work.problem)
+            configs = candidates(work.problem)
+            trials = tuple(map(Trial, configs, measure(work, configs)))
+        yield Result(convolution.layer, work.problem, convolution.flop, trials, select(trials))
+
+
+def select(trials: Sequence[Trial]) -> Entry | None:
+    """The fastest right configuration; the first, which would have been chosen, if it is as good as that."""
+    right = [(trial.found, trial.config) for trial in trials if isinstance(trial.found, float)]
+    if not right:
+        return None
+    seconds, config = min(right, key=lambda one: one[0])
+    expected = trials[0].found
+    if not isinstance(expected, float):
+        return Entry(config, seconds, seconds)
+    if expected * (1 - _WORTH) <= seconds:
+        return Entry(trials[0].config, expected, expected)
+    return Entry(config, seconds, expected)
+
+
+def reference(work: Prepared) -> Tensor:
+    """What a launch should write, in float32: a matrix product for each tap."""
+    (kt, kh, kw), (st, sh, sw) = work.kernel, work.stride
+    size = work.out.shape[2:]
+    edges: list[int] = []
+    for n, k, s, pad, length in zip(size, work.kernel, work.stride, work.pad, work.x.shape[2:], strict=True):
+        edges = [pad, (n - 1) * s + k - pad - length, *edges]  # the last axis first
+    x = F.pad(work.x.float(), edges)
+    weight = work.weight.float().view(work.weight.shape[0], kt * kh * kw, -1)
+    y = work.bias.view(1, -1, 1, 1, 1).expand(len(x), -1, *size).clone()
+    t, h, w = ((n - 1) * s + 1 for n, s in zip(size, work.stride, strict=True))
+    for tap in range(kt * kh * kw):
+        t0, h0, w0 = tap // (kh * kw), tap // kw % kh, tap % kw
+        part = x[:, :, t0 : t0 + t : st, h0 : h0 + h : sh, w0 : w0 + w : sw]
+        y += torch.einsum("oc,ncthw->nothw", weight[:, tap], part)
+    return y.relu_() if work.relu else y
+
+
+def fault(work: Prepared, expected: Tensor) -> str | None:
+    """What is wrong with what a launch wrote, in sums of float32 that are rounded once."""
+    out = work.out if work.second is None else torch.cat((work.out, work.second), dim=1)
+    scale = expected.abs().max().item()
+    error = (out.float() - expected).abs().max().item()
+    if error <= torch.finfo(out.dtype).eps * scale:  # which a NaN is not
+        return None
+    return f"wrong by {error:.3g}, where values are up to {scale:.3g}"
+
+
+class Meter:
+    """Times launches on a GPU by its own clock: the median of runs that find nothing in the cache."""
+
+    def __init__(self, device: torch.device) -> None:
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        self._flush = torch.empty(max(_FLUSH_BYTES, 2 * cache), dtype=torch.uint8, device=device)
+
+    def __call__(self, work: Prepared, configs: Sequence[Config]) -> list[float | str]:
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            expected = reference(work)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return [self._one(work, config, expected) for config in configs]
+
+    def _one(self, work: Prepared, config: Config, expected: Tensor) -> float | str:
+        # Here and not at the top: as in prepare.
+        from triton.errors import TritonError
+
+        from fasti3d.ops.conv3d_bn_relu import launch
+
+        try:
+            for out in (work.out, work.second):
+                if out is not None:
+                    out.fill_(math.nan)
+            launch.run(config, work)
+        except TritonError as error:
+            return f"does not run: {error}"
+        if wrong := fault(work, expected):
+            return wrong
+        for _ in range(_WARM_RUNS):
+            launch.run(config, work)
+        events = []
+        for _ in range(_RUNS):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self._flush.zero_()
+            start.record()
+            launch.run(config, work)
+            end.record()
+            events.append((start, end))
+        torch.cuda.current_stream().synchronize()
+        # After them, too: a race shows now and then.
+        return fault(work, expected) or statistics.median(a.elapsed_time(b) for a, b in events) / 1e3
+
+
+def to_table(results: Sequence[Result], its: Gpu, dtype: torch.dtype, path: Path) -> Table:
+    """The table of what was measured, with what one at ``path`` has of other convolutions from the same
+    releases of torch and triton.
+    """
+    recorded = {
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "date": date.today().isoformat(),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    kept: Mapping[Problem, Entry] = {}
+    try:
+        before = read(path, its)
+        if all(before.recorded[name] == recorded[name] for name in ("torch", "triton")):
+            kept = before.entries
+    except (TableError, OSError):
+        pass  # none, or none that could be used
+    new = {result.problem: result.entry for result in results if result.entry}
+    return Table(its, recorded, {**kept, **new})
