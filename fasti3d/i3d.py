@@ -30,7 +30,8 @@ class I3D(reference.I3D):
     mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it runs fused: batch norm folded in
     float32, no padded copies, branches written straight into their slice. What the fused path derives
     from the weights is never in the state dict and follows every change of them. Where a submodule
-    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. (On a GPU
+    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. In graphs
+    of ``torch.compile`` and ``torch.export`` the fused network is the operator ``fasti3d::i3d``. (On a GPU
     an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
     parameter itself under ``torch.no_grad()``.)
 

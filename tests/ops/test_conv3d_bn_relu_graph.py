@@ -1,4 +1,4 @@
-"""The convolution in graphs of torch.compile and torch.export: one operator, whose packed weights are kept."""
+"""The convolution in graphs of compilers and exporters: one operator, whose packed weights are kept."""
 
 from __future__ import annotations
 
