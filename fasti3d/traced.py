@@ -124,7 +124,8 @@ def _i3d(
 def _fake(
     x: Tensor, tensors: list[Tensor], eps: list[float], wanted: list[str], dtype: torch.dtype
 ) -> list[Tensor]:
-    widths = iter([t.shape[0] for t in tensors if t.dim() == 5])
+    out_channels = [t.shape[0] for t in tensors if t.dim() == 5]
+    widths = iter(out_channels)
     n, channels, *size = x.shape
     shapes: dict[str, tuple[int, ...]] = {}
     for name, part in network.TRUNK.items():
@@ -137,9 +138,7 @@ def _fake(
             size = same_shape(size, part.stride)
             channels = next(widths) if isinstance(part, network.Conv) else channels
         shapes[name] = (n, channels, *size)
-    for name in wanted:
-        if name not in shapes:
-            shapes[name] = (n, [t.shape[0] for t in tensors if t.dim() == 5][-1])
+    shapes |= dict.fromkeys(("Logits", "Predictions"), (n, out_channels[-1]))
     layouts = {2: torch.contiguous_format, 5: torch.channels_last_3d}
     return [
         torch.empty(shape, dtype=dtype, device=x.device, memory_format=layouts[len(shape)])

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.func import functional_call
 
-from fasti3d import I3D, TwoStreamI3D, compat, traced
+from fasti3d import I3D, compat, traced
 from fasti3d.plan import Plan
 
 FEATURES = "Mixed_5c"
@@ -77,7 +78,7 @@ class Maps(nn.Module):
 def operators(graph: fx.GraphModule) -> list[Any]:
     """What a graph calls with its values, without the reading of lists."""
     calls = [node.target for node in graph.graph.nodes if node.op in ("call_function", "call_method")]
-    return [t for t in calls if getattr(t, "__name__", "") not in ("getitem", "_is_autocast_available")]
+    return [target for target in calls if target is not getitem]
 
 
 def holds_operator(graph: fx.GraphModule) -> bool:
@@ -297,15 +298,6 @@ def test_the_networks_of_other_ports_are_exported_too() -> None:
                 assert torch.equal(actual, expected)
 
 
-def test_two_streams_are_two_operators(model: I3D) -> None:
-    rgb, flow = random_clip(*WITH_HEAD), random_clip(1, 2, *WITH_HEAD[2:])
-    streams = TwoStreamI3D(model, make_i3d(in_channels=2)).eval()
-    program = torch.export.export(streams, (rgb, flow))
-    assert operators(program.graph_module).count(OPERATOR) == 2
-    with torch.no_grad():
-        assert torch.equal(program.module()(rgb, flow), streams(rgb, flow))
-
-
 LOADING = """
 import sys
 import torch
@@ -343,8 +335,6 @@ def test_on_other_devices_only_weights_of_modules_are_taken(
         for function in (stem, scaled):
             assert compiled(function)(x)["Conv3d_1a_7x7"].shape == (1, 64, 5, 17, 20)
     assert [holds_operator(graph) for graph in graphs] == [True, False]
-    program = torch.export.export(stem, (x,))
-    assert operators(program.graph_module) == [OPERATOR]
 
 
 def arguments(model: I3D, x: Tensor, *wanted: str) -> tuple[Any, ...]:
@@ -355,8 +345,7 @@ def arguments(model: I3D, x: Tensor, *wanted: str) -> tuple[Any, ...]:
 
 def test_operator_contract() -> None:
     model = make_i3d().requires_grad_(False)
-    names = ("MaxPool3d_2a_3x3", "Mixed_4b", "Logits", "Predictions")
-    calls = arguments(model, random_clip(*WITH_HEAD), *names)
+    calls = arguments(model, random_clip(*WITH_HEAD), "MaxPool3d_2a_3x3", "Mixed_4b", "Logits", "Predictions")
     torch.library.opcheck(OPERATOR, calls, test_utils=("test_schema", "test_faketensor"))
     stem = nn.Module()
     stem.Conv3d_1a_7x7 = make_i3d().Conv3d_1a_7x7

@@ -41,7 +41,8 @@ class Run:
 
     def __init__(self) -> None:
         self.output: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - until stop()
-        options = ("-q", "-rs", "-p", "no:cacheprovider")
+        # Each may take long beside what else runs.
+        options = ("-q", "-rs", "-p", "no:cacheprovider", "-o", "timeout=1200")
         # In front of what this process imports from, as in the interpreter's processes that it starts itself.
         path = os.pathsep.join([str(FOLDER), *sys.path])
         self.process = subprocess.Popen(
