@@ -26,6 +26,7 @@ CSRC := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 HAVE_TORCH := $(VENV)/.torch-$(TORCH)
 HAVE_FASTI3D := $(VENV)/.fasti3d-$(FASTI3D_BUILD)
 HAVE_PEERS := $(VENV)/.fasti3d-peers
+HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
 .PHONY: setup demo test bench lint format clean
 .DELETE_ON_ERROR:
@@ -35,7 +36,7 @@ setup: $(HAVE_FASTI3D)
 $(HAVE_TORCH):
 	@echo "setup: torch $(TORCH) and the build tools, in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@rm -f $(VENV)/.torch-* $(VENV)/.fasti3d-*
+	@rm -f $(VENV)/.torch-* $(VENV)/.fasti3d-* $(VENV)/.triton-*
 	@$(PIP) install "torch==$(TORCH)" numpy "setuptools>=77" "pybind11>=2.12" ninja
 	@touch $@
 
@@ -55,10 +56,18 @@ $(HAVE_PEERS): $(HAVE_FASTI3D)
 	@$(PIP) install --no-build-isolation -e ".[bench]" "torch==$(TORCH)"
 	@touch $@
 
+# For tests/ops/test_older_toolchain.py, in a folder beside the installed one; numpy 2.4 breaks its interpreter.
+$(HAVE_OLDER_TRITON): $(HAVE_TORCH)
+	@echo "setup: Triton 3.6 besides, for the tests"
+	@rm -rf $(VENV)/triton-3.6
+	@$(PIP) install --target $(VENV)/triton-3.6 --no-deps "numpy<2.4" \
+		"triton==3.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'"
+	@touch $@
+
 demo: setup
 	@$(BIN)/fasti3d demo $(if $(VIDEO),"$(VIDEO)")
 
-test: setup
+test: setup $(HAVE_OLDER_TRITON)
 	@echo "test: pytest"
 	@$(BIN)/python -m pytest $(ARGS)
 

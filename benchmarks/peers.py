@@ -83,10 +83,19 @@ def _forward(model: Callable[[Tensor], Tensor], x: Tensor) -> Forward:
     return forward
 
 
-def _fasti3d(case: Case) -> Forward:
+def _our_model(case: Case) -> tuple[nn.Module, Tensor]:
     model = fasti3d.I3D().eval().requires_grad_(False)
     model.load_state_dict(random_reference().state_dict())
-    return _forward(*_placed(model, case, torch.contiguous_format))
+    return _placed(model, case, torch.contiguous_format)
+
+
+def _fasti3d(case: Case) -> Forward:
+    return _forward(*_our_model(case))
+
+
+def _fasti3d_compiled(case: Case) -> Forward:
+    model, x = _our_model(case)
+    return _forward(torch.compile(model, fullgraph=True), x)
 
 
 def _reference(case: Case) -> Forward:
@@ -138,6 +147,7 @@ def _openvino(case: Case) -> Forward:
 OURS = "fasti3d"
 CANDIDATES: dict[str, Callable[[Case], Forward]] = {
     OURS: _fasti3d,
+    "fasti3d under torch.compile": _fasti3d_compiled,
     "reference": _reference,
     "reference, channels_last_3d": _channels_last,
     "torch.compile, channels_last_3d, freezing": _compiled,

@@ -63,6 +63,10 @@ def _fasti3d(case: Case) -> Forward:
     return _forward(fasti3d.fuse(_network(case)), _clip(case))
 
 
+def _fasti3d_compiled(case: Case) -> Forward:
+    return _forward(torch.compile(fasti3d.fuse(_network(case)), fullgraph=True), _clip(case))
+
+
 def _as_written(case: Case) -> Forward:
     return _forward(_network(case), _clip(case))
 
@@ -87,6 +91,7 @@ def _compiled(case: Case) -> Forward:
 OURS = "fasti3d.fuse"
 CANDIDATES: dict[str, Callable[[Case], Forward]] = {
     OURS: _fasti3d,
+    "fasti3d.fuse under torch.compile": _fasti3d_compiled,
     "the network itself": _as_written,
     "channels_last_3d": _channels_last,
     "torch.compile, channels_last_3d, freezing": _compiled,

@@ -16,6 +16,7 @@ from fasti3d.eligibility import needs_ordinary_path
 from fasti3d.inputs import autocast_dtype
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
+from fasti3d.ops.registry import takes_gradients, takes_operators
 from fasti3d.plan import route
 
 _pack_lock = threading.Lock()
@@ -26,8 +27,9 @@ class FusedConv3d(nn.Module):
 
     Takes (N, Cin, T, H, W) in the weights' dtype, or any that autocast turns into its own, and returns
     (N, Cout, T', H', W') in channels_last_3d. A clip in another layout is copied into that one first: once a
-    network, whose other layers keep it. Where a gradient with respect to the clip is asked for, under
-    torch.compile or another transformation, it runs as plain PyTorch.
+    network, whose other layers keep it. Where a gradient with respect to the clip is asked for, or under
+    a transformation such as vmap, it runs as plain PyTorch; in graphs of torch.compile and torch.export it is
+    one operator.
 
     Its weights are the buffers ``folded_weight`` and ``folded_bias``, which move, cast and load as buffers
     do. What the kernel reads is packed from them at the first call and again after they changed (an
@@ -56,6 +58,10 @@ class FusedConv3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         dtype = autocast_dtype(x.device) or x.dtype
+        if takes_operators(x) and not takes_gradients(x):
+            return torch.ops.fasti3d.conv3d_bn_relu(
+                x.to(dtype), self.folded_weight, self.folded_bias, self.stride, self.padding, self.relu
+            )
         if (torch.is_grad_enabled() and x.requires_grad) or needs_ordinary_path(x):
             weight, bias = self.folded_weight.to(dtype), self.folded_bias.to(dtype)
             return conv3d_bn_relu_reference(x.to(dtype), weight, bias, self.stride, self.relu, self.padding)

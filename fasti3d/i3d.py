@@ -8,14 +8,16 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasti3d import network, reference
 from fasti3d.eligibility import describe, needs_ordinary_path
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 from fasti3d.ops.fingerprint import fingerprint
+from fasti3d.ops.registry import takes_gradients, takes_operators
 from fasti3d.plan import Plan, route
 from fasti3d.reference import check_endpoints
+from fasti3d.traced import fused_endpoints
 
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _build_lock = threading.Lock()
@@ -28,7 +30,8 @@ class I3D(reference.I3D):
     mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it runs fused: batch norm folded in
     float32, no padded copies, branches written straight into their slice. What the fused path derives
     from the weights is never in the state dict and follows every change of them. Where a submodule
-    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. (On a GPU
+    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. In graphs
+    of ``torch.compile`` and ``torch.export`` the fused network is the operator ``fasti3d::i3d``. (On a GPU
     an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
     parameter itself under ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA
     graph; the environment variable ``FASTI3D_CUDA_GRAPHS=0`` turns that off.
@@ -86,10 +89,12 @@ class I3D(reference.I3D):
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         wanted = check_endpoints(names)
         clip_dtype = self._check(x, wanted)
+        dtype = autocast_dtype(x.device) or clip_dtype
+        if takes_operators(x) and self._is_operator(x, dtype):
+            return fused_endpoints(self, x, wanted, dtype)
         if needs_ordinary_path(x):
             return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
         check_range(x)
-        dtype = autocast_dtype(x.device) or clip_dtype
         plan = self._current_plan(x, dtype)
         if plan is None:
             return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
@@ -105,18 +110,34 @@ class I3D(reference.I3D):
             raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
         return x.dtype if x.is_floating_point() else weight_dtype or torch.float32
 
-    def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
-        """The plan for the weights as they are now, or None where the ordinary path must run."""
+    def _describe(self, x: Tensor, dtype: torch.dtype) -> tuple[tuple[float, ...], list[Tensor]] | None:
+        """What ``eligibility.describe`` says, or None where the ordinary path must run."""
         if self.training or dtype not in _FUSED_DTYPES:
             return None
         described = describe(self)
         if described is None:
             return None
-        eps, tensors = described
-        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
+        tensors = described[1]
+        if takes_gradients(x, *tensors):
             return None
         if any(t.device != x.device or t.dtype not in _FUSED_DTYPES for t in tensors):
             return None
+        return described
+
+    def _is_operator(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the operator may stand for the network in a graph."""
+        described = self._describe(x, dtype)
+        # A graph's own tensors are overwritten without a trace, which could not be seen on a GPU.
+        return described is not None and (
+            x.device.type == "cpu" or all(isinstance(t, nn.Parameter) for t in described[1] if t.dim() == 5)
+        )
+
+    def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
+        """The plan for the weights as they are now, or None where the ordinary path must run."""
+        described = self._describe(x, dtype)
+        if described is None:
+            return None
+        eps, tensors = described
         if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
             return None  # without version counters an edit could not be seen
         compute_dtype = route(x.device, dtype).compute_dtype

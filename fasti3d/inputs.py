@@ -30,7 +30,9 @@ def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype that autocast runs convolutions in on this device, or None where it is off."""
-    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+    # Which compilers cannot look at in torch 2.11; of the devices without autocast they know meta.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
+    if device.type == "meta" or not available or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 

@@ -227,24 +227,6 @@ def test_without_a_classifier_features_still_come(model: I3D) -> None:
         assert torch.equal(headless.forward_features(x), model.forward_features(x))
 
 
-def test_compiles_as_one_graph(model: I3D, runs: list[torch.dtype]) -> None:
-    torch.compiler.reset()
-    x = random_clip(*SMALL)
-    compiled = torch.compile(model.forward_features, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        y = compiled(x)
-    assert runs == []
-    assert_close("i3d", y, ordinary(model, x, FEATURES)[FEATURES])
-
-
-def test_exports(model: I3D, runs: list[torch.dtype]) -> None:
-    x = random_clip(*WITH_HEAD)
-    with torch.no_grad():
-        program = torch.export.export(model, (x,))
-        assert runs == []
-        assert_close("i3d", program.module()(x), model(x))
-
-
 def test_traces(model: I3D, runs: list[torch.dtype]) -> None:
     x = random_clip(*WITH_HEAD)
     with torch.no_grad():

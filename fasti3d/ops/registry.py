@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import NoneType
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.nn.modules import module as module_globals
 
 from fasti3d import extension
 
 _LIBRARY = torch.library.Library("fasti3d", "FRAGMENT")
 
 
-def define(name: str, schema: str) -> None:
+def define(name: str, schema: str, tags: Sequence[torch.Tag] = ()) -> None:
     """Makes an operator that is written in Python wherever it runs."""
-    _LIBRARY.define(name + schema)
+    _LIBRARY.define(name + schema, tags=tags)
 
 
 def register(name: str, schema: str, reference: Callable) -> None:
@@ -30,3 +35,30 @@ def register_cuda(name: str, kernel: Callable) -> None:
     """Makes an operator run ``kernel``, written in Python, on GPUs where no CUDA kernel was compiled."""
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA"):
         _LIBRARY.impl(name, kernel, "CUDA")
+
+
+def takes_operators(x: Tensor) -> bool:
+    """Whether a compiler or an exporter, and nothing else, follows what is computed from ``x``.
+
+    Operators then go into its graph as they are.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and type(x) in (Tensor, nn.Parameter, FakeTensor)
+        # Not "is None", which compilers take to be false of this.
+        and isinstance(torch._C._functorch.peek_interpreter_stack(), NoneType)
+        and forward_ad._current_level < 0
+        and not module_globals._has_any_global_hook()
+    )
+
+
+def takes_gradients(*tensors: Tensor) -> bool:
+    """Whether gradients with respect to any of the tensors may be asked for by the caller himself.
+
+    An exported graph is run later, under whatever mode: operators in it have gradients of their own.
+    """
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_exporting()
+        and any(t.requires_grad for t in tensors)
+    )

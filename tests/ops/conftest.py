@@ -1,13 +1,26 @@
-"""Fixtures of the operators' tests: instruction sets and numbers of threads."""
+"""Fixtures of the operators' tests: instruction sets and numbers of threads, and a second Triton's run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import older_triton
 import pytest
 import torch
 
 from fasti3d import extension
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts at once what test_older_toolchain.py waits for: it takes minutes, and a core is often idle."""
+    wanted = any("older_run" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not older_triton.why_not() and not session.config.option.collectonly:
+        session.config.stash[older_triton.RUN] = older_triton.Run()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if older_triton.RUN in config.stash:
+        config.stash[older_triton.RUN].stop()
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

@@ -1,8 +1,6 @@
-"""The head on the CPU, and its Triton kernel without a GPU."""
+"""The head on the CPU."""
 
 from __future__ import annotations
-
-import re
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from i3d_head_making import MAPS, assert_is_head, head_arguments
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 from fasti3d.ops.i3d_head.op import i3d_head
 
 
@@ -65,39 +62,3 @@ def test_it_is_for_inference_alone() -> None:
         i3d_head(x, weight, bias)
     with torch.no_grad():
         assert not i3d_head(x, weight, bias)[1].requires_grad
-
-
-def test_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    from ahead_of_time import run_interpreted
-
-    run_interpreted("interpreted_i3d_head.py")
-
-
-@pytest.mark.parametrize("device", ["A100", "RTX 3090", "RTX 4090", "H200", "B200", "RTX 5090"])
-def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    from ahead_of_time import CHIPS, Launch, Recorder, build
-
-    from fasti3d.ops.i3d_head import launch
-
-    found: set[Launch] = set()
-    monkeypatch.setattr(launch, "_i3d_head_kernel", Recorder(launch._i3d_head_kernel, found))
-    for dtype in (torch.float16, torch.bfloat16):
-        for shape in ((1, 1024, 2, 7, 7), (8, 1024, 8, 8, 10)):
-            arguments = head_arguments(shape, 4, dtype)
-            launch.head(*(argument.to("meta") for argument in arguments))
-    assert len(found) == 2, "one build serves every size"
-    for one in found:
-        built = build(one, CHIPS[device].capability)
-        assert (built.stack, built.local) == (0, 0)
-        assert built.shared <= shared_memory(CHIPS[device].capability)
-        assert built.ptx.count("ld.global.v4.b32") >= 2 * 7, "16 bytes of both frames of a window at a time"
-        # What a chunk has written is there for whoever learns that it is: all its threads have come this far
-        # before one tells, and none goes on before that one knows who else has told.
-        before, after = built.ptx.split("atom.global.gpu.acq_rel.add.u32")
-        *_, last_store, rest = re.split("st.global.b32", before)
-        assert last_store
-        assert "bar.sync" in rest
-        assert "bar.sync" in after[: after.index("ld.global")]
-        assert "ld.global.nc" not in built.ptx

@@ -15,7 +15,7 @@ from fasti3d.network import same_shape
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
-from fasti3d.ops.registry import define
+from fasti3d.ops.registry import define, takes_gradients, takes_operators
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16
@@ -91,6 +91,13 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return extension.has_bf16_dot() and not extension.has_amx_bf16()
     return dtype == torch.float32
+
+
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What a convolution of clips of ``dtype`` is computed in, where no gradient is needed."""
+    if has_kernel(device, dtype) or not has_kernel(device, torch.float32):
+        return dtype
+    return dtype if dtype == torch.bfloat16 and extension.has_amx_bf16() else torch.float32
 
 
 Triple = tuple[int, int, int]
@@ -298,25 +305,29 @@ def conv3d_bn_relu(
     zeros = _check(x, weight, bias, stride, out, padding)
     step = (int(stride[0]), int(stride[1]), int(stride[2]))
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    needs_grad = takes_gradients(*tensors)
     if needs_grad and out is not None:
         raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
-    # A compiler fuses the plain form itself, and cannot look into packed weights.
-    if needs_grad or (torch.compiler.is_compiling() and (out is None or x.is_cuda)):
+    if takes_operators(x) and not needs_grad:  # graph.py's
+        y = torch.ops.fasti3d.conv3d_bn_relu(x, weight, bias, step, zeros, relu)
+        return y if out is None else out.copy_(y)
+    if needs_grad or torch.compiler.is_compiling():
         y = conv3d_bn_relu_reference(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu, zeros
         )
         return y if out is None else out.copy_(y)
-    b = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    dtype = (
-        x.dtype if has_kernel(x.device, x.dtype) or not has_kernel(x.device, torch.float32) else torch.float32
-    )
-    packed = PackedConv3d.pack(weight.float(), b.float(), step, relu=relu, dtype=dtype, padding=zeros)
+    dtype = compute_dtype(x.device, x.dtype)
+    packed = PackedConv3d.pack(*in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if dtype == x.dtype:
         return packed(x, out)
     y = packed(x.to(dtype))
     return y.to(x.dtype) if out is None else out.copy_(y)
+
+
+def in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What is packed: zeros where there is no bias."""
+    return weight.float(), weight.new_zeros(weight.shape[0]).float() if bias is None else bias.float()
 
 
 def _check(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fasti3d.network import same_padding
 from fasti3d.same import pad_same
 
 
@@ -21,3 +25,37 @@ def conv3d_bn_relu_reference(
         x, padding = pad_same(x, weight.shape[2:], stride), (0, 0, 0)
     y = F.conv3d(x, weight, bias, stride, padding)
     return F.relu(y) if relu else y
+
+
+def conv3d_bn_relu_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    stride: Sequence[int],
+    relu: bool,
+    padding: Sequence[int] | None,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients with respect to x, weight and bias, as far as needed, of the result y."""
+    if relu:
+        grad = torch.where(y > 0, grad, 0)
+    padded = pad_same(x, weight.shape[2:], stride) if padding is None else x
+    zeros = [0, 0, 0]
+    x_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
+        grad,
+        padded,
+        weight.to(x.dtype),
+        [weight.shape[0]],
+        stride,
+        padding or zeros,
+        [1, 1, 1],
+        False,
+        zeros,
+        1,
+        needed,
+    )
+    if padding is None and needed[0]:
+        for axis, (size, k, s) in enumerate(zip(x.shape[2:], weight.shape[2:], stride, strict=True), start=2):
+            x_grad = x_grad.narrow(axis, same_padding(size, k, s)[0], size)
+    return x_grad, weight_grad, bias_grad

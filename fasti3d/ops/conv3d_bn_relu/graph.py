@@ -1,0 +1,100 @@
+"""``fasti3d::conv3d_bn_relu``: the convolution as an operator for the graphs of compilers."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, compute_dtype, in_float32, output_size
+from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
+from fasti3d.ops.fingerprint import fingerprint
+from fasti3d.ops.registry import define
+
+define(
+    "conv3d_bn_relu",
+    "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu) -> Tensor",
+)
+
+_lock = threading.Lock()
+# By the weight, with which it goes: what was packed of it, and a key that tells from what and for what.
+_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def _pack(
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int] | None,
+    relu: bool,
+    dtype: torch.dtype,
+) -> PackedConv3d:
+    """The packed convolution for the weights as they are now.
+
+    On the CPU, where weights can be looked at and packing takes longer than that, it is kept as long as
+    the weight lives. On a GPU it is a copy in another order, and none in channels_last_3d.
+    """
+
+    def pack() -> PackedConv3d:
+        return PackedConv3d.pack(*in_float32(weight, bias), stride, relu=relu, dtype=dtype, padding=padding)
+
+    if weight.device.type != "cpu":
+        return pack()
+    key = (stride, padding, relu, dtype, fingerprint([weight] if bias is None else [weight, bias]))
+    with _lock:
+        kept = _packed.get(weight)
+    if kept is None or kept[0] != key:
+        kept = (key, pack())
+        with _lock:
+            _packed[weight] = kept
+    return kept[1]
+
+
+@torch.library.impl("fasti3d::conv3d_bn_relu", "default")
+def _conv3d_bn_relu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int] | None, relu: bool
+) -> Tensor:
+    dtype = compute_dtype(x.device, x.dtype)
+    layout = torch.channels_last_3d
+    step = (stride[0], stride[1], stride[2])
+    zeros = None if padding is None else (padding[0], padding[1], padding[2])
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        packed = _pack(weight, bias, step, zeros, relu, dtype)
+        clip = x.to(dtype)
+        if x.shape[1] >= FEW_CHANNELS:
+            clip = clip.contiguous(memory_format=layout)
+        return packed(clip).to(x.dtype).contiguous(memory_format=layout)
+
+
+@torch.library.register_fake("fasti3d::conv3d_bn_relu")
+def _fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int] | None, relu: bool
+) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, padding))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.stride, ctx.padding, ctx.relu = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    x, weight, y = ctx.saved_tensors
+    needed = tuple(ctx.needs_input_grad[:3])
+    x_grad, weight_grad, bias_grad = conv3d_bn_relu_backward(
+        grad, x, weight, y, ctx.stride, ctx.relu, ctx.padding, needed
+    )
+    if weight_grad is not None:
+        weight_grad = weight_grad.to(weight.dtype)
+    if bias_grad is not None:
+        bias_grad = bias_grad.to(ctx.bias_dtype)
+    return x_grad, weight_grad, bias_grad, None, None, None
+
+
+torch.library.register_autograd("fasti3d::conv3d_bn_relu", _backward, setup_context=_setup_context)
