@@ -89,7 +89,7 @@ class I3D(reference.I3D):
             return super().forward_endpoints(x, wanted)
         check_range(x)
         dtype = autocast_dtype(x.device) or x.dtype
-        plan = self._current_plan(x, dtype)
+        plan = self.current_plan(x, dtype)
         if plan is None:
             return super().forward_endpoints(x, wanted)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -99,7 +99,7 @@ class I3D(reference.I3D):
         weight = getattr(getattr(self.Conv3d_1a_7x7, "conv3d", None), "weight", None)
         check_clip(x, self.in_channels, None if weight is None else weight.dtype, to_head=to_head)
 
-    def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
+    def current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""
         if self.training or dtype not in _FUSED_DTYPES:
             return None
