@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fasti3d import reference
-from fasti3d.dense.stream import dense_stream
+from fasti3d.dense.stream import check_model, dense_stream
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.inputs import check_clip
 from fasti3d.video import to_clip
@@ -106,6 +106,7 @@ def dense_clip(model: reference.I3D, x: Tensor, *, features: str = "Mixed_5c", c
         TypeError: a model that is no I3D.
         ValueError: as `dense_stream`, clips that the network does not take, or a chunk of no frames.
     """
+    check_model(model)
     _check_chunk(chunk)
     check_clip(x, model.in_channels, None, to_head=False)
     found = dense_stream(model, x.split(chunk, dim=2), x.shape[2], features=features)

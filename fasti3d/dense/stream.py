@@ -50,12 +50,17 @@ def dense_stream(
             the head. Later: pieces that the network does not take, or not of one size.
         FrameCountError: more frames than ``total``, or, at the end, fewer.
     """
+    check_model(model)
+    steps(features, total)
+    return _stream(model, pieces, total, features)
+
+
+def check_model(model: reference.I3D) -> None:
+    """TypeError for what is no I3D, ValueError for one that is not in eval mode."""
     if not isinstance(model, reference.I3D):
         raise TypeError(f"model must be a fasti3d.I3D, got {type(model).__name__}")
     if any(part.training for part in model.modules()):
         raise ValueError("model must be in eval mode, all of it: call model.eval() first")
-    steps(features, total)
-    return _stream(model, pieces, total, features)
 
 
 @torch.no_grad()

@@ -160,6 +160,18 @@ def test_runs_are_repeatable_and_do_not_disturb_each_other(warm: I3D) -> None:
         assert torch.equal(torch.cat([parts[i] for parts in found], dim=2), expected[i])
 
 
+@pytest.mark.gpu
+def test_on_a_gpu(warm: I3D) -> None:
+    model = make_i3d().to("cuda", torch.float16)
+    x = random_clip(2, 3, 75, 64, 64)
+    found = dense.dense_clip(model, x.to("cuda", torch.float16), chunk=16)
+    assert_close("i3d_half", found.cpu(), one_pass(warm, x))
+    frames = frames_of(42)
+    there = joined(dense.dense_features(model, frames, 42, chunk=16))
+    assert there.is_cuda
+    assert_close("i3d_half", there.cpu(), one_pass(warm, video.to_clip(frames)[None])[0])
+
+
 # ---------------------------------------------------------------- frames as they come
 
 
@@ -235,6 +247,8 @@ def test_bad_arguments_are_refused_at_the_call(warm: I3D) -> None:
     frames = frames_of(9)
     with pytest.raises(TypeError, match=r"model must be a fasti3d.I3D, got Linear"):
         dense.dense_features(nn.Linear(1, 1), frames, 9)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model must be a fasti3d.I3D, got Linear"):
+        dense.dense_clip(nn.Linear(1, 1), random_clip(1, 3, 9, 32, 32))  # type: ignore[arg-type]
     training = make_i3d()
     training.Mixed_3b.b0.bn.train()
     with pytest.raises(ValueError, match="model must be in eval mode"):
