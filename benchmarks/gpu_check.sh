@@ -59,7 +59,7 @@ for file in "${tests[@]}"; do
   name=$(basename "$file" _cuda.py)
   part "parity-${name#test_}" 150 "$python" -m pytest -q -rf -m gpu "$file" -k "not sanitizer"
 done
-part sanitizer 150 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k sanitizer
+part sanitizer 200 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k sanitizer
 for suite in tvl1_gpu i3d_forward conv3d mixed_block max_pool3d_same fuse frames i3d_head; do
   run_benchmarks "$suite" 150
 done

@@ -106,6 +106,12 @@ SECTIONS = {
         _PASS,
         "Residual networks of 18 layers (benchmarks/residual.py) with random weights, one clip a pass.",
     ),
+    "dense": Section(
+        "Dense features",
+        _PASS,
+        "One feature of 1024 values for every 8 frames of a video, random weights. Chunks and one pass give "
+        "the same features; windows of 16 frames, which see nothing around them, give others.",
+    ),
     "TV-L1 clip": Section(
         "TV-L1 on the CPU",
         _PAIRS

@@ -10,7 +10,7 @@ from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, flow, video, weights
+    from fasti3d import compat, dense, flow, video, weights
     from fasti3d.classification import Classification, classify
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion import fuse
@@ -24,6 +24,7 @@ __all__ = [
     "__version__",
     "classify",
     "compat",
+    "dense",
     "flow",
     "fuse",
     "ops",
@@ -41,6 +42,7 @@ _LAZY = {
     "TwoStreamI3D": "fasti3d.two_stream",
     "classify": "fasti3d.classification",
     "compat": None,
+    "dense": None,
     "flow": None,
     "fuse": "fasti3d.fusion",
     "tvl1": "fasti3d.flow",

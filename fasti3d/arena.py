@@ -32,6 +32,11 @@ class Arena:
         self._used = [0, 0]  # bytes at the two ends
         self._end = 0  # the one in use by the current step's map
 
+    def clear(self) -> None:
+        """Gives up every map."""
+        self._used = [0, 0]
+        self._end = 0
+
     def output(self, shape: Sequence[int]) -> Tensor:
         """The current step's map (N, C, T, H, W), channels-last, uninitialised."""
         self._end = 1 - self._end

@@ -95,7 +95,7 @@ class I3D(reference.I3D):
         if needs_ordinary_path(x):
             return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
         check_range(x)
-        plan = self._current_plan(x, dtype)
+        plan = self.current_plan(x, dtype)
         if plan is None:
             return super().forward_endpoints(as_floats(x, clip_dtype), wanted)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -132,7 +132,7 @@ class I3D(reference.I3D):
             x.device.type == "cpu" or all(isinstance(t, nn.Parameter) for t in described[1] if t.dim() == 5)
         )
 
-    def _current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
+    def current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""
         described = self._describe(x, dtype)
         if described is None:

@@ -38,6 +38,7 @@ def test_public_names() -> None:
         "__version__",
         "classify",
         "compat",
+        "dense",
         "flow",
         "fuse",
         "ops",

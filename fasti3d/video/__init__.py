@@ -1,5 +1,6 @@
 """Video in: decoding, sampling by time stamps, the RGB preset of I3D, windows of any length."""
 
+from fasti3d.video.count import count_frames
 from fasti3d.video.errors import VideoError, VideoWarning
 from fasti3d.video.probe import VideoInfo, probe
 from fasti3d.video.read import Frame, read_frames
@@ -12,6 +13,7 @@ __all__ = [
     "VideoInfo",
     "VideoWarning",
     "Window",
+    "count_frames",
     "probe",
     "read_frames",
     "to_clip",

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-
-from fasti3d.video.picture import Picture
+from typing import Protocol, TypeVar
 
 # Containers round stamps (Matroska and FLV to a millisecond): a picture that starts this much later
 # than it is wanted, in seconds, is the one being shown.
 TOLERANCE = 1e-3
 
 
-def sample(pictures: Iterable[Picture], fps: float | None) -> Iterator[tuple[int, float, Picture]]:
+class Shown(Protocol):
+    """Something that is shown from ``time`` on for ``duration``, in seconds: a ``Picture``."""
+
+    @property
+    def time(self) -> float: ...
+
+    @property
+    def duration(self) -> float: ...
+
+
+P = TypeVar("P", bound=Shown)
+
+
+def sample(pictures: Iterable[P], fps: float | None) -> Iterator[tuple[int, float, P]]:
     """(index, time, picture): the picture shown at each of 0, 1/fps, 2/fps, … seconds after the first.
 
     Shown at time t is the last picture that starts no later than t + ``TOLERANCE`` (at most a quarter
@@ -26,7 +38,7 @@ def sample(pictures: Iterable[Picture], fps: float | None) -> Iterator[tuple[int
         return
     tolerance = min(TOLERANCE, 0.25 / fps)
     index = 0
-    shown: Picture | None = None
+    shown: P | None = None
     for picture in pictures:
         while shown is not None and index / fps + tolerance < picture.time:
             yield index, index / fps, shown
