@@ -72,6 +72,8 @@ class ErrorReport:
             return
         try:
             with self._locked():
+                for left in self.path.parent.glob(f".{NAME}.*.tmp"):
+                    left.unlink()  # by a process that was killed
                 entries = self.read()
                 for name in done:
                     entries.pop(name, None)
