@@ -97,6 +97,13 @@ SECTIONS = {
         _PASS,
         "Residual networks of 18 layers (benchmarks/residual.py) with random weights, one clip a pass.",
     ),
+    "extract": Section(
+        "Feature extraction",
+        _PASS | {"% reading": _number("reading_percent", ".1f")},
+        "From a video's file to those of its features, RGB stream, random weights. The percentage is the "
+        "processor's time for decoding and scaling alone, of that for all of it. MB are those of a video of "
+        "512 frames.",
+    ),
     "TV-L1 clip": Section(
         "TV-L1 on the CPU",
         _PAIRS
