@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fasti3d.flow import TVL1Params
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
+# Failures that are printed before the report has to be looked at.
+_SHOWN = 20
 
 
 def extract(
@@ -167,8 +169,10 @@ def extract(
     except KeyboardInterrupt:
         output.complain("warning", "interrupted; the same command goes on from where it stopped")
         raise
-    for failure in result.failed:
+    for failure in result.failed[:_SHOWN]:
         output.complain("error", f"{failure.path}: {failure.reason}")
+    if (more := len(result.failed) - _SHOWN) > 0:
+        output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
     if not quiet:
         output.out.print(Text(output.printable(_summary(result, out))), soft_wrap=True)
     raise typer.Exit(bool(result.failed))

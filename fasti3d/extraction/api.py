@@ -91,7 +91,8 @@ def extract(
     ``retry_errors``.
 
     What comes out does not depend on ``workers``, nor on the other videos: windows of different videos are
-    never in one batch. Memory does not grow with the length of a video or with their number.
+    never in one batch. Memory does not grow with the length of a video or with their number, but for a few
+    hundred bytes a row.
 
     Args:
         sources: a video, a folder of videos (with the folders in it), a ``.txt`` that lists videos, a line

@@ -72,7 +72,9 @@ class Output:
         record = self._record()
         if record is None:
             others = [path for path in self._paths() if path.exists()]
-            if others and not overwrite and not self._lock.exists():
+            # In this order: another process may be about to write the record and then remove the lock.
+            unknown = not self._lock.exists() and not self.record_path.exists()
+            if others and unknown and not overwrite:
                 raise ConflictError(f"{others[0]} is there, and nothing says how it was made")
             return False
         if record.get("made") == made:

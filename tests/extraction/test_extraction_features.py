@@ -199,6 +199,20 @@ def test_batches_of_a_gpu_give_the_same_rows(
     assert np.allclose(one, eight, atol=1e-6)  # means of other shapes are summed in another order
 
 
+def test_both_streams_of_a_real_clip_are_those_of_classify(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "videos" / "arm_wrestling.mp4"
+    networks: dict[str, Any] = {"model": make_i3d(), "flow_model": make_i3d(7, 2), "streams": "both"}
+    networks["tvl1_params"] = FAST
+    arrays = extract(source, tmp_path, features="Logits", stack=16, step=117, tail="drop", **networks)
+    result = fasti3d.classify(source, window=16, stride=117, **networks)
+    assert result.frames == record(tmp_path / "arm_wrestling.json")["frames"] == 250
+    assert len(result.spans) == len(arrays["rgb"]) == 3  # they end on the last frame
+    for name, logits in result.streams.items():
+        assert np.array_equal(arrays[name], logits.numpy())
+    spans = zip(arrays["start_seconds"], arrays["end_seconds"], strict=True)
+    assert [pytest.approx(list(span)) for span in result.spans] == [list(span) for span in spans]
+
+
 def test_features_that_are_not_finite_are_an_error(ramp: Path, tmp_path: Path) -> None:
     class Broken(Shown):
         def extract_features(self, x: Tensor) -> Tensor:
