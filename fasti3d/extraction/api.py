@@ -142,7 +142,8 @@ def extract(
         extraction.ConflictError: outputs are there that were made otherwise, and ``overwrite`` is off;
             nothing has been changed then.
         extraction.OutputError: the folder cannot be written to, as when the disk is full; what is finished
-        stays. fasti3d.weights.WeightsError: weights that cannot be had or read.
+            stays.
+        fasti3d.weights.WeightsError: weights that cannot be had or read.
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     if workers is not None and workers < 1:

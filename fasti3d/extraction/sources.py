@@ -33,7 +33,7 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
             - a video file: its output is called as it is, without the suffix;
             - a folder with images and no videos: one video, called as the folder;
             - any other folder: all videos in it and in its folders (by their suffixes; hidden ones are left
-              out), and folders of images. Outputs lie in folders as the videos do;
+              out, links followed), and folders of images. Outputs lie in folders as the videos do;
             - a list, ``.txt``: a path a line, from the list's own folder on; empty lines and those that start
               with # are skipped. Outputs of relative paths lie in folders as these say, but for paths that
               lead upwards with ``..``; those and absolute paths give their last part alone. What a list
@@ -75,9 +75,14 @@ def _sources(path: Path) -> Iterator[Source]:
 
 
 def _in_folder(top: Path) -> Iterator[Source]:
-    for folder, folders, files in os.walk(top, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    seen: set[Path] = set()
+    for folder, folders, files in os.walk(top, onerror=_raise, followlinks=True):
         here = Path(folder)
+        if here.resolve() in seen:  # links lead in a circle, or here twice
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = [name for name in files if not name.startswith(".")]
         videos = [name for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES]
         for name in videos:

@@ -53,6 +53,13 @@ def test_a_folder_gives_its_videos_and_folders_of_images(tmp_path: Path) -> None
     }
 
 
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.mp4", "elsewhere/b.mp4")
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
+    assert names(tmp_path / "set") == {"a": "a.mp4", "linked/b": "b.mp4"}
+
+
 def test_a_list_gives_what_it_names(tmp_path: Path) -> None:
     touch(tmp_path, "data/a.mp4", "data/sub/a.mp4", "other/c.mp4", "data/frames/1.png")
     absolute = tmp_path / "other" / "d.mp4"
