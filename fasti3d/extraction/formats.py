@@ -17,6 +17,9 @@ from fasti3d.flow.export.npz import array_member
 
 Write = Callable[[IO[bytes]], None]
 
+# What the names of all files there are can end in, behind the video's name.
+SUFFIXES = ("_rgb.npy", "_flow.npy", "_fps.npy", "_timestamps_ms.npy", ".npz", ".safetensors")
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -36,7 +39,7 @@ class Contents:
 
 
 def suffixes(settings: Settings) -> list[str]:
-    """What the names of the files end in, behind the video's name."""
+    """Those of the files that these settings make."""
     if settings.format != "npy":
         return [f".{settings.format}"]
     own = [f"_{name}.npy" for name in settings.names]

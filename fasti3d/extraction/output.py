@@ -106,8 +106,8 @@ class Output:
             lock.release()
 
     def clean(self) -> None:
-        """Removes what a process that was killed has left."""
-        self._remove([_temporary(path) for path in (self.record_path, *self._paths())])
+        """Removes what a process that was killed has left, whatever its settings were."""
+        self._remove([_temporary(self._path(suffix)) for suffix in (".json", *formats.SUFFIXES)])
 
     def write(self, contents: Contents, made: Json) -> None:
         """Puts all files in place, the record last.

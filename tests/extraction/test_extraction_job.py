@@ -180,6 +180,13 @@ def test_files_of_others_are_not_overwritten(videos: Path, tmp_path: Path) -> No
         assert extract(videos / "a.mkv", out, overwrite=True).done == 1
 
 
+def test_what_a_kill_left_is_removed_whatever_its_settings_were(videos: Path, tmp_path: Path) -> None:
+    for name in (".a.lock", ".a.npz.tmp", ".a_flow.npy.tmp", ".a.json.tmp", "a_rgb.npy", ".ab.npz.tmp"):
+        (tmp_path / name).touch()
+    assert extract(videos / "a.mkv", tmp_path).done == 1
+    assert sorted(tree(tmp_path)) == [".ab.npz.tmp", "a.json", "a_rgb.npy"]
+
+
 def test_shards_share_the_work_and_give_the_same(videos: Path, tmp_path: Path) -> None:
     parts = [extract(videos, tmp_path / "shards", shard=(i, 2)) for i in (1, 2)]
     assert [part.videos for part in parts] == [part.done for part in parts] == [2, 1]
