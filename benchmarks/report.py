@@ -112,6 +112,13 @@ SECTIONS = {
         "One feature of 1024 values for every 8 frames of a video, random weights. Chunks and one pass give "
         "the same features; windows of 16 frames, which see nothing around them, give others.",
     ),
+    "extract": Section(
+        "Feature extraction",
+        _PASS | {"% reading": _number("reading_percent", ".1f")},
+        "From a video's file to those of its features, RGB stream, random weights. The percentage is the "
+        "processor's time for decoding and scaling alone, of that for all of it. MB are those of a video of "
+        "512 frames.",
+    ),
     "TV-L1 clip": Section(
         "TV-L1 on the CPU",
         _PAIRS

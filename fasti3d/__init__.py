@@ -10,8 +10,9 @@ from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, dense, flow, video, weights
+    from fasti3d import compat, dense, extraction, flow, video, weights
     from fasti3d.classification import Classification, classify
+    from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion import fuse
     from fasti3d.two_stream import TwoStreamI3D
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 __all__ = [
     "I3D",
     "Classification",
+    "Extraction",
     "TVL1Params",
     "TwoStreamI3D",
     "__version__",
     "classify",
     "compat",
     "dense",
+    "extract",
+    "extraction",
     "flow",
     "fuse",
     "ops",
@@ -38,11 +42,14 @@ __all__ = [
 # Loaded when first used, so that importing the network does not wait for decoders and file formats.
 _LAZY = {
     "Classification": "fasti3d.classification",
+    "Extraction": "fasti3d.extraction",
     "TVL1Params": "fasti3d.flow",
     "TwoStreamI3D": "fasti3d.two_stream",
     "classify": "fasti3d.classification",
     "compat": None,
     "dense": None,
+    "extract": "fasti3d.extraction",
+    "extraction": None,
     "flow": None,
     "fuse": "fasti3d.fusion",
     "tvl1": "fasti3d.flow",

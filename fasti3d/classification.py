@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
@@ -21,7 +19,7 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from threading import Event
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +30,7 @@ from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
 from fasti3d.flow.windows import FlowWindow, with_flow
 from fasti3d.i3d import I3D
+from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.two_stream import TwoStreamI3D, check_channels
 
 Streams = Literal["rgb", "flow", "both"]
@@ -41,13 +40,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Windows in one forward pass. A GPU needs several to be busy; a CPU is busy with one, and a second
 # would only cost memory.
-_BATCH = {"cuda": 8, "cpu": 1}
-# Windows decoded ahead of the network: 10 MB each at 64x224x224.
-_READ_AHEAD = 2
+BATCH = {"cuda": 8, "cpu": 1}
 # The filmstrip keeps at least this many frames of a long video, and fewer than twice as many.
 _FILM_FRAMES = 32
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -184,7 +179,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in _BATCH or (device.type == "cpu" and device.index):
+    if device is None or device.type not in BATCH or (device.type == "cpu" and device.index):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
@@ -337,7 +332,7 @@ def classify(
     }
     labels = check_models(models)
     weight = next(next(iter(models.values())).parameters())
-    batch = batch or _BATCH.get(weight.device.type, 1)
+    batch = batch or BATCH.get(weight.device.type, 1)
 
     film = _Film(_FILM_FRAMES)
     spans: list[Span] = []
@@ -346,19 +341,19 @@ def classify(
     start = time.perf_counter()
     with (
         _recorded_warnings() as odd,
-        _evaluating(nn.ModuleDict(models)),
+        evaluating(nn.ModuleDict(models)),
         torch.no_grad(),
         ExitStack() as threads,
     ):
         crop = None if flowing else CROP
         source = video.windows(path, window=window, stride=stride, fps=fps, crop=crop, strict=strict)
-        ahead = threads.enter_context(closing(_read_ahead(source, _READ_AHEAD)))
+        ahead = threads.enter_context(closing(read_ahead(source, READ_AHEAD)))
         if flowing:
             stop = Event()
             flows = with_flow(ahead, flow_preset, tvl1_params, weight.device, stop)
-            ahead = threads.enter_context(closing(_read_ahead(flows, _READ_AHEAD)))
+            ahead = threads.enter_context(closing(read_ahead(flows, READ_AHEAD)))
             threads.callback(stop.set)  # first of all, so that nobody waits for flow that nobody wants
-        for group in _batched(ahead, batch):
+        for group in batched(ahead, batch):
             for name, stream_model in models.items():
                 clips = torch.stack([_CLIPS[name](item) for item in group])
                 dtype_there = weight.dtype if clips.is_floating_point() else clips.dtype
@@ -434,7 +429,7 @@ class _Film:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Eval mode inside; each submodule gets its own mode back."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -458,42 +453,3 @@ def _recorded_warnings() -> Iterator[list[str]]:
         texts += [str(item.message) for item in caught if issubclass(item.category, video.VideoWarning)]
         for item in caught:
             warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-
-
-def _batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    group: list[T] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _read_ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """The same items, made in another thread up to ``depth`` ahead.
-
-    An error of the source is raised here, after the items before it. Closing this generator ends the
-    thread and closes the source.
-    """
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="fasti3d-read-ahead") as reader:
-            pending = deque(reader.submit(next, items, _END) for _ in range(depth))
-            try:
-                while not isinstance(item := pending.popleft().result(), _End):
-                    pending.append(reader.submit(next, items, _END))
-                    yield item
-            finally:
-                for future in pending:
-                    future.cancel()
-    finally:
-        if isinstance(items, Generator):
-            items.close()
-
-
-class _End:
-    """What a source gives when it has no more."""
-
-
-_END = _End()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import fasti3d
-from fasti3d import classification, video, weights
+from fasti3d import classification, overlap, video, weights
 from fasti3d.classification import Classification, Span, classify
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
@@ -439,14 +439,14 @@ def readers() -> list[str]:
 
 
 def test_reading_ahead_keeps_the_order_and_the_end() -> None:
-    assert list(classification._read_ahead(Source(20)(), 2)) == list(range(20))
-    assert list(classification._read_ahead(Source(0)(), 2)) == []
+    assert list(overlap.read_ahead(Source(20)(), 2)) == list(range(20))
+    assert list(overlap.read_ahead(Source(0)(), 2)) == []
     assert readers() == []
 
 
 def test_reading_ahead_is_bounded() -> None:
     source = Source(100)
-    ahead = classification._read_ahead(source(), 2)
+    ahead = overlap.read_ahead(source(), 2)
     assert next(ahead) == 0
     time.sleep(0.2)
     assert source.made == 3  # the one given and two more
@@ -457,7 +457,7 @@ def test_reading_ahead_is_bounded() -> None:
 
 
 def test_reading_ahead_carries_the_error_after_the_items() -> None:
-    ahead = classification._read_ahead(Source(3, OSError("disk"))(), 2)
+    ahead = overlap.read_ahead(Source(3, OSError("disk"))(), 2)
     assert [next(ahead), next(ahead), next(ahead)] == [0, 1, 2]
     with pytest.raises(OSError, match="disk"):
         next(ahead)

@@ -42,7 +42,7 @@ def centre(height: int, width: int) -> tuple[slice, slice]:
     return slice(top, top + CROP), slice(left, left + CROP)
 
 
-def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params) -> Tensor:
+def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params, *, cropped: bool = True) -> Tensor:
     """TV-L1 flow between consecutive frames, stored compactly: row i leads from frame i to frame i + 1.
 
     ``readme``: flow of the frames as they are, the centre cropped, in the range of the network
@@ -53,14 +53,15 @@ def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params) -> Tenso
         frames: uint8 (T, H, W, 3), RGB, at least one; at least 224x224 pixels for ``readme``.
         preset: which.
         params: those of TV-L1.
+        cropped: False leaves the flow of ``readme`` at the size of the frames.
 
     Returns:
-        (T-1, 2, 224, 224) on the device of the frames, x first; float32 for ``readme``, uint8 for
-        ``mediapipe``. ``to_flow_clip`` makes the network's input of it.
+        (T-1, 2, 224, 224), or (T-1, 2, H, W), on the device of the frames, x first; float32 for ``readme``,
+        uint8 for ``mediapipe``. ``to_flow_clip`` makes the network's input of it.
     """
     if preset == "mediapipe":
         frames = _squash(frames)
-    rows, columns = centre(*frames.shape[1:3])
+    rows, columns = centre(*frames.shape[1:3]) if cropped else (slice(None), slice(None))
     return _encode(tvl1_video(to_grey(frames), params=params)[..., rows, columns], preset)
 
 

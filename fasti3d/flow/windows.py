@@ -47,20 +47,7 @@ def with_flow(
         device: where flow is computed and kept.
         stop: ends the windows soon after it is set, in the middle of one if need be.
     """
-    flow = still_flow(preset, device)[:0]
-    first = 0  # the frame that flow[0] leads from
-    for item in windows:
-        frames = item.frames[: len(set(item.times))]  # without those that a short video repeats
-        flow, first = flow[item.start - first :], item.start
-        group = _group(device)
-        while len(flow) < len(frames) - 1:
-            if stop is not None and stop.is_set():
-                return
-            some = frames[len(flow) : len(flow) + group + 1].to(device)
-            flow = torch.cat((flow, stream_flow(some, preset, params)))
-        if flow.is_cuda:
-            # Whoever takes the window may be in another thread and on another stream.
-            torch.cuda.current_stream(device).synchronize()
+    for item, flow in with_pair_flow(windows, preset, params, device, stop):
         rows, columns = centre(*item.frames.shape[1:3])
         yield FlowWindow(
             item.index,
@@ -69,6 +56,40 @@ def with_flow(
             item.times,
             _at_least(MIN_FRAMES, flow if len(flow) else still_flow(preset, device)),
         )
+
+
+def with_pair_flow(
+    windows: Iterator[Window],
+    preset: FlowPreset,
+    params: TVL1Params,
+    device: torch.device,
+    stop: Event | None = None,
+    *,
+    cropped: bool = True,
+) -> Iterator[tuple[Window, Tensor]]:
+    """Windows as they are, with the flow of their own pairs: one less than distinct frames, perhaps none.
+
+    Otherwise as ``with_flow``; ``cropped`` is that of ``stream_flow``.
+    """
+    flow: Tensor | None = None
+    first = 0  # the frame that flow[0] leads from
+    group = _group(device)
+    for item in windows:
+        frames = item.frames[: len(set(item.times))]  # without those that a short video repeats
+        if flow is not None:
+            flow = flow[item.start - first :]
+        first = item.start
+        while flow is None or len(flow) < len(frames) - 1:
+            if stop is not None and stop.is_set():
+                return
+            done = 0 if flow is None else len(flow)
+            some = frames[done : done + group + 1].to(device)
+            more = stream_flow(some, preset, params, cropped=cropped)
+            flow = more if flow is None else torch.cat((flow, more))
+        if flow.is_cuda:
+            # Whoever takes the window may be in another thread and on another stream.
+            torch.cuda.current_stream(device).synchronize()
+        yield item, flow
 
 
 def _at_least(least: int, flow: Tensor) -> Tensor:

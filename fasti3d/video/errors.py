@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 
@@ -25,3 +29,29 @@ class VideoError(Exception):
 
 class VideoWarning(UserWarning):
     """Frames were given, but the file is damaged: it breaks off, or its clock goes wrong."""
+
+
+_collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
+
+
+def warn(path: Path, message: str) -> None:
+    """A VideoWarning about ``path``, or its text in the list of ``collected_warnings``."""
+    texts = _collected.get()
+    if texts is None:
+        warnings.warn(f"{path}: {message}", VideoWarning, stacklevel=2)
+    else:
+        texts.append(message)
+
+
+@contextmanager
+def collected_warnings(texts: list[str]) -> Iterator[None]:
+    """Inside, what would be VideoWarnings is added to ``texts``, without the file's name.
+
+    Python's own way to catch warnings is one for all threads, and cannot tell videos that are read at the
+    same time from each other.
+    """
+    token = _collected.set(texts)
+    try:
+        yield
+    finally:
+        _collected.reset(token)

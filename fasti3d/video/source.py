@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from fasti3d.video.clock import Clock
 from fasti3d.video.decode import BreakError, decoded, frame_rate, pixel_aspect
-from fasti3d.video.errors import VideoError, VideoWarning
+from fasti3d.video.errors import VideoError, warn
 from fasti3d.video.orientation import shown_size
 from fasti3d.video.picture import Picture
 
@@ -62,12 +61,12 @@ def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
             tick = float(frame.time_base or 0)
             time, duration = clock(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
             if clock.mended and not mended:
-                _warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
+                warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
             yield Picture(frame, time, duration, pixel_aspect(stream))
     except BreakError as error:
         if strict:
             raise VideoError(path, str(error)) from error
-        _warn(path, f"{error}; the frames before that are given")
+        warn(path, f"{error}; the frames before that are given")
 
 
 def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Picture]:
@@ -84,7 +83,7 @@ def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Pictu
         except VideoError as error:
             if strict or first is None:
                 raise
-            _warn(
+            warn(
                 folder, f"breaks off before {path.name}, which {error.reason}; the images before it are given"
             )
             return
@@ -98,7 +97,3 @@ def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Pictu
                 f"{path.name} is {size[0]}x{size[1]}",
             )
         yield picture._replace(time=index / fps, duration=1 / fps)
-
-
-def _warn(path: Path, message: str) -> None:
-    warnings.warn(f"{path}: {message}", VideoWarning, stacklevel=2)

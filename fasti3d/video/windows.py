@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -81,18 +81,40 @@ def windows(
     return _windows(Path(path), frames, window, stride, short)
 
 
+def cut_windows(frames: Iterable[Frame], window: int, stride: int) -> Iterator[Window]:
+    """Cuts frames into windows of ``window``, ``stride`` apart from the first on; the last may be shorter.
+
+    The shorter one starts where the next whole one would, and is left out where no frame is left for it that
+    was in no window before. One window is held in memory.
+    """
+    ring = _Ring(window)
+    whole = yield from _whole_windows(ring, frames, stride)
+    start = whole * stride
+    if ring.seen > max(start, _end(whole, window, stride)):
+        yield ring.window(whole, start)
+
+
 def _windows(path: Path, frames: Iterator[Frame], window: int, stride: int, short: Short) -> Iterator[Window]:
     ring = _Ring(window)
+    whole = yield from _whole_windows(ring, frames, stride)
+    if ring.seen > _end(whole, window, stride):
+        yield _at_least(MIN_FRAMES, ring.window(whole), path, short)
+
+
+def _whole_windows(ring: _Ring, frames: Iterable[Frame], stride: int) -> Generator[Window, None, int]:
+    """The windows as long as the ring, and as the generator's own value how many there are."""
     index = 0
-    end = 0  # frames read when the last window was given
     for frame in frames:
         ring.append(frame)
-        if ring.seen == window + index * stride:
+        if ring.seen == ring.size + index * stride:
             yield ring.window(index)
             index += 1
-            end = ring.seen
-    if ring.seen > end:
-        yield _at_least(MIN_FRAMES, ring.window(index), path, short)
+    return index
+
+
+def _end(count: int, window: int, stride: int) -> int:
+    """How many frames there are up to the end of ``count`` windows."""
+    return window + (count - 1) * stride if count else 0
 
 
 class _Ring:
@@ -104,28 +126,31 @@ class _Ring:
 
     def __init__(self, size: int) -> None:
         self.seen = 0
-        self._size = size
+        self.size = size
         self._images = torch.empty(0, dtype=torch.uint8)
         self._times: deque[float] = deque(maxlen=size)
 
     def append(self, frame: Frame) -> None:
         capacity = len(self._images)
-        if self.seen == capacity < self._size:
+        if self.seen == capacity < self.size:
             # Room is made as frames come: a window may be given far longer than the video.
-            room = min(max(64, capacity), self._size - capacity)
+            room = min(max(64, capacity), self.size - capacity)
             self._images = torch.cat((self._images, frame.image.new_empty((room, *frame.image.shape))))
-        self._images[self.seen % self._size] = frame.image
+        self._images[self.seen % self.size] = frame.image
         self._times.append(frame.time)
         self.seen += 1
 
-    def window(self, index: int) -> Window:
+    def window(self, index: int, start: int = 0) -> Window:
+        """The frames that are held, those before frame ``start`` left out."""
         held = len(self._times)
-        oldest = self.seen % self._size if held == self._size else 0
+        oldest = self.seen % self.size if held == self.size else 0
+        first = self.seen - held
+        left_out = max(start - first, 0)
         return Window(
             index=index,
-            start=self.seen - held,
-            frames=torch.cat((self._images[oldest:held], self._images[:oldest])),
-            times=tuple(self._times),
+            start=first + left_out,
+            frames=torch.cat((self._images[oldest:held], self._images[:oldest]))[left_out:],
+            times=tuple(self._times)[left_out:],
         )
 
 

@@ -46,7 +46,7 @@ class NpzOutput(FileOutput):
     def _join(self, path: Path, times: list[float]) -> None:
         fps = self._settings["fps"]
         with zipfile.ZipFile(path, "w") as archive:
-            with _array(archive, "flow") as file, self._raw.open("rb") as raw:
+            with array_member(archive, "flow") as file, self._raw.open("rb") as raw:
                 shape = (len(times) - 1, *self._shape)
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -57,7 +57,7 @@ class NpzOutput(FileOutput):
                 "params": json.dumps(self._settings["params"]),
                 "settings": json.dumps(self._settings),
             }.items():
-                with _array(archive, name) as file:
+                with array_member(archive, name) as file:
                     np.lib.format.write_array(file, np.array(value))
 
     def _inside(self) -> Settings | None:
@@ -76,6 +76,7 @@ class NpzOutput(FileOutput):
 
 
 @contextmanager
-def _array(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+def array_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """Where the .npy of array ``name`` is written to in an archive that ``np.load`` will read."""
     with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
         yield file

@@ -1,0 +1,287 @@
+"""``fasti3d extract``: the features of many videos, in files."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from fasti3d.cli import output
+from fasti3d.cli.classify import open_model
+from fasti3d.cli.options import at_least, to_rate
+
+if TYPE_CHECKING:
+    from fasti3d.extraction import Extraction
+    from fasti3d.extraction import Progress as JobProgress
+    from fasti3d.flow import TVL1Params
+
+_SHARD = re.compile(r"(\d+)/(\d+)")
+# Failures that are printed before the report has to be looked at.
+_SHOWN = 20
+
+
+def extract(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="VIDEO|DIR|LIST.txt",
+            help="Videos, folders of videos (a folder of images is a video), or lists: a path a line.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder for all outputs.")],
+    weights: Annotated[
+        str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
+    ] = "kinetics400-rgb",
+    streams: Annotated[
+        str, typer.Option(help="rgb, flow, or both, each by itself; flow needs --flow-weights.")
+    ] = "rgb",
+    flow_weights: Annotated[
+        str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="pooled|map|ENDPOINT",
+            help="pooled (1024 a window), map (all of Mixed_5c), or an endpoint: Mixed_4f, Logits...",
+        ),
+    ] = "pooled",
+    stack: Annotated[
+        int, typer.Option(help="Frames in a window, at least 9, with flow 10.", callback=at_least(9))
+    ] = 64,
+    step: Annotated[
+        int | None, typer.Option(help="Frames from one window to the next; as --stack without it.")
+    ] = None,
+    fps: Annotated[
+        str, typer.Option(help="Frames a second to sample, or `native` for all there are.")
+    ] = "25",
+    crops: Annotated[
+        int, typer.Option(help="1: the centre; 5: the corners and the centre; 10: those and mirrored.")
+    ] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Add the mirror image of each crop.")] = False,
+    tail: Annotated[
+        str | None,
+        typer.Option(
+            help="Frames at the end that fill no window: pad (repeat the last one), loop (repeat them "
+            "all) or drop; pad without it, with the layout video_features drop.",
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Keep what comes before the break of a damaged file.")
+    ] = False,
+    file_format: Annotated[
+        str, typer.Option("--format", help="npy (a file a stream), npz or safetensors; float32.")
+    ] = "npy",
+    layout: Annotated[
+        str, typer.Option(help="default, or video_features: files as v-iashin/video_features writes them.")
+    ] = "default",
+    flow_preset: Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")] = "readme",
+    tvl1_preset: Annotated[
+        str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")
+    ] = "i3d",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto, float32, bfloat16 or float16; auto is float16 on a GPU, float32 on a CPU."),
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Videos in work at once; without it 2 on a CPU, up to 8 with a GPU.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Do the I-th of N parts, from 1/N to N/N (Slurm: --array=1-N)."),
+    ] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Try again what failed before, unchanged as it is.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what other settings, weights or videos made there.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="A file to add a line a video to.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the I3D features of videos to files.
+
+    Beside the features of NAME.mp4 lies NAME.json, which says how they were made and which frames and
+    seconds each row covers. Videos that fail are listed in errors.jsonl in the output folder. The same
+    command, given again after a kill or an error, goes on with what is missing and ends with the same
+    files; several may share one output folder. Exit code 1 means that videos failed, or that the folder
+    cannot be written to; 2 that the call was wrong or other features are there.
+    """
+    from fasti3d.extraction import ConflictError, OutputError
+    from fasti3d.extraction import extract as run
+    from fasti3d.weights import WeightsError
+
+    asked: dict[str, Any] = {
+        "streams": streams,
+        "features": features,
+        "stack": stack,
+        "step": step,
+        "fps": to_rate(fps),
+        "crops": crops,
+        "flip": flip,
+        "tail": tail,
+        "partial": partial,
+        "format": file_format,
+        "layout": layout,
+        "flow_preset": flow_preset,
+    }
+    params = _params(tvl1_preset)
+    part = _part(shard)
+    _check(asked, params, streams, flow_weights, workers, sources)
+    models: dict[str, Any] = {}
+    if streams != "flow":  # without the RGB stream its weights are not looked at
+        models["model"] = open_model(weights, device, dtype)
+    if flow_weights is not None:
+        models["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
+    try:
+        with _logging(log), _bar(quiet) as progress:
+            result = run(
+                sources,
+                out,
+                **asked,
+                **models,
+                tvl1_params=params,
+                workers=workers,
+                shard=part,
+                retry_errors=retry_errors,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except ConflictError as error:
+        raise typer.BadParameter(
+            f"{error}: replace it with --overwrite, or write elsewhere", param_hint="--out"
+        ) from None
+    except (OutputError, WeightsError) as error:
+        output.fail(error)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except KeyboardInterrupt:
+        output.complain("warning", "interrupted; the same command goes on from where it stopped")
+        raise
+    for failure in result.failed[:_SHOWN]:
+        output.complain("error", f"{failure.path}: {failure.reason}")
+    if (more := len(result.failed) - _SHOWN) > 0:
+        output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
+    if not quiet:
+        output.out.print(Text(output.printable(_summary(result, out))), soft_wrap=True)
+    raise typer.Exit(bool(result.failed))
+
+
+def _check(
+    asked: dict[str, Any],
+    params: TVL1Params,
+    streams: str,
+    flow_weights: str | None,
+    workers: int | None,
+    sources: list[Path],
+) -> None:
+    """Ends with exit code 2 for what can be seen to be wrong before weights are fetched."""
+    from fasti3d.classification import check_streams
+    from fasti3d.extraction.settings import settle
+
+    try:
+        check_streams(streams, flow_weights, "--flow-weights")
+        settle(**asked, tvl1=params)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if workers is not None and workers < 1:
+        raise typer.BadParameter(f"must be at least 1, got {workers}", param_hint="--workers")
+    for path in sources:
+        if not path.exists():
+            raise typer.BadParameter(f"{path} is not there", param_hint="VIDEO|DIR|LIST.txt")
+
+
+def _params(preset: str) -> TVL1Params:
+    from fasti3d.flow import TVL1Params
+
+    try:
+        return TVL1Params.preset(preset)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--tvl1-preset") from None
+
+
+def _part(shard: str | None) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    match = _SHARD.fullmatch(shard)
+    if match is None:
+        raise typer.BadParameter(f"must be I/N, such as 1/4, got {shard!r}", param_hint="--shard")
+    return int(match[1]), int(match[2])
+
+
+def _summary(result: Extraction, out: Path) -> str:
+    videos = f"{result.videos} video{'s' * (result.videos != 1)}"
+    parts = [f"{result.done} of {videos} done in {result.seconds:.2f} s"]
+    if result.there:
+        parts.append(f"{result.there} there already")
+    if result.failed:
+        parts.append(f"{len(result.failed)} failed (see {out / 'errors.jsonl'})")
+    rate = f", {result.rows / result.seconds:.2f} a second" if result.done else ""
+    return f"{', '.join(parts)}; {result.rows} rows{rate}, in {out}"
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[JobProgress], None] | None]:
+    """One bar for the whole job on stderr; None where nobody would see it."""
+    if quiet or not output.err.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.fields[videos]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}", style="bold red"),
+    )
+    start = time.perf_counter()
+    with Progress(*columns, console=output.err, transient=True) as bars:
+        task = bars.add_task("", total=1.0, videos="", rate="", failed="")
+
+        def report(progress: JobProgress) -> None:
+            seconds = time.perf_counter() - start
+            bars.update(
+                task,
+                completed=progress.share,
+                videos=f"{progress.finished + progress.failed}/{progress.videos} videos",
+                rate=f"{progress.rows / seconds:.1f} clips/s",
+                failed=f"{progress.failed} failed" if progress.failed else "",
+            )
+
+        yield report
+
+
+@contextmanager
+def _logging(path: Path | None) -> Iterator[None]:
+    """Lines of what happens, with the time, added to a file."""
+    if path is None:
+        yield
+        return
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{path} cannot be written: {error.strerror or error}", param_hint="--log"
+        ) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("fasti3d.extraction")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

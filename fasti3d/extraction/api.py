@@ -1,0 +1,201 @@
+"""``fasti3d.extract``: the features of many videos, in files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from fasti3d.classification import DEFAULT_WEIGHTS, Streams, check_streams, evaluating, load_model
+from fasti3d.extraction.extractor import extractor
+from fasti3d.extraction.job import Failure, Job, every, ready
+from fasti3d.extraction.progress import Progress, Tracker
+from fasti3d.extraction.run import default_workers, run
+from fasti3d.extraction.settings import POOLED, Format, Layout, Tail, settle
+from fasti3d.extraction.sources import find_sources
+from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.flow.stream import FlowPreset
+from fasti3d.i3d import I3D
+from fasti3d.two_stream import check_channels
+
+StrPath = str | os.PathLike[str]
+Weights = I3D | StrPath
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run did.
+
+    Attributes:
+        videos: how many there were, of this shard.
+        done: made by this run.
+        there: that were finished before, or meanwhile by another process.
+        failed: those that failed, now or, where they are as they were, before; ``errors.jsonl`` in the output
+            folder lists them too.
+        rows: of features that this run made.
+        seconds: wall-clock time, without loading weights.
+    """
+
+    videos: int
+    done: int
+    there: int
+    failed: tuple[Failure, ...]
+    rows: int
+    seconds: float
+
+
+def extract(
+    sources: StrPath | Iterable[StrPath],
+    out: StrPath,
+    *,
+    model: Weights = DEFAULT_WEIGHTS,
+    flow_model: Weights | None = None,
+    streams: Streams = "rgb",
+    features: str = POOLED,
+    stack: int = 64,
+    step: int | None = None,
+    fps: float | None = 25.0,
+    crops: int = 1,
+    flip: bool = False,
+    tail: Tail | None = None,
+    partial: bool = False,
+    format: Format = "npy",
+    layout: Layout = "default",
+    flow_preset: FlowPreset = "readme",
+    tvl1_params: TVL1Params = PRESETS["i3d"],
+    device: str = "auto",
+    dtype: str = "auto",
+    workers: int | None = None,
+    retry_errors: bool = False,
+    overwrite: bool = False,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Extraction:
+    """Writes the features of videos to files, and goes on where an earlier call was cut short.
+
+    A video is cut into windows of ``stack`` frames, ``step`` apart; each is a row. Beside the features of a
+    video lies its record, ``NAME.json``: what was done, with what, and for each row its first frame, the
+    frame after its last (of the frames sampled at ``fps``), and the seconds between which it is shown. The
+    record is written last: a video that has one made of the same settings, weights and state of the file
+    (size and time of change) is finished and not done again. A call that is killed, at any moment, and made
+    again ends with the same bytes as an undisturbed one, and repeats only the videos that were in work.
+    Several calls may share an output folder, on one machine or several that see it; each video is then done
+    by one of them.
+
+    A video that cannot be read, or not to its end, goes to ``errors.jsonl`` in the output folder, with the
+    reason, and the others go on; it is tried again when it, or what is asked for, has changed, or with
+    ``retry_errors``.
+
+    What comes out does not depend on ``workers``, nor on the other videos: windows of different videos are
+    never in one batch. Memory does not grow with the length of a video or with their number, but for a few
+    hundred bytes a row.
+
+    Args:
+        sources: a video, a folder of videos (with the folders in it), a ``.txt`` that lists videos, a line
+            each, or several of these; a folder of images is a video. See ``extraction.find_sources`` for
+            the names of the outputs: those of the videos, without the suffix, in folders as they are in.
+        out: the folder for the outputs.
+        model: the RGB network, which runs where and in the dtype it is; or the name or path of weights,
+            loaded onto ``device`` in ``dtype``. Not looked at where ``streams`` is ``"flow"``.
+        flow_model: the same for the flow stream; needed unless ``streams`` is ``"rgb"``.
+        streams: ``"rgb"``, ``"flow"`` or ``"both"``: features of each stream, by themselves.
+        features: ``"pooled"``, 1,024 a window, which are what the classifier sees, averaged over time;
+            ``"map"``, all of Mixed_5c, (1024, T/8, 7, 7); or the name of an endpoint
+            (``network.ENDPOINTS``), of which the last are ``"Logits"`` and ``"Predictions"``.
+        stack: frames in a window, at least 9, with flow 10. N frames have N-1 flows.
+        step: frames from one window to the next; None is ``stack``, so that none overlap.
+        fps: frames a second to sample, by time stamps; None takes every frame of the video.
+        crops: 1 is the centre 224x224 of frames with a short side of 256; 5 are the corners (top left, top
+            right, bottom left, bottom right) and the centre, and 10 those and then their mirror images. With
+            more than one, features have an axis of them behind that of the windows. Flow of a mirrored crop
+            is that of the crop, mirrored and x negated.
+        flip: mirror images for other numbers of crops.
+        tail: what becomes of the frames at the end that fill no window: ``"pad"``, they make one that repeats
+            the last frame (of which the flow is still); ``"loop"``, one that repeats all of them;
+            ``"drop"``, they are left out, and the record says how many. None is ``"pad"``, or with the layout
+            video_features ``"drop"``. A video shorter than a window has only a tail: dropped, it is an error.
+        partial: a file that breaks off gives the frames before that, and a warning in its record; otherwise
+            it counts as one that cannot be read.
+        format: ``"npy"``, a file a stream, ``NAME_rgb.npy`` and ``NAME_flow.npy``; or one file with all
+            streams, ``"npz"``, which also holds each row's place, or ``"safetensors"``. All float32.
+        layout: ``"video_features"`` writes what v-iashin/video_features does for I3D: ``NAME_rgb.npy``,
+            ``NAME_flow.npy``, ``NAME_fps.npy`` and ``NAME_timestamps_ms.npy``, and like it reads N+1 frames
+            for a window of N, so that both streams have N.
+        flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``. ``mediapipe`` squashes
+            frames to 224x224, and so has one crop.
+        tvl1_params: those of TV-L1.
+        device, dtype: for weights given by name or path; a network has its own.
+        workers: videos in work at once, one of which is in the networks while the others are read; None is 2
+            on a CPU and up to 8 with a GPU. Each keeps a few windows in memory.
+        retry_errors: try again what failed before and has not changed since.
+        overwrite: replace outputs that were made of other settings, weights or videos.
+        shard: (i, n), of n calls that share the work the i-th, counted from 1.
+        progress: called with how far it is, in any thread.
+
+    Raises:
+        ValueError: an argument out of range, sources that are not there or whose outputs would have the same
+            name, networks that do not take their stream's channels or are not on one device in one dtype.
+        extraction.ConflictError: outputs are there that were made otherwise, and ``overwrite`` is off;
+            nothing has been changed then.
+        extraction.OutputError: the folder cannot be written to, as when the disk is full; what is finished
+            stays.
+        fasti3d.weights.WeightsError: weights that cannot be had or read.
+    """
+    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_streams(streams, flow_model)
+    settings = settle(
+        streams=streams,
+        features=features,
+        stack=stack,
+        step=step,
+        fps=fps,
+        crops=crops,
+        flip=flip,
+        tail=tail,
+        partial=partial,
+        format=format,
+        layout=layout,
+        flow_preset=flow_preset,
+        tvl1=tvl1_params,
+    )
+    videos = find_sources(given)
+    if shard is not None:
+        videos = every(videos, *shard)
+    folder = Path(out)
+    ready(folder)
+    models = _load({"rgb": model, "flow": flow_model}, settings.names, device, dtype)
+    weight = next(models[settings.names[0]].parameters())
+    settings = replace(settings, device=weight.device.type, dtype=str(weight.dtype).removeprefix("torch."))
+
+    start = time.perf_counter()
+    with evaluating(nn.ModuleDict(models)):
+        work = extractor(settings, models, folder, overwrite=overwrite)
+        job = Job(videos, work, folder, retry_errors=retry_errors)
+        tracker = None if progress is None else Tracker(job.tally, progress)
+        run(job, work, workers or default_workers(weight.device), tracker)
+    tally = job.tally
+    seconds = time.perf_counter() - start
+    return Extraction(tally.videos, tally.done, tally.there, tuple(job.failures), tally.rows, seconds)
+
+
+def _load(given: dict[str, Weights | None], names: Iterable[str], device: str, dtype: str) -> dict[str, I3D]:
+    """The networks of these streams."""
+    models = {}
+    for name in names:
+        weights = given[name]
+        assert weights is not None
+        models[name] = (
+            weights if isinstance(weights, I3D) else load_model(weights, device=device, dtype=dtype)
+        )
+        check_channels({"rgb": "model", "flow": "flow_model"}[name], name, models[name])
+    places = {(weight.device, weight.dtype) for weight in (next(m.parameters()) for m in models.values())}
+    if len(places) > 1:
+        said = " and ".join(f"{device} in {dtype}" for device, dtype in places)
+        raise ValueError(f"model and flow_model must be on one device and in one dtype, got {said}")
+    return models

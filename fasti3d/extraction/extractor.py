@@ -1,0 +1,208 @@
+"""One video, from its path to its files, whoever calls: a thread here or an actor elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fasti3d.extraction.formats import Contents
+from fasti3d.extraction.identity import Json, digest, source_state, weights_digest
+from fasti3d.extraction.output import Output, OutputError
+from fasti3d.extraction.rows import Producer, Row, Watch
+from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.sources import Source
+from fasti3d.extraction.spool import Spool
+from fasti3d.extraction.windows import WindowFeatures
+from fasti3d.i3d import I3D
+from fasti3d.version import __version__
+from fasti3d.video import VideoError, probe
+from fasti3d.video.errors import collected_warnings
+from fasti3d.video.source import DEFAULT_FPS
+
+State = Literal["done", "there", "busy", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video.
+
+    Attributes:
+        source: the video.
+        state: ``done``; ``there``, finished before; ``busy``, another process has it; ``failed``.
+        rows: of features that were made.
+        seconds: that it took.
+        reason: why it failed.
+        digest: of what was to be done with which state of the video.
+        warnings: what was odd about it.
+    """
+
+    source: Source
+    state: State
+    rows: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    digest: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def recipe(settings: Settings, models: dict[str, I3D]) -> Json:
+    """What is done, in JSON's types: with a video's state, all that decides over the bytes of its output."""
+    weights = {name: weights_digest(model) for name, model in models.items()}
+    return {"settings": settings.as_json(), "weights": weights}
+
+
+class Extractor:
+    """Makes the output of one video at a time; it can be pickled and knows of no other video.
+
+    Args:
+        producer: makes the features.
+        settings: what the features are, and how they are written.
+        recipe: that of ``recipe``.
+        folder: where outputs go.
+        overwrite: whether what other settings, weights or videos made there is replaced.
+    """
+
+    def __init__(
+        self, producer: Producer, settings: Settings, recipe: Json, folder: Path, *, overwrite: bool = False
+    ) -> None:
+        self._producer = producer
+        self._settings = settings
+        self._recipe = recipe
+        self._folder = folder
+        self._overwrite = overwrite
+
+    def look(self, source: Source) -> Outcome | None:
+        """What is known about a video without work on it: ``there``, or ``failed`` if its file is missing.
+
+        Raises:
+            ConflictError: its output is there, but made otherwise, and is not to be overwritten.
+        """
+        try:
+            state = source_state(source.path)
+        except VideoError as error:
+            return self._failed(source, None, error)
+        output = Output(self._folder, source.name, self._settings)
+        if output.finished(self._made(state), overwrite=self._overwrite):
+            return Outcome(source, "there")
+        return None
+
+    def digest(self, source: Source) -> str:
+        """Of what is to be done with the video as it is now."""
+        try:
+            return digest(self._recipe, source_state(source.path))
+        except VideoError:
+            return digest(self._recipe, None)
+
+    def __call__(
+        self,
+        source: Source,
+        watch: Watch | None = None,
+        *,
+        wait: bool = False,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> Outcome:
+        """The features of one video, in its files.
+
+        Args:
+            source: which.
+            watch: what to heed meanwhile.
+            wait: for another process that works on it, instead of leaving it to that.
+            progress: called with the number of rows that came, and the second of the video they reach.
+
+        Raises:
+            ConflictError: as ``look``.
+            OutputError: a folder that cannot be written to.
+            StoppedError: as the watch says.
+        """
+        watch = watch or Watch()
+        if (known := self.look(source)) is not None:
+            return known
+        output = Output(self._folder, source.name, self._settings)
+        with output.claimed(wait=wait, stop=watch.stop) as mine:
+            if not mine:
+                watch.check()
+                return Outcome(source, "busy")
+            return self._claimed(source, output, watch, progress)
+
+    def _claimed(
+        self, source: Source, output: Output, watch: Watch, progress: Callable[[int, float], None] | None
+    ) -> Outcome:
+        start = time.perf_counter()
+        if (known := self.look(source)) is not None:  # it may have changed while nobody held it
+            return known
+        output.clean()
+        texts: list[str] = []
+        where: list[Row] = []
+        state = None
+        with ExitStack() as cleanup:
+            spools = {
+                name: cleanup.enter_context(closing(Spool(self._folder))) for name in self._settings.names
+            }
+            try:
+                state = source_state(source.path)
+                with collected_warnings(texts):
+                    frames = self._produce(source.path, watch, spools, where, progress)
+                rate = self._settings.fps or probe(source.path).fps or DEFAULT_FPS
+                if source_state(source.path) != state:
+                    raise VideoError(source.path, "was changed while it was read: run the same command again")
+            except (VideoError, FloatingPointError, torch.OutOfMemoryError) as error:
+                return self._failed(source, state, error)
+            output.write(
+                Contents(spools, where, self._metadata(frames, where, texts), rate), self._made(state)
+            )
+        output.release_name()
+        return Outcome(source, "done", len(where), time.perf_counter() - start, warnings=tuple(texts))
+
+    def _produce(
+        self,
+        path: Path,
+        watch: Watch,
+        spools: dict[str, Spool],
+        where: list[Row],
+        progress: Callable[[int, float], None] | None,
+    ) -> int:
+        """Adds all rows to ``spools`` and ``where``; the number of frames."""
+        with closing(self._producer(path, watch)) as pieces:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return end.value
+                try:
+                    for name, values in piece.features.items():
+                        spools[name].add(values)
+                except OSError as error:
+                    raise OutputError(self._folder, error) from error
+                where += piece.where
+                if progress is not None:
+                    progress(len(piece.where), piece.where[-1].end_seconds)
+
+    def _made(self, state: Json) -> Json:
+        return self._recipe | {"source": state}
+
+    def _metadata(self, frames: int, where: list[Row], texts: list[str]) -> Json:
+        end = where[-1].end_frame
+        return {
+            "fasti3d": __version__,
+            "frames": frames,
+            "tail": {"policy": self._settings.tail, "frames_after_last_row": frames - end},
+            "warnings": texts,
+        }
+
+    def _failed(self, source: Source, state: Json | None, error: Exception) -> Outcome:
+        reason = error.reason if isinstance(error, VideoError) else str(error)
+        return Outcome(source, "failed", reason=reason, digest=digest(self._recipe, state))
+
+
+def extractor(
+    settings: Settings, models: dict[str, I3D], folder: Path, *, overwrite: bool = False
+) -> Extractor:
+    """What makes the outputs that these settings ask for."""
+    producer = WindowFeatures(settings, models)
+    return Extractor(producer, settings, recipe(settings, models), folder, overwrite=overwrite)

@@ -1,0 +1,101 @@
+"""The files of a video's features, format by format."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from fasti3d.extraction.rows import Row
+from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.spool import Spool
+from fasti3d.flow.export.npz import array_member
+
+Write = Callable[[IO[bytes]], None]
+
+# What the names of all files there are can end in, behind the video's name.
+SUFFIXES = ("_rgb.npy", "_flow.npy", "_fps.npy", "_timestamps_ms.npy", ".npz", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the files of one video hold.
+
+    Attributes:
+        streams: the features of each stream.
+        where: a row for each of their rows.
+        metadata: in JSON's types, what was done.
+        rate: frames a second.
+    """
+
+    streams: Mapping[str, Spool]
+    where: list[Row]
+    metadata: dict[str, Any]
+    rate: float
+
+
+def suffixes(settings: Settings) -> list[str]:
+    """Those of the files that these settings make."""
+    if settings.format != "npy":
+        return [f".{settings.format}"]
+    own = [f"_{name}.npy" for name in settings.names]
+    return [*own, "_fps.npy", "_timestamps_ms.npy"] if settings.layout == "video_features" else own
+
+
+def writers(settings: Settings, contents: Contents) -> dict[str, Write]:
+    """What writes each file, by what its name ends in."""
+    if settings.format == "npz":
+        return {".npz": lambda file: _write_npz(file, contents)}
+    if settings.format == "safetensors":
+        return {".safetensors": lambda file: _write_safetensors(file, contents.streams)}
+    files: dict[str, Write] = {}
+    for name, spool in contents.streams.items():
+        files[f"_{name}.npy"] = lambda file, spool=spool: _write_spool(file, spool)  # type: ignore[misc]
+    if settings.layout == "video_features":
+        # When the last frame of a window's last pair is shown, as there.
+        stamps = np.array([1000 * row.end_seconds for row in contents.where])
+        files["_fps.npy"] = lambda file: np.save(file, np.array(contents.rate))
+        files["_timestamps_ms.npy"] = lambda file: np.save(file, stamps)
+    return files
+
+
+def _write_spool(file: IO[bytes], spool: Spool) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": spool.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    spool.copy_to(file)
+
+
+def _write_npz(file: IO[bytes], contents: Contents) -> None:
+    columns = {name: np.array(values) for name, values in columns_of(contents.where).items()}
+    metadata = np.array(json.dumps(contents.metadata))
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, spool in contents.streams.items():
+            with array_member(archive, name) as member:
+                _write_spool(member, spool)
+        for name, values in (columns | {"metadata": metadata}).items():
+            with array_member(archive, name) as member:
+                np.lib.format.write_array(member, values)
+
+
+def _write_safetensors(file: IO[bytes], streams: Mapping[str, Spool]) -> None:
+    """The format itself, since its library needs all of a file in memory."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, spool in streams.items():
+        end = offset + spool.nbytes
+        header[name] = {"dtype": "F32", "shape": spool.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for spool in streams.values():
+        spool.copy_to(file)
+
+
+def columns_of(where: list[Row]) -> dict[str, list[Any]]:
+    """The fields of all rows, field by field."""
+    return {name: [getattr(row, name) for row in where] for name in Row._fields}

@@ -1,0 +1,141 @@
+"""What is extracted, and how: all that the bytes of an output depend on but for weights and video."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from fasti3d import network
+from fasti3d.classification import DTYPES, Streams
+from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, check_preset
+
+Format = Literal["npy", "npz", "safetensors"]
+Layout = Literal["default", "video_features"]
+Tail = Literal["drop", "pad", "loop"]
+
+# The end of a video is kept, but where another program's number of rows is wanted.
+_DEFAULT_TAIL: dict[Layout, Tail] = {"default": "pad", "video_features": "drop"}
+
+# Names of features beside those of the network's endpoints: what each stands for.
+POOLED, MAP = "pooled", "map"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is extracted, and how.
+
+    Attributes:
+        streams: ``rgb``, ``flow`` or ``both``.
+        features: ``pooled``, the (1024,) that the classifier sees, averaged over time; ``map``, all of
+            Mixed_5c; or the name of an endpoint (``fasti3d.network.ENDPOINTS``).
+        stack: frames in a window, at least 9, with flow 10.
+        step: frames from one window to the next.
+        fps: frames a second to sample, None for all there are.
+        crops: of 224x224 pixels: 1 is the centre, 5 the corners and the centre; 10, those and their mirror
+            images, becomes 5 with ``flip``.
+        flip: each crop is also looked at mirrored.
+        tail: what becomes of frames at the end that fill no window: they are left out, or make a window
+            that is filled up by repeating its last frame (``pad``) or all of it (``loop``).
+        partial: whether a file that breaks off gives the frames before; otherwise it fails.
+        format: of the files.
+        layout: whose names and shapes.
+        flow_preset, tvl1: how frames become flow.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the network.
+
+    Raises:
+        ValueError: a value out of its range, or two that do not go together.
+    """
+
+    streams: Streams = "rgb"
+    features: str = POOLED
+    stack: int = 64
+    step: int = 64
+    fps: float | None = 25.0
+    crops: int = 1
+    flip: bool = False
+    tail: Tail = "pad"
+    partial: bool = False
+    format: Format = "npy"
+    layout: Layout = "default"
+    flow_preset: FlowPreset = "readme"
+    tvl1: TVL1Params = PRESETS["i3d"]
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("streams", Streams), ("tail", Tail), ("format", Format), ("layout", Layout)):
+            _check_choice(name, getattr(self, name), get_args(kind))
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("features", self.features, (POOLED, MAP, *network.ENDPOINTS))
+        check_preset(self.flow_preset)
+        least = MIN_FLOW_FRAMES if self.flowing else network.MIN_FRAMES
+        if self.stack < least:
+            raise ValueError(
+                f"stack must be at least {least} frames{' with flow' if self.flowing else ''}, the shortest "
+                f"clip of the network, got {self.stack}"
+            )
+        if self.step < 1:
+            raise ValueError(f"step must be at least 1 frame, got {self.step}")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"fps must be above 0, or None for the video's own rate, got {self.fps}")
+        if self.crops not in (1, 5, 10):
+            raise ValueError(f"crops must be 1, 5 or 10, got {self.crops}")
+        if self.crops == 10:
+            object.__setattr__(self, "crops", 5)
+            object.__setattr__(self, "flip", True)
+        if self.crops > 1 and self.flowing and self.flow_preset == "mediapipe":
+            raise ValueError(
+                "crops must be 1 with the flow preset mediapipe, which squashes whole frames to the "
+                f"network's size, got {self.crops}: use the preset readme"
+            )
+        if self.layout == "video_features" and self.format != "npy":
+            raise ValueError(f"format must be npy for the layout video_features, got {self.format!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The streams, one by one."""
+        return ("rgb", "flow") if self.streams == "both" else (self.streams,)
+
+    @property
+    def flowing(self) -> bool:
+        """Whether flow is needed."""
+        return self.streams != "rgb"
+
+    @property
+    def views(self) -> int:
+        """How many clips are made of a window, for each stream."""
+        return self.crops * (2 if self.flip else 1)
+
+    @property
+    def span(self) -> int:
+        """Frames that are read for a window.
+
+        N frames have N-1 flows; video_features reads one more, so that both streams have N.
+        """
+        return self.stack + (self.layout == "video_features")
+
+    def as_json(self) -> dict[str, Any]:
+        """All of them in JSON's types, without those of flow where there is none."""
+        fields = asdict(self)
+        if not self.flowing:
+            del fields["flow_preset"], fields["tvl1"]
+        return fields
+
+
+def settle(*, stack: int, step: int | None, layout: Layout, tail: Tail | None, **others: Any) -> Settings:
+    """The settings with those that are None chosen by the others: see ``fasti3d.extract``.
+
+    Raises:
+        ValueError: as ``Settings``.
+    """
+    step = stack if step is None else step
+    # An unknown layout is for Settings to refuse.
+    tail = _DEFAULT_TAIL.get(layout, "pad") if tail is None else tail
+    return Settings(stack=stack, step=step, layout=layout, tail=tail, **others)
+
+
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

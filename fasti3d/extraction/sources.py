@@ -1,0 +1,118 @@
+"""From what the user names, a video, a folder or a list, to videos and the names of their outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from fasti3d.video.source import IMAGE_SUFFIXES
+
+_VIDEOS = ".mp4 .mkv .avi .mov .webm .mpg .mpeg .m4v .wmv .flv .ts .m2ts .mts .3gp .ogv .vob .gif"
+VIDEO_SUFFIXES = frozenset(_VIDEOS.split())
+
+# Clashes and files that are shown before a message says how many more there are.
+_SHOWN = 3
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """A video and the name of its output: a path under the output folder, without a suffix."""
+
+    name: str
+    path: Path
+
+
+def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
+    """The videos that are named, in order of their outputs' names.
+
+    Args:
+        given: each one of
+
+            - a video file: its output is called as it is, without the suffix;
+            - a folder with images and no videos: one video, called as the folder;
+            - any other folder: all videos in it and in its folders (by their suffixes; hidden ones are left
+              out, links followed), and folders of images. Outputs lie in folders as the videos do;
+            - a list, ``.txt``: a path a line, from the list's own folder on; empty lines and those that start
+              with # are skipped. Outputs of relative paths lie in folders as these say, but for paths that
+              lead upwards with ``..``; those and absolute paths give their last part alone. What a list
+              names need not be there: that is for whoever reads it to find.
+
+    Raises:
+        ValueError: nothing there, a folder or list without videos, or two videos with the same output.
+    """
+    sources: dict[str, Source] = {}
+    clashes: list[str] = []
+    for path in map(Path, given):
+        for source in _sources(path):
+            other = sources.setdefault(source.name, source)
+            if other.path.absolute() != source.path.absolute():
+                clashes.append(f"{other.path} and {source.path} ({source.name})")
+    if clashes:
+        raise ValueError(
+            f"the features of two videos would have the same name: {_some(clashes)}. Rename one of them, or "
+            "give a folder that holds both in folders of their own"
+        )
+    return sorted(sources.values())
+
+
+def _sources(path: Path) -> Iterator[Source]:
+    if path.is_dir():
+        found = list(_in_folder(path))
+        if not found:
+            raise ValueError(
+                f"{path} holds neither videos ({_VIDEOS}) nor folders of images: "
+                "give videos of other suffixes one by one, or in a list.txt"
+            )
+        yield from found
+    elif not path.exists():
+        raise ValueError(f"{path} is not there")
+    elif path.suffix.lower() == ".txt":
+        yield from _in_list(path)
+    else:
+        yield Source(path.stem, path)
+
+
+def _in_folder(top: Path) -> Iterator[Source]:
+    seen: set[Path] = set()
+    for folder, folders, files in os.walk(top, onerror=_raise, followlinks=True):
+        here = Path(folder)
+        if here.resolve() in seen:  # links lead in a circle, or here twice
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = [name for name in files if not name.startswith(".")]
+        videos = [name for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        for name in videos:
+            video = here / name
+            yield Source(video.relative_to(top).with_suffix("").as_posix(), video)
+        if not videos and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in shown):
+            name = here.relative_to(top).as_posix()
+            yield Source(top.absolute().name if name == "." else name, here)
+
+
+def _in_list(path: Path) -> Iterator[Source]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not entries:
+        raise ValueError(f"{path} lists no videos")
+    for entry in entries:
+        video = path.parent / entry
+        relative = PurePath(entry)
+        plain = relative.is_absolute() or ".." in relative.parts
+        named = PurePath(relative.name) if plain else relative
+        yield Source((named if video.is_dir() else named.with_suffix("")).as_posix(), video)
+
+
+def _raise(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def _some(texts: list[str]) -> str:
+    more = len(texts) - _SHOWN
+    return "; ".join(texts[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

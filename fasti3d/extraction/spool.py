@@ -1,0 +1,52 @@
+"""Rows of an array of any length, kept until their number is known."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from torch import Tensor
+
+# Beyond this, rows wait on the disk.
+_MEMORY_BYTES = 1 << 26
+_COPY_BYTES = 1 << 24
+
+
+class Spool:
+    """A float32 array that grows by rows: in memory, and from 64 MB on in a file without a name.
+
+    Nobody sees that file, and it is gone with the process, however that ends.
+
+    Args:
+        folder: where the file would be: on the disk that the array will be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115
+        self._rows = 0
+        self._row_shape: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self._rows, *self._row_shape)
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * math.prod(self.shape)
+
+    def add(self, rows: Tensor) -> None:
+        """Rows (n, ...), of the same shape each time."""
+        self._rows += len(rows)
+        self._row_shape = tuple(rows.shape[1:])
+        self._file.write(rows.contiguous().numpy().astype("<f4", copy=False).data)
+
+    def copy_to(self, file: IO[bytes]) -> None:
+        """Writes all rows as they lie in memory, little-endian."""
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, file, _COPY_BYTES)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,168 @@
+"""The features of a video's windows: stacks of frames and of flow, each through its network."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fasti3d.classification import BATCH
+from fasti3d.extraction import clips
+from fasti3d.extraction.rows import Row, Rows, Watch
+from fasti3d.extraction.settings import Settings
+from fasti3d.flow.stream import CROP, still_flow
+from fasti3d.flow.windows import with_pair_flow
+from fasti3d.i3d import I3D
+from fasti3d.overlap import READ_AHEAD, batched, read_ahead
+from fasti3d.video import Frame, VideoError, Window, read_frames
+from fasti3d.video.windows import cut_windows
+
+
+class _Stack(NamedTuple):
+    """What the networks see of a window: as many frames, and flows, for every one."""
+
+    where: Row
+    streams: dict[str, Tensor]
+
+
+class WindowFeatures:
+    """Features of the windows of a video. Can be pickled, and used by several threads at once.
+
+    A window of N frames is one row. The frames' short side is 256 pixels, of which the network sees crops
+    of 224x224. Flow of a mirrored crop is that of the upright frames, mirrored and x negated: TV-L1 of
+    mirrored frames, whose differences are one-sided, is another by 0.01 pixels on average in a clip that
+    moves by 1.5. Windows of one video share batches, those of different videos never do, so that a video's
+    features do not depend on what else there is to do.
+
+    Memory is bounded, whatever the length of the video: some windows of uint8 frames and encoded flow.
+
+    Args:
+        settings: what to extract.
+        models: the network of each stream, in eval mode, all on one device and in one dtype.
+    """
+
+    def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
+        self._settings = settings
+        self._models = models
+        self._views = clips.views(settings.crops, settings.flip)
+        weight = next(next(iter(models.values())).parameters())
+        self._device, self._dtype = weight.device, weight.dtype
+        self._batch = BATCH.get(weight.device.type, 1)
+
+    def __call__(self, path: Path, watch: Watch) -> Generator[Rows, None, int]:
+        """As ``Producer`` says."""
+        counted = _Counted(path, self._frames(path))
+        given = False
+        with closing(self._stacks(counted, watch)) as stacks:
+            for group in batched(stacks, max(1, self._batch // len(self._views))):
+                given = True
+                yield Rows(
+                    tuple(stack.where for stack in group),
+                    {name: self._features(name, group, watch) for name in self._models},
+                )
+        if not given:
+            raise VideoError(
+                path,
+                f"has {counted.count} frames, fewer than the {self._settings.span} of a window, and its tail "
+                "is dropped: use tail pad or loop",
+            )
+        return counted.count
+
+    def _frames(self, path: Path) -> Iterator[Frame]:
+        whole = self._settings.flowing or self._settings.crops > 1
+        return read_frames(
+            path, fps=self._settings.fps, crop=None if whole else CROP, strict=not self._settings.partial
+        )
+
+    def _stacks(self, frames: Iterable[Frame], watch: Watch) -> Generator[_Stack, None, None]:
+        """The windows to look at, in order; reading and flow are ahead, each in a thread of its own."""
+        settings = self._settings
+        windows: Iterator[Window] = cut_windows(frames, settings.span, settings.step)
+        if settings.tail == "drop":
+            windows = (window for window in windows if len(window.times) == settings.span)
+        with ExitStack() as threads:
+            ahead = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
+            if not settings.flowing:
+                for window in ahead:
+                    watch.check()
+                    yield self._stack(window, None)
+                return
+            flows = with_pair_flow(
+                ahead,
+                settings.flow_preset,
+                settings.tvl1,
+                self._device,
+                watch.stop,
+                cropped=settings.crops == 1,
+            )
+            for window, flow in threads.enter_context(closing(read_ahead(flows, READ_AHEAD))):
+                watch.check()
+                yield self._stack(window, flow)
+            watch.check()  # flow ends early when it is time to stop
+
+    def _stack(self, window: Window, flow: Tensor | None) -> _Stack:
+        settings = self._settings
+        streams = {}
+        if "rgb" in self._models:
+            streams["rgb"] = clips.filled(window.frames, settings.stack, settings.tail)
+        if flow is not None:
+            # Nothing moves in a frame that is repeated.
+            still = still_flow(settings.flow_preset, self._device)[:, :, :1, :1]
+            streams["flow"] = clips.filled(flow, settings.span - 1, settings.tail, still)
+        return _Stack(self._row(window), streams)
+
+    def _row(self, window: Window) -> Row:
+        times, count = window.times, min(len(window.times), self._settings.stack)
+        if len(times) > count:
+            end = times[count]
+        elif self._settings.fps is not None:
+            end = times[-1] + 1 / self._settings.fps
+        else:
+            end = times[-1] + (times[-1] - times[0]) / max(count - 1, 1)
+        return Row(window.start, window.start + count, times[0], end)
+
+    def _features(self, stream: str, group: list[_Stack], watch: Watch) -> Tensor:
+        """float32 (windows, ...), or (windows, views, ...) where there are several, on the CPU."""
+        wanted = ((stack.streams[stream], view) for stack in group for view in self._views)
+        parts = []
+        for batch in batched(wanted, self._batch):
+            watch.check()
+            with watch.turn, torch.no_grad():
+                clip = (
+                    clips.rgb_clip(batch, self._device)
+                    if stream == "rgb"
+                    else clips.flow_clip(batch, self._dtype)
+                )
+                parts.append(
+                    clips.features(self._models[stream], clip, self._settings.features).float().cpu()
+                )
+        values = torch.cat(parts)
+        if not values.isfinite().all():
+            raise FloatingPointError(
+                f"features of the {stream} stream are not finite in {self._dtype}: use dtype float32"
+            )
+        return values if len(self._views) == 1 else values.unflatten(0, (len(group), len(self._views)))
+
+
+class _Counted:
+    """The same frames, and how many there have been; whatever goes wrong with them is a VideoError."""
+
+    def __init__(self, path: Path, frames: Iterable[Frame]) -> None:
+        self._path = path
+        self._frames = frames
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            for frame in self._frames:
+                self.count += 1
+                yield frame
+        except VideoError:
+            raise
+        except Exception as error:
+            # No file in a long list may stop the others, however odd it is.
+            raise VideoError(self._path, f"cannot be read ({type(error).__name__}: {error})") from error

@@ -1,0 +1,226 @@
+"""``fasti3d extract``: what it writes and says, and that a kill costs next to nothing."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import fasti3d
+from fasti3d.classification import load_model
+from fasti3d.cli import app, output
+from fasti3d.extraction import Progress
+
+
+def call(*arguments: object) -> SimpleNamespace:
+    """A call in this process."""
+    runner = CliRunner(env={"COLUMNS": "400", "NO_COLOR": "1"})
+    done = runner.invoke(app, ["extract", *map(str, arguments), "--device", "cpu"])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
+
+
+def test_files_are_those_of_the_library(
+    run, clips: dict[str, Path], random_weights: Path, tmp_path: Path
+) -> None:
+    folder = clips["a"].parent
+    (tmp_path / "list.txt").write_text(f"{folder / 'a.mkv'}\n{folder / 'b.mkv'}\n{tmp_path / 'gone.mp4'}\n")
+    options = (
+        "--stack",
+        12,
+        "--features",
+        "MaxPool3d_2a_3x3",
+        "--weights",
+        random_weights,
+        "--device",
+        "cpu",
+    )
+    log = tmp_path / "job.log"
+    out = tmp_path / "new" / "out"
+    done = run("extract", tmp_path / "list.txt", "-o", out, *options, "--log", log)
+    assert done.returncode == 1
+    assert "gone.mp4: cannot be opened: No such file or directory" in done.stderr
+    assert "2 of 3 videos done in " in done.stdout
+    assert f"1 failed (see {out}/errors.jsonl); 2 rows, " in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+
+    model = load_model(random_weights, device="cpu")
+    fasti3d.extract(
+        [clips["a"], clips["b"]], tmp_path / "library", model=model, stack=12, features="MaxPool3d_2a_3x3"
+    )
+    for name in ("a.json", "a_rgb.npy", "b.json", "b_rgb.npy"):
+        assert (out / name).read_bytes() == (tmp_path / "library" / name).read_bytes()
+    assert np.load(out / "a_rgb.npy").shape == (1, 64, 6, 56, 56)
+    (entry,) = map(json.loads, (out / "errors.jsonl").read_text().splitlines())
+    assert entry["video"] == "gone"
+    lines = log.read_text().splitlines()
+    assert sum("INFO" in line and "1 rows" in line for line in lines) == 2
+    assert sum("ERROR" in line and "gone.mp4" in line for line in lines) == 1
+
+    quiet = run("extract", clips["a"], clips["b"], "-o", out, *options, "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_options_reach_the_settings(
+    clips: dict[str, Path], random_weights: Path, flow_weights: Path, tmp_path: Path
+) -> None:
+    options = ["--stack", 12, "--step", 400, "--fps", "native", "--flip", "--tail", "loop", "--partial"]
+    options += ["--format", "safetensors", "--features", "MaxPool3d_2a_3x3", "--streams", "both"]
+    options += ["--weights", random_weights, "--flow-weights", flow_weights]
+    options += ["--flow-preset", "mediapipe", "--tvl1-preset", "opencv-cuda", "--dtype", "float32"]
+    done = call(clips["a"], "-o", tmp_path, *options, "--workers", 1, "--shard", "1/1")
+    assert (done.code, done.err) == (0, "")
+    settings = json.loads((tmp_path / "a.json").read_text())["made"]["settings"]
+    tvl1 = settings.pop("tvl1")
+    assert tvl1["mode"] == "opencv-cuda"
+    assert settings == {
+        "streams": "both",
+        "features": "MaxPool3d_2a_3x3",
+        "stack": 12,
+        "step": 400,
+        "fps": None,
+        "crops": 1,
+        "flip": True,
+        "tail": "loop",
+        "partial": True,
+        "format": "safetensors",
+        "layout": "default",
+        "flow_preset": "mediapipe",
+        "device": "cpu",
+        "dtype": "float32",
+    }
+
+
+def test_other_features_are_refused_until_overwritten(
+    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+) -> None:
+    options = ("-o", tmp_path, "--weights", random_weights, "--stack", 12, "--features", "MaxPool3d_2a_3x3")
+    assert call(clips["a"], *options).code == 0
+    refused = call(clips["a"], *options, "--layout", "video_features")
+    assert refused.code == 2
+    assert "settings.layout default there and video_features now" in refused.err
+    assert "--overwrite" in refused.err
+    options += ("--layout", "video_features", "--tail", "pad", "--overwrite")
+    assert call(clips["a"], *options).code == 0
+    names = ["a.json", "a_fps.npy", "a_rgb.npy", "a_timestamps_ms.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert call(clips["a"], *options).out.startswith("0 of 1 video done in ")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--stack", "8"], "--stack"),
+        (["--step", "0"], "step must be at least 1 frame, got 0"),
+        (["--crops", "2"], "crops must be 1, 5 or 10, got 2"),
+        (["--features", "pool"], "features must be one of pooled, map, Conv3d_1a_7x7"),
+        (["--format", "h5"], "format must be one of npy, npz, safetensors"),
+        (["--tail", "keep"], "tail must be one of drop, pad, loop"),
+        (["--fps", "0"], "native"),
+        (["--streams", "flow"], "needs --flow-weights"),
+        (["--streams", "flow", "--flow-weights", "x", "--stack", "9"], "at least 10 frames with flow"),
+        (["--tvl1-preset", "i4d"], "opencv-cuda"),
+        (["--shard", "1"], "must be I/N, such as 1/4, got '1'"),
+        (["--shard", "5/4", "--weights", "WEIGHTS"], "I from 1 to N, got 5/4"),
+        (["--workers", "0"], "--workers"),
+        (["--weights", "nothing"], "'nothing' is neither a file nor a name"),
+        (["--log", "no/such/folder/log", "--weights", "WEIGHTS"], "--log"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong(
+    clips: dict[str, Path], random_weights: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    options = [str(random_weights) if option == "WEIGHTS" else option for option in options]
+    done = call(clips["a"], "-o", tmp_path / "out", *options)
+    assert done.code == 2
+    assert said in done.err
+    assert done.out == ""
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_sources_that_are_not_there_and_folders_that_cannot_be(
+    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+) -> None:
+    assert "gone.mp4 is not there" in call(tmp_path / "gone.mp4", "-o", tmp_path / "out").err
+    (tmp_path / "file").touch()
+    done = call(clips["a"], "-o", tmp_path / "file", "--weights", random_weights)
+    assert done.code == 1
+    assert "file cannot be written" in done.err
+
+
+def test_the_bar_shows_videos_clips_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(output, "err", Console(file=screen, force_terminal=True, width=120))
+    verb = importlib.import_module("fasti3d.cli.extract")
+    with verb._bar(False) as report:
+        assert report is not None
+        report(Progress(videos=200, finished=2, failed=1, rows=30, share=0.25))
+    shown = screen.getvalue()
+    for text in ("3/200 videos", "25%", " clips/s", "1 failed"):
+        assert text in shown
+    with verb._bar(True) as report:
+        assert report is None
+
+
+def start(videos: dict[str, Path], out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fasti3d", "extract", *map(str, videos.values()), "-o", str(out)]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_there(path: Path) -> None:
+    for _ in range(1500):
+        if path.exists():
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{path} did not come for 30 seconds")
+
+
+SHORT = ("--stack", "9", "--features", "MaxPool3d_2a_3x3")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
+def test_killed_and_called_again_it_ends_with_the_same_files(
+    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--weights", str(random_weights), *SHORT, "--step", "80")
+    with start(clips, out, *options, "--device", "cpu") as process:
+        until_there(out / ".long.lock")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (out / "long.json").exists()
+    assert call(*clips.values(), "-o", out, *options).code == 0
+    assert call(*clips.values(), "-o", tmp_path / "fresh", *options).code == 0
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert files(out) == files(tmp_path / "fresh")
+    assert len(files(out)) == 6
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
+def test_an_interrupt_ends_quietly_and_says_how_to_go_on(
+    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+) -> None:
+    options = ("--weights", str(random_weights), *SHORT, "--step", "1", "--device", "cpu")
+    with start(clips, tmp_path / "out", *options) as process:
+        until_there(tmp_path / "out" / "a.json")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from where it stopped" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out").glob("long*"))

@@ -1,0 +1,439 @@
+"""Jobs of many videos: going on, failing, conflicts, several processes, kills at any moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extraction_making import Shown, errors, plain, record, tree, write_video
+from torch import Tensor
+
+import fasti3d
+from fasti3d.extraction import ConflictError, OutputError, Progress
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``a``, ``b`` and ``sub/a``, of 12, 25 and 30 frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name, frames in (("a", 12), ("b", 25), ("sub/a", 30)):
+        write_video(folder / f"{name}.mkv", plain([8 * i for i in range(frames)]))
+    return folder
+
+
+class Counted(Shown):
+    """Counts its passes."""
+
+    passes = 0
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().extract_features(x)
+
+
+def extract(source: Path, out: Path, **options: Any) -> fasti3d.Extraction:
+    return fasti3d.extract(source, out, **({"model": Shown(), "stack": 10} | options))
+
+
+def copy(videos: Path, to: Path, *names: str) -> Path:
+    for name in names or ("a.mkv", "b.mkv", "sub/a.mkv"):
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((videos / name).read_bytes())
+        os.utime(path, ns=(0, 10**18))
+    return to
+
+
+def test_folders_are_mirrored_and_finished_work_is_left_alone(videos: Path, tmp_path: Path) -> None:
+    model = Counted()
+    first = extract(videos, tmp_path, model=model)
+    assert (first.videos, first.done, first.there, first.failed, first.rows) == (3, 3, 0, (), 2 + 3 + 3)
+    assert model.passes == 8
+    files = ["a.json", "a_rgb.npy", "b.json", "b_rgb.npy", "sub/a.json", "sub/a_rgb.npy"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == files
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    again = extract(videos, tmp_path, model=model)
+    assert (again.done, again.there, again.rows) == (0, 3, 0)
+    assert model.passes == 8
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    (tmp_path / "b_rgb.npy").write_bytes(b"cut off")
+    (tmp_path / "sub" / "a_rgb.npy").unlink()
+    assert extract(videos, tmp_path, model=model).done == 2
+    assert model.passes == 14
+
+
+def test_workers_and_company_do_not_change_a_bit(videos: Path, tmp_path: Path) -> None:
+    extract(videos, tmp_path / "one", workers=1)
+    extract(videos, tmp_path / "many", workers=5)
+    for name in ("a.mkv", "b.mkv"):
+        extract(videos / name, tmp_path / "alone")
+    extract(videos / "sub", tmp_path / "alone" / "sub")
+    assert tree(tmp_path / "one") == tree(tmp_path / "many") == tree(tmp_path / "alone")
+
+
+def test_bad_files_are_reported_and_tried_again_when_asked(
+    videos: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    work = copy(videos, tmp_path / "work", "a.mkv", "b.mkv")
+    (work / "junk.mp4").write_bytes(b"junk" * 100)
+    (work / "corrupted.mp4").write_bytes((shared_data / "videos" / "corrupted.mp4").read_bytes())
+    listed = tmp_path / "work" / "list.txt"
+    listed.write_text("a.mkv\njunk.mp4\ncorrupted.mp4\nmissing.mp4\nb.mkv\n")
+    out = tmp_path / "out"
+    model = Counted()
+    first = extract(listed, out, model=model)
+    assert (first.done, len(first.failed)) == (2, 3)
+    reasons = errors(out)
+    assert list(reasons) == ["corrupted", "junk", "missing"]
+    assert "breaks off" in reasons["corrupted"]
+    assert "is not a video" in reasons["junk"]
+    assert "cannot be opened" in reasons["missing"]
+    assert {failure.video: failure.reason for failure in first.failed} == reasons
+    assert not any(name.startswith(("corrupted", "junk", "missing")) for name in tree(out))
+    report = (out / "errors.jsonl").read_bytes()
+    passes = model.passes
+
+    again = extract(listed, out, model=model)
+    assert (again.done, again.there, len(again.failed)) == (0, 2, 3)
+    assert model.passes == passes  # nothing was tried
+    retried = extract(listed, out, model=model, retry_errors=True)
+    assert (retried.done, len(retried.failed)) == (0, 3)
+    assert model.passes > passes
+    assert (out / "errors.jsonl").read_bytes() == report
+
+    # Mended, or come: they are tried by themselves, and leave the report.
+    (work / "junk.mp4").write_bytes((work / "a.mkv").read_bytes())
+    (work / "missing.mp4").write_bytes((work / "b.mkv").read_bytes())
+    mended = extract(listed, out, model=model)
+    assert (mended.done, mended.there, len(mended.failed)) == (2, 2, 1)
+    assert list(errors(out)) == ["corrupted"]
+    partial = extract(work / "corrupted.mp4", tmp_path / "partial", partial=True)
+    assert partial.failed == ()
+    (warning,) = record(tmp_path / "partial" / "corrupted.json")["warnings"]
+    assert "breaks off" in warning
+    listed.write_text("a.mkv\nb.mkv\n")
+    (work / "corrupted.mp4").write_bytes((work / "b.mkv").read_bytes())
+    assert extract(work / "corrupted.mp4", out).done == 1
+    assert not (out / "errors.jsonl").exists()
+
+
+def test_a_report_that_a_kill_cut_off_is_read_and_mended(videos: Path, tmp_path: Path) -> None:
+    work = copy(videos, tmp_path / "work", "a.mkv")
+    for name in ("x", "y"):
+        (work / f"{name}.mp4").write_bytes(b"junk")
+    whole = tmp_path / "whole"
+    extract(work, whole)
+    report = (whole / "errors.jsonl").read_bytes()
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "errors.jsonl").write_bytes(report[: report.index(b"\n") + 20])
+    done = extract(work, cut)
+    assert (done.done, len(done.failed)) == (1, 2)
+    assert (cut / "errors.jsonl").read_bytes() == report
+
+
+def test_other_settings_weights_and_videos_are_refused_until_asked_for(videos: Path, tmp_path: Path) -> None:
+    work = copy(videos, tmp_path / "work", "a.mkv", "b.mkv")
+    out = tmp_path / "out"
+    extract(work, out)
+    before = tree(out)
+    other = Shown()
+    other.weight.data += 1
+    for options, said in (
+        ({"stack": 9}, "settings.stack 10 there and 9 now, settings.step 10 there and 9 now"),
+        ({"tail": "drop"}, "settings.tail pad there and drop now"),
+        ({"model": other}, "weights.rgb"),
+        ({"format": "npz"}, "settings.format npy there and npz now"),
+    ):
+        with pytest.raises(ConflictError, match=said):
+            extract(work, out, **options)
+    os.utime(work / "a.mkv", ns=(0, 10**18 + 1))
+    with pytest.raises(ConflictError, match=r"a\.json is of other features \(source.modified_ns"):
+        extract(work, out)
+    assert tree(out) == before
+    os.utime(work / "a.mkv", ns=(0, 10**18))
+
+    assert extract(work, out, format="npz", overwrite=True).done == 2
+    extract(work, tmp_path / "fresh", format="npz")
+    assert tree(out) == tree(tmp_path / "fresh")  # also without what the first one made
+    assert extract(work, out, format="npz", overwrite=True).done == 0
+
+
+def test_files_of_others_are_not_overwritten(videos: Path, tmp_path: Path) -> None:
+    for name in ("a_rgb.npy", "a.json"):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("[]")
+        with pytest.raises(ConflictError, match=name):
+            extract(videos / "a.mkv", out)
+        assert tree(out) == {name: b"[]"}
+        assert extract(videos / "a.mkv", out, overwrite=True).done == 1
+
+
+def test_what_a_kill_left_is_removed_whatever_its_settings_were(videos: Path, tmp_path: Path) -> None:
+    for name in (".a.lock", ".a.npz.tmp", ".a_flow.npy.tmp", ".a.json.tmp", "a_rgb.npy", ".ab.npz.tmp"):
+        (tmp_path / name).touch()
+    assert extract(videos / "a.mkv", tmp_path).done == 1
+    assert sorted(tree(tmp_path)) == [".ab.npz.tmp", "a.json", "a_rgb.npy"]
+
+
+def test_shards_share_the_work_and_give_the_same(videos: Path, tmp_path: Path) -> None:
+    parts = [extract(videos, tmp_path / "shards", shard=(i, 2)) for i in (1, 2)]
+    assert [part.videos for part in parts] == [part.done for part in parts] == [2, 1]
+    extract(videos, tmp_path / "whole")
+    assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
+
+
+def test_a_video_that_is_replaced_while_it_is_read_fails_and_is_done_next_time(
+    videos: Path, tmp_path: Path
+) -> None:
+    work = copy(videos, tmp_path / "work", "a.mkv", "b.mkv")
+
+    class Replacing(Shown):
+        def extract_features(self, x: Tensor) -> Tensor:
+            if x.mean() > -0.5:  # the second window of either
+                (work / "new.mkv").write_bytes((work / "b.mkv").read_bytes())
+                os.replace(work / "new.mkv", work / "a.mkv")
+            return super().extract_features(x)
+
+    out = tmp_path / "out"
+    done = extract(work, out, model=Replacing(), workers=1)
+    assert [failure.reason.split(":")[0] for failure in done.failed] == ["was changed while it was read"]
+    assert not (out / "a.json").exists()
+    assert extract(work, out).done == 1
+    assert errors(out) == {}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_full_disk_ends_the_job_and_nothing_finished_is_lost(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    class Filling(Shown):
+        def extract_features(self, x: Tensor) -> Tensor:
+            if (out / "a.json").exists() and not (out / ".b_rgb.npy.tmp").is_symlink():
+                (out / ".b_rgb.npy.tmp").symlink_to("/dev/full")
+            return super().extract_features(x)
+
+    with pytest.raises(OutputError, match=r"b_rgb\.npy cannot be written: No space left on device"):
+        extract(videos, out, model=Filling(), workers=1)
+    assert sorted(tree(out)) == ["a.json", "a_rgb.npy"]
+    assert extract(videos, out).there == 1
+    extract(videos, tmp_path / "fresh")
+    assert tree(out) == tree(tmp_path / "fresh")
+
+
+def test_errors_of_the_disk_at_any_file_leave_nothing_half_done(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(videos, tmp_path / "fresh", format="npz")
+    wanted = tree(tmp_path / "fresh")
+    replace = os.replace
+    for failing in range(6):
+        calls = 0
+
+        def failing_replace(source: Any, target: Any, failing: int = failing) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == failing + 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(source, target)
+
+        out = tmp_path / str(failing)
+        monkeypatch.setattr(os, "replace", failing_replace)
+        with pytest.raises(OutputError, match="What is finished stays"):
+            extract(videos, out, format="npz", workers=1)
+        monkeypatch.setattr(os, "replace", replace)
+        assert not [name for name in tree(out) if name.endswith(".tmp")]
+        assert extract(videos, out, format="npz").failed == ()
+        assert tree(out) == wanted
+
+
+def test_a_folder_that_cannot_be_written_to(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="file cannot be written: "):
+        extract(videos, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_error_of_the_network_ends_the_job_at_once(videos: Path, tmp_path: Path) -> None:
+    class Failing(Shown):
+        def extract_features(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no such device")
+
+    with pytest.raises(RuntimeError, match="no such device"):
+        extract(videos, tmp_path, model=Failing())
+    assert tree(tmp_path) == {}
+    assert [t.name for t in threading.enumerate() if t.name.startswith("fasti3d")] == []
+
+
+def test_progress_goes_from_nothing_to_all(videos: Path, tmp_path: Path) -> None:
+    work = copy(videos, tmp_path / "work")
+    (work / "junk.mp4").write_bytes(b"junk")
+    seen: list[Progress] = []
+    extract(work / "a.mkv", tmp_path / "out")
+    extract(work, tmp_path / "out", progress=seen.append)
+    assert seen[0] == Progress(4, 1, 0, 0, 0.0)
+    assert seen[-1] == Progress(4, 3, 1, 6, 1.0)
+    shares = [progress.share for progress in seen]
+    assert shares == sorted(shares)
+    assert any(0 < share < 0.2 for share in shares)
+
+
+# Kills itself before the n-th file operation in the output folder, for every n until a run ends by itself;
+# after each kill the same call is made again. Processes are forked before torch starts threads.
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from extraction_making import Shown
+import fasti3d, fasti3d.extraction, fasti3d.video
+videos, home = sys.argv[1:3]
+events = {{"open", "os.rename", "os.remove", "os.mkdir"}}
+model = Shown()
+
+def child(folder, kill_at):
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    seen = 0
+    def hook(event, arguments):
+        nonlocal seen
+        if event in events and str(arguments[0]).startswith(folder):
+            seen += 1
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    done = fasti3d.extract(videos, folder, model=model, stack=10, step=20, workers=1)
+    os._exit(len(done.failed))
+
+for n in range(1, 1000):
+    folder = os.path.join(home, f"{{n:03}}")
+    os.mkdir(folder)
+    first = child(folder, n)
+    if os.WIFEXITED(first):
+        print(n - 1, os.WEXITSTATUS(first))
+        break
+    assert os.WTERMSIG(first) == signal.SIGKILL, first
+    second = child(folder, 0)
+    assert os.waitstatus_to_exitcode(second) == 1, (n, second)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_file_and_called_again_it_gives_the_same_bytes(videos: Path, tmp_path: Path) -> None:
+    work = copy(videos, tmp_path / "work", "sub/a.mkv")
+    (work / "junk.mp4").write_bytes(b"junk")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    command = [sys.executable, "-c", KILLER.format(here=str(HERE)), str(work), str(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    kills, failed = map(int, done.stdout.split())
+    assert failed == 1  # junk
+    assert kills >= 20
+    *killed, undisturbed = sorted(runs.iterdir())
+    assert len(killed) == kills
+    wanted = tree(undisturbed)
+    assert sorted(wanted) == ["errors.jsonl", "sub/a.json", "sub/a_rgb.npy"]
+    for folder in killed:
+        assert tree(folder) == wanted, folder.name
+
+
+# Extracts with a pause before each window, and prints the number of passes.
+SLOW = """
+import sys, time
+sys.path.insert(0, {here!r})
+from extraction_making import Shown
+import fasti3d
+class Slow(Shown):
+    passes = 0
+    def extract_features(self, x):
+        self.passes += 1
+        time.sleep(float(sys.argv[3]))
+        return super().extract_features(x)
+model = Slow()
+print("ready", flush=True)
+done = fasti3d.extract(sys.argv[1], sys.argv[2], model=model, stack=10)
+print(model.passes, done.done, done.there, len(done.failed), flush=True)
+"""
+
+
+def slow(videos: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW.format(here=str(HERE)), str(videos), str(out), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def until(condition: Any) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("nothing happened for 20 seconds")
+
+
+def test_two_processes_share_a_folder_and_do_each_video_once(videos: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    for i in range(12):
+        copy(videos, work / str(i), "a.mkv")
+    (work / "junk.mp4").write_bytes(b"junk")
+    out = tmp_path / "out"
+    both = [slow(work, out, 0.02) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    passes, done, there, failed = (sum(int(words[i]) for words in said) for i in (1, 2, 3, 4))
+    assert (passes, done, there) == (24, 12, 12)
+    assert failed == 2  # the one that both looked at
+    extract(work, tmp_path / "alone")
+    assert tree(out) == tree(tmp_path / "alone")
+
+
+def test_whoever_waits_takes_over_from_a_process_that_is_killed(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = slow(videos / "b.mkv", out, 60)
+    until(lambda: (out / ".b.lock").exists())
+    second = slow(videos / "b.mkv", out, 0)
+    assert second.stdout is not None
+    assert second.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    assert second.poll() is None
+    first.send_signal(signal.SIGKILL)
+    said, _ = second.communicate(timeout=60)
+    first.communicate()
+    assert said.split() == ["3", "1", "0", "0"]
+    assert sorted(path.name for path in out.iterdir()) == ["b.json", "b_rgb.npy"]
+
+
+def test_a_job_of_200_videos(tmp_path: Path) -> None:
+    """Killed on the way, with files that are no videos among them."""
+    work = tmp_path / "work"
+    source = write_video(tmp_path / "a.mkv", plain([20 * i for i in range(12)])).read_bytes()
+    for i in range(200):
+        path = work / f"{i % 7}" / f"{i}.mkv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"junk" if i % 40 == 0 else source)
+    out = tmp_path / "out"
+    process = slow(work, out, 0)
+    until(lambda: len(list(out.rglob("*.json"))) >= 40)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = len(list(out.rglob("*.json")))
+    assert 40 <= finished < 195
+    model = Counted()
+    done = extract(work, out, model=model)
+    assert (done.videos, done.done, done.there, len(done.failed)) == (200, 195 - finished, finished, 5)
+    assert model.passes == 2 * (195 - finished)
+    assert len(errors(out)) == 5
+    assert not [path for path in out.rglob(".*") if not path.name.endswith(".lock")]
+    locks = {path.name for path in out.rglob(".*.lock")} - {".errors.jsonl.lock"}
+    assert locks == {f".{i}.lock" for i in range(0, 200, 40)}
+    assert all(record(path)["frames"] == 12 for path in out.rglob("*.json"))
