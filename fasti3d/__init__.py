@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from fasti3d.classification import Classification, classify
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion import fuse
+    from fasti3d.metrics import FrechetVideoDistance, fvd
     from fasti3d.two_stream import TwoStreamI3D
 
 __all__ = [
     "I3D",
     "Classification",
+    "FrechetVideoDistance",
     "TVL1Params",
     "TwoStreamI3D",
     "__version__",
@@ -26,6 +28,7 @@ __all__ = [
     "compat",
     "flow",
     "fuse",
+    "fvd",
     "ops",
     "reference",
     "tvl1",
@@ -37,12 +40,14 @@ __all__ = [
 # Loaded when first used, so that importing the network does not wait for decoders and file formats.
 _LAZY = {
     "Classification": "fasti3d.classification",
+    "FrechetVideoDistance": "fasti3d.metrics",
     "TVL1Params": "fasti3d.flow",
     "TwoStreamI3D": "fasti3d.two_stream",
     "classify": "fasti3d.classification",
     "compat": None,
     "flow": None,
     "fuse": "fasti3d.fusion",
+    "fvd": "fasti3d.metrics",
     "tvl1": "fasti3d.flow",
     "tvl1_video": "fasti3d.flow",
     "video": None,

@@ -33,6 +33,7 @@ def test_public_names() -> None:
     assert fasti3d.__all__ == [
         "I3D",
         "Classification",
+        "FrechetVideoDistance",
         "TVL1Params",
         "TwoStreamI3D",
         "__version__",
@@ -40,6 +41,7 @@ def test_public_names() -> None:
         "compat",
         "flow",
         "fuse",
+        "fvd",
         "ops",
         "reference",
         "tvl1",

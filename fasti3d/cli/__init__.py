@@ -16,6 +16,7 @@ from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.flow import flow
+from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
 from fasti3d.cli.weights import app as weights
 from fasti3d.version import __version__
@@ -31,6 +32,7 @@ app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
 app.command()(flow)
+app.command()(fvd)
 app.command()(plan)
 app.add_typer(weights, name="weights")
 
