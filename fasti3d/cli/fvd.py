@@ -21,9 +21,11 @@ _SIDE = "A folder of videos or of folders of images, an .npy or .npz array, or s
 
 
 def fvd(
-    real: Annotated[Path, typer.Argument(help=_SIDE, show_default=False)],
-    generated: Annotated[Path, typer.Argument(help="The same of the other side.", show_default=False)],
-    frames: Annotated[int, typer.Option(help="Frames in a clip, at least 9.", callback=at_least(9))] = 16,
+    real: Annotated[Path, typer.Argument(metavar="REAL", help=_SIDE, show_default=False)],
+    generated: Annotated[
+        Path, typer.Argument(metavar="GENERATED", help="The same of the other side.", show_default=False)
+    ],
+    frames: Annotated[int, typer.Option(help="Frames in a clip, at least 9.")] = 16,
     preset: Annotated[
         str, typer.Option(help="Whose variant: tf (the original), stylegan-v, videogpt or cd-fvd.")
     ] = "tf",
@@ -91,7 +93,7 @@ def fvd(
     Clips are taken at random places, the same for the same seed. Videos that are damaged or too short are
     left out with a warning. Exit code 1 means that there is no score, 2 that the call was wrong.
     """
-    from fasti3d.metrics.clips import ClipFormat
+    from fasti3d.metrics.clips import ClipFormat, check_frames
     from fasti3d.metrics.comparison import fvd as compare
     from fasti3d.metrics.plot import draw_curve
     from fasti3d.metrics.presets import find_preset
@@ -102,6 +104,7 @@ def fvd(
 
     rate, limits = to_rate(fps), _limits(value_range)
     for option, check in {
+        "--frames": lambda: check_frames(frames),
         "--preset": lambda: find_preset(preset),
         "--layout": lambda: ClipFormat(layout, None),
         "--range": lambda: ClipFormat("NTHWC", limits),

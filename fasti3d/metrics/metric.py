@@ -139,7 +139,7 @@ class FrechetVideoDistance:
 
         The score of N clips is too high by about a constant over N, and the constant depends on the
         videos: this takes most of it out. Of the excess of 256 clips a third may stay, of that of 2,048
-        hardly any. The line goes through ``curve`` from half of the clips on. Sides whose features are not
+        a tenth. The line goes through ``curve`` from half of the clips on. Sides whose features are not
         known are taken as they are.
 
         Args:
@@ -209,8 +209,7 @@ class FrechetVideoDistance:
     def save_statistics(self, path: str | PathLike[str], *, real: bool = True) -> None:
         """Writes one side to an .npz file, whole or not at all, for ``load_statistics`` and the command line.
 
-        With sync, all processes must call it, and each writes: give each a path or call it in one with
-        sync=False.
+        Under torch.distributed, unless sync is off, all processes must call it, each with a path of its own.
 
         Raises:
             ValueError: fewer than 2 clips on that side, or a path that does not end in .npz.
@@ -281,14 +280,13 @@ class FrechetVideoDistance:
         }
 
     def _admit(self, header: Mapping[str, Any]) -> None:
-        """Raises unless the clips of that header may join those that are there, and lets them set the "
-        "kind."""
+        """Raises unless clips of that header may join those that are there; the first ones set the kind."""
         for name in ("preset", "weights"):
             own = self._header()[name]
             if header.get(name) != own:
                 raise ValueError(
-                    f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}: they do "
-                    "not compare"
+                    f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and scores "
+                    "need one: choose that one, or compute the statistics anew"
                 )
         if header["frames"] is not None:
             self._check_alike(header["frames"], header["kind"])
@@ -307,7 +305,8 @@ class FrechetVideoDistance:
             )
 
     def _all(self, real: bool) -> Side:
-        return reduced(self._sides[real]) if self._sync and distributed() else self._sides[real]
+        side = self._sides[real]
+        return reduced(side, (self._frames, self._kind)) if self._sync and distributed() else side
 
     def _complete(self) -> tuple[Side, Side]:
         sides = self._all(True), self._all(False)
@@ -333,15 +332,15 @@ class FrechetVideoDistance:
         if set(real.sizes) != set(generated.sizes):
             sizes = [_listed(side) for side in (real, generated)]
             doubts.append(
-                f"real clips are {sizes[0]} pixels and generated ones {sizes[1]}: all are scaled to "
-                "224x224, but sharpness moves the score"
+                f"pictures differ in size, {sizes[0]} on the real side and {sizes[1]} on the generated one: "
+                "all are scaled to 224x224, but sharpness moves the score"
             )
         return doubts
 
 
 def _listed(side: Side) -> str:
     sizes = [f"{height}x{width}" for (height, width), _ in side.sizes.most_common()]
-    return ", ".join(sizes[:3]) + (f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
+    return ", ".join(sizes[:3]) + (f" and {len(sizes) - 3} more" if len(sizes) > 3 else "")
 
 
 def _described(side: Side) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Preset:
         crop: the short side is scaled to 224 pixels (the long one rounded up) and a centre square cut out;
             otherwise frames are squashed to 224x224.
         half_pixel: pixels lie at the centres of their squares when frames are scaled, as in PyTorch;
-            otherwise at their upper left corners, as in TensorFlow 1, which moves enlarged pictures up and left.
+            otherwise at their upper left corners, as in TensorFlow 1, which moves what is enlarged.
         eight_bit: values are truncated to 0, 1, ... 255 first.
         bn_eps: that of the network's batch norms.
         unbiased: covariances divide by N - 1, else by N.

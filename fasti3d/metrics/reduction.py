@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,23 @@ def distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def reduced(side: Side) -> Side:
-    """The clips of this side in all processes, the same in each. All processes must call it."""
+def reduced(side: Side, kind: tuple[int | None, str | None]) -> Side:
+    """The clips of this side in all processes, the same in each. All processes must call it.
+
+    ``kind``: how many frames a clip has and of which values, None where there is no clip yet.
+
+    Raises:
+        ValueError: processes whose clips differ in kind.
+    """
+    every: list[tuple[Any, Counter[tuple[int, int]], Tensor | None]] = [(kind, side.sizes, side.features)]
+    every *= dist.get_world_size()
+    dist.all_gather_object(every, every[0])
+    kinds = {other for other, _, _ in every if other[0] is not None}
+    if len(kinds) > 1:
+        raise ValueError(f"clips must be alike in all processes, got (frames, values) {sorted(kinds)}")
+    sizes = sum((other for _, other, _ in every), Counter())
+    kept = [features for _, _, features in every if features is not None]
+    features = torch.cat(kept) if len(kept) == len(every) else None
     own = side.statistics
     first = torch.cat((own.mean.new_tensor([own.count]), own.count * own.mean))
     count, *_ = total = _summed(first)
@@ -26,15 +42,6 @@ def reduced(side: Side) -> Side:
     # Each process moves its scatter to the common mean, after which they add up.
     shift = own.mean - mean
     scatter = _summed(own.scatter + own.count * torch.outer(shift, shift))
-    others: list[tuple[Counter[tuple[int, int]], Tensor | None] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(others, (side.sizes, side.features))
-    sizes: Counter[tuple[int, int]] = Counter()
-    kept = []
-    for other in others:
-        assert other is not None
-        sizes += other[0]
-        kept.append(other[1])
-    features = torch.cat([part for part in kept if part is not None]) if None not in kept else None
     return Side(Statistics(int(count), mean, scatter), sizes, features)
 
 

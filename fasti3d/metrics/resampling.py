@@ -45,7 +45,7 @@ def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) 
         raise ValueError(f"points must be at least 5, to have a line through the latter half, got {points}")
     _check(real, generated)
     random = np.random.default_rng(seed)
-    found = []
+    found: list[Point] = []
     for share in np.linspace(_LEAST_SHARE, 1, points):
         parts = []
         for side in (real, generated):
@@ -54,7 +54,9 @@ def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) 
             else:
                 chosen = random.permutation(side.count)[: max(2, round(share * side.count))]
                 parts.append(_part(side.features, chosen))
-        found.append(Point(parts[0].count, parts[1].count, score(*parts)))
+        counts = (parts[0].count, parts[1].count)
+        if not found or counts != (found[-1].real, found[-1].generated):
+            found.append(Point(*counts, score(*parts)))
     return found
 
 

@@ -45,13 +45,13 @@ def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> No
     """
     target = check_target(path)
     state = side.state()
-    arrays = {name: state[name].numpy() for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: state[name].numpy() for name in _ARRAYS}
     if state["features"] is not None:
         arrays["features"] = state["features"].numpy()
     notes = identity | {"count": state["count"], "sizes": state["sizes"]}
     data = io.BytesIO()
     arrays[KEY] = np.array(json.dumps(notes))
-    np.savez(data, allow_pickle=False, **arrays)
+    np.savez(data, **arrays)
     write_atomically(target, data.getvalue())
 
 
@@ -79,6 +79,6 @@ def read(path: str | PathLike[str]) -> tuple[Side, dict[str, Any]]:
         side = Side.from_state(
             state | {"count": notes["count"], "sizes": notes["sizes"], "features": features}
         )
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no statistics saved by fasti3d, or is damaged: {error}") from error
     return side, {key: notes.get(key) for key in ("preset", "weights", "frames", "kind")}

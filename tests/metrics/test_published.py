@@ -1,0 +1,76 @@
+"""Scores that others published, with the weights that they used."""
+
+from __future__ import annotations
+
+import pytest
+import random_clips
+import torch
+
+from fasti3d import FrechetVideoDistance
+from fasti3d.metrics.distance import frechet_distance
+from fasti3d.metrics.statistics import Statistics
+
+pytestmark = [
+    pytest.mark.usefixtures("kinetics_weights"),
+    pytest.mark.filterwarnings("ignore:FVD of:UserWarning", "ignore:x has values from:UserWarning"),
+]
+
+# TensorFlow printed 151.39244 and 569.230; these weights in JAX give these.
+BLACK_AND_WHITE = {30: 151.3926, 10: 569.772}
+# TensorFlow printed 10.138085 for 128 clips a side.
+RANDOM_CLIPS, BIASED, OF_64 = 10.13808, 10.0628, 18.40
+
+
+@pytest.mark.parametrize("frames", BLACK_AND_WHITE)
+def test_black_against_white(frames: int) -> None:
+    metric = FrechetVideoDistance(device="cpu")
+    for value, real in ((0, True), (255, False)):
+        metric.update(torch.full((2, frames, 64, 64, 3), value, dtype=torch.uint8), real=real)
+    assert metric.compute().item() == pytest.approx(BLACK_AND_WHITE[frames], abs=1e-3)
+
+
+def stored_score(count: int, *, unbiased: bool = True) -> float:
+    sides = (Statistics.of(random_clips.stored(side)[:count]) for side in random_clips.SEEDS)
+    return frechet_distance(*sides, unbiased=unbiased)
+
+
+def test_random_clips_by_the_stored_logits_of_the_slow_test() -> None:
+    assert stored_score(128) == pytest.approx(RANDOM_CLIPS, abs=1e-4)
+    assert stored_score(128, unbiased=False) == pytest.approx(BIASED, abs=1e-4)
+    assert stored_score(64) == pytest.approx(OF_64, abs=5e-3)
+
+
+@pytest.mark.parametrize("side", random_clips.SEEDS)
+def test_stored_logits_are_those_of_the_network(side: str) -> None:
+    found = random_clips.compute(side, 1)
+    # 16-bit steps, and another machine's float32.
+    assert (found - random_clips.stored(side)[:1]).abs().max() < 2.3e-5 + 2e-5 * found.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_random_clips() -> None:
+    """256 clips of 16x224x224: 4 minutes of two cores."""
+    metrics = {
+        name: FrechetVideoDistance(name, device="cpu", value_range=random_clips.VALUE_RANGE)
+        for name in ("tf", "cd-fvd")
+    }
+    metric = metrics["tf"]
+    for half in range(2):
+        for side in random_clips.SEEDS:
+            for i, clip in enumerate(random_clips.make(side, 64 * (half + 1))):
+                if i >= 64 * half:
+                    metric.update(clip, real=side == "real")
+        if not half:
+            assert metric.compute().item() == pytest.approx(OF_64, abs=5e-3)
+    score = metric.compute().item()
+    print(f"tf {score:.6f}")
+    assert score == pytest.approx(RANDOM_CLIPS, abs=1e-4)
+    # The other preset does nothing else to frames of this size and range: it only divides by N.
+    biased = frechet_distance(
+        metric._sides[True].statistics,
+        metric._sides[False].statistics,
+        unbiased=metrics["cd-fvd"].preset.unbiased,
+    )
+    print(f"cd-fvd {biased:.6f}")
+    assert biased == pytest.approx(BIASED, abs=1e-4)
