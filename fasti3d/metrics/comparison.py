@@ -17,7 +17,7 @@ import torch
 from fasti3d.metrics import resampling, saved
 from fasti3d.metrics.choice import Clip, Skipped
 from fasti3d.metrics.clips import check_frames
-from fasti3d.metrics.metric import FrechetVideoDistance
+from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import SavedSource, Source, open_source
 from fasti3d.weights.files import sha256
 
@@ -139,6 +139,7 @@ def fvd(
         for name, source in read.items():
             items = source.clips(frames, clips, seed)
             accounts[name] = _read(metric, name == "real", items, metric.batch_size(frames), bar)
+            _check_count(paths[name], accounts[name], frames)
             if name == "real" and save_stats is not None:
                 metric.save_statistics(save_stats)
         for name, account in accounts.items():
@@ -200,6 +201,16 @@ def _read(
                 account.rates.append(item.rate)
         flush()
     return account
+
+
+def _check_count(path: str | PathLike[str], account: _Account, frames: int) -> None:
+    """ValueError for a side of too few clips, with the reason."""
+    if len(account.chosen) < 2:
+        why = "".join(f"; {item['name']} {item['reason']}" for item in account.skipped[:3])
+        raise ValueError(
+            f"{path} gives {len(account.chosen)} clips of {frames} frames, where 2 are the least and "
+            f"{FEW_CLIPS} a sensible number{why}"
+        )
 
 
 def _ahead(items: Iterator[Clip | Skipped]) -> Generator[Clip | Skipped, None, None]:

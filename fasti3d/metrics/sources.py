@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from os import PathLike
 from pathlib import Path
 
@@ -50,5 +51,7 @@ def open_source(
         )
     try:
         return ArraySource(path, layout=layout)
-    except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error

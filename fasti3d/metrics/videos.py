@@ -75,7 +75,8 @@ class VideoSource:
                 return
             name = path.relative_to(self._folder).as_posix()
             try:
-                found = self._choose(path, name, frames, -(-left // behind), dice(seed, name))
+                wanted = 1 if count is None else -(-left // behind)
+                found = self._choose(path, name, frames, wanted, dice(seed, name))
             except VideoError as error:
                 if self._strict:
                     raise

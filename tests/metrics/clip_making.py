@@ -1,10 +1,11 @@
-"""Small clips, and videos and images of them."""
+"""Small clips, videos and images of them, and a cheap stand-in for the network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -25,8 +26,9 @@ def write_video(path: Path, images: Iterable[np.ndarray], *, rate: int = 25) -> 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(rate))
         stream.pix_fmt = "bgr0"
+        images = list(images)
+        stream.height, stream.width = images[0].shape[:2]
         for image in images:
-            stream.height, stream.width = image.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -46,3 +48,21 @@ def write_image(path: Path, image: np.ndarray) -> Path:
 def numbered(count: int, size: tuple[int, int] = (16, 20), first: int = 0) -> list[np.ndarray]:
     """Grey images whose level is their number."""
     return [np.full((*size, 3), first + i, np.uint8) for i in range(count)]
+
+
+class Colours:
+    """In the place of the network: the mean and spread of each colour, in 0 to 1."""
+
+    width = 6
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, preset: object, source: object, **options: Any) -> None:
+        self.weights = {"source": str(source), "sha256": f"hash of {source}"}
+        self._batch = options["batch"]
+
+    def batch_size(self, frames: int) -> int:
+        return self._batch or 3
+
+    def __call__(self, clips: Tensor, low: float, high: float) -> Tensor:
+        values = ((clips.double() - low) / (high - low)).transpose(1, 2).flatten(2)
+        return torch.cat((values.mean(dim=2), values.std(dim=2)), dim=1)

@@ -1,35 +1,16 @@
-"""A cheap stand-in for the network, and weights for the real one."""
+"""Metrics without the network, and weights for those with it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from clip_making import Colours
 from safetensors.torch import save_file
-from torch import Tensor
 
 import fasti3d
 from fasti3d.metrics import metric
-
-
-class Colours:
-    """In the place of the network: the mean and spread of each colour, in 0 to 1."""
-
-    width = 6
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def __init__(self, preset: object, source: object, **options: Any) -> None:
-        self.weights = {"source": str(source), "sha256": f"hash of {source}"}
-        self._batch = options["batch"]
-
-    def batch_size(self, frames: int) -> int:
-        return self._batch or 3
-
-    def __call__(self, clips: Tensor, low: float, high: float) -> Tensor:
-        values = ((clips.double() - low) / (high - low)).transpose(1, 2).flatten(2)
-        return torch.cat((values.mean(dim=2), values.std(dim=2)), dim=1)
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ import json, os, sys, warnings
 import torch, torch.distributed as dist
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
-from clip_making import noise
-from conftest import Colours
+from clip_making import Colours, noise
 from fasti3d.metrics import metric
 metric.Embedding = Colours
 rank = int(sys.argv[1])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_making import noise
+from clip_making import Colours, noise
 from torch import Tensor
 
 from fasti3d import FrechetVideoDistance
@@ -37,8 +37,6 @@ def score(metric: FrechetVideoDistance) -> float:
 
 
 def test_the_score_is_the_formula_of_the_features() -> None:
-    from conftest import Colours
-
     embed = Colours(None, "", batch=None)
     first, second = (embed(clips.permute(0, 1, 4, 2, 3), 0, 255).numpy() for clips in (REAL, GENERATED))
     covariances = [np.cov(x, rowvar=False) for x in (first, second)]
