@@ -163,6 +163,8 @@ def fvd(
     if plot is not None:
         try:
             draw_curve(result, plot)
+        except ValueError as error:
+            output.fail(f"{plot}: {error}")
         except OSError as error:
             output.fail(f"{plot}: {error.strerror or error}")
 

@@ -31,9 +31,10 @@ class FVDResult:
 
     Attributes:
         score: the Fréchet Video Distance.
-        interval: where as many other clips would put it, 95 of 100 times; None if not asked for.
-        infinite: the score of infinitely many clips; None if not asked for.
-        curve: scores of parts of the clips, the last one of all; empty if not asked for.
+        interval: where as many other clips would put it, 95 of 100 times; None if not asked for, or where
+            there are too few clips.
+        infinite: the score of infinitely many clips; None likewise.
+        curve: scores of parts of the clips, the last one of all; empty likewise.
         receipt: all that is needed to understand and repeat it, in JSON's types.
     """
 
@@ -151,9 +152,14 @@ def fvd(
         counts = {name: receipt[name]["clips"] for name in sources}
         for text in [*receipt["warnings"], *_differences(counts, accounts)]:
             warnings.warn(text, UserWarning, stacklevel=2)
-        interval = metric.bootstrap(bootstrap, seed=seed) if bootstrap else None
-        points = metric.curve(seed=seed) if extrapolate or curve else []
-        infinite = resampling.extrapolated(points) if extrapolate else None
+        interval, points = None, []
+        try:
+            interval = metric.bootstrap(bootstrap, seed=seed) if bootstrap else None
+            points = metric.curve(seed=seed) if extrapolate or curve else []
+        except ValueError as error:
+            # Too few clips, or statistics without features: no reason to lose the score.
+            warnings.warn(f"no interval, curve or extrapolation: {error}", UserWarning, stacklevel=2)
+        infinite = resampling.extrapolated(points) if extrapolate and points else None
     for name, source in sources.items():
         receipt[name] |= _described(paths[name], source, accounts.get(name))
     receipt |= {
@@ -276,8 +282,7 @@ def _described(path: str | PathLike[str], source: Source, account: _Account | No
 
 @contextmanager
 def _recorded() -> Iterator[list[str]]:
-    """The texts of the UserWarnings raised inside, each once, in any thread; all go on as usual at the "
-    "end."""
+    """The texts of the UserWarnings raised inside, in any thread, each once; all go on at the end."""
     texts: list[str] = []
     caught: list[warnings.WarningMessage] = []
     try:

@@ -32,7 +32,9 @@ def draw_curve(result: FVDResult, path: str | PathLike[str]) -> None:
     """
     target = check_target(path)
     if not result.curve:
-        raise ValueError("the result has no curve to draw: ask for one with curve=True")
+        raise ValueError(
+            "the result has no curve to draw: ask for curve=True, of 8 clips a side or more"
+        )
     data = io.BytesIO()
     _picture(result).savefig(data, format=target.suffix[1:].lower())
     write_atomically(target, data.getvalue())

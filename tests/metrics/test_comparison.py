@@ -140,6 +140,13 @@ def test_arguments_are_checked_before_any_work(sides: dict[str, Path], tmp_path:
         compare(sides, generated=floats, value_range=(0, 1))
 
 
+def test_too_few_clips_for_more_than_a_score(sides: dict[str, Path]) -> None:
+    result = compare(sides, clips=5, bootstrap=10, extrapolate=True)
+    assert result.score > 0
+    assert (result.interval, result.infinite, result.curve) == (None, None, ())
+    assert "no interval, curve or extrapolation: there must be at least 8" in result.receipt["warnings"][-1]
+
+
 @pytest.mark.parametrize("name", ["curve.png", "curve.svg", "curve.pdf"])
 def test_picture(sides: dict[str, Path], tmp_path: Path, name: str) -> None:
     result = compare(sides, curve=True, bootstrap=5, extrapolate=True)
