@@ -32,9 +32,7 @@ def draw_curve(result: FVDResult, path: str | PathLike[str]) -> None:
     """
     target = check_target(path)
     if not result.curve:
-        raise ValueError(
-            "the result has no curve to draw: ask for curve=True, of 8 clips a side or more"
-        )
+        raise ValueError("the result has no curve to draw: ask for curve=True, of 8 clips a side or more")
     data = io.BytesIO()
     _picture(result).savefig(data, format=target.suffix[1:].lower())
     write_atomically(target, data.getvalue())
