@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: the marker of what needs a GPU."""
+"""What tests and benchmarks share: the markers of what needs a GPU or takes minutes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("FASTI3D_SLOW") != "1":
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: set FASTI3D_SLOW=1"))
     if torch.cuda.is_available():
         return
     if os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":

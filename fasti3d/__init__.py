@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion import fuse
+    from fasti3d.metrics import FrechetVideoDistance, fvd
     from fasti3d.two_stream import TwoStreamI3D
 
 __all__ = [
     "I3D",
     "Classification",
     "Extraction",
+    "FrechetVideoDistance",
     "TVL1Params",
     "TwoStreamI3D",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
     "extraction",
     "flow",
     "fuse",
+    "fvd",
     "ops",
     "reference",
     "tvl1",
@@ -43,6 +46,7 @@ __all__ = [
 _LAZY = {
     "Classification": "fasti3d.classification",
     "Extraction": "fasti3d.extraction",
+    "FrechetVideoDistance": "fasti3d.metrics",
     "TVL1Params": "fasti3d.flow",
     "TwoStreamI3D": "fasti3d.two_stream",
     "classify": "fasti3d.classification",
@@ -52,6 +56,7 @@ _LAZY = {
     "extraction": None,
     "flow": None,
     "fuse": "fasti3d.fusion",
+    "fvd": "fasti3d.metrics",
     "tvl1": "fasti3d.flow",
     "tvl1_video": "fasti3d.flow",
     "video": None,

@@ -54,14 +54,14 @@ def check_target(path: str | PathLike[str]) -> Path:
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
-        raise ValueError(f"{target}: a timeline's name must end in {', '.join(FORMATS)}")
+        raise ValueError(f"{target}: a picture's name must end in {', '.join(FORMATS)}")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder: name a file in it")
     folder = target.parent
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder: create it, or write the timeline elsewhere")
+        raise NotADirectoryError(f"{folder} is not a folder: create it, or write the picture elsewhere")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} takes no files from this user: write the timeline elsewhere")
+        raise PermissionError(f"{folder} takes no files from this user: write the picture elsewhere")
     return target
 
 

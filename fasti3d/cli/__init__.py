@@ -17,6 +17,7 @@ from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.extract import extract
 from fasti3d.cli.flow import flow
+from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
 from fasti3d.cli.tune import tune
 from fasti3d.cli.weights import app as weights
@@ -34,6 +35,7 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(extract)
 app.command()(flow)
+app.command()(fvd)
 app.command()(plan)
 app.command()(tune)
 app.add_typer(weights, name="weights")

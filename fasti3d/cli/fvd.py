@@ -1,0 +1,205 @@
+"""``fasti3d fvd``: how far generated videos are from real ones."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from fasti3d.cli import output
+from fasti3d.cli.options import at_least, to_rate
+from fasti3d.cli.weights import fetch
+
+if TYPE_CHECKING:
+    from fasti3d.metrics import FVDResult
+
+_SIDE = "A folder of videos or of folders of images, an .npy or .npz array, or saved statistics."
+
+
+def fvd(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help=_SIDE, show_default=False)],
+    generated: Annotated[
+        Path, typer.Argument(metavar="GENERATED", help="The same of the other side.", show_default=False)
+    ],
+    frames: Annotated[int, typer.Option(help="Frames in a clip, at least 9.")] = 16,
+    preset: Annotated[
+        str, typer.Option(help="Whose variant: tf (the original), stylegan-v, videogpt or cd-fvd.")
+    ] = "tf",
+    weights: Annotated[
+        str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
+    ] = "kinetics400-rgb",
+    clips: Annotated[
+        int | None,
+        typer.Option(
+            help="Clips on each side, at least 2; without it, one of each video and all of an array.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of clips.")] = 0,
+    fps: Annotated[
+        str, typer.Option(help="Frames a second to sample from video files, or `native` for all there are.")
+    ] = "native",
+    layout: Annotated[str, typer.Option(help="Axes of arrays: NTHWC, NCTHW or NTCHW.")] = "NTHWC",
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW,HIGH",
+            help="Black and white of floating-point arrays: 0,1 or -1,1 or 0,255.",
+            show_default=False,
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(metavar="N", help="Draws for a 95 % interval, about 200; 0 for none.")
+    ] = 0,
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Estimate the score of infinitely many clips.")
+    ] = False,
+    save_stats: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Keep the real side's statistics, to be given in its place next time.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the score against the number of clips: a .png, .svg or .pdf.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the receipt, one JSON object, and nothing else.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, in which scores are published, bfloat16 or float16.")
+    ] = "float32",
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Clips in one forward pass; the default fits the device.", show_default=False),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail at a damaged or short video instead of leaving it out.")
+    ] = False,
+) -> None:
+    """Compute the Fréchet Video Distance between real and generated videos; lower is closer.
+
+    Clips are taken at random places, the same for the same seed. Videos that are damaged or too short are
+    left out with a warning. Exit code 1 means that there is no score, 2 that the call was wrong.
+    """
+    from fasti3d.metrics.clips import ClipFormat, check_frames
+    from fasti3d.metrics.comparison import fvd as compare
+    from fasti3d.metrics.plot import draw_curve
+    from fasti3d.metrics.presets import find_preset
+    from fasti3d.metrics.saved import check_target as check_statistics
+    from fasti3d.timeline import check_target as check_picture
+    from fasti3d.video import VideoError
+    from fasti3d.weights import WeightsError, registry
+
+    rate, limits = to_rate(fps), _limits(value_range)
+    for option, check in {
+        "--frames": lambda: check_frames(frames),
+        "--preset": lambda: find_preset(preset),
+        "--layout": lambda: ClipFormat(layout, None),
+        "--range": lambda: ClipFormat("NTHWC", limits),
+        "--clips": lambda: clips is None or at_least(2)(clips),
+        "--bootstrap": lambda: bootstrap == 0 or at_least(2)(bootstrap),
+        "--batch": lambda: batch is None or at_least(1)(batch),
+        "--device": lambda: _check_place(device, dtype),
+        "--save-stats": lambda: save_stats is None or check_statistics(save_stats),
+        "--plot": lambda: plot is None or check_picture(plot),
+    }.items():
+        try:
+            check()
+        except typer.BadParameter as error:
+            raise typer.BadParameter(error.message, param_hint=option) from None
+        except (ValueError, OSError) as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
+    if weights not in registry() and not Path(weights).expanduser().exists():
+        raise typer.BadParameter(
+            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
+            param_hint="--weights",
+        )
+    source = fetch(weights) if weights in registry() else Path(weights).expanduser()
+    try:
+        with warnings.catch_warnings(), output.progress_bar("clips") as advance:
+            # They are in the receipt, and are printed from there.
+            warnings.simplefilter("ignore", UserWarning)
+            result = compare(
+                real,
+                generated,
+                frames=frames,
+                preset=preset,
+                weights=source,
+                clips=clips,
+                seed=seed,
+                fps=rate,
+                layout=layout,
+                value_range=limits,
+                device=device,
+                dtype=dtype,
+                batch=batch,
+                strict=strict,
+                bootstrap=bootstrap,
+                extrapolate=extrapolate,
+                curve=plot is not None,
+                save_stats=save_stats,
+                progress=advance,
+            )
+    except (VideoError, WeightsError, ValueError, OSError, FloatingPointError) as error:
+        output.fail(error)
+    for text in result.receipt["warnings"]:
+        output.complain("warning", text)
+    if as_json:
+        print(json.dumps(result.receipt))
+    else:
+        _print(result)
+    if plot is not None:
+        try:
+            draw_curve(result, plot)
+        except ValueError as error:
+            output.fail(f"{plot}: {error}")
+        except OSError as error:
+            output.fail(f"{plot}: {error.strerror or error}")
+
+
+def _check_place(device: str, dtype: str) -> None:
+    from fasti3d.classification import resolve_device, resolve_dtype
+
+    resolve_dtype(dtype, resolve_device(device))
+
+
+def _limits(text: str | None) -> tuple[float, float] | None:
+    """``LOW,HIGH`` as two numbers."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be two numbers, LOW,HIGH, got {text!r}", param_hint="--range"
+        ) from None
+    return low, high
+
+
+def _print(result: FVDResult) -> None:
+    receipt = result.receipt
+    score = Text.assemble("FVD ", (f"{result.score:.2f}", "bold"))
+    if result.interval is not None:
+        score.append(" (95 % interval {:.2f} to {:.2f})".format(*result.interval))
+    output.out.print(score, soft_wrap=True)
+    if result.infinite is not None:
+        output.out.print(f"of infinitely many clips about {result.infinite:.2f}", soft_wrap=True)
+    output.out.print(
+        f"{receipt['real']['clips']} real and {receipt['generated']['clips']} generated clips of "
+        f"{receipt['frames']} frames, preset {receipt['preset']}, seed {receipt['seed']}, weights "
+        f"{receipt['weights']['sha256'][:12]}, {receipt['device']} in {receipt['dtype']}",
+        style="dim",
+        soft_wrap=True,
+    )

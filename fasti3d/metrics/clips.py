@@ -1,0 +1,124 @@
+"""Checks of the clips users hand in; nothing about them is guessed."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fasti3d.flow.arrays import as_tensor
+from fasti3d.network import MIN_FRAMES
+
+# Each with the order that makes (N, T, C, H, W) of it.
+LAYOUTS = {"NTHWC": (0, 1, 4, 2, 3), "NCTHW": (0, 2, 1, 3, 4), "NTCHW": (0, 1, 2, 3, 4)}
+
+# As a share of the range: what filters overshoot by rounding.
+_ROUNDING = 1e-3
+# Values of 0 to 1 that are said to be 0 to 255 fill less of the range than this.
+_SURELY_NARROW = 1 / 64
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """What is said about clips.
+
+    Attributes:
+        layout: their axes, a name in ``LAYOUTS``.
+        value_range: black and white of floating-point clips; None where there are none. Those of uint8
+            are 0 and 255.
+
+    Raises:
+        ValueError: an unknown layout or an empty range.
+    """
+
+    layout: str
+    value_range: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not -float("inf") < low < high < float("inf"):
+                raise ValueError(
+                    "value_range must be black and white, as (0, 1), (-1, 1) or (0, 255), got "
+                    f"{self.value_range}"
+                )
+
+    def limits(self, dtype: torch.dtype) -> tuple[float, float]:
+        """Black and white of clips of that dtype."""
+        if dtype == torch.uint8:
+            return 0.0, 255.0
+        assert self.value_range is not None
+        return self.value_range
+
+    def check(self, clips: NDArray[Any] | Tensor) -> Tensor:
+        """The clips as a view (N, T, C, H, W).
+
+        Raises:
+            TypeError: neither a NumPy array nor a tensor.
+            ValueError: another layout, dtype or range than was said, values that are not finite, or
+                fewer frames than the network takes.
+        """
+        x = as_tensor("clips", clips)
+        if x.ndim != 5:
+            hint = " (add the axis of clips with clips[None])" if x.ndim == 4 else ""
+            raise ValueError(f"clips must have 5 axes, {self.layout}, got shape {tuple(x.shape)}{hint}")
+        channels = x.shape[self.layout.index("C")]
+        if channels != 3:
+            fitting = [name for name in LAYOUTS if x.shape[name.index("C")] == 3]
+            hint = f"say layout={' or '.join(map(repr, fitting))}" if fitting else "convert them to RGB"
+            raise ValueError(
+                f"clips must have 3 channels on axis {self.layout.index('C')} in layout {self.layout}, got "
+                f"shape {tuple(x.shape)}: {hint}"
+            )
+        x = x.permute(LAYOUTS[self.layout])
+        if 0 in x.shape:
+            raise ValueError(f"clips must not be empty, got shape {tuple(clips.shape)}")
+        check_frames(x.shape[1])
+        self._check_values(x)
+        return x
+
+    def _check_values(self, x: Tensor) -> None:
+        if x.dtype == torch.uint8:
+            return
+        if not x.is_floating_point():
+            raise ValueError(
+                f"clips must be uint8 (0 to 255) or floating point with a value_range, got {x.dtype}: "
+                "convert them"
+            )
+        if self.value_range is None:
+            raise ValueError(
+                f"clips are {x.dtype}, whose range is not known: say value_range=(0, 1), (-1, 1) or (0, "
+                "255), or give uint8"
+            )
+        low, high = self.value_range
+        least, most = (value.item() for value in torch.aminmax(x))
+        if not (abs(least) < float("inf") and abs(most) < float("inf")):
+            raise ValueError("clips must be finite, but hold NaN or infinity: look at where they come from")
+        slack = _ROUNDING * (high - low)
+        if least < low - slack or most > high + slack:
+            raise ValueError(
+                f"clips must lie in their value_range of {low:g} to {high:g}, but have values from "
+                f"{least:.4g} to {most:.4g}: say the range they have, or clamp what a filter overshot"
+            )
+        if low < most and most - low < _SURELY_NARROW * (high - low):
+            warnings.warn(
+                f"clips have values from {least:.4g} to {most:.4g}, nearly black in their value_range of "
+                f"{low:g} to {high:g}: is that their range?",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def check_frames(frames: int) -> None:
+    """ValueError for clips shorter than the network takes."""
+    if frames < MIN_FRAMES:
+        raise ValueError(
+            f"clips must have at least {MIN_FRAMES} frames, the shortest that I3D takes, got {frames}: use "
+            "longer clips; repeating frames also works but gives scores that compare with no others"
+        )

@@ -1,0 +1,295 @@
+"""Two sets of videos on disk compared: the score, how sure it is, and a receipt."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasti3d.metrics import resampling, saved
+from fasti3d.metrics.choice import Clip, Skipped
+from fasti3d.metrics.clips import check_frames
+from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
+from fasti3d.metrics.sources import SavedSource, Source, open_source
+from fasti3d.weights.files import sha256
+
+# Rates as far apart as 29.97 and 30 frames a second are one.
+_SAME_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class FVDResult:
+    """What a comparison found.
+
+    Attributes:
+        score: the Fréchet Video Distance.
+        interval: where as many other clips would put it, 95 of 100 times; None if not asked for, or where
+            there are too few clips.
+        infinite: the score of infinitely many clips; None likewise.
+        curve: scores of parts of the clips, the last one of all; empty likewise.
+        receipt: all that is needed to understand and repeat it, in JSON's types.
+    """
+
+    score: float
+    interval: tuple[float, float] | None
+    infinite: float | None
+    curve: tuple[resampling.Point, ...]
+    receipt: dict[str, Any] = field(repr=False)
+
+
+@dataclass
+class _Account:
+    """What was read of one side."""
+
+    chosen: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+
+def fvd(
+    real: str | PathLike[str],
+    generated: str | PathLike[str],
+    *,
+    frames: int = 16,
+    preset: str = "tf",
+    weights: str | PathLike[str] = "kinetics400-rgb",
+    clips: int | None = None,
+    seed: int = 0,
+    fps: float | None = None,
+    layout: str = "NTHWC",
+    value_range: tuple[float, float] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    batch: int | None = None,
+    strict: bool = False,
+    bootstrap: int = 0,
+    extrapolate: bool = False,
+    curve: bool = False,
+    save_stats: str | PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FVDResult:
+    """Fréchet Video Distance of generated videos from real ones, in memory that does not grow with them.
+
+    Args:
+        real, generated: each a folder of videos or of folders of images (also mixed, also nested), an .npy
+            file or an .npz file of one array of clips, or statistics that ``save_stats`` wrote.
+        frames: of a clip, at least 9; taken in a row at a random place of each video.
+        preset, weights: as for ``FrechetVideoDistance``.
+        clips: how many on each side; None takes one of each video, and all of an array.
+        seed: of the choice of clips, and of subsets. The same seed takes the same clips on any machine.
+        fps: frames a second to sample from video files, by time stamps; None takes their frames as they
+            are. Folders of images are taken one to one.
+        layout, value_range: of arrays, as for ``FrechetVideoDistance``.
+        device, dtype, batch: as for ``FrechetVideoDistance``.
+        strict: a damaged or short video is an error; else it is left out with a warning and, where
+            ``clips`` is given, another one takes its place.
+        bootstrap: draws for the interval, about 200; 0 for none.
+        extrapolate: whether to estimate the score of infinitely many clips.
+        curve: whether to compute the scores of parts of the clips.
+        save_stats: an .npz file to write the real side's statistics to.
+        progress: called with the number of clips done and of all.
+
+    Raises:
+        ValueError: an argument out of range, a path that gives no clips, clips that differ between the sides
+            in kind, saved statistics of another preset, weights or length, or fewer than 2 clips on a side.
+        OSError: a file that cannot be read or written.
+        fasti3d.video.VideoError: a damaged or short video, if strict.
+        fasti3d.weights.WeightsError: weights that cannot be had or read.
+
+    Warns:
+        UserWarning: what is odd about the files or the score; also in the receipt.
+    """
+    check_frames(frames)
+    for name, value, least in (("clips", clips, 2), ("bootstrap", bootstrap or None, 2)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    paths = {"real": real, "generated": generated}
+    sources = {name: open_source(path, layout=layout, fps=fps, strict=strict) for name, path in paths.items()}
+    if save_stats is not None:
+        saved.check_target(save_stats)
+        if isinstance(sources["real"], SavedSource):
+            raise ValueError(f"{real} holds saved statistics already: save_stats would only copy them")
+    metric = FrechetVideoDistance(
+        preset,
+        weights,
+        value_range=value_range,
+        device=device,
+        dtype=dtype,
+        batch=batch,
+        keep_features=True,
+        sync=False,
+    )
+    read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}
+    bar = _Progress(progress, sum(source.expected(clips) for source in read.values()))
+    accounts: dict[str, _Account] = {}
+    with _recorded() as odd:
+        # First what was saved: what does not fit it is then refused before any work.
+        for name, source in sources.items():
+            if isinstance(source, SavedSource):
+                metric.load_statistics(source.path, real=name == "real")
+        metric.check_frames(frames)
+        for name, source in read.items():
+            items = source.clips(frames, clips, seed)
+            accounts[name] = _read(metric, name == "real", items, metric.batch_size(frames), bar)
+            _check_count(paths[name], accounts[name], frames)
+            if name == "real" and save_stats is not None:
+                metric.save_statistics(save_stats)
+        for name, account in accounts.items():
+            for item in account.skipped:
+                warnings.warn(
+                    f"{name}: {item['name']} {item['reason']}; it is left out", UserWarning, stacklevel=2
+                )
+        receipt = metric.receipt()
+        counts = {name: receipt[name]["clips"] for name in sources}
+        for text in [*receipt["warnings"], *_differences(counts, accounts)]:
+            warnings.warn(text, UserWarning, stacklevel=2)
+        interval, points = None, []
+        try:
+            interval = metric.bootstrap(bootstrap, seed=seed) if bootstrap else None
+            points = metric.curve(seed=seed) if extrapolate or curve else []
+        except ValueError as error:
+            # Too few clips, or statistics without features: no reason to lose the score.
+            warnings.warn(f"no interval, curve or extrapolation: {error}", UserWarning, stacklevel=2)
+        infinite = resampling.extrapolated(points) if extrapolate and points else None
+    for name, source in sources.items():
+        receipt[name] |= _described(paths[name], source, accounts.get(name))
+    receipt |= {
+        "seed": seed,
+        "clips": clips,
+        "fps": fps,
+        "interval": None
+        if interval is None
+        else {"confidence": 0.95, "resamples": bootstrap, "ends": interval},
+        "infinite_clips": infinite,
+        "curve": [asdict(point) for point in points],
+        "warnings": list(odd),
+    }
+    return FVDResult(receipt["score"], interval, infinite, tuple(points), receipt)
+
+
+def _read(
+    metric: FrechetVideoDistance,
+    real: bool,
+    clips: Iterator[Clip | Skipped],
+    batch: int,
+    done: Callable[[int], None],
+) -> _Account:
+    """Gives clips to one side of the metric, in batches of one size of picture."""
+    account = _Account()
+    group: list[Clip] = []
+
+    def flush() -> None:
+        if group:
+            metric.update(torch.stack([clip.frames for clip in group]), real)
+            done(len(group))
+            group.clear()
+
+    with closing(_ahead(clips)) as ahead:
+        for item in ahead:
+            if isinstance(item, Skipped):
+                account.skipped.append(asdict(item))
+                continue
+            if len(group) == batch or (group and group[0].frames.shape != item.frames.shape):
+                flush()
+            group.append(item)
+            account.chosen.append({"name": item.name, "start": item.start})
+            account.lengths.append(item.length)
+            if item.rate is not None:
+                account.rates.append(item.rate)
+        flush()
+    return account
+
+
+def _check_count(path: str | PathLike[str], account: _Account, frames: int) -> None:
+    """ValueError for a side of too few clips, with the reason."""
+    if len(account.chosen) < 2:
+        why = "".join(f"; {item['name']} {item['reason']}" for item in account.skipped[:3])
+        raise ValueError(
+            f"{path} gives {len(account.chosen)} clips of {frames} frames, where 2 are the least and "
+            f"{FEW_CLIPS} a sensible number{why}"
+        )
+
+
+def _ahead(items: Iterator[Clip | Skipped]) -> Generator[Clip | Skipped, None, None]:
+    """The same items, each read while the one before is worked on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fasti3d-fvd") as reader:
+        pending = reader.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = reader.submit(next, items, None)
+            yield item
+
+
+class _Progress:
+    """Adds up clips and tells the caller."""
+
+    def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
+        self._report = report
+        self._total = total
+        self._done = 0
+
+    def __call__(self, clips: int) -> None:
+        self._done += clips
+        if self._report is not None:
+            self._report(self._done, self._total)
+
+
+def _differences(counts: dict[str, int], accounts: dict[str, _Account]) -> list[str]:
+    """In words, how the sides differ in number, rate and length."""
+    texts = []
+    if counts["real"] != counts["generated"]:
+        texts.append(
+            f"there are {counts['real']} real and {counts['generated']} generated clips: the same number "
+            "on both sides compares best with other scores"
+        )
+    if len(accounts) < 2:
+        return texts
+    real, generated = accounts["real"], accounts["generated"]
+    if real.rates and generated.rates:
+        rates = [statistics.median(account.rates) for account in (real, generated)]
+        if abs(rates[0] - rates[1]) > _SAME_RATE * max(rates):
+            texts.append(
+                f"real clips have {rates[0]:.4g} frames a second and generated ones {rates[1]:.4g}: motion "
+                "of another speed moves the score; sample both at one rate (fps)"
+            )
+    if real.lengths and generated.lengths:
+        lengths = [statistics.median(account.lengths) for account in (real, generated)]
+        if lengths[0] != lengths[1]:
+            texts.append(
+                f"real videos have {lengths[0]:g} frames and generated ones {lengths[1]:g} (medians): "
+                "clips are from random places of each"
+            )
+    return texts
+
+
+def _described(path: str | PathLike[str], source: Source, account: _Account | None) -> dict[str, Any]:
+    """Where the clips of a side are from."""
+    where: dict[str, Any] = {"path": str(path), "kind": source.kind}
+    if account is None:
+        return where | {"sha256": sha256(Path(path))}
+    where["frames_of_videos"] = [min(account.lengths), max(account.lengths)]
+    where["frame_rates"] = [min(account.rates), max(account.rates)] if account.rates else None
+    return where | {"chosen": account.chosen, "skipped": account.skipped}
+
+
+@contextmanager
+def _recorded() -> Iterator[list[str]]:
+    """The texts of the UserWarnings raised inside, in any thread, each once; all go on at the end."""
+    texts: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            yield texts
+    finally:
+        texts += dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, UserWarning))
+        for item in caught:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)

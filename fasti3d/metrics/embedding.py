@@ -1,0 +1,96 @@
+"""From prepared clips to the features that FVD compares: I3D's time-averaged logits, in float64."""
+
+from __future__ import annotations
+
+import contextlib
+from os import PathLike
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fasti3d import weights
+from fasti3d.classification import resolve_device, resolve_dtype
+from fasti3d.i3d import I3D
+from fasti3d.metrics.presets import Preset, prepare
+from fasti3d.reference import head_pool
+
+# Frames in one forward pass: what a processor needs to be busy, and what bounds the memory.
+_FRAMES = {"cuda": 512, "cpu": 64}
+
+
+class Embedding:
+    """The network of one preset with one set of weights.
+
+    Attributes:
+        weights: the checkpoint's source and SHA-256, by these names.
+        width: how many logits there are.
+        device, dtype: where and in what the network runs. The logits are computed from its last map in
+            float64 whatever that is: in float32 they would depend on the size of the batch.
+
+    Raises:
+        ValueError: an unknown device or dtype, or weights that take no RGB.
+        fasti3d.weights.WeightsError: weights that cannot be had or read.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        source: str | PathLike[str],
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        batch: int | None = None,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        checkpoint = weights.load(source)
+        if checkpoint.in_channels != 3:
+            raise ValueError(
+                f"weights must take RGB, but those of {source} take {checkpoint.in_channels} channels"
+            )
+        self.weights = {"source": checkpoint.source, "sha256": checkpoint.sha256}
+        self.width = checkpoint.num_classes
+        self._preset = preset
+        self._batch = batch
+        self._network = I3D(checkpoint.num_classes)
+        weights.load_into(self._network, checkpoint)
+        for module in self._network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eps = preset.bn_eps
+        self._network.to(self.device, self.dtype).eval()
+        self._weight, self._bias = (
+            checkpoint.state_dict[f"logits.conv3d.{name}"].to(self.device, torch.float64).flatten(1 - i)
+            for i, name in enumerate(("weight", "bias"))
+        )
+
+    def batch_size(self, frames: int) -> int:
+        """How many clips of so many frames go through the network at once."""
+        return self._batch or max(1, _FRAMES[self.device.type] // frames)
+
+    def __call__(self, clips: Tensor, low: float, high: float) -> Tensor:
+        """The features of clips (N, T, C, H, W), whose black is ``low`` and white ``high``: float64 (N, D).
+
+        Raises:
+            FloatingPointError: features that are not finite, as float16 can give with some weights.
+        """
+        parts = clips.split(self.batch_size(clips.shape[1]))
+        with torch.no_grad(), self._exact():
+            features = torch.cat([self._forward(part, low, high) for part in parts])
+        if not features.isfinite().all():
+            raise FloatingPointError(f"the features are not finite in {self.dtype}: use dtype float32")
+        return features
+
+    def _forward(self, clips: Tensor, low: float, high: float) -> Tensor:
+        x = prepare(clips.to(self.device), low, high, self._preset).to(self.dtype)
+        last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
+        pooled = head_pool(last.double()).mean(dim=(2, 3, 4))
+        return F.linear(pooled, self._weight, self._bias).cpu()
+
+    def _exact(self) -> contextlib.AbstractContextManager[None]:
+        # Else cuDNN would round float32 to the 10 bits of TF32.
+        if self.device.type == "cuda":
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return contextlib.nullcontext()

@@ -1,0 +1,129 @@
+"""The variants of FVD in use: what becomes of a clip before the network, and which covariance is meant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasti3d import network
+
+SIZE = 224
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One variant of FVD.
+
+    Attributes:
+        name: what users call it.
+        crop: the short side is scaled to 224 pixels (the long one rounded up) and a centre square cut out;
+            otherwise frames are squashed to 224x224.
+        half_pixel: pixels lie at the centres of their squares when frames are scaled, as in PyTorch;
+            otherwise at their upper left corners, as in TensorFlow 1, which moves what is enlarged.
+        eight_bit: values are truncated to 0, 1, ... 255 first.
+        bn_eps: that of the network's batch norms.
+        unbiased: covariances divide by N - 1, else by N.
+        source: whose code it is.
+    """
+
+    name: str
+    crop: bool
+    half_pixel: bool
+    eight_bit: bool
+    bn_eps: float
+    unbiased: bool
+    source: str
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "tf",
+            crop=False,
+            half_pixel=False,
+            eight_bit=False,
+            bn_eps=network.BN_EPS,
+            unbiased=True,
+            source="google-research, frechet_video_distance",
+        ),
+        Preset(
+            "stylegan-v",
+            crop=True,
+            half_pixel=True,
+            eight_bit=False,
+            bn_eps=network.BN_EPS,
+            unbiased=True,
+            source="universome/fvd-comparison",
+        ),
+        Preset(
+            "videogpt",
+            crop=True,
+            half_pixel=True,
+            eight_bit=True,
+            bn_eps=1e-5,
+            unbiased=True,
+            source="wilson1yan/VideoGPT, videogpt/fvd",
+        ),
+        Preset(
+            "cd-fvd",
+            crop=False,
+            half_pixel=True,
+            eight_bit=False,
+            bn_eps=network.BN_EPS,
+            unbiased=False,
+            source="songweige/content-debiased-fvd, with its model i3d",
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; ValueError with the names there are if there is none."""
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
+    """Clips as the network takes them: (N, T, C, H, W) of any dtype to float32 (N, C, T, 224, 224).
+
+    ``low`` becomes -1 and ``high`` 1, after scaling the size: both are linear, so that the order, in which
+    the presets' authors differ, only moves the last bits.
+    """
+    if preset.eight_bit and clips.is_floating_point():
+        clips = ((clips.float() - low) * (255 / (high - low))).clamp_(0, 255).to(torch.uint8)
+        low, high = 0.0, 255.0
+    frames = clips.flatten(0, 1).float()
+    height, width = frames.shape[2:]
+    size = [SIZE, SIZE]
+    if preset.crop:
+        # Of equal sides the height is rounded up as well: to 225, where 224 is exceeded in the last bit.
+        axis = 1 if height < width else 0
+        size[axis] = math.ceil((height, width)[axis] * (SIZE / min(height, width)))
+    if size != [height, width]:
+        if preset.half_pixel:
+            frames = F.interpolate(frames, size, mode="bilinear", align_corners=False)
+        else:
+            for axis in (3, 2):
+                frames = _scale_tf1(frames, axis, size[axis - 2])
+    top, left = ((side - SIZE) // 2 for side in size)
+    frames = frames[:, :, top : top + SIZE, left : left + SIZE]
+    frames = frames * (2 / (high - low)) - (high + low) / (high - low)
+    return frames.unflatten(0, clips.shape[:2]).transpose(1, 2)
+
+
+def _scale_tf1(frames: Tensor, axis: int, size: int) -> Tensor:
+    """One axis of TensorFlow 1's ``resize_bilinear`` with its defaults (no aligned corners, no half "
+    "pixels)."""
+    length = frames.shape[axis]
+    position = torch.arange(size, device=frames.device) * torch.tensor(length / size, device=frames.device)
+    before = position.long()
+    after = (before + 1).clamp_(max=length - 1)
+    shape = [-1 if i == axis else 1 for i in range(frames.ndim)]
+    share = (position - before).view(shape)
+    return torch.lerp(frames.index_select(axis, before), frames.index_select(axis, after), share)

@@ -1,0 +1,132 @@
+"""Clips from a folder of videos, of folders of frames, or of both."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
+from fasti3d.video import Frame, VideoError, read_frames
+from fasti3d.video.source import IMAGE_SUFFIXES
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts"),
+    *(".wmv", ".asf", ".flv", ".ogv", ".3gp", ".y4m"),
+)
+
+# The clips of one video wait for its end, for any may still be replaced.
+_MOST_OF_ONE = 16
+
+
+class VideoSource:
+    """The videos under a folder: files, and folders of images, which are a video each.
+
+    Where a folder holds videos, images beside them are taken for pictures of those. Hidden files and
+    folders are left out.
+
+    Raises:
+        ValueError: a folder without any video.
+    """
+
+    kind = "videos"
+
+    def __init__(self, folder: Path, *, fps: float | None = None, strict: bool = False) -> None:
+        self._folder = folder
+        self._fps = fps
+        self._strict = strict
+        self._videos = list(_find(folder))
+        if self._videos == [folder]:
+            raise ValueError(
+                f"{folder} holds images, which are one video: give the folder above, where such folders "
+                "are side by side"
+            )
+        if not self._videos:
+            raise ValueError(
+                f"{folder} holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of images"
+            )
+
+    def expected(self, count: int | None) -> int:
+        """How many clips there will be if all videos are good."""
+        return len(self._videos) if count is None else count
+
+    def clips(self, frames: int, count: int | None, seed: int) -> Iterator[Clip | Skipped]:
+        """Clips at random places of videos in random order.
+
+        Without a ``count`` every video gives one. With it, fewer than there are videos come from as many
+        of them, more are spread evenly; for a video that gives none the next one steps in.
+
+        Raises:
+            ValueError: more clips a video than memory should hold.
+            VideoError: a damaged or short video, if strict.
+        """
+        left = self.expected(count)
+        if left > _MOST_OF_ONE * len(self._videos):
+            raise ValueError(
+                f"clips must be at most {_MOST_OF_ONE} for each of the {len(self._videos)} videos in "
+                f"{self._folder}, got {left}: cut long videos into pieces"
+            )
+        for behind, path in zip(range(len(self._videos), 0, -1), shuffled(self._videos, seed), strict=True):
+            if not left:
+                return
+            name = path.relative_to(self._folder).as_posix()
+            try:
+                wanted = 1 if count is None else -(-left // behind)
+                found = self._choose(path, name, frames, wanted, dice(seed, name))
+            except VideoError as error:
+                if self._strict:
+                    raise
+                yield Skipped(name, error.reason)
+                continue
+            left -= len(found)
+            yield from found
+
+    def _choose(self, path: Path, name: str, frames: int, wanted: int, numbers: random.Random) -> list[Clip]:
+        """Up to ``wanted`` different stretches of a video, in order: algorithm R over all there are."""
+        recent: deque[Frame] = deque(maxlen=frames)
+        kept: list[list[Frame]] = []
+        length = 0
+        for frame in read_frames(path, fps=self._fps, resize=None, crop=None, strict=self._strict):
+            recent.append(frame)
+            length += 1
+            seen = length - frames + 1
+            if seen < 1:
+                continue
+            if seen <= wanted:
+                kept.append(list(recent))
+            elif (place := numbers.randrange(seen)) < wanted:
+                kept[place] = list(recent)
+        if not kept:
+            raise VideoError(path, f"has {length} frames, fewer than the {frames} of a clip")
+        kept.sort(key=lambda stretch: stretch[0].index)
+        return [
+            Clip(
+                frames=torch.stack([frame.image for frame in stretch]),
+                name=name,
+                start=stretch[0].index,
+                length=length,
+                rate=None if path.is_dir() else self._fps or _rate(stretch),
+            )
+            for stretch in kept
+        ]
+
+
+def _rate(stretch: list[Frame]) -> float | None:
+    """Frames a second, by their times."""
+    seconds = stretch[-1].time - stretch[0].time
+    return (len(stretch) - 1) / seconds if seconds > 0 else None
+
+
+def _find(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in files if not name.startswith("."))
+        suffixes = {name: os.path.splitext(name)[1].lower() for name in shown}
+        videos = [Path(place, name) for name in shown if suffixes[name] in VIDEO_SUFFIXES]
+        yield from videos
+        if not videos and any(suffix in IMAGE_SUFFIXES for suffix in suffixes.values()):
+            yield Path(place)

@@ -1,0 +1,28 @@
+"""Metrics without the network, and weights for those with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from clip_making import Colours
+from safetensors.torch import save_file
+
+import fasti3d
+from fasti3d.metrics import metric
+
+
+@pytest.fixture
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics look at colours only."""
+    monkeypatch.setattr(metric, "Embedding", Colours)
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 5 classes."""
+    path = tmp_path_factory.mktemp("weights") / "rgb.safetensors"
+    torch.manual_seed(0)
+    save_file(fasti3d.I3D(5).state_dict(), path)
+    return path
