@@ -87,6 +87,7 @@ def test_options_reach_the_settings(
     assert tvl1["mode"] == "opencv-cuda"
     assert settings == {
         "streams": "both",
+        "mode": "windows",
         "features": "MaxPool3d_2a_3x3",
         "stack": 12,
         "step": 400,
