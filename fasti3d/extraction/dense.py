@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from itertools import islice, tee
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,14 +104,17 @@ class DenseFeatures:
         steps = support(self._features, total)
         times = array("d")
         with closing(self._pieces(path, total, watch, times)) as pieces:
-            ready = _Ready(pieces)
-            sides = zip(self._models.items(), tee(ready, len(self._models)), strict=True)
+            shared = _Shared(pieces, len(self._models))
             # As long as each other, they give the same steps for the same pieces.
             found = zip(
-                *(self._steps(name, model, side, total) for (name, model), side in sides), strict=True
+                *(
+                    self._steps(name, model, shared.taken(i), total)
+                    for i, (name, model) in enumerate(self._models.items())
+                ),
+                strict=True,
             )
             while True:
-                ready.wait()
+                shared.wait()  # not while it has the device
                 with watch.turn:
                     parts = next(found, None)
                 if parts is None:
@@ -165,21 +169,29 @@ class DenseFeatures:
         return Row(step.start, step.end, times[step.start], ends)
 
 
-class _Ready(Iterator[_Piece]):
-    """The same pieces; ``wait`` has the next one made before it is asked for.
+class _Shared:
+    """The pieces for several takers, each of which gets all of them; kept until the last one has had them.
 
-    So a video does not have the device while it waits for its frames.
+    (``itertools.tee`` keeps some fifty that everybody has had.)
     """
 
-    def __init__(self, pieces: Iterator[_Piece]) -> None:
+    def __init__(self, pieces: Iterator[_Piece], takers: int) -> None:
         self._pieces = pieces
-        self._next: list[_Piece] = []
+        self._waiting: list[deque[_Piece]] = [deque() for _ in range(takers)]
 
     def wait(self) -> None:
-        self._next = self._next or list(islice(self._pieces, 1))
+        """Has the next piece made, unless every taker has one to take, so that nobody waits for it later."""
+        if not all(self._waiting):
+            for piece in islice(self._pieces, 1):
+                for waiting in self._waiting:
+                    waiting.append(piece)
 
-    def __next__(self) -> _Piece:
-        self.wait()
-        if not self._next:
-            raise StopIteration
-        return self._next.pop()
+    def taken(self, index: int) -> Iterator[_Piece]:
+        """The pieces for one taker."""
+        waiting = self._waiting[index]
+        while True:
+            if not waiting:
+                self.wait()
+            if not waiting:
+                return
+            yield waiting.popleft()

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fasti3d import I3D, extraction, video
 from fasti3d.extraction import ConflictError, dense
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import still_flow, stream_flow
+from fasti3d.video.windows import cut_windows
 
 FAST = TVL1Params(nscales=2, warps=1, outer_iterations=2, inner_iterations=5)
 # Cheap, with a window and a stride along time.
@@ -295,9 +298,20 @@ def test_few_frames_are_held_however_long_the_video_is(
 
     monkeypatch.setattr("fasti3d.extraction.reading.read_frames", frames)
     monkeypatch.setattr(dense, "count_frames", lambda *arguments, **options: 10**6)
+    held: list[weakref.ref[Tensor]] = []
+
+    def noted(*arguments: Any) -> Iterator[video.Window]:
+        for window in cut_windows(*arguments):
+            held.append(weakref.ref(window.frames))
+            yield window
+
+    monkeypatch.setattr(dense, "cut_windows", noted)
     producer = dense.DenseFeatures(extraction.Settings(mode="dense", features=EARLY), {"rgb": model})
     pieces = producer(tmp_path / "endless.mkv", extraction.Watch())
-    for _, piece in zip(range(6), pieces, strict=False):
+    for _, piece in zip(range(12), pieces, strict=False):
         assert piece is not None
         assert read - piece.where[-1].end_frame < 6 * 16
+        # One in the network, one waiting, two read ahead, and one that is being made.
+        assert sum(frames() is not None for frames in held) <= 6
+    assert len(held) > 12
     pieces.close()
