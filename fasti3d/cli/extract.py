@@ -51,8 +51,8 @@ def extract(
         str,
         typer.Option(
             metavar="windows|dense",
-            help="windows: a row each; dense: one pass over the whole video, a row for each of its steps, 8 "
-            "frames apart.",
+            help="windows: a row each; dense: one pass over the whole video, a row for each of its steps, of "
+            "pooled and map 8 frames apart.",
         ),
     ] = "windows",
     features: Annotated[
