@@ -47,16 +47,29 @@ def extract(
     flow_weights: Annotated[
         str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
     ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="windows|dense",
+            help="windows: a row each; dense: one pass over the whole video, a row for each of its steps, of "
+            "pooled and map 8 frames apart.",
+        ),
+    ] = "windows",
     features: Annotated[
         str,
         typer.Option(
             metavar="pooled|map|ENDPOINT",
-            help="pooled (1024 a window), map (all of Mixed_5c), or an endpoint: Mixed_4f, Logits...",
+            help="pooled (1024 a row), map (all of Mixed_5c), or an endpoint: Mixed_4f, Logits...",
         ),
     ] = "pooled",
     stack: Annotated[
-        int, typer.Option(help="Frames in a window, at least 9, with flow 10.", callback=at_least(9))
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Frames in a window, at least 9, with flow 10; 64 without it. Like --step and --tail, not "
+            "for --mode dense.",
+            callback=lambda stack: None if stack is None else at_least(9)(stack),
+        ),
+    ] = None,
     step: Annotated[
         int | None, typer.Option(help="Frames from one window to the next; as --stack without it.")
     ] = None,
@@ -124,6 +137,7 @@ def extract(
 
     asked: dict[str, Any] = {
         "streams": streams,
+        "mode": mode,
         "features": features,
         "stack": stack,
         "step": step,

@@ -5,6 +5,7 @@ is to do and what became of it; ``run`` brings the two together on this machine.
 """
 
 from fasti3d.extraction.api import Extraction, extract
+from fasti3d.extraction.dense import DenseFeatures
 from fasti3d.extraction.errors import ErrorReport
 from fasti3d.extraction.extractor import Extractor, Outcome, extractor
 from fasti3d.extraction.job import Failure, Job, Tally
@@ -18,6 +19,7 @@ from fasti3d.extraction.windows import WindowFeatures
 
 __all__ = [
     "ConflictError",
+    "DenseFeatures",
     "ErrorReport",
     "Extraction",
     "Extractor",

@@ -15,7 +15,7 @@ from fasti3d.extraction.extractor import extractor
 from fasti3d.extraction.job import Failure, Job, every, ready
 from fasti3d.extraction.progress import Progress, Tracker
 from fasti3d.extraction.run import default_workers, run
-from fasti3d.extraction.settings import POOLED, Format, Layout, Tail, settle
+from fasti3d.extraction.settings import POOLED, Format, Layout, Mode, Tail, settle
 from fasti3d.extraction.sources import find_sources
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import FlowPreset
@@ -55,8 +55,9 @@ def extract(
     model: Weights = DEFAULT_WEIGHTS,
     flow_model: Weights | None = None,
     streams: Streams = "rgb",
+    mode: Mode = "windows",
     features: str = POOLED,
-    stack: int = 64,
+    stack: int | None = None,
     step: int | None = None,
     fps: float | None = 25.0,
     crops: int = 1,
@@ -77,7 +78,9 @@ def extract(
 ) -> Extraction:
     """Writes the features of videos to files, and goes on where an earlier call was cut short.
 
-    A video is cut into windows of ``stack`` frames, ``step`` apart; each is a row. Beside the features of a
+    A video is cut into windows of ``stack`` frames, ``step`` apart; each is a row. Or, in mode ``"dense"``,
+    the network passes once over the whole video, in pieces that give what one pass gives but for rounding,
+    and each of its steps along time is a row. Beside the features of a
     video lies its record, ``NAME.json``: what was done, with what, and for each row its first frame, the
     frame after its last (of the frames sampled at ``fps``), and the seconds between which it is shown. The
     record is written last: a video that has one made of the same settings, weights and state of the file
@@ -103,10 +106,16 @@ def extract(
             loaded onto ``device`` in ``dtype``. Not looked at where ``streams`` is ``"flow"``.
         flow_model: the same for the flow stream; needed unless ``streams`` is ``"rgb"``.
         streams: ``"rgb"``, ``"flow"`` or ``"both"``: features of each stream, by themselves.
+        mode: ``"windows"`` or ``"dense"``. Dense rows of an endpoint are single steps, (C, H', W'), which
+            stand for 8 frames each in ``"map"`` and tile the video; those of ``"pooled"`` and ``"Logits"``
+            are of two neighbouring steps, 16 frames, 8 apart, and need a video of at least 9. Each depends
+            on more frames around (``fasti3d.dense.support``). There is a flow for every frame, so that both
+            streams have the same rows: that of the last one is still, as its record says.
         features: ``"pooled"``, 1,024 a window, which are what the classifier sees, averaged over time;
             ``"map"``, all of Mixed_5c, (1024, T/8, 7, 7); or the name of an endpoint
             (``network.ENDPOINTS``), of which the last are ``"Logits"`` and ``"Predictions"``.
-        stack: frames in a window, at least 9, with flow 10. N frames have N-1 flows.
+        stack: frames in a window, at least 9, with flow 10; None is 64. N frames have N-1 flows. Like
+            ``step`` and ``tail``, and the layout video_features, not for mode dense.
         step: frames from one window to the next; None is ``stack``, so that none overlap.
         fps: frames a second to sample, by time stamps; None takes every frame of the video.
         crops: 1 is the centre 224x224 of frames with a short side of 256; 5 are the corners (top left, top
@@ -151,6 +160,7 @@ def extract(
     check_streams(streams, flow_model)
     settings = settle(
         streams=streams,
+        mode=mode,
         features=features,
         stack=stack,
         step=step,

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from fasti3d.extraction.dense import DenseFeatures
 from fasti3d.extraction.formats import Contents
 from fasti3d.extraction.identity import Json, digest, source_state, weights_digest
 from fasti3d.extraction.output import Output, OutputError
@@ -147,7 +148,7 @@ class Extractor:
             try:
                 state = source_state(source.path)
                 with collected_warnings(texts):
-                    frames = self._produce(source.path, watch, spools, where, progress)
+                    frames = self._produce(source.path, watch, spools, where, texts, progress)
                 rate = self._settings.fps or probe(source.path).fps or DEFAULT_FPS
                 if source_state(source.path) != state:
                     raise VideoError(source.path, "was changed while it was read: run the same command again")
@@ -165,15 +166,24 @@ class Extractor:
         watch: Watch,
         spools: dict[str, Spool],
         where: list[Row],
+        texts: list[str],
         progress: Callable[[int, float], None] | None,
     ) -> int:
-        """Adds all rows to ``spools`` and ``where``; the number of frames."""
+        """Adds all rows to ``spools`` and ``where``, warnings being in ``texts``; the number of frames."""
         with closing(self._producer(path, watch)) as pieces:
             while True:
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
                     return end.value
+                if piece is None:
+                    if progress is not None:
+                        progress(-len(where), 0.0)
+                    for spool in spools.values():
+                        spool.clear()
+                    where.clear()
+                    texts.clear()
+                    continue
                 try:
                     for name, values in piece.features.items():
                         spools[name].add(values)
@@ -187,13 +197,13 @@ class Extractor:
         return self._recipe | {"source": state}
 
     def _metadata(self, frames: int, where: list[Row], texts: list[str]) -> Json:
-        end = where[-1].end_frame
-        return {
-            "fasti3d": __version__,
-            "frames": frames,
-            "tail": {"policy": self._settings.tail, "frames_after_last_row": frames - end},
-            "warnings": texts,
-        }
+        metadata: Json = {"fasti3d": __version__, "frames": frames}
+        if self._settings.mode == "windows":
+            after = frames - where[-1].end_frame
+            metadata["tail"] = {"policy": self._settings.tail, "frames_after_last_row": after}
+        elif self._settings.flowing:
+            metadata["flow_of_last_frame"] = "still"
+        return metadata | {"warnings": texts}
 
     def _failed(self, source: Source, state: Json | None, error: Exception) -> Outcome:
         reason = error.reason if isinstance(error, VideoError) else str(error)
@@ -204,5 +214,5 @@ def extractor(
     settings: Settings, models: dict[str, I3D], folder: Path, *, overwrite: bool = False
 ) -> Extractor:
     """What makes the outputs that these settings ask for."""
-    producer = WindowFeatures(settings, models)
+    producer = (DenseFeatures if settings.mode == "dense" else WindowFeatures)(settings, models)
     return Extractor(producer, settings, recipe(settings, models), folder, overwrite=overwrite)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,15 +54,36 @@ class Watch:
             raise StoppedError
 
 
+def finite(stream: str, values: Tensor) -> Tensor:
+    """Features of a stream as float32 on the CPU.
+
+    Raises:
+        FloatingPointError: some are not finite.
+    """
+    rows = values.float().cpu()
+    if not rows.isfinite().all():
+        raise FloatingPointError(
+            f"features of the {stream} stream are not finite in {values.dtype}: use dtype float32"
+        )
+    return rows
+
+
+def shown_until(times: Sequence[float], fps: float | None) -> float:
+    """The second at which the last of some frames, shown at ``times``, no longer is."""
+    if fps is not None:
+        return times[-1] + 1 / fps
+    return times[-1] + (times[-1] - times[0]) / max(len(times) - 1, 1)
+
+
 class StoppedError(Exception):
     """Work was ended before it was done, because it was asked to."""
 
 
 class Producer(Protocol):
-    """Makes the features of one video: ``fasti3d.extraction.windows.WindowFeatures`` is one.
+    """Makes the features of one video: ``WindowFeatures`` and ``DenseFeatures`` are two.
 
     It yields rows in order, in pieces that bound the memory it needs, and its generator's own value is the
-    number of sampled frames.
+    number of sampled frames. None between them says that the rows before are wrong: it begins again.
 
     Raises:
         VideoError: a video that cannot be read, or gives no row.
@@ -70,4 +91,4 @@ class Producer(Protocol):
         StoppedError: as its ``watch`` says.
     """
 
-    def __call__(self, path: Path, watch: Watch) -> Generator[Rows, None, int]: ...
+    def __call__(self, path: Path, watch: Watch) -> Generator[Rows | None, None, int]: ...

@@ -10,6 +10,7 @@ from fasti3d.classification import DTYPES, Streams
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, check_preset
 
+Mode = Literal["windows", "dense"]
 Format = Literal["npy", "npz", "safetensors"]
 Layout = Literal["default", "video_features"]
 Tail = Literal["drop", "pad", "loop"]
@@ -20,6 +21,10 @@ _DEFAULT_TAIL: dict[Layout, Tail] = {"default": "pad", "video_features": "drop"}
 # Names of features beside those of the network's endpoints: what each stands for.
 POOLED, MAP = "pooled", "map"
 
+# Settings that only windows have.
+_OF_WINDOWS = ("stack", "step", "tail")
+_DEFAULT_STACK = 64
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +32,8 @@ class Settings:
 
     Attributes:
         streams: ``rgb``, ``flow`` or ``both``.
+        mode: ``windows``, each a row; or ``dense``, one pass over the whole video, each of whose steps is a
+            row. Stack, step and tail are those of windows.
         features: ``pooled``, the (1024,) that the classifier sees, averaged over time; ``map``, all of
             Mixed_5c; or the name of an endpoint (``fasti3d.network.ENDPOINTS``).
         stack: frames in a window, at least 9, with flow 10.
@@ -49,9 +56,10 @@ class Settings:
     """
 
     streams: Streams = "rgb"
+    mode: Mode = "windows"
     features: str = POOLED
-    stack: int = 64
-    step: int = 64
+    stack: int = _DEFAULT_STACK
+    step: int = _DEFAULT_STACK
     fps: float | None = 25.0
     crops: int = 1
     flip: bool = False
@@ -65,7 +73,8 @@ class Settings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, kind in (("streams", Streams), ("tail", Tail), ("format", Format), ("layout", Layout)):
+        kinds = {"streams": Streams, "mode": Mode, "tail": Tail, "format": Format, "layout": Layout}
+        for name, kind in kinds.items():
             _check_choice(name, getattr(self, name), get_args(kind))
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("features", self.features, (POOLED, MAP, *network.ENDPOINTS))
@@ -90,6 +99,11 @@ class Settings:
                 "crops must be 1 with the flow preset mediapipe, which squashes whole frames to the "
                 f"network's size, got {self.crops}: use the preset readme"
             )
+        if self.mode == "dense":
+            if self.features == "Predictions":
+                raise ValueError("features must be Logits in mode dense, one row a step, got 'Predictions'")
+            if self.layout != "default":
+                raise ValueError(f"layout must be default in mode dense, got {self.layout!r}")
         if self.layout == "video_features" and self.format != "npy":
             raise ValueError(f"format must be npy for the layout video_features, got {self.format!r}")
 
@@ -117,23 +131,32 @@ class Settings:
         return self.stack + (self.layout == "video_features")
 
     def as_json(self) -> dict[str, Any]:
-        """All of them in JSON's types, without those of flow where there is none."""
+        """All of them in JSON's types, without those of flow or windows where there are none."""
         fields = asdict(self)
+        if self.mode == "dense":
+            for name in _OF_WINDOWS:
+                del fields[name]
         if not self.flowing:
             del fields["flow_preset"], fields["tvl1"]
         return fields
 
 
-def settle(*, stack: int, step: int | None, layout: Layout, tail: Tail | None, **others: Any) -> Settings:
+def settle(
+    *, mode: Mode, stack: int | None, step: int | None, layout: Layout, tail: Tail | None, **others: Any
+) -> Settings:
     """The settings with those that are None chosen by the others: see ``fasti3d.extract``.
 
     Raises:
-        ValueError: as ``Settings``.
+        ValueError: as ``Settings``, or one of windows where there are none.
     """
+    for name, value in zip(_OF_WINDOWS, (stack, step, tail), strict=True):
+        if mode == "dense" and value is not None:
+            raise ValueError(f"{name} is of windows, and mode dense has none: leave it out, got {value!r}")
+    stack = _DEFAULT_STACK if stack is None else stack
     step = stack if step is None else step
     # An unknown layout is for Settings to refuse.
     tail = _DEFAULT_TAIL.get(layout, "pad") if tail is None else tail
-    return Settings(stack=stack, step=step, layout=layout, tail=tail, **others)
+    return Settings(mode=mode, stack=stack, step=step, layout=layout, tail=tail, **others)
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

@@ -43,6 +43,12 @@ class Spool:
         self._row_shape = tuple(rows.shape[1:])
         self._file.write(rows.contiguous().numpy().astype("<f4", copy=False).data)
 
+    def clear(self) -> None:
+        """Forgets all rows."""
+        self._rows = 0
+        self._file.seek(0)
+        self._file.truncate()
+
     def copy_to(self, file: IO[bytes]) -> None:
         """Writes all rows as they lie in memory, little-endian."""
         self._file.seek(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fasti3d.classification import BATCH
 from fasti3d.extraction import clips
-from fasti3d.extraction.rows import Row, Rows, Watch
+from fasti3d.extraction.reading import Reading, ahead
+from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import Settings
-from fasti3d.flow.stream import CROP, still_flow
-from fasti3d.flow.windows import with_pair_flow
+from fasti3d.flow.stream import still_flow
 from fasti3d.i3d import I3D
-from fasti3d.overlap import READ_AHEAD, batched, read_ahead
-from fasti3d.video import Frame, VideoError, Window, read_frames
+from fasti3d.overlap import batched
+from fasti3d.video import Frame, VideoError, Window
 from fasti3d.video.windows import cut_windows
 
 
@@ -55,7 +55,7 @@ class WindowFeatures:
 
     def __call__(self, path: Path, watch: Watch) -> Generator[Rows, None, int]:
         """As ``Producer`` says."""
-        counted = _Counted(path, self._frames(path))
+        counted = Reading(path, self._settings)
         given = False
         with closing(self._stacks(counted, watch)) as stacks:
             for group in batched(stacks, max(1, self._batch // len(self._views))):
@@ -72,37 +72,15 @@ class WindowFeatures:
             )
         return counted.count
 
-    def _frames(self, path: Path) -> Iterator[Frame]:
-        whole = self._settings.flowing or self._settings.crops > 1
-        return read_frames(
-            path, fps=self._settings.fps, crop=None if whole else CROP, strict=not self._settings.partial
-        )
-
     def _stacks(self, frames: Iterable[Frame], watch: Watch) -> Generator[_Stack, None, None]:
-        """The windows to look at, in order; reading and flow are ahead, each in a thread of its own."""
+        """The windows to look at, in order."""
         settings = self._settings
         windows: Iterator[Window] = cut_windows(frames, settings.span, settings.step)
         if settings.tail == "drop":
             windows = (window for window in windows if len(window.times) == settings.span)
-        with ExitStack() as threads:
-            ahead = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
-            if not settings.flowing:
-                for window in ahead:
-                    watch.check()
-                    yield self._stack(window, None)
-                return
-            flows = with_pair_flow(
-                ahead,
-                settings.flow_preset,
-                settings.tvl1,
-                self._device,
-                watch.stop,
-                cropped=settings.crops == 1,
-            )
-            for window, flow in threads.enter_context(closing(read_ahead(flows, READ_AHEAD))):
-                watch.check()
+        with closing(ahead(windows, settings, self._device, watch)) as found:
+            for window, flow in found:
                 yield self._stack(window, flow)
-            watch.check()  # flow ends early when it is time to stop
 
     def _stack(self, window: Window, flow: Tensor | None) -> _Stack:
         settings = self._settings
@@ -117,12 +95,7 @@ class WindowFeatures:
 
     def _row(self, window: Window) -> Row:
         times, count = window.times, min(len(window.times), self._settings.stack)
-        if len(times) > count:
-            end = times[count]
-        elif self._settings.fps is not None:
-            end = times[-1] + 1 / self._settings.fps
-        else:
-            end = times[-1] + (times[-1] - times[0]) / max(count - 1, 1)
+        end = times[count] if len(times) > count else shown_until(times, self._settings.fps)
         return Row(window.start, window.start + count, times[0], end)
 
     def _features(self, stream: str, group: list[_Stack], watch: Watch) -> Tensor:
@@ -137,32 +110,7 @@ class WindowFeatures:
                     if stream == "rgb"
                     else clips.flow_clip(batch, self._dtype)
                 )
-                parts.append(
-                    clips.features(self._models[stream], clip, self._settings.features).float().cpu()
-                )
+                found = clips.features(self._models[stream], clip, self._settings.features)
+                parts.append(finite(stream, found))
         values = torch.cat(parts)
-        if not values.isfinite().all():
-            raise FloatingPointError(
-                f"features of the {stream} stream are not finite in {self._dtype}: use dtype float32"
-            )
         return values if len(self._views) == 1 else values.unflatten(0, (len(group), len(self._views)))
-
-
-class _Counted:
-    """The same frames, and how many there have been; whatever goes wrong with them is a VideoError."""
-
-    def __init__(self, path: Path, frames: Iterable[Frame]) -> None:
-        self._path = path
-        self._frames = frames
-        self.count = 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        try:
-            for frame in self._frames:
-                self.count += 1
-                yield frame
-        except VideoError:
-            raise
-        except Exception as error:
-            # No file in a long list may stop the others, however odd it is.
-            raise VideoError(self._path, f"cannot be read ({type(error).__name__}: {error})") from error

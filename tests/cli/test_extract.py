@@ -87,6 +87,7 @@ def test_options_reach_the_settings(
     assert tvl1["mode"] == "opencv-cuda"
     assert settings == {
         "streams": "both",
+        "mode": "windows",
         "features": "MaxPool3d_2a_3x3",
         "stack": 12,
         "step": 400,
@@ -101,6 +102,15 @@ def test_options_reach_the_settings(
         "device": "cpu",
         "dtype": "float32",
     }
+
+
+def test_dense_rows(clips: dict[str, Path], random_weights: Path, tmp_path: Path) -> None:
+    options = ("--weights", random_weights, "--mode", "dense", "--features", "Conv3d_1a_7x7")
+    done = call(clips["a"], "-o", tmp_path, *options)
+    assert (done.code, done.err) == (0, "")
+    made = json.loads((tmp_path / "a.json").read_text())
+    assert made["made"]["settings"]["mode"] == "dense"
+    assert made["rows"]["start_frame"] == list(range(0, made["frames"], 2))
 
 
 def test_other_features_are_refused_until_overwritten(
@@ -123,6 +133,8 @@ def test_other_features_are_refused_until_overwritten(
     ("options", "said"),
     [
         (["--stack", "8"], "--stack"),
+        (["--mode", "sparse"], "mode must be one of windows, dense, got 'sparse'"),
+        (["--mode", "dense", "--stack", "16"], "stack is of windows, and mode dense has none"),
         (["--step", "0"], "step must be at least 1 frame, got 0"),
         (["--crops", "2"], "crops must be 1, 5 or 10, got 2"),
         (["--features", "pool"], "features must be one of pooled, map, Conv3d_1a_7x7"),

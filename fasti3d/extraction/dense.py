@@ -1,0 +1,197 @@
+"""The features of one pass over a whole video, however long."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fasti3d.dense import FrameCountError, Support, dense_stream, support
+from fasti3d.dense.field import HEADS
+from fasti3d.extraction import clips
+from fasti3d.extraction.reading import Reading, ahead
+from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
+from fasti3d.extraction.settings import MAP, POOLED, Settings
+from fasti3d.flow.stream import still_flow
+from fasti3d.i3d import I3D
+from fasti3d.network import MIN_FRAMES
+from fasti3d.video import VideoError, count_frames
+from fasti3d.video.errors import collected_warnings
+from fasti3d.video.windows import cut_windows
+
+# Frames that go through a network at a time, those of all views together; and the least of each view, as the
+# fewer they are, the more steps are computed twice. The features' last bits depend on both.
+_PIECE = 128
+_LEAST = 32
+
+_NAMES = {POOLED: "pooled", MAP: "Mixed_5c", "Logits": "logits"}
+
+
+class _Piece(NamedTuple):
+    """The next frames (t, H, W, 3) of a video, and as many flows where they are needed."""
+
+    frames: Tensor
+    flow: Tensor | None
+
+
+class DenseFeatures:
+    """Features of one pass over a video. Can be pickled, and used by several threads at once.
+
+    A step of the features is a row. Frames, crops and mirror images are those of ``WindowFeatures``; the
+    views of a video go through the network side by side. N frames have N-1 flows: that of the last one is
+    still, so that both streams have N and each row is of the same frames in both. (In the preset readme still
+    flow is zero, which is what SAME padding adds behind anyway.)
+
+    Already the first step depends on the number of frames. The packets of the file say it, but for damaged
+    files; where it turns out to be wrong, the frames are counted by decoding, and the video begins again.
+
+    Memory is bounded, whatever the length of the video: some pieces of frames, of flow and of the network's
+    maps, and a few hundred bytes a row.
+
+    Args:
+        settings: what to extract.
+        models: the network of each stream, in eval mode, all on one device and in one dtype.
+    """
+
+    def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
+        self._settings = settings
+        self._models = models
+        self._views = clips.views(settings.crops, settings.flip)
+        weight = next(next(iter(models.values())).parameters())
+        self._device, self._dtype = weight.device, weight.dtype
+        self._features = _NAMES.get(settings.features, settings.features)
+
+    def __call__(self, path: Path, watch: Watch) -> Generator[Rows | None, None, int]:
+        """As ``Producer`` says."""
+        least = MIN_FRAMES if self._features in HEADS else 1
+        total = self._count(path, decode=False)
+        if total >= least:
+            try:
+                yield from self._rows(path, total, watch)
+                return total
+            except FrameCountError:
+                yield None
+        total = self._count(path, decode=True)
+        if total < least:
+            raise VideoError(
+                path,
+                f"has {total} frames, fewer than the {least} that {self._settings.features} needs: take map",
+            )
+        try:
+            yield from self._rows(path, total, watch)
+        except FrameCountError as error:
+            raise VideoError(path, f"gives other frames each time it is read ({error})") from error
+        return total
+
+    def _count(self, path: Path, *, decode: bool) -> int:
+        with collected_warnings([]):  # reading it warns of the same
+            try:
+                return count_frames(path, fps=self._settings.fps, decode=decode)
+            except VideoError:
+                raise
+            except Exception as error:
+                raise VideoError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+
+    def _rows(self, path: Path, total: int, watch: Watch) -> Generator[Rows, None, None]:
+        """All rows of a video of ``total`` frames; FrameCountError where it has others."""
+        steps = support(self._features, total)
+        times = array("d")
+        with closing(self._pieces(path, total, watch, times)) as pieces:
+            shared = _Shared(pieces, len(self._models))
+            # As long as each other, they give the same steps for the same pieces.
+            found = zip(
+                *(
+                    self._steps(name, model, shared.taken(i), total)
+                    for i, (name, model) in enumerate(self._models.items())
+                ),
+                strict=True,
+            )
+            while True:
+                shared.wait()  # not while it has the device
+                with watch.turn:
+                    parts = next(found, None)
+                if parts is None:
+                    return
+                first, count = parts[0][0], len(parts[0][1])
+                yield Rows(
+                    tuple(self._row(step, times, total) for step in steps[first : first + count]),
+                    dict(zip(self._models, (values for _, values in parts), strict=True)),
+                )
+
+    def _steps(
+        self, stream: str, model: I3D, pieces: Iterator[_Piece], total: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The first of some steps, and their features: (steps, ...), or (steps, views, ...) of several."""
+        made = (self._clip(stream, piece) for piece in pieces)
+        for first, part in dense_stream(model, made, total, features=self._features):
+            values = finite(stream, part.movedim(2, 0))
+            yield first, values[:, 0] if len(self._views) == 1 else values
+
+    def _clip(self, stream: str, piece: _Piece) -> Tensor:
+        if stream == "rgb":
+            return clips.rgb_clip([(piece.frames, view) for view in self._views], self._device)
+        assert piece.flow is not None
+        return clips.flow_clip([(piece.flow, view) for view in self._views], self._dtype)
+
+    def _pieces(
+        self, path: Path, total: int, watch: Watch, times: array[float]
+    ) -> Generator[_Piece, None, None]:
+        """The frames piece by piece; their times are added to ``times``."""
+        size = max(_LEAST, _PIECE // len(self._views))
+        # A window begins with the last frame of the one before, to which that one's last flow leads.
+        windows = cut_windows(Reading(path, self._settings), size + 1, size)
+        with closing(ahead(windows, self._settings, self._device, watch)) as found:
+            for window, flow in found:
+                times.extend(window.times[len(times) - window.start :])
+                short = len(window.times) <= size and len(times) < total
+                if len(times) > total or short:
+                    raise FrameCountError(f"there are not {total} frames")
+                frames = window.frames
+                if len(times) == total:
+                    flow = None if flow is None else self._with_still(flow)
+                else:
+                    frames = frames[:size]
+                yield _Piece(frames, flow)
+
+    def _with_still(self, flow: Tensor) -> Tensor:
+        still = still_flow(self._settings.flow_preset, flow.device)[:, :, :1, :1]
+        return torch.cat((flow, still.expand(1, *flow.shape[1:])))
+
+    def _row(self, step: Support, times: array[float], total: int) -> Row:
+        ends = times[step.end] if step.end < total else shown_until(times, self._settings.fps)
+        return Row(step.start, step.end, times[step.start], ends)
+
+
+class _Shared:
+    """The pieces for several takers, each of which gets all of them; kept until the last one has had them.
+
+    (``itertools.tee`` keeps some fifty that everybody has had.)
+    """
+
+    def __init__(self, pieces: Iterator[_Piece], takers: int) -> None:
+        self._pieces = pieces
+        self._waiting: list[deque[_Piece]] = [deque() for _ in range(takers)]
+
+    def wait(self) -> None:
+        """Has the next piece made, unless every taker has one to take, so that nobody waits for it later."""
+        if not all(self._waiting):
+            for piece in islice(self._pieces, 1):
+                for waiting in self._waiting:
+                    waiting.append(piece)
+
+    def taken(self, index: int) -> Iterator[_Piece]:
+        """The pieces for one taker."""
+        waiting = self._waiting[index]
+        while True:
+            if not waiting:
+                self.wait()
+            if not waiting:
+                return
+            yield waiting.popleft()

@@ -1,0 +1,60 @@
+"""From a video to its windows and the flow in them, made ahead of need in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fasti3d.extraction.rows import Watch
+from fasti3d.extraction.settings import Settings
+from fasti3d.flow.stream import CROP
+from fasti3d.flow.windows import with_pair_flow
+from fasti3d.overlap import READ_AHEAD, read_ahead
+from fasti3d.video import Frame, VideoError, Window, read_frames
+
+
+class Reading:
+    """The frames of a video as settings want them, counted; all that goes wrong is a VideoError."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        whole = settings.flowing or settings.crops > 1
+        self._path = path
+        self._frames: Iterable[Frame] = read_frames(
+            path, fps=settings.fps, crop=None if whole else CROP, strict=not settings.partial
+        )
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            for frame in self._frames:
+                self.count += 1
+                yield frame
+        except VideoError:
+            raise
+        except Exception as error:
+            # No file in a long list may stop the others, however odd it is.
+            raise VideoError(self._path, f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+def ahead(
+    windows: Iterator[Window], settings: Settings, device: torch.device, watch: Watch
+) -> Generator[tuple[Window, Tensor | None], None, None]:
+    """The windows in order, with their flow where it is needed; each made ahead, in a thread of its own."""
+    with ExitStack() as threads:
+        read = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
+        if not settings.flowing:
+            for window in read:
+                watch.check()
+                yield window, None
+            return
+        flows = with_pair_flow(
+            read, settings.flow_preset, settings.tvl1, device, watch.stop, cropped=settings.crops == 1
+        )
+        for found in threads.enter_context(closing(read_ahead(flows, READ_AHEAD))):
+            watch.check()
+            yield found
+        watch.check()  # flow ends early when it is time to stop
