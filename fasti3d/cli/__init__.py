@@ -15,7 +15,7 @@ import typer
 from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
-from fasti3d.cli.extract import extract
+from fasti3d.cli.extract import Command, extract
 from fasti3d.cli.flow import flow
 from fasti3d.cli.plan import plan
 from fasti3d.cli.tune import tune
@@ -32,7 +32,7 @@ app = typer.Typer(
 app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
-app.command()(extract)
+app.command(cls=Command)(extract)
 app.command()(flow)
 app.command()(plan)
 app.command()(tune)
