@@ -81,13 +81,27 @@ def cluster(address: str) -> Iterator[None]:
         return
     own: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        with _stderr_closed():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError) as error:
         raise ValueError(f"ray: no cluster answers at {address!r}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keeps what Ray's C++ parts write as they start off the terminal: that they were told to be quiet."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def cluster_device(name: str) -> torch.device:
