@@ -13,8 +13,8 @@ import pickle
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ def cluster(address: str) -> Iterator[None]:
     # Clusters of its own tell nobody that they are there; C++ parts of Ray write to stderr by themselves.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A thread of Ray Data that outlives an interrupt must not start another cluster.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -77,7 +79,8 @@ def cluster(address: str) -> Iterator[None]:
         raise ImportError(f"ray needs Ray Data ({error}): pip install 'fasti3d[ray]'") from error
 
     if ray.is_initialized():
-        yield
+        with _quiet():
+            yield
         return
     own: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
@@ -85,8 +88,11 @@ def cluster(address: str) -> Iterator[None]:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError) as error:
         raise ValueError(f"ray: no cluster answers at {address!r}: {error}") from error
+    for name in _QUIET:  # for good: threads that outlive an interrupt complain of the end
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        yield
+        with _quiet():
+            yield
     finally:
         ray.shutdown()
 
@@ -149,14 +155,16 @@ def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | N
             shared = ray.put(here)
             # What another job has in work is left to it, and looked at again in the end.
             for patient, sources in ((False, pending), (True, busy)):
-                for outcome in _outcomes(sources, shared, order.settings, mark.name, workers, patient):
-                    if outcome.state == "busy":
-                        busy.append(outcome.source)
-                        continue
-                    job.note(outcome)
-                    if tracker is not None:
-                        tracker.advance(outcome.source, outcome.rows, float("inf"))
-                        tracker.finished(outcome)
+                results = _outcomes(sources, shared, order.settings, mark.name, workers, patient)
+                with closing(results):  # which ends what is in work
+                    for outcome in results:
+                        if outcome.state == "busy":
+                            busy.append(outcome.source)
+                            continue
+                        job.note(outcome)
+                        if tracker is not None:
+                            tracker.advance(outcome.source, outcome.rows, float("inf"))
+                            tracker.finished(outcome)
     except OSError as error:
         raise OutputError(order.folder, error) from error
     finally:
@@ -165,7 +173,7 @@ def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | N
 
 def _outcomes(
     sources: list[Source], order: Any, settings: Settings, mark: str, workers: int | None, patient: bool
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """What comes of each, as it comes."""
     if not sources:
         return
@@ -180,17 +188,17 @@ def _outcomes(
     # Pickled, as names of files need not be what Arrow takes for text. A row a block, which is what Ray hands
     # out and, after a death, repeats.
     items = [{"video": pickle.dumps((i, _absolute(source)))} for i, source in enumerate(sources)]
-    with _quiet():
-        rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            _Worker,
-            fn_constructor_args=(order, mark, cpus, attempts, patient),
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, initial_size=size, max_size=size, max_tasks_in_flight_per_actor=1
-            ),
-            num_cpus=cpus,
-            num_gpus=1 if on_gpu else 0,
-        )  # whose actors are restarted, and given the same rows, without end: ``_Worker`` sees to one
-        for row in rows.iter_batches(batch_size=1, prefetch_batches=0):
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        _Worker,
+        fn_constructor_args=(order, mark, cpus, attempts, patient),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, initial_size=size, max_size=size, max_tasks_in_flight_per_actor=1
+        ),
+        num_cpus=cpus,
+        num_gpus=1 if on_gpu else 0,
+    )  # whose actors are restarted, and given the same rows, without end: ``_Worker`` sees to one
+    with closing(iter(rows.iter_batches(batch_size=1, prefetch_batches=0))) as batches:
+        for row in batches:
             i, result = pickle.loads(row["result"][0])
             if isinstance(result, Exception):
                 raise result
