@@ -15,7 +15,7 @@ import typer
 from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
-from fasti3d.cli.extract import extract
+from fasti3d.cli.extract import Command, extract
 from fasti3d.cli.flow import flow
 from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
@@ -33,7 +33,7 @@ app = typer.Typer(
 app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
-app.command()(extract)
+app.command(cls=Command)(extract)
 app.command()(flow)
 app.command()(fvd)
 app.command()(plan)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from typer.core import TyperCommand
 
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model
@@ -24,8 +25,21 @@ if TYPE_CHECKING:
     from fasti3d.flow import TVL1Params
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
+_ADDRESS = re.compile(r"local|auto|[^/]+:\d+")
 # Failures that are printed before the report has to be looked at.
 _SHOWN = 20
+
+
+class Command(TyperCommand):
+    """Lets ``--ray`` stand without an address, also before a video."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = []
+        for arg, following in zip(args, [*args[1:], ""], strict=True):
+            given.append(arg)
+            if arg == "--ray" and not _ADDRESS.fullmatch(following):
+                given.append("local")
+        return super().parse_args(ctx, given)
 
 
 def extract(
@@ -112,6 +126,16 @@ def extract(
         str | None,
         typer.Option(metavar="I/N", help="Do the I-th of N parts, from 1/N to N/N (Slurm: --array=1-N)."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Work on a Ray cluster: one started here without an address, or that of auto or HOST:PORT, "
+            "whose machines see videos and output folder under the same paths. --workers are then its "
+            "processes (as many as fit), each with a GPU or with OMP_NUM_THREADS CPUs.",
+            show_default=False,
+        ),
+    ] = None,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Try again what failed before, unchanged as it is.")
     ] = False,
@@ -154,10 +178,13 @@ def extract(
     part = _part(shard)
     _check(asked, params, streams, flow_weights, workers, sources)
     models: dict[str, Any] = {}
-    if streams != "flow":  # without the RGB stream its weights are not looked at
-        models["model"] = open_model(weights, device, dtype)
-    if flow_weights is not None:
-        models["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
+    if ray is not None:  # the devices are those of the cluster, which only shows what they are
+        models = {"model": weights, "flow_model": flow_weights, "device": device, "dtype": dtype, "ray": ray}
+    else:
+        if streams != "flow":  # without the RGB stream its weights are not looked at
+            models["model"] = open_model(weights, device, dtype)
+        if flow_weights is not None:
+            models["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
     try:
         with _logging(log), _bar(quiet) as progress:
             result = run(
@@ -176,7 +203,7 @@ def extract(
         raise typer.BadParameter(
             f"{error}: replace it with --overwrite, or write elsewhere", param_hint="--out"
         ) from None
-    except (OutputError, WeightsError) as error:
+    except (OutputError, WeightsError, ImportError) as error:
         output.fail(error)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

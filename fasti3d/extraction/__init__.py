@@ -1,7 +1,7 @@
 """Feature extraction: many videos to files, resumable, each row with its place in time.
 
 One video is ``Extractor``'s, which can be pickled and sent elsewhere; many are a ``Job``, which knows what
-is to do and what became of it; ``run`` brings the two together on this machine.
+is to do and what became of it; ``run`` brings the two together on this machine, ``on_ray`` on many.
 """
 
 from fasti3d.extraction.api import Extraction, extract

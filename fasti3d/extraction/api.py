@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from fasti3d.classification import DEFAULT_WEIGHTS, Streams, check_streams, evaluating, load_model
+from fasti3d.classification import (
+    DEFAULT_WEIGHTS,
+    Streams,
+    check_streams,
+    evaluating,
+    load_model,
+    resolve_dtype,
+)
+from fasti3d.extraction import on_ray
 from fasti3d.extraction.extractor import extractor
 from fasti3d.extraction.job import Failure, Job, every, ready
 from fasti3d.extraction.progress import Progress, Tracker
@@ -74,6 +83,7 @@ def extract(
     retry_errors: bool = False,
     overwrite: bool = False,
     shard: tuple[int, int] | None = None,
+    ray: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Extraction:
     """Writes the features of videos to files, and goes on where an earlier call was cut short.
@@ -139,11 +149,18 @@ def extract(
         tvl1_params: those of TV-L1.
         device, dtype: for weights given by name or path; a network has its own.
         workers: videos in work at once, one of which is in the networks while the others are read; None is 2
-            on a CPU and up to 8 with a GPU. Each keeps a few windows in memory.
+            on a CPU and up to 8 with a GPU. Each keeps a few windows in memory. With ``ray`` the processes
+            of the cluster that do one video each; None is as many as it has room for.
         retry_errors: try again what failed before and has not changed since.
         overwrite: replace outputs that were made of other settings, weights or videos.
         shard: (i, n), of n calls that share the work the i-th, counted from 1.
-        progress: called with how far it is, in any thread.
+        ray: do the same on a Ray cluster (the extra ``ray``): ``"local"`` starts one on this machine, for
+            this call; ``"auto"`` or ``"HOST:PORT"`` connect to the one that this machine is part of. Its
+            machines have to see videos and ``out`` under the same paths, and to have fasti3d. Each worker
+            has a GPU, or as many CPUs as torch uses threads here. One that dies is started again, and its
+            video done again; a video that ends its worker three times has failed. ``device`` is that of
+            the workers, ``"auto"`` a GPU if the cluster has one.
+        progress: called with how far it is, in any thread; with ``ray``, video by video.
 
     Raises:
         ValueError: an argument out of range, sources that are not there or whose outputs would have the same
@@ -153,6 +170,7 @@ def extract(
         extraction.OutputError: the folder cannot be written to, as when the disk is full; what is finished
             stays.
         fasti3d.weights.WeightsError: weights that cannot be had or read.
+        ImportError: ``ray`` is given, but not installed.
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     if workers is not None and workers < 1:
@@ -179,16 +197,27 @@ def extract(
         videos = every(videos, *shard)
     folder = Path(out)
     ready(folder)
-    models = _load({"rgb": model, "flow": flow_model}, settings.names, device, dtype)
-    weight = next(models[settings.names[0]].parameters())
-    settings = replace(settings, device=weight.device.type, dtype=str(weight.dtype).removeprefix("torch."))
+    with nullcontext() if ray is None else on_ray.cluster(ray):
+        place = None if ray is None else on_ray.cluster_device(device)
+        if place is not None:  # weights are read here, where there need not be such a device
+            device, dtype = "cpu", str(resolve_dtype(dtype, place)).removeprefix("torch.")
+        models = _load({"rgb": model, "flow": flow_model}, settings.names, device, dtype)
+        weight = next(models[settings.names[0]].parameters())
+        settings = replace(
+            settings,
+            device=(place or weight.device).type,
+            dtype=str(weight.dtype).removeprefix("torch."),
+        )
 
-    start = time.perf_counter()
-    with evaluating(nn.ModuleDict(models)):
-        work = extractor(settings, models, folder, overwrite=overwrite)
-        job = Job(videos, work, folder, retry_errors=retry_errors)
-        tracker = None if progress is None else Tracker(job.tally, progress)
-        run(job, work, workers or default_workers(weight.device), tracker)
+        start = time.perf_counter()
+        with evaluating(nn.ModuleDict(models)):
+            work = extractor(settings, models, folder, overwrite=overwrite)
+            job = Job(videos, work, folder, retry_errors=retry_errors)
+            tracker = None if progress is None else Tracker(job.tally, progress)
+            if ray is None:
+                run(job, work, workers or default_workers(weight.device), tracker)
+            else:
+                on_ray.run_on_ray(job, on_ray.Order(settings, models, folder, overwrite), workers, tracker)
     tally = job.tally
     seconds = time.perf_counter() - start
     return Extraction(tally.videos, tally.done, tally.there, tuple(job.failures), tally.rows, seconds)

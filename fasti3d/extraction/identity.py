@@ -39,7 +39,7 @@ def source_state(path: Path) -> Json:
     except OSError as error:
         raise VideoError(path, f"cannot be opened: {error.strerror}") from error
     state = {
-        "file": path.name,
+        "file": path.absolute().name,
         "bytes": sum(state.st_size for state in states),
         "modified_ns": max(state.st_mtime_ns for state in states),
     }

@@ -27,10 +27,14 @@ class OutputError(Exception):
     """The output folder cannot be written to; nothing that is finished is lost."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        super().__init__(
-            f"{path} cannot be written: {reason}. What is finished stays: put that right and run the same "
-            "command again"
+        super().__init__(path, error)  # so that it can be pickled
+        self._path = path
+        self._reason = error.strerror or str(error)
+
+    def __str__(self) -> str:
+        return (
+            f"{self._path} cannot be written: {self._reason}. What is finished stays: put that right and run "
+            "the same command again"
         )
 
 

@@ -236,3 +236,39 @@ def test_an_interrupt_ends_quietly_and_says_how_to_go_on(
     assert "the same command goes on from where it stopped" in said
     assert "Traceback" not in said
     assert not list((tmp_path / "out").glob("long*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
+def test_an_interrupt_on_a_ray_cluster_leaves_what_another_run_goes_on_with(
+    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'fasti3d[ray]'")
+    out = tmp_path / "out"
+    options = ("--weights", str(random_weights), *SHORT, "--step", "6", "--device", "cpu")
+    with start(clips, out, "--ray", *options) as process:
+        until_there(out / "a.json")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == ("", "warning: interrupted; the same command goes on from where it stopped\n")
+    assert not (out / "long.json").exists()
+    assert call(*clips.values(), "-o", out, *options).code == 0
+    assert call(*clips.values(), "-o", tmp_path / "fresh", *options).code == 0
+    names = ["a.json", "a_rgb.npy", "b.json", "b_rgb.npy", "long.json", "long_rgb.npy"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert all((out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes() for name in names)
+
+
+def test_ray_takes_an_address_or_none_and_says_what_is_missing(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    verb = importlib.import_module("fasti3d.extraction.api")
+    seen = []
+    cluster = verb.on_ray.cluster
+    monkeypatch.setattr(verb.on_ray, "cluster", lambda address: seen.append(address) or cluster(address))
+    for given in (["--ray", clips["a"]], [clips["a"], "--ray"], ["--ray", "head:6379", clips["a"]]):
+        done = call("-o", tmp_path, *given)
+        assert done.code == 1
+        assert "pip install 'fasti3d[ray]'" in done.err
+    assert seen == ["local", "local", "head:6379"]
