@@ -118,8 +118,7 @@ def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
 
 
 def _scale_tf1(frames: Tensor, axis: int, size: int) -> Tensor:
-    """One axis of TensorFlow 1's ``resize_bilinear`` with its defaults (no aligned corners, no half "
-    "pixels)."""
+    """One axis of TensorFlow 1's ``resize_bilinear`` and its defaults: no aligned corners or half pixels."""
     length = frames.shape[axis]
     position = torch.arange(size, device=frames.device) * torch.tensor(length / size, device=frames.device)
     before = position.long()
