@@ -14,6 +14,10 @@ from fasti3d.ops.max_pool3d_same.config import WARPS, Problem, choose
 from fasti3d.ops.max_pool3d_same.triton_kernels import _max_pool3d_same_kernel
 from fasti3d.ops.tiling import Triple, count
 
+# There is nothing to fuse, but triton warns of its default. Unless told how many registers it may take, the
+# assembler spills some to make room for one tile more.
+_OPTIONS = {"enable_fp_fusion": False, "maxnreg": 168}
+
 
 def max_pool3d(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
     """Max-pool with SAME padding.
@@ -59,6 +63,5 @@ def max_pool3d(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
             *config.box,
             config.block_c,
             num_warps=WARPS,
-            # Nothing to fuse, but triton warns of its default.
-            enable_fp_fusion=False,
+            **_OPTIONS,
         )
