@@ -10,7 +10,6 @@ the length of a video does not matter.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
 from fasti3d.flow.windows import FlowWindow, with_flow
 from fasti3d.i3d import I3D
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
+from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
 
 Streams = Literal["rgb", "flow", "both"]
@@ -340,7 +340,7 @@ def classify(
     frames = 0
     start = time.perf_counter()
     with (
-        _recorded_warnings() as odd,
+        recorded_warnings(video.VideoWarning) as odd,
         evaluating(nn.ModuleDict(models)),
         torch.no_grad(),
         ExitStack() as threads,
@@ -438,18 +438,3 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-@contextmanager
-def _recorded_warnings() -> Iterator[list[str]]:
-    """The texts of the VideoWarnings raised inside, in this thread or another; all go on as usual."""
-    texts: list[str] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", video.VideoWarning)
-            yield texts
-    finally:
-        texts += [str(item.message) for item in caught if issubclass(item.category, video.VideoWarning)]
-        for item in caught:
-            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -19,6 +18,8 @@ from fasti3d.metrics.choice import Clip, Skipped
 from fasti3d.metrics.clips import check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import SavedSource, Source, open_source
+from fasti3d.overlap import read_ahead
+from fasti3d.recording import recorded_warnings
 from fasti3d.weights.files import sha256
 
 # Rates as far apart as 29.97 and 30 frames a second are one.
@@ -131,7 +132,7 @@ def fvd(
     read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}
     bar = _Progress(progress, sum(source.expected(clips) for source in read.values()))
     accounts: dict[str, _Account] = {}
-    with _recorded() as odd:
+    with recorded_warnings(UserWarning) as odd:
         # First what was saved: what does not fit it is then refused before any work.
         for name, source in sources.items():
             if isinstance(source, SavedSource):
@@ -171,7 +172,7 @@ def fvd(
         else {"confidence": 0.95, "resamples": bootstrap, "ends": interval},
         "infinite_clips": infinite,
         "curve": [asdict(point) for point in points],
-        "warnings": list(odd),
+        "warnings": list(dict.fromkeys(odd)),
     }
     return FVDResult(receipt["score"], interval, infinite, tuple(points), receipt)
 
@@ -193,7 +194,7 @@ def _read(
             done(len(group))
             group.clear()
 
-    with closing(_ahead(clips)) as ahead:
+    with closing(read_ahead(clips, 1)) as ahead:
         for item in ahead:
             if isinstance(item, Skipped):
                 account.skipped.append(asdict(item))
@@ -217,15 +218,6 @@ def _check_count(path: str | PathLike[str], account: _Account, frames: int) -> N
             f"{path} gives {len(account.chosen)} clips of {frames} frames, where 2 are the least and "
             f"{FEW_CLIPS} a sensible number{why}"
         )
-
-
-def _ahead(items: Iterator[Clip | Skipped]) -> Generator[Clip | Skipped, None, None]:
-    """The same items, each read while the one before is worked on."""
-    with ThreadPoolExecutor(1, thread_name_prefix="fasti3d-fvd") as reader:
-        pending = reader.submit(next, items, None)
-        while (item := pending.result()) is not None:
-            pending = reader.submit(next, items, None)
-            yield item
 
 
 class _Progress:
@@ -278,18 +270,3 @@ def _described(path: str | PathLike[str], source: Source, account: _Account | No
     where["frames_of_videos"] = [min(account.lengths), max(account.lengths)]
     where["frame_rates"] = [min(account.rates), max(account.rates)] if account.rates else None
     return where | {"chosen": account.chosen, "skipped": account.skipped}
-
-
-@contextmanager
-def _recorded() -> Iterator[list[str]]:
-    """The texts of the UserWarnings raised inside, in any thread, each once; all go on at the end."""
-    texts: list[str] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            yield texts
-    finally:
-        texts += dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, UserWarning))
-        for item in caught:
-            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
