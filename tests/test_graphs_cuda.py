@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from i3d_making import make_i3d
+from requiring import require
 from torch import Tensor
 
 from fasti3d import I3D, gpu, reference
@@ -23,11 +23,7 @@ SHAPE = (2, 3, 17, 193, 200)
 
 @pytest.fixture(autouse=True)
 def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    why = gpu.why_not(torch.device("cuda"), torch.float16)
-    if why and os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
-    if why:
-        pytest.skip(why)
+    require(gpu.why_not(torch.device("cuda"), torch.float16))
     monkeypatch.delenv("FASTI3D_CUDA_GRAPHS", raising=False)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from i3d_making import make_i3d, ordinary
+from requiring import require
 from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
@@ -53,11 +53,7 @@ def _fresh_choices() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    why = gpu.why_not(torch.device("cuda"), torch.float16)
-    if why and os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
-    if why:
-        pytest.skip(why)
+    require(gpu.why_not(torch.device("cuda"), torch.float16))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

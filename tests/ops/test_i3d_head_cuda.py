@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from i3d_head_making import MAPS, assert_is_head, head_arguments
+from requiring import require
 
 from fasti3d import gpu
 from fasti3d.ops.i3d_head.op import i3d_head
@@ -19,11 +18,7 @@ REAL = (8, 1024, 8, 7, 7)
 
 @pytest.fixture(autouse=True)
 def _kernel() -> None:
-    why = gpu.why_not(torch.device("cuda"), torch.float16)
-    if why and os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
-    if why:
-        pytest.skip(why)
+    require(gpu.why_not(torch.device("cuda"), torch.float16))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 import pytest
 import torch
+from requiring import require
 from torch import Tensor
 
 from fasti3d.ops import max_pool3d_same
@@ -33,11 +33,8 @@ I3D_POOLS = {
 
 @pytest.fixture(autouse=True)
 def _kernel() -> None:
-    if "fasti3d._C_cuda" in sys.modules:
-        return
-    if os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail("FASTI3D_REQUIRE_CUDA=1, but fasti3d._C_cuda is not built")
-    pytest.skip("fasti3d._C_cuda is not built")
+    built = "fasti3d._C_cuda" in sys.modules
+    require(None if built else "fasti3d._C_cuda is not built")
 
 
 def _clip(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import pytest
 import torch
 import torch.nn.functional as F
+from requiring import require
 from tolerances import assert_close
 from torch import Tensor
 
@@ -32,11 +32,7 @@ POOLED = [layer for layer in LAYERS if layer.name.endswith(".b3b")]
 
 @pytest.fixture(autouse=True)
 def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    why = gpu.why_no_triton(torch.device("cuda"))
-    if why and os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
-    if why:
-        pytest.skip(why)
+    require(gpu.why_no_triton(torch.device("cuda")))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

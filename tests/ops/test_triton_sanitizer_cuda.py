@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from requiring import require
 from sanitizing import assert_sanitized
 
 from fasti3d import gpu
@@ -50,9 +49,5 @@ torch.cuda.synchronize()
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
-    why = gpu.why_no_triton(torch.device("cuda"))
-    if why and os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail(f"FASTI3D_REQUIRE_CUDA=1, but {why}")
-    if why:
-        pytest.skip(why)
+    require(gpu.why_no_triton(torch.device("cuda")))
     assert_sanitized(tool, PROGRAM)

@@ -6,12 +6,12 @@ and uses approximate division and square roots. test_tvl1_serial.py tests the lo
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
 import pytest
 import torch
+from requiring import require
 from sanitizing import assert_sanitized
 from torch import Tensor
 from tvl1_making import arguments, frames
@@ -36,11 +36,8 @@ SIZES = [(3, 3), (16, 16), (17, 300), (300, 17), (50, 97), (224, 224), (256, 340
 @pytest.fixture
 def operator() -> None:
     """Skips, or fails if a GPU is required, where the kernels are not built."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key("fasti3d::tvl1", "CUDA"):
-        return
-    if os.environ.get("FASTI3D_REQUIRE_CUDA") == "1":
-        pytest.fail("FASTI3D_REQUIRE_CUDA=1, but fasti3d._C_cuda is not built")
-    pytest.skip("fasti3d._C_cuda is not built")
+    built = torch._C._dispatch_has_kernel_for_dispatch_key("fasti3d::tvl1", "CUDA")
+    require(None if built else "fasti3d._C_cuda is not built")
 
 
 def on_gpu(function: Any) -> Any:
