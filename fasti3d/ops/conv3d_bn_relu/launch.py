@@ -75,6 +75,16 @@ class Prepared(NamedTuple):
     out: Tensor
     second: Tensor | None
 
+    @property
+    def clips(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x, out and second as (N, T, H, W, C); out once more in place of a second that there is not."""
+        second = self.out if self.second is None else self.second
+        return channels_last(self.x), channels_last(self.out), channels_last(second)
+
+    def channel_tiles(self, config: Config) -> tuple[int, int]:
+        """Tiles of channels, and those of them over the first output's."""
+        return self.problem.channel_tiles(config.block_n + config.block_n_rest)
+
 
 def prepare(
     x: Tensor,
@@ -106,9 +116,8 @@ def prepare(
 
 def run(config: Config, work: Prepared) -> None:
     """Launches one of the candidates; the current device must be x's."""
-    tiles = work.problem.channel_tiles(config.block_n + config.block_n_rest)
     launch = _run_descriptors if config.form == "descriptor" else _run_pointers
-    launch(config, tiles, *work[1:])
+    launch(config, work)
 
 
 def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor) -> None:
@@ -152,44 +161,32 @@ def describe(
     return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *chip(x.device), describable, split)
 
 
-def _run_descriptors(
-    config: Config,
-    tiles: tuple[int, int],
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    pad: Triple,
-    relu: bool,
-    out: Tensor,
-    second: Tensor | None,
-) -> None:
+def _run_descriptors(config: Config, work: Prepared) -> None:
     rest = config.block_n_rest or config.block_n
-    split = second is not None
-    x, out, second = channels_last(x), channels_last(out), channels_last(out if second is None else second)
+    x, out, second = work.clips
+    tiles = work.channel_tiles(config)
     tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
     _conv3d_descriptor_kernel[(tiles[0] * tiles_w * tiles_h * tiles_t * tiles_b,)](
         _descriptor(x, (*config.box, config.block_k)),
-        _descriptor(weight.flatten(1), (config.block_n, config.block_k)),
-        _descriptor(weight.flatten(1), (rest, config.block_k)),
-        bias,
+        _descriptor(work.weight.flatten(1), (config.block_n, config.block_k)),
+        _descriptor(work.weight.flatten(1), (rest, config.block_k)),
+        work.bias,
         _descriptor(out, (*config.box, config.block_n)),
         _descriptor(out, (*config.box, rest)),
         _descriptor(second, (*config.box, config.block_n)),
         _descriptor(second, (*config.box, rest)),
         x.shape[4],
-        weight.shape[0],
+        work.weight.shape[0],
         out.shape[4],
         count(x.shape[4], config.block_k),
         *tiles,
         tiles_w,
         tiles_h,
         tiles_t,
-        *pad,
-        *kernel,
-        relu,
-        split,
+        *work.pad,
+        *work.kernel,
+        work.relu,
+        work.second is not None,
         *config.box,
         config.block_n,
         config.block_n_rest,
@@ -200,45 +197,33 @@ def _run_descriptors(
     )
 
 
-def _run_pointers(
-    config: Config,
-    tiles: tuple[int, int],
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    pad: Triple,
-    relu: bool,
-    out: Tensor,
-    second: Tensor | None,
-) -> None:
-    split = second is not None
-    x, out, second = channels_last(x), channels_last(out), channels_last(out if second is None else second)
+def _run_pointers(config: Config, work: Prepared) -> None:
+    x, out, second = work.clips
+    tiles = work.channel_tiles(config)
     vector_x, vector_y = vector(x), min(vector(out), vector(second))
     pixels = math.prod(out.shape[:4])
     _conv3d_pointer_kernel[(count(pixels, config.block_m) * tiles[0],)](
         x,
-        weight,
-        bias,
+        work.weight,
+        work.bias,
         out,
         second,
         pixels,
         *x.shape[1:4],
         x.shape[4] // vector_x,
         *out.shape[1:4],
-        weight.shape[0] // vector_y,
+        work.weight.shape[0] // vector_y,
         out.shape[4] // vector_y,
         *(s // vector_x for s in x.stride()[:4]),
         *(s // vector_y for s in out.stride()[:4]),
         *(s // vector_y for s in second.stride()[:4]),
         count(x.shape[4], config.block_k),
         *tiles,
-        *pad,
-        *kernel,
-        *stride,
-        relu,
-        split,
+        *work.pad,
+        *work.kernel,
+        *work.stride,
+        work.relu,
+        work.second is not None,
         vector_x,
         vector_y,
         config.block_m,
