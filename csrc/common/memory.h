@@ -12,6 +12,7 @@
 namespace fasti3d {
 
 constexpr size_t kHugePage = size_t(1) << 21;
+constexpr size_t kAlignment = 64;  // a cache line, and a register of AVX-512
 
 // Asks for large pages under memory that is about to be written for the first time. A network's
 // maps are new memory in every call; faulting them in by 4 KB costs a tenth of the network's time.
@@ -49,20 +50,24 @@ class Scratch {
     }
   };
 
+  static T* aligned(void* base, size_t alignment) {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(base);
+    return reinterpret_cast<T*>((at + alignment - 1) & ~(alignment - 1));
+  }
+
   Scratch(size_t bytes, bool large) {
     if (large) {
       const size_t mapped = bytes + kHugePage;  // with room to begin on a large page
       void* const base =
           mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (base == MAP_FAILED) throw std::bad_alloc();
-      const uintptr_t first =
-          (reinterpret_cast<uintptr_t>(base) + kHugePage - 1) & ~(kHugePage - 1);
       advise_huge_pages(base, mapped);
-      memory_ = {reinterpret_cast<T*>(first), Free{base, mapped}};
+      memory_ = {aligned(base, kHugePage), Free{base, mapped}};
     } else {
-      void* const base = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+      // Not aligned_alloc: before glibc 2.38 it does not find again what was freed, and grows.
+      void* const base = std::malloc(bytes + kAlignment - 1);
       if (base == nullptr) throw std::bad_alloc();
-      memory_ = {static_cast<T*>(base), Free{base, 0}};
+      memory_ = {aligned(base, kAlignment), Free{base, 0}};
     }
   }
 

@@ -95,6 +95,6 @@ def test_many_calls_leak_nothing() -> None:
         text=True,
         check=True,
     )
-    # The allocator's own ups and downs come to 3 MB; the smallest plane of the solver, kept by every
-    # call, would come to 30 MB.
-    assert int(done.stdout) < 10 * 2**20
+    # What malloc holds free goes up and down by 10 MB, by chance, and no further in thousands of calls; the
+    # smallest plane of the solver, kept by every call, would come to 30 MB.
+    assert int(done.stdout) < 20 * 2**20
