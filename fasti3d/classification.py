@@ -28,7 +28,7 @@ from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
 from fasti3d.flow.windows import FlowWindow, with_flow
-from fasti3d.i3d import I3D
+from fasti3d.i3d import I3D, clip_for
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
@@ -355,9 +355,8 @@ def classify(
             threads.callback(stop.set)  # first of all, so that nobody waits for flow that nobody wants
         for group in batched(ahead, batch):
             for name, stream_model in models.items():
-                clips = torch.stack([_CLIPS[name](item) for item in group])
-                dtype_there = weight.dtype if clips.is_floating_point() else clips.dtype
-                rows[name].append(stream_model(clips.to(weight.device, dtype_there)).float().cpu())
+                clips = torch.stack([_CLIPS[name](item) for item in group]).to(weight.device)
+                rows[name].append(stream_model(clip_for(stream_model, clips)).float().cpu())
             for item in group:
                 spans.append(_span(item))
                 frames = item.start + len(set(item.times))

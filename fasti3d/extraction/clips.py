@@ -10,7 +10,7 @@ from torch import Tensor
 from fasti3d.extraction.settings import MAP, POOLED, Tail
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.stream import CROP
-from fasti3d.i3d import I3D
+from fasti3d.i3d import I3D, clip_for
 
 
 class View(NamedTuple):
@@ -79,6 +79,7 @@ def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
 
 def features(model: I3D, clip: Tensor, wanted: str) -> Tensor:
     """What is asked for, of each clip: (N, ...)."""
+    clip = clip_for(model, clip)
     if wanted == POOLED:
         return model.extract_features(clip).mean(dim=2)
     endpoint = "Mixed_5c" if wanted == MAP else wanted
