@@ -129,9 +129,8 @@ def test_a_replaced_stem_gets_float32() -> None:
     assert torch.equal(seen[0], scaled(x))
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_compiles_and_exports(model: I3D) -> None:
-    torch.compiler.reset()
-
     class Features(nn.Module):
         def __init__(self) -> None:
             super().__init__()
