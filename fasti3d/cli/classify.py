@@ -108,7 +108,8 @@ def classify(
 
 def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
     """The model, or an end with exit code 2 for a wrong option and 1 for weights that cannot be had."""
-    from fasti3d.classification import load_model, resolve_device, resolve_dtype
+    from fasti3d.classification import load_model
+    from fasti3d.devices import resolve_device, resolve_dtype
     from fasti3d.two_stream import check_channels
     from fasti3d.weights import WeightsError, registry
 

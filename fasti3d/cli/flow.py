@@ -163,7 +163,7 @@ def _params(preset: str) -> TVL1Params:
 
 
 def _device(name: str) -> torch.device:
-    from fasti3d.classification import resolve_device
+    from fasti3d.devices import resolve_device
 
     try:
         return resolve_device(name)

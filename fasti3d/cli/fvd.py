@@ -170,7 +170,7 @@ def fvd(
 
 
 def _check_place(device: str, dtype: str) -> None:
-    from fasti3d.classification import resolve_device, resolve_dtype
+    from fasti3d.devices import resolve_device, resolve_dtype
 
     resolve_dtype(dtype, resolve_device(device))
 

@@ -37,7 +37,7 @@ def plan(
     """
     import torch
 
-    from fasti3d.classification import resolve_device
+    from fasti3d.devices import resolve_device
     from fasti3d.plan_report import report_plan
 
     try:

@@ -46,7 +46,7 @@ def tune(
     """
     import torch
 
-    from fasti3d.classification import resolve_device
+    from fasti3d.devices import resolve_device
     from fasti3d.home import cache_dir
     from fasti3d.ops.conv3d_bn_relu.tables import gpu
     from fasti3d.tune import to_table

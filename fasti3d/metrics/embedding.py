@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasti3d import weights
-from fasti3d.classification import resolve_device, resolve_dtype
+from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.i3d import I3D
 from fasti3d.metrics.presets import Preset, prepare
 from fasti3d.reference import head_pool
