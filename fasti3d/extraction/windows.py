@@ -104,12 +104,10 @@ class WindowFeatures:
         parts = []
         for batch in batched(wanted, self._batch):
             watch.check()
+            # Before its turn: frames are copied to a GPU while it is busy with another video.
+            frames = clips.rgb_clip(batch, self._device) if stream == "rgb" else None
             with watch.turn, torch.no_grad():
-                clip = (
-                    clips.rgb_clip(batch, self._device)
-                    if stream == "rgb"
-                    else clips.flow_clip(batch, self._dtype)
-                )
+                clip = clips.flow_clip(batch, self._dtype) if frames is None else frames
                 found = clips.features(self._models[stream], clip, self._settings.features)
                 parts.append(finite(stream, found))
         values = torch.cat(parts)

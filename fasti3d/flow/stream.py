@@ -72,7 +72,7 @@ def flow_clips(clips: Tensor, preset: FlowPreset, params: TVL1Params) -> Tensor:
     """The flow network's input from clips of frames.
 
     Args:
-        clips: uint8 (N, T, H, W, 3), RGB, at least one of at least 2 frames, otherwise as for ``stream_flow``.
+        clips: uint8 (N, T, H, W, 3), RGB, at least one, of at least two frames of at least 224x224 pixels.
         preset, params: as for ``stream_flow``.
 
     Returns:
