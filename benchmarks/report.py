@@ -142,7 +142,7 @@ SECTIONS = {
     "two-stream": Section(
         "Frames to two-stream logits",
         _CLIPS | {f"% {part}": _number(f"percent_{part}", ".1f") for part in _PARTS},
-        "From uint8 frames on the device, of which the networks see 224x224, to the sum of the logits; random "
+        "From uint8 frames on the device, of which the networks see 224x224, to the summed logits; random "
         "weights. The shares are those of the parts one after the other: grey frames for TV-L1, TV-L1, its "
         "flow cropped and packed for the network, both networks. Device MB: peak beyond frames and weights.",
     ),
