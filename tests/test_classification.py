@@ -351,23 +351,6 @@ def test_logits_that_are_not_finite_are_an_error(ramp: Path) -> None:
         classify(ramp, model=Overflow())
 
 
-@pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:99", "mps", ""])
-def test_a_device_that_is_not_there_or_unknown(name: str) -> None:
-    with pytest.raises(ValueError, match="device"):
-        classification.resolve_device(name)
-
-
-def test_device_and_dtype_by_name() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert classification.resolve_device("cpu") == cpu
-    assert classification.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert classification.resolve_dtype("auto", cuda) == torch.float16
-    assert classification.resolve_dtype("auto", cpu) == torch.float32
-    assert classification.resolve_dtype("bfloat16", cpu) == torch.bfloat16
-    with pytest.raises(ValueError, match=r"dtype must be auto.*'half'"):
-        classification.resolve_dtype("half", cpu)
-
-
 def result_of(best: list[int], stride: float = 1.28) -> Classification:
     """A result whose windows of 2.56 s have these most likely classes, with probability 0.75."""
     logits = torch.full((len(best), 3), 0.125).log()

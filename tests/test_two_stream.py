@@ -204,17 +204,19 @@ def test_a_video_s_window_gives_the_clips_of_its_frames() -> None:
 def test_the_parameters_reach_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[TVL1Params, tuple[int, ...]]] = []
 
-    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
-        assert torch.equal(grey, to_grey(frames[0]))
-        seen.append((params, tuple(grey.shape)))
-        return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
+    def solve(first: Tensor, second: Tensor, *, params: TVL1Params) -> Tensor:
+        grey = to_grey(frames[0])
+        assert torch.equal(first, grey[:-1])
+        assert torch.equal(second, grey[1:])
+        seen.append((params, tuple(first.shape)))
+        return torch.zeros(len(first), 2, *first.shape[1:])
 
-    monkeypatch.setattr(stream, "tvl1_video", solve)
+    monkeypatch.setattr(stream, "tvl1", solve)
     frames = random_frames(1, 10, 224, 224, 3)
     two = TwoStreamI3D(Recording(3), Recording(2))
     two.forward_frames(frames)
     two.forward_frames(frames, params=QUICK)
-    assert seen == [(TVL1Params(), (10, 224, 224)), (QUICK, (10, 224, 224))]
+    assert seen == [(TVL1Params(), (9, 224, 224)), (QUICK, (9, 224, 224))]
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,10 @@ class WindowFeatures(StreamFeatures):
         parts = []
         for batch in batched(wanted, self._batch):
             watch.check()
+            # Before its turn: frames are copied to a GPU while it is busy with another video.
+            frames = self._clip(stream, batch) if stream == "rgb" else None
             with watch.turn, torch.no_grad():
-                clip = self._clip(stream, batch)
+                clip = self._clip(stream, batch) if frames is None else frames
                 found = clips.features(self._models[stream], clip, self._settings.features)
                 parts.append(finite(stream, found))
         values = torch.cat(parts)
