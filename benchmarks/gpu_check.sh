@@ -53,14 +53,14 @@ run_benchmarks() {
 
 # Test files by name: others need packages that the machine may lack.
 shopt -s nullglob
-tests=(tests/*_cuda.py tests/ops/*_cuda.py)
+tests=(tests/*_cuda.py tests/ops/*_cuda.py tests/metrics/*_cuda.py)
 part build 240 "$python" setup.py build_ext --inplace
 for file in "${tests[@]}"; do
   name=$(basename "$file" _cuda.py)
   part "parity-${name#test_}" 150 "$python" -m pytest -q -rf -m gpu "$file" -k "not sanitizer"
 done
 part sanitizer 200 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k sanitizer
-for suite in tvl1_gpu i3d_forward conv3d mixed_block max_pool3d_same fuse frames i3d_head; do
+for suite in tvl1_gpu two_stream fvd i3d_forward conv3d mixed_block max_pool3d_same fuse frames i3d_head; do
   run_benchmarks "$suite" 150
 done
 

@@ -37,10 +37,10 @@ class Case(NamedTuple):
         return f"{'x'.join(map(str, self.shape))} {str(self.dtype).removeprefix('torch.')} {self.device}"
 
 
-def random_reference() -> reference.I3D:
+def random_reference(in_channels: int = 3) -> reference.I3D:
     """The float32 reference with weights that keep the maps' scale: its logits depend on the clip."""
     generator = torch.Generator().manual_seed(0)
-    model = reference.I3D().eval()
+    model = reference.I3D(in_channels=in_channels).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)

@@ -85,6 +85,14 @@ class Section(NamedTuple):
 
 _PASS: Columns = {"time": _time, "ratio": _ratio("ratio"), "rate": _rate, "MB": _memory}
 _ITERATIONS: Columns = {"Gpixel-iterations/s": _number("gpixel_iterations_per_s", ".2f")}
+_CLIPS: Columns = {
+    "time": _time,
+    "clips/s": _number("clips_per_s", ".4g"),
+    "ratio": _ratio("ratio"),
+    "rate": _rate,
+    "device MB": _number("device_mb", ".0f"),
+}
+_PARTS = ("grey", "TV-L1", "crop and pack", "RGB network", "flow network")
 _PAIRS: Columns = {"pairs": _number("pairs", "d"), "pairs/s": _number("pairs_per_s", ".4g")}
 
 # By how the groups of their benchmarks begin.
@@ -124,6 +132,19 @@ SECTIONS = {
         {"time": _time, "ratio": _ratio("ratio"), "rate": _rate, "MB": _number("peak_mb", ".0f")},
         "From 8-bit clips to the score. MB: peak memory beyond the weights, of 32 clips a side, which "
         "fasti3d gets in batches of 16 and the others at once.",
+    ),
+    "embedding": Section(
+        "Fréchet Video Distance: clips a second",
+        _CLIPS,
+        "One side, from 8-bit clips on the device to the mean and covariance of their features on the host, "
+        "random weights. Device MB: peak beyond the clips and the weights.",
+    ),
+    "two-stream": Section(
+        "Frames to two-stream logits",
+        _CLIPS | {f"% {part}": _number(f"percent_{part}", ".1f") for part in _PARTS},
+        "From uint8 frames on the device, of which the networks see 224x224, to the summed logits; random "
+        "weights. The shares are those of the parts one after the other: grey frames for TV-L1, TV-L1, its "
+        "flow cropped and packed for the network, both networks. Device MB: peak beyond frames and weights.",
     ),
     "TV-L1 clip": Section(
         "TV-L1 on the CPU",

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d import network, video, weights
+from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
 from fasti3d.flow.windows import FlowWindow, with_flow
-from fasti3d.i3d import I3D
+from fasti3d.i3d import I3D, clip_for
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
@@ -36,7 +37,6 @@ from fasti3d.two_stream import TwoStreamI3D, check_channels
 Streams = Literal["rgb", "flow", "both"]
 
 DEFAULT_WEIGHTS = "kinetics400-rgb"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Windows in one forward pass. A GPU needs several to be busy; a CPU is busy with one, and a second
 # would only cost memory.
@@ -165,43 +165,6 @@ class Classification:
         probabilities = logits.softmax(dim=0)
         order = logits.argsort(descending=True)[:k].tolist()
         return tuple(Score(self.labels[i], i, probabilities[i].item(), logits[i].item()) for i in order)
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` (a GPU if torch finds one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N`` as a device.
-
-    Raises:
-        ValueError: any other name, or a GPU that torch does not find.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in BATCH or (device.type == "cpu" and device.index):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r} is not there: torch finds {torch.cuda.device_count()} GPUs; "
-            "use cpu, or see `fasti3d doctor`"
-        )
-    return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` (float16 on a GPU, float32 on a CPU), ``float32``, ``bfloat16`` or ``float16`` as a dtype.
-
-    Raises:
-        ValueError: any other name.
-    """
-    # On a CPU bfloat16 is faster where there are instructions for it, but moves probabilities by up to
-    # 0.03 and swaps close classes, which nobody should get without asking.
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
 
 
 def load_model(
@@ -355,9 +318,8 @@ def classify(
             threads.callback(stop.set)  # first of all, so that nobody waits for flow that nobody wants
         for group in batched(ahead, batch):
             for name, stream_model in models.items():
-                clips = torch.stack([_CLIPS[name](item) for item in group])
-                dtype_there = weight.dtype if clips.is_floating_point() else clips.dtype
-                rows[name].append(stream_model(clips.to(weight.device, dtype_there)).float().cpu())
+                clips = torch.stack([_CLIPS[name](item) for item in group]).to(weight.device)
+                rows[name].append(stream_model(clip_for(stream_model, clips)).float().cpu())
             for item in group:
                 spans.append(_span(item))
                 frames = item.start + len(set(item.times))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d import network, reference
-from fasti3d.eligibility import describe, needs_ordinary_path
+from fasti3d.eligibility import describe, is_watched, needs_ordinary_path
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import takes_gradients, takes_operators
@@ -20,6 +20,8 @@ from fasti3d.reference import check_endpoints
 from fasti3d.traced import fused_endpoints
 
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# The methods that clips are given to.
+_ENTRANCES = ("forward", "forward_endpoints", "extract_features")
 _build_lock = threading.Lock()
 
 
@@ -156,3 +158,14 @@ class I3D(reference.I3D):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the plan behind: it is derived, large and quick to make."""
         return self.__dict__ | {"_plan": None}
+
+
+def clip_for(model: I3D, x: Tensor) -> Tensor:
+    """A clip as ``model`` takes it: in the dtype of its weights, or as bytes, which I3D itself scales.
+
+    A subclass's own methods and hooks get no bytes: values in [-1, 1] are all they need to know.
+    """
+    own = all(getattr(type(model), name) is getattr(I3D, name) for name in _ENTRANCES)
+    if own and x.dtype == torch.uint8 and not is_watched(model):
+        return x
+    return as_floats(x, next(model.parameters()).dtype)

@@ -7,10 +7,9 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, centre, check_preset, stream_flow
-from fasti3d.i3d import I3D
+from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, centre, check_preset, flow_clips
+from fasti3d.i3d import I3D, clip_for
 
 CHANNELS = {"rgb": 3, "flow": 2}
 
@@ -118,8 +117,8 @@ class TwoStreamI3D(nn.Module):
             )
         rows, columns = centre(*frames.shape[2:4])
         rgb_clip = frames[:, :, rows, columns].permute(0, 4, 1, 2, 3)
-        flow_clip = torch.stack([to_flow_clip(stream_flow(clip, preset, params)) for clip in frames])
-        return self(rgb_clip, flow_clip.to(next(self.flow.parameters()).dtype))
+        flow_clip = flow_clips(frames, preset, params)
+        return self(clip_for(self.rgb, rgb_clip), clip_for(self.flow, flow_clip))
 
     def _check_classes(self) -> None:
         rgb, flow = self.rgb, self.flow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def kinetics_weights() -> Path:
 def model() -> I3D:
     """One RGB network that no test changes."""
     return make_i3d()
+
+
+@pytest.fixture
+def no_graphs() -> Iterator[None]:
+    """For a test that compiles: torch keeps no graphs of others, and none of its own for others."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
 
 @pytest.fixture

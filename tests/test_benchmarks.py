@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import conftest as measuring
-from benchmarks import flow_data, flow_memory, flow_peers, flow_work, memory, peers, report
+from benchmarks import flow_data, flow_memory, flow_peers, flow_work, memory, peers, report, two_stream_work
 from fasti3d import extension, network, reference
 from fasti3d.flow import PRESETS, TVL1Params, average_endpoint_error, tvl1, write_flo
 from fasti3d.layers import Layer, layers, network_flop
@@ -82,6 +83,38 @@ def test_report_holds_every_number(record: dict[str, Any]) -> None:
     assert "## Mixed blocks on a GPU" in text
     assert "| a block | fasti3d | 1 ms |" in text
     assert "takes 2.50 s: 125 ms (100 ms to 250 ms) more than" in text
+
+
+def test_report_shows_the_parts_of_a_two_stream_pass(record: dict[str, Any]) -> None:
+    parts = {f"percent_{part}": 10.0 + i for i, part in enumerate(report._PARTS)}
+    case = "1x16x256x340 float32 cpu"
+    record["benchmarks"] += [
+        _row(f"two-stream {case}", 0.25, candidate="fasti3d", case=case, clips_per_s=4.0, **parts),
+        _row("embedding x", 0.5, candidate="fasti3d", case="4 clips", clips_per_s=8.0, device_mb=1234.4),
+    ]
+    text = report.report(record)
+    assert "| time | clips/s | % grey | % TV-L1 | % crop and pack | % RGB network | % flow network |" in text
+    assert f"| {case} | fasti3d | 250 ms | 4 | 10.0 | 11.0 | 12.0 | 13.0 | 14.0 |" in text
+    assert "| 4 clips | fasti3d | 500 ms | 8 | 1234 |" in text
+
+
+def test_parts_of_a_two_stream_pass_add_up_to_the_clock() -> None:
+    start = time.perf_counter()
+    watch = two_stream_work.Stopwatch(torch.device("cpu"))
+    for name, seconds in (("long", 0.05), ("short", 0.0)):
+        time.sleep(seconds)
+        watch.mark(name)
+    parts = watch.seconds()
+    assert list(parts) == ["long", "short"]
+    assert parts["long"] >= 0.05
+    assert sum(parts.values()) <= time.perf_counter() - start
+
+
+def test_made_clips_differ() -> None:
+    clips = two_stream_work.made_clips(8, 3, 20, 30)
+    assert (clips.shape, clips.dtype) == ((8, 3, 20, 30, 3), torch.uint8)
+    assert len({clip.numpy().tobytes() for clip in clips}) == 8
+    assert clips[0].float().mean(dim=(0, 1, 2)).diff().lt(-5).all()  # red before green before blue
 
 
 def test_report_leaves_out_empty_columns_and_sections(record: dict[str, Any]) -> None:

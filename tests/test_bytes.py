@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from fasti3d import I3D, inputs, network
 from fasti3d.compat import hassony2
 from fasti3d.compat.pytorch_i3d import InceptionI3d
+from fasti3d.i3d import clip_for
 from fasti3d.video import to_clip
 
 TRUNK = tuple(network.TRUNK)
@@ -128,9 +129,8 @@ def test_a_replaced_stem_gets_float32() -> None:
     assert torch.equal(seen[0], scaled(x))
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_compiles_and_exports(model: I3D) -> None:
-    torch.compiler.reset()
-
     class Features(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -161,6 +161,37 @@ def test_ports_take_them_too(port: type[I3D]) -> None:
     model, x = port().eval(), random_bytes(*SMALL)
     with torch.no_grad():
         assert torch.equal(model.forward_features(x), model.forward_features(scaled(x)))
+
+
+@pytest.mark.parametrize("method", ["forward", "forward_endpoints", "extract_features"])
+def test_a_subclass_s_own_methods_are_given_floats(method: str) -> None:
+    x = random_bytes(*SMALL)
+    own = type("Own", (I3D,), {method: lambda self, x, *names: x})
+    for dtype in (torch.float32, torch.bfloat16):
+        clip = clip_for(own(2).to(dtype), x)
+        assert clip.dtype == dtype
+        assert torch.equal(clip, scaled(x).to(dtype))
+    assert clip_for(own(2).half(), scaled(x)).dtype == torch.float16
+
+
+def test_what_watches_a_network_is_given_floats() -> None:
+    x = random_bytes(*SMALL)
+    model = make_i3d()
+    hook = model.register_forward_pre_hook(lambda model, inputs: None)
+    assert torch.equal(clip_for(model, x), scaled(x))
+    hook.remove()
+    assert clip_for(model, x) is x
+    model.forward = lambda x: x
+    assert torch.equal(clip_for(model, x), scaled(x))
+
+
+def test_a_subclass_that_only_adds_to_the_network_is_given_bytes() -> None:
+    class Named(I3D):
+        def classes(self) -> int:
+            return self.num_classes
+
+    x = random_bytes(*SMALL)
+    assert clip_for(Named(2), x) is x
 
 
 def test_the_gpu_kernel_s_arithmetic_is_the_same_in_half_precision() -> None:

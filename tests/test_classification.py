@@ -21,7 +21,6 @@ from fasti3d import classification, overlap, video, weights
 from fasti3d.classification import Classification, Span, classify
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
-from fasti3d.inputs import as_floats
 
 
 class Brightness(fasti3d.I3D):
@@ -33,8 +32,8 @@ class Brightness(fasti3d.I3D):
         self.batches: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        assert x.is_floating_point()
         self.batches.append(len(x))
-        x = as_floats(x, torch.float32) if x.dtype == torch.uint8 else x
         ones = self.dropout(torch.ones(len(x), 64))
         return torch.stack([x.mean(dim=(1, 2, 3, 4)), ones.mean(dim=1)], dim=1)
 
@@ -93,6 +92,18 @@ def test_the_whole_video_is_the_softmax_of_the_mean_logits(ramp: Path, model: Br
     assert [score.label for score in result.window_top(0, 1)] == ["dropped"]
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         result.top(0)
+
+
+def test_the_network_itself_is_given_bytes(ramp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def recorded(self: fasti3d.I3D, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        seen.append(x.dtype)
+        return {name: torch.zeros(len(x), 2) for name in names}
+
+    monkeypatch.setattr(fasti3d.I3D, "forward_endpoints", recorded)
+    classify(ramp, model=fasti3d.I3D(2), batch=8)
+    assert seen == [torch.uint8]
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(None, [1, 1, 1]), (2, [2, 1]), (8, [3])])
@@ -338,23 +349,6 @@ def test_logits_that_are_not_finite_are_an_error(ramp: Path) -> None:
 
     with pytest.raises(FloatingPointError, match="float32"):
         classify(ramp, model=Overflow())
-
-
-@pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:99", "mps", ""])
-def test_a_device_that_is_not_there_or_unknown(name: str) -> None:
-    with pytest.raises(ValueError, match="device"):
-        classification.resolve_device(name)
-
-
-def test_device_and_dtype_by_name() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert classification.resolve_device("cpu") == cpu
-    assert classification.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert classification.resolve_dtype("auto", cuda) == torch.float16
-    assert classification.resolve_dtype("auto", cpu) == torch.float32
-    assert classification.resolve_dtype("bfloat16", cpu) == torch.bfloat16
-    with pytest.raises(ValueError, match=r"dtype must be auto.*'half'"):
-        classification.resolve_dtype("half", cpu)
 
 
 def result_of(best: list[int], stride: float = 1.28) -> Classification:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fasti3d import video
 from fasti3d.flow import stream, windows
-from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_grey
+from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.solve import tvl1, tvl1_video
 from fasti3d.flow.stream import stream_flow
@@ -132,6 +132,22 @@ def test_one_frame_has_no_flow_and_still_frames_have_the_still_flow(preset: stre
     none = stream_flow(frame, preset, QUICK)
     assert (none.shape, none.dtype) == ((0, 2, 224, 224), still.dtype)
     assert torch.equal(stream_flow(frame.repeat(2, 1, 1, 1), preset, TVL1Params()), still)
+
+
+def test_clips_are_solved_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = torch.stack([random_frames(4, seed=seed) for seed in range(3)])
+    expected = [to_flow_clip(stream_flow(clip, "readme", QUICK)) for clip in clips]
+    solved: list[int] = []
+
+    def solve(first: Tensor, second: Tensor, *, params: TVL1Params) -> Tensor:
+        solved.append(len(first))
+        return tvl1(first, second, params=params)
+
+    monkeypatch.setattr(stream, "tvl1", solve)
+    monkeypatch.setattr(stream, "_PAIRS_AT_ONCE", 7)
+    found = stream.flow_clips(clips, "readme", QUICK)
+    assert torch.equal(found, torch.stack(expected))
+    assert solved == [6, 3]
 
 
 def test_small_frames_and_other_presets_are_refused() -> None:

@@ -507,6 +507,7 @@ def test_inference_mode() -> None:
     assert x.grad is not None
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_compile_and_export() -> None:
     network = randomise(r3d((16, 24), 10))
     fused = fasti3d.fuse(network)
@@ -525,7 +526,6 @@ def test_compile_and_export() -> None:
     for module in (compiled, exported.module()):
         assert torch.equal(run(module, x), run(fused, x))
     assert not torch.equal(run(fused, x), expected)
-    torch.compiler.reset()
 
 
 def test_threads_share_a_fused_network(network: nn.Module) -> None:

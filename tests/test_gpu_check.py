@@ -13,8 +13,23 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
-FILES = [file for folder in ("tests", "tests/ops") for file in sorted((ROOT / folder).glob("*_cuda.py"))]
-SUITES = ["tvl1_gpu", "i3d_forward", "conv3d", "mixed_block", "max_pool3d_same", "fuse", "frames", "i3d_head"]
+FILES = [
+    file
+    for folder in ("tests", "tests/ops", "tests/metrics")
+    for file in sorted((ROOT / folder).glob("*_cuda.py"))
+]
+SUITES = [
+    "tvl1_gpu",
+    "two_stream",
+    "fvd",
+    "i3d_forward",
+    "conv3d",
+    "mixed_block",
+    "max_pool3d_same",
+    "fuse",
+    "frames",
+    "i3d_head",
+]
 # What the package and its tests use elsewhere, as a module that Python imports when it starts.
 WITHOUT = """
 import sys

@@ -89,6 +89,19 @@ print(json.dumps(sorted(loaded.intersection({HEAVY!r}))))
     assert printed(code, CUDA_VISIBLE_DEVICES="") == []
 
 
+def test_metrics_and_streams_in_memory_need_no_decoder_and_no_file_formats() -> None:
+    code = f"""
+import json, sys
+import torch
+already = set(sys.modules)
+import fasti3d
+fasti3d.FrechetVideoDistance, fasti3d.TwoStreamI3D, fasti3d.TVL1Params
+loaded = {{name.partition(".")[0] for name in set(sys.modules) - already}}
+print(json.dumps(sorted(loaded.intersection({HEAVY!r}))))
+"""
+    assert printed(code) == []
+
+
 def test_lazy_names_load_their_modules() -> None:
     code = """
 import json, sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,7 @@ from fasti3d.plan import Plan
 FEATURES = "Mixed_5c"
 OPERATOR = torch.ops.fasti3d.i3d.default
 
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 
 @pytest.fixture

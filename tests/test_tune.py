@@ -183,7 +183,7 @@ def test_the_table_keeps_what_was_measured_before_with_the_same_releases(tmp_pat
 @pytest.fixture
 def verb(h200: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verb, with a GPU and a measure."""
-    monkeypatch.setattr("fasti3d.classification.resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("fasti3d.devices.resolve_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(tune, "Meter", lambda device: second_is_best)
     whole = tune.tune
     monkeypatch.setattr(tune, "tune", lambda shapes, dtype, device, progress: whole(shapes, dtype, CPU))

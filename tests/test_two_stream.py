@@ -15,8 +15,9 @@ from fasti3d.flow.encoding import to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import stream_flow
 from fasti3d.flow.windows import with_flow
+from fasti3d.inputs import as_floats
 from fasti3d.two_stream import TwoStreamI3D
-from fasti3d.video import Window
+from fasti3d.video import Window, to_clip
 
 QUICK = TVL1Params(nscales=1, warps=1, inner_iterations=3, outer_iterations=1)
 
@@ -151,7 +152,7 @@ def test_frames_give_the_logits_of_their_clips(preset: stream.FlowPreset) -> Non
     two = TwoStreamI3D(Recording(3), Recording(2))
     logits = two.forward_frames(frames, preset=preset, params=QUICK)
     (rgb,), (flow,) = clips(two)
-    assert torch.equal(rgb, frames[:, :, 1:225, 3:227].permute(0, 4, 1, 2, 3))
+    assert torch.equal(rgb, as_floats(frames[:, :, 1:225, 3:227].permute(0, 4, 1, 2, 3), torch.float32))
     flows = [to_flow_clip(stream_flow(clip, preset, QUICK)) for clip in frames]
     assert torch.equal(flow, torch.stack(flows))
     assert (rgb.shape, flow.shape) == ((2, 3, 10, 224, 224), (2, 2, 9, 224, 224))
@@ -186,7 +187,7 @@ def test_frames_go_to_the_networks_in_their_dtype() -> None:
     two = TwoStreamI3D(Recording(3).bfloat16(), Recording(2).half())
     two.forward_frames(random_frames(1, 10, 224, 224, 3), params=QUICK)
     (rgb,), (flow,) = clips(two)
-    assert (rgb.dtype, flow.dtype) == (torch.uint8, torch.float16)
+    assert (rgb.dtype, flow.dtype) == (torch.bfloat16, torch.float16)
 
 
 def test_a_video_s_window_gives_the_clips_of_its_frames() -> None:
@@ -196,24 +197,26 @@ def test_a_video_s_window_gives_the_clips_of_its_frames() -> None:
     (rgb,), (flow,) = clips(two)
     times = tuple(i / 25 for i in range(10))
     (window,) = with_flow(iter([Window(0, 0, frames, times)]), "readme", QUICK, torch.device("cpu"))
-    assert torch.equal(window.frames.permute(3, 0, 1, 2), rgb[0])
+    assert torch.equal(to_clip(window.frames), rgb[0])
     assert torch.equal(to_flow_clip(window.flow), flow[0])
 
 
 def test_the_parameters_reach_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[TVL1Params, tuple[int, ...]]] = []
 
-    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
-        assert torch.equal(grey, to_grey(frames[0]))
-        seen.append((params, tuple(grey.shape)))
-        return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
+    def solve(first: Tensor, second: Tensor, *, params: TVL1Params) -> Tensor:
+        grey = to_grey(frames[0])
+        assert torch.equal(first, grey[:-1])
+        assert torch.equal(second, grey[1:])
+        seen.append((params, tuple(first.shape)))
+        return torch.zeros(len(first), 2, *first.shape[1:])
 
-    monkeypatch.setattr(stream, "tvl1_video", solve)
+    monkeypatch.setattr(stream, "tvl1", solve)
     frames = random_frames(1, 10, 224, 224, 3)
     two = TwoStreamI3D(Recording(3), Recording(2))
     two.forward_frames(frames)
     two.forward_frames(frames, params=QUICK)
-    assert seen == [(TVL1Params(), (10, 224, 224)), (QUICK, (10, 224, 224))]
+    assert seen == [(TVL1Params(), (9, 224, 224)), (QUICK, (9, 224, 224))]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.options import at_least, expected_frames, to_rate
-from fasti3d.cli.weights import fetch
+from fasti3d.cli.options import (
+    Device,
+    Dtype,
+    FlowPreset,
+    FlowWeights,
+    Rate,
+    TVL1Preset,
+    Videos,
+    Weights,
+    at_least,
+    blaming,
+    expected_frames,
+    to_device,
+    to_dtype,
+    to_rate,
+    to_tvl1,
+)
+from fasti3d.cli.weights import find
 
 if TYPE_CHECKING:
     from fasti3d.classification import Classification
@@ -22,23 +38,14 @@ if TYPE_CHECKING:
 
 
 def classify(
-    videos: Annotated[
-        list[Path],
-        typer.Argument(metavar="VIDEO", help="Video files, or folders of images.", show_default=False),
-    ],
-    weights: Annotated[
-        str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
-    ] = "kinetics400-rgb",
+    videos: Videos,
+    weights: Weights = "kinetics400-rgb",
     streams: Annotated[
         str, typer.Option(help="rgb, flow, or both, whose logits are summed; flow needs --flow-weights.")
     ] = "rgb",
-    flow_weights: Annotated[
-        str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
-    ] = None,
-    flow_preset: Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")] = "readme",
-    tvl1_preset: Annotated[
-        str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")
-    ] = "i3d",
+    flow_weights: FlowWeights = None,
+    flow_preset: FlowPreset = "readme",
+    tvl1_preset: TVL1Preset = "i3d",
     window: Annotated[
         int, typer.Option(help="Frames in a window, at least 9, with flow 10.", callback=at_least(9))
     ] = 64,
@@ -46,14 +53,9 @@ def classify(
         int, typer.Option(help="Frames from one window to the next.", callback=at_least(1))
     ] = 32,
     top: Annotated[int, typer.Option(help="Classes to print.", callback=at_least(1))] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="auto, float32, bfloat16 or float16; auto is float16 on a GPU, float32 on a CPU."),
-    ] = "auto",
-    fps: Annotated[
-        str, typer.Option(help="Frames a second to sample, or `native` for all there are.")
-    ] = "25",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    fps: Rate = "25",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a video, one a line, and nothing else.")
     ] = False,
@@ -108,30 +110,19 @@ def classify(
 
 def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
     """The model, or an end with exit code 2 for a wrong option and 1 for weights that cannot be had."""
-    from fasti3d.classification import load_model, resolve_device, resolve_dtype
+    from fasti3d.classification import load_model
     from fasti3d.two_stream import check_channels
-    from fasti3d.weights import WeightsError, registry
+    from fasti3d.weights import WeightsError
 
     option = {"rgb": "--weights", "flow": "--flow-weights"}[stream]
-    try:
-        resolve_dtype(dtype, resolve_device(device))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    source = Path(weights).expanduser()
-    if weights in registry():
-        source = fetch(weights)
-    elif not source.exists():
-        raise typer.BadParameter(
-            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
-            param_hint=option,
-        )
+    to_dtype(dtype, to_device(device))
+    source = find(weights, option)
     try:
         model = load_model(source, device=device, dtype=dtype)
-        check_channels(weights, stream, model)
     except WeightsError as error:
         output.fail(error)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
+    with blaming(option):
+        check_channels(weights, stream, model)
     return model
 
 
@@ -140,18 +131,13 @@ def _flow_options(
 ) -> dict[str, Any]:
     """The library's arguments for the flow stream, checked before any work; the model is still to come."""
     from fasti3d.classification import check_streams
-    from fasti3d.flow.params import TVL1Params
     from fasti3d.flow.stream import MIN_FLOW_FRAMES, check_preset
 
-    option = "--streams"
-    try:
+    with blaming("--streams"):
         check_streams(streams, flow_weights, "--flow-weights")
-        option = "--flow-preset"
+    with blaming("--flow-preset"):
         check_preset(flow_preset)
-        option = "--tvl1-preset"
-        params = TVL1Params.preset(tvl1_preset)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
+    params = to_tvl1(tvl1_preset)
     if streams != "rgb" and window < MIN_FLOW_FRAMES:
         raise typer.BadParameter(
             f"must be at least {MIN_FLOW_FRAMES} with flow, got {window}", param_hint="--window"
@@ -163,10 +149,8 @@ def _check_together(model: I3D | str, flow_model: I3D) -> None:
     from fasti3d.classification import check_models
 
     if not isinstance(model, str):
-        try:
+        with blaming("--flow-weights"):
             check_models({"rgb": model, "flow": flow_model})
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--flow-weights") from None
 
 
 def run(
@@ -267,7 +251,5 @@ def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
             "(timeline-{stem}.png), and give videos of different names",
             param_hint="--timeline",
         )
-    try:
+    with blaming("--timeline"):
         return [check_target(target) for target in targets]
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error), param_hint="--timeline") from None

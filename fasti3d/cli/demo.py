@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model, print_table, run
+from fasti3d.cli.options import Device, Dtype, blaming
 
 _OUT = Path("demo/timeline.png")
 
@@ -20,8 +21,8 @@ def demo(
         Path | None, typer.Argument(help="A video of yours instead of the sample clip.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = _OUT,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Fetch weights and a sample clip, say what people do in it and when, and draw it.
 
@@ -31,12 +32,10 @@ def demo(
     from fasti3d.timeline import check_target, draw_timeline, format_time
     from fasti3d.weights import WeightsError
 
-    try:
+    with blaming("--out"):
         if out == _OUT:
             out.parent.mkdir(exist_ok=True)
         check_target(out)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error), param_hint="--out") from None
     model = open_model("kinetics400-rgb", device, dtype)
     try:
         with output.progress_bar("fetching the sample clip") as advance:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
+from fasti3d.cli.options import Json
 
 if TYPE_CHECKING:
     from fasti3d.doctor import Diagnosis
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what this machine will run and why: versions, the extension, paths, known problems, weights.
 

@@ -17,7 +17,18 @@ from typer.core import TyperCommand
 
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model
-from fasti3d.cli.options import at_least, to_rate
+from fasti3d.cli.options import (
+    Device,
+    Dtype,
+    FlowPreset,
+    FlowWeights,
+    Rate,
+    TVL1Preset,
+    Weights,
+    at_least,
+    to_rate,
+    to_tvl1,
+)
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction
@@ -52,15 +63,11 @@ def extract(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder for all outputs.")],
-    weights: Annotated[
-        str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
-    ] = "kinetics400-rgb",
+    weights: Weights = "kinetics400-rgb",
     streams: Annotated[
         str, typer.Option(help="rgb, flow, or both, each by itself; flow needs --flow-weights.")
     ] = "rgb",
-    flow_weights: Annotated[
-        str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
-    ] = None,
+    flow_weights: FlowWeights = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -81,15 +88,13 @@ def extract(
         typer.Option(
             help="Frames in a window, at least 9, with flow 10; 64 without it. Like --step and --tail, not "
             "for --mode dense.",
-            callback=lambda stack: None if stack is None else at_least(9)(stack),
+            callback=at_least(9),
         ),
     ] = None,
     step: Annotated[
         int | None, typer.Option(help="Frames from one window to the next; as --stack without it.")
     ] = None,
-    fps: Annotated[
-        str, typer.Option(help="Frames a second to sample, or `native` for all there are.")
-    ] = "25",
+    fps: Rate = "25",
     crops: Annotated[
         int, typer.Option(help="1: the centre; 5: the corners and the centre; 10: those and mirrored.")
     ] = 1,
@@ -110,17 +115,15 @@ def extract(
     layout: Annotated[
         str, typer.Option(help="default, or video_features: files as v-iashin/video_features writes them.")
     ] = "default",
-    flow_preset: Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")] = "readme",
-    tvl1_preset: Annotated[
-        str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")
-    ] = "i3d",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="auto, float32, bfloat16 or float16; auto is float16 on a GPU, float32 on a CPU."),
-    ] = "auto",
+    flow_preset: FlowPreset = "readme",
+    tvl1_preset: TVL1Preset = "i3d",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Videos in work at once; without it 2 on a CPU, up to 8 with a GPU.")
+        int | None,
+        typer.Option(
+            help="Videos in work at once; without it 2 on a CPU, up to 8 with a GPU.", callback=at_least(1)
+        ),
     ] = None,
     shard: Annotated[
         str | None,
@@ -174,9 +177,9 @@ def extract(
         "layout": layout,
         "flow_preset": flow_preset,
     }
-    params = _params(tvl1_preset)
+    params = to_tvl1(tvl1_preset)
     part = _part(shard)
-    _check(asked, params, streams, flow_weights, workers, sources)
+    _check(asked, params, streams, flow_weights, sources)
     models: dict[str, Any] = {}
     if ray is not None:  # the devices are those of the cluster, which only shows what they are
         models = {"model": weights, "flow_model": flow_weights, "device": device, "dtype": dtype, "ray": ray}
@@ -224,7 +227,6 @@ def _check(
     params: TVL1Params,
     streams: str,
     flow_weights: str | None,
-    workers: int | None,
     sources: list[Path],
 ) -> None:
     """Ends with exit code 2 for what can be seen to be wrong before weights are fetched."""
@@ -236,20 +238,9 @@ def _check(
         settle(**asked, tvl1=params)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if workers is not None and workers < 1:
-        raise typer.BadParameter(f"must be at least 1, got {workers}", param_hint="--workers")
     for path in sources:
         if not path.exists():
             raise typer.BadParameter(f"{path} is not there", param_hint="VIDEO|DIR|LIST.txt")
-
-
-def _params(preset: str) -> TVL1Params:
-    from fasti3d.flow import TVL1Params
-
-    try:
-        return TVL1Params.preset(preset)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--tvl1-preset") from None
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:

@@ -13,20 +13,23 @@ import typer
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.options import expected_frames, to_rate
+from fasti3d.cli.options import (
+    Device,
+    Rate,
+    TVL1Preset,
+    Videos,
+    expected_frames,
+    to_device,
+    to_rate,
+    to_tvl1,
+)
 
 if TYPE_CHECKING:
-    import torch
-
-    from fasti3d.flow import TVL1Params
     from fasti3d.flow.export import Exported, Kind, Options, Output
 
 
 def flow(
-    videos: Annotated[
-        list[Path],
-        typer.Argument(metavar="VIDEO", help="Video files, or folders of images.", show_default=False),
-    ],
+    videos: Videos,
     out: Annotated[
         Path,
         typer.Option(
@@ -38,9 +41,7 @@ def flow(
             show_default=False,
         ),
     ],
-    preset: Annotated[
-        str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")
-    ] = "i3d",
+    preset: TVL1Preset = "i3d",
     file_format: Annotated[
         str, typer.Option("--format", help="Files of a folder: flo (Middlebury's) or kitti (16-bit .png).")
     ] = "flo",
@@ -50,13 +51,11 @@ def flow(
     max_magnitude: Annotated[
         float, typer.Option(help="Motion in pixels that has the full colour; pictures and colour video.")
     ] = 20.0,
-    fps: Annotated[
-        str, typer.Option(help="Frames a second to sample, or `native` for all there are.")
-    ] = "25",
+    fps: Rate = "25",
     resize: Annotated[
         str, typer.Option(help="The short side to scale frames to, in pixels, or `none`.")
     ] = "256",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what other settings, or another video, made there.")
     ] = False,
@@ -71,7 +70,8 @@ def flow(
 
     if not 0 < max_magnitude < float("inf"):
         raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
-    options = Options(_params(preset), to_rate(fps), _side(resize), _device(device), max_magnitude)
+    params = to_tvl1(preset, "--preset")
+    options = Options(params, to_rate(fps), _side(resize), to_device(device), max_magnitude)
     kind = _kind(out, file_format, viz)
     jobs: list[tuple[Path, Output | VideoError]] = []
     for video, target in zip(videos, _targets(out, kind, videos), strict=True):
@@ -151,24 +151,6 @@ def _video_warnings() -> Iterator[None]:
                 output.complain("warning", item.message)
             else:
                 warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-
-
-def _params(preset: str) -> TVL1Params:
-    from fasti3d.flow import TVL1Params
-
-    try:
-        return TVL1Params.preset(preset)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--preset") from None
-
-
-def _device(name: str) -> torch.device:
-    from fasti3d.classification import resolve_device
-
-    try:
-        return resolve_device(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from None
 
 
 def _side(text: str) -> int | None:

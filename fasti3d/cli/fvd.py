@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.options import at_least, to_rate
-from fasti3d.cli.weights import fetch
+from fasti3d.cli.options import Device, Weights, at_least, blaming, to_device, to_dtype, to_rate
+from fasti3d.cli.weights import find
 
 if TYPE_CHECKING:
     from fasti3d.metrics import FVDResult
@@ -29,14 +29,13 @@ def fvd(
     preset: Annotated[
         str, typer.Option(help="Whose variant: tf (the original), stylegan-v, videogpt or cd-fvd.")
     ] = "tf",
-    weights: Annotated[
-        str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")
-    ] = "kinetics400-rgb",
+    weights: Weights = "kinetics400-rgb",
     clips: Annotated[
         int | None,
         typer.Option(
             help="Clips on each side, at least 2; without it, one of each video and all of an array.",
             show_default=False,
+            callback=at_least(2),
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of clips.")] = 0,
@@ -76,13 +75,17 @@ def fvd(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the receipt, one JSON object, and nothing else.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str, typer.Option(help="float32, in which scores are published, bfloat16 or float16.")
     ] = "float32",
     batch: Annotated[
         int | None,
-        typer.Option(help="Clips in one forward pass; the default fits the device.", show_default=False),
+        typer.Option(
+            help="Clips in one forward pass; the default fits the device.",
+            show_default=False,
+            callback=at_least(1),
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail at a damaged or short video instead of leaving it out.")
@@ -100,7 +103,7 @@ def fvd(
     from fasti3d.metrics.saved import check_target as check_statistics
     from fasti3d.timeline import check_target as check_picture
     from fasti3d.video import VideoError
-    from fasti3d.weights import WeightsError, registry
+    from fasti3d.weights import WeightsError
 
     rate, limits = to_rate(fps), _limits(value_range)
     for option, check in {
@@ -108,25 +111,15 @@ def fvd(
         "--preset": lambda: find_preset(preset),
         "--layout": lambda: ClipFormat(layout, None),
         "--range": lambda: ClipFormat("NTHWC", limits),
-        "--clips": lambda: clips is None or at_least(2)(clips),
-        "--bootstrap": lambda: bootstrap == 0 or at_least(2)(bootstrap),
-        "--batch": lambda: batch is None or at_least(1)(batch),
-        "--device": lambda: _check_place(device, dtype),
         "--save-stats": lambda: save_stats is None or check_statistics(save_stats),
         "--plot": lambda: plot is None or check_picture(plot),
     }.items():
-        try:
+        with blaming(option):
             check()
-        except typer.BadParameter as error:
-            raise typer.BadParameter(error.message, param_hint=option) from None
-        except (ValueError, OSError) as error:
-            raise typer.BadParameter(str(error), param_hint=option) from None
-    if weights not in registry() and not Path(weights).expanduser().exists():
-        raise typer.BadParameter(
-            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
-            param_hint="--weights",
-        )
-    source = fetch(weights) if weights in registry() else Path(weights).expanduser()
+    if bootstrap < 0 or bootstrap == 1:
+        raise typer.BadParameter(f"must be at least 2, or 0, got {bootstrap}", param_hint="--bootstrap")
+    to_dtype(dtype, to_device(device))
+    source = find(weights)
     try:
         with warnings.catch_warnings(), output.progress_bar("clips") as advance:
             # They are in the receipt, and are printed from there.
@@ -167,12 +160,6 @@ def fvd(
             output.fail(f"{plot}: {error}")
         except OSError as error:
             output.fail(f"{plot}: {error.strerror or error}")
-
-
-def _check_place(device: str, dtype: str) -> None:
-    from fasti3d.classification import resolve_device, resolve_dtype
-
-    resolve_dtype(dtype, resolve_device(device))
 
 
 def _limits(text: str | None) -> tuple[float, float] | None:

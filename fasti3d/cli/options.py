@@ -1,19 +1,53 @@
-"""What the options of several verbs have in common."""
+"""What several verbs have in common: options of one meaning, and what their values stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    import torch
 
-def at_least(least: int) -> Callable[[int], int]:
-    """A check of an option that names the value it got, which typer's own ``min`` does not."""
+    from fasti3d.flow import TVL1Params
 
-    def check(value: int) -> int:
-        if value < least:
-            raise typer.BadParameter(f"must be at least {least}, got {value}")
+Videos = Annotated[
+    list[Path],
+    typer.Argument(metavar="VIDEO", help="Video files, or folders of images.", show_default=False),
+]
+Weights = Annotated[str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")]
+FlowWeights = Annotated[
+    str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
+]
+FlowPreset = Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")]
+TVL1Preset = Annotated[str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")]
+Rate = Annotated[str, typer.Option(help="Frames a second to sample, or `native` for all there are.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[
+    str,
+    typer.Option(help="auto, float32, bfloat16 or float16; auto is float16 on a GPU, float32 on a CPU."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """A ValueError or OSError inside is a wrong value of this option: exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
+    """A check of an option, where it is given, that names the value it got, unlike typer's own ``min``."""
+
+    def check(option: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise typer.BadParameter(f"must be at least {least}, got {value}", param_hint=option.opts[0])
         return value
 
     return check
@@ -43,6 +77,30 @@ def to_rate(text: str) -> float | None:
     if not 0 < rate < float("inf"):
         raise typer.BadParameter(f"must be a number above 0, or native, got {text!r}", param_hint="--fps")
     return rate
+
+
+def to_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there."""
+    from fasti3d.devices import resolve_device
+
+    with blaming("--device"):
+        return resolve_device(name)
+
+
+def to_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the device."""
+    from fasti3d.devices import resolve_dtype
+
+    with blaming("--dtype"):
+        return resolve_dtype(name, device)
+
+
+def to_tvl1(preset: str, option: str = "--tvl1-preset") -> TVL1Params:
+    """The parameters of a preset."""
+    from fasti3d.flow.params import TVL1Params
+
+    with blaming(option):
+        return TVL1Params.preset(preset)
 
 
 def expected_frames(path: Path, fps: float | None) -> float | None:

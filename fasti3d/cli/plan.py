@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.options import to_shape
+from fasti3d.cli.options import Device, Json, blaming, to_device, to_shape
 
 if TYPE_CHECKING:
     from fasti3d.plan_report import PlanReport
@@ -27,8 +27,8 @@ def plan(
         str, typer.Option(metavar="N,C,T,H,W", help="Clips; C is 3 for RGB, 2 for optical flow.")
     ] = "1,3,64,224,224",
     dtype: Annotated[str, typer.Option(help="Of the clips: float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Print the steps of an eval-mode forward pass: arithmetic, memory traffic, and memory needed.
 
@@ -37,20 +37,14 @@ def plan(
     """
     import torch
 
-    from fasti3d.classification import resolve_device
     from fasti3d.plan_report import report_plan
 
-    try:
-        where = resolve_device(device)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from None
+    where = to_device(device)
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
     sizes = to_shape(shape)
-    try:
+    with blaming("--shape"):
         report = report_plan(sizes, getattr(torch, dtype), where)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--shape") from None
     if as_json:
         print(json.dumps(_object(report)))
     else:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.options import to_shape
+from fasti3d.cli.options import to_device, to_shape
 
 if TYPE_CHECKING:
     from fasti3d.tune import Result
@@ -46,17 +46,13 @@ def tune(
     """
     import torch
 
-    from fasti3d.classification import resolve_device
     from fasti3d.home import cache_dir
     from fasti3d.ops.conv3d_bn_relu.tables import gpu
     from fasti3d.tune import to_table
     from fasti3d.tune import tune as measure
     from fasti3d.weights.files import write_atomically
 
-    try:
-        where = resolve_device(device)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from None
+    where = to_device(device)
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
     shapes = [to_shape(text) for text in shape or _SHAPES]

@@ -80,6 +80,21 @@ def known(name: str) -> None:
         )
 
 
+def find(weights: str, option: str = "--weights") -> Path:
+    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+    from fasti3d.weights import registry
+
+    if weights in registry():
+        return fetch(weights)
+    path = Path(weights).expanduser()
+    if not path.exists():
+        raise typer.BadParameter(
+            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
+            param_hint=option,
+        )
+    return path
+
+
 def fetch(name: str) -> Path:
     """The cached file of a name, fetched under a progress bar, or an end with exit code 1 or 2."""
     from fasti3d import weights

@@ -17,8 +17,8 @@ from fasti3d.classification import (
     check_streams,
     evaluating,
     load_model,
-    resolve_dtype,
 )
+from fasti3d.devices import resolve_dtype
 from fasti3d.extraction import on_ray
 from fasti3d.extraction.extractor import extractor
 from fasti3d.extraction.job import Failure, Job, every, ready

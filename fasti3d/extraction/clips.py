@@ -10,7 +10,8 @@ from torch import Tensor
 from fasti3d.extraction.settings import MAP, POOLED, Tail
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.stream import CROP
-from fasti3d.i3d import I3D
+from fasti3d.i3d import I3D, clip_for
+from fasti3d.upload import upload
 
 
 class View(NamedTuple):
@@ -65,7 +66,7 @@ def filled(stack: Tensor, length: int, tail: Tail, rest: Tensor | None = None) -
 def rgb_clip(stacks: list[tuple[Tensor, View]], device: torch.device) -> Tensor:
     """uint8 (T, H, W, 3) each -> uint8 (N, 3, T, 224, 224), which the network scales."""
     cuts = torch.stack([view.cut(frames, 1, 2) for frames, view in stacks])
-    return cuts.to(device).permute(0, 4, 1, 2, 3)
+    return upload(cuts, device).permute(0, 4, 1, 2, 3)
 
 
 def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
@@ -79,6 +80,7 @@ def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
 
 def features(model: I3D, clip: Tensor, wanted: str) -> Tensor:
     """What is asked for, of each clip: (N, ...)."""
+    clip = clip_for(model, clip)
     if wanted == POOLED:
         return model.extract_features(clip).mean(dim=2)
     endpoint = "Mixed_5c" if wanted == MAP else wanted

@@ -8,18 +8,16 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fasti3d.dense import FrameCountError, Support, dense_stream, support
 from fasti3d.dense.field import HEADS
-from fasti3d.extraction import clips
 from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import MAP, POOLED, Settings
-from fasti3d.flow.stream import still_flow
+from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.i3d import I3D
 from fasti3d.network import MIN_FRAMES
 from fasti3d.video import VideoError, count_frames
@@ -34,14 +32,11 @@ _LEAST = 32
 _NAMES = {POOLED: "pooled", MAP: "Mixed_5c", "Logits": "logits"}
 
 
-class _Piece(NamedTuple):
-    """The next frames (t, H, W, 3) of a video, and as many flows where they are needed."""
-
-    frames: Tensor
-    flow: Tensor | None
+# What each stream sees of the next frames of a video: frames (t, H, W, 3), and as many flows (t, 2, H, W).
+_Piece = dict[str, Tensor]
 
 
-class DenseFeatures:
+class DenseFeatures(StreamFeatures):
     """Features of one pass over a video. Can be pickled, and used by several threads at once.
 
     A step of the features is a row. Frames, crops and mirror images are those of ``WindowFeatures``; the
@@ -61,11 +56,7 @@ class DenseFeatures:
     """
 
     def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
-        self._settings = settings
-        self._models = models
-        self._views = clips.views(settings.crops, settings.flip)
-        weight = next(next(iter(models.values())).parameters())
-        self._device, self._dtype = weight.device, weight.dtype
+        super().__init__(settings, models)
         self._features = _NAMES.get(settings.features, settings.features)
 
     def __call__(self, path: Path, watch: Watch) -> Generator[Rows | None, None, int]:
@@ -129,16 +120,10 @@ class DenseFeatures:
         self, stream: str, model: I3D, pieces: Iterator[_Piece], total: int
     ) -> Iterator[tuple[int, Tensor]]:
         """The first of some steps, and their features: (steps, ...), or (steps, views, ...) of several."""
-        made = (self._clip(stream, piece) for piece in pieces)
+        made = (self._clip(stream, [(piece[stream], view) for view in self._views]) for piece in pieces)
         for first, part in dense_stream(model, made, total, features=self._features):
             values = finite(stream, part.movedim(2, 0))
             yield first, values[:, 0] if len(self._views) == 1 else values
-
-    def _clip(self, stream: str, piece: _Piece) -> Tensor:
-        if stream == "rgb":
-            return clips.rgb_clip([(piece.frames, view) for view in self._views], self._device)
-        assert piece.flow is not None
-        return clips.flow_clip([(piece.flow, view) for view in self._views], self._dtype)
 
     def _pieces(
         self, path: Path, total: int, watch: Watch, times: array[float]
@@ -153,16 +138,14 @@ class DenseFeatures:
                 short = len(window.times) <= size and len(times) < total
                 if len(times) > total or short:
                     raise FrameCountError(f"there are not {total} frames")
-                frames = window.frames
-                if len(times) == total:
-                    flow = None if flow is None else self._with_still(flow)
-                else:
-                    frames = frames[:size]
-                yield _Piece(frames, flow)
+                last = len(times) == total
+                piece = {"rgb": window.frames if last else window.frames[:size]}
+                if flow is not None:
+                    piece["flow"] = self._with_still(flow) if last else flow
+                yield piece
 
     def _with_still(self, flow: Tensor) -> Tensor:
-        still = still_flow(self._settings.flow_preset, flow.device)[:, :, :1, :1]
-        return torch.cat((flow, still.expand(1, *flow.shape[1:])))
+        return torch.cat((flow, self._still().expand(1, *flow.shape[1:])))
 
     def _row(self, step: Support, times: array[float], total: int) -> Row:
         ends = times[step.end] if step.end < total else shown_until(times, self._settings.fps)

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from fasti3d import network
-from fasti3d.classification import DTYPES, Streams
+from fasti3d.classification import Streams
+from fasti3d.devices import DTYPES
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, check_preset
 

@@ -7,10 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from fasti3d.video.source import IMAGE_SUFFIXES
-
-_VIDEOS = ".mp4 .mkv .avi .mov .webm .mpg .mpeg .m4v .wmv .flv .ts .m2ts .mts .3gp .ogv .vob .gif"
-VIDEO_SUFFIXES = frozenset(_VIDEOS.split())
+from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 
 # Clashes and files that are shown before a message says how many more there are.
 _SHOWN = 3
@@ -40,7 +37,8 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
               names need not be there: that is for whoever reads it to find.
 
     Raises:
-        ValueError: nothing there, a folder or list without videos, or two videos with the same output.
+        ValueError: nothing there, a folder or list without videos or that cannot be read, or two videos with
+            the same output.
     """
     sources: dict[str, Source] = {}
     clashes: list[str] = []
@@ -62,7 +60,7 @@ def _sources(path: Path) -> Iterator[Source]:
         found = list(_in_folder(path))
         if not found:
             raise ValueError(
-                f"{path} holds neither videos ({_VIDEOS}) nor folders of images: "
+                f"{path} holds neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of images: "
                 "give videos of other suffixes one by one, or in a list.txt"
             )
         yield from found
@@ -75,22 +73,9 @@ def _sources(path: Path) -> Iterator[Source]:
 
 
 def _in_folder(top: Path) -> Iterator[Source]:
-    seen: set[Path] = set()
-    for folder, folders, files in os.walk(top, onerror=_raise, followlinks=True):
-        here = Path(folder)
-        if here.resolve() in seen:  # links lead in a circle, or here twice
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = [name for name in files if not name.startswith(".")]
-        videos = [name for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES]
-        for name in videos:
-            video = here / name
-            yield Source(video.relative_to(top).with_suffix("").as_posix(), video)
-        if not videos and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in shown):
-            name = here.relative_to(top).as_posix()
-            yield Source(top.absolute().name if name == "." else name, here)
+    for video in find_videos(top):
+        named = PurePath(top.absolute().name) if video == top else video.relative_to(top)
+        yield Source(_output(named, video), video)
 
 
 def _in_list(path: Path) -> Iterator[Source]:
@@ -106,11 +91,11 @@ def _in_list(path: Path) -> Iterator[Source]:
         relative = PurePath(entry)
         plain = relative.is_absolute() or ".." in relative.parts
         named = PurePath(relative.name) if plain else relative
-        yield Source((named if video.is_dir() else named.with_suffix("")).as_posix(), video)
+        yield Source(_output(named, video), video)
 
 
-def _raise(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+def _output(named: PurePath, video: Path) -> str:
+    return (named if video.is_dir() else named.with_suffix("")).as_posix()
 
 
 def _some(texts: list[str]) -> str:

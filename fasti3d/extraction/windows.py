@@ -15,7 +15,7 @@ from fasti3d.extraction import clips
 from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import Settings
-from fasti3d.flow.stream import still_flow
+from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.i3d import I3D
 from fasti3d.overlap import batched
 from fasti3d.video import Frame, VideoError, Window
@@ -29,7 +29,7 @@ class _Stack(NamedTuple):
     streams: dict[str, Tensor]
 
 
-class WindowFeatures:
+class WindowFeatures(StreamFeatures):
     """Features of the windows of a video. Can be pickled, and used by several threads at once.
 
     A window of N frames is one row. The frames' short side is 256 pixels, of which the network sees crops
@@ -46,12 +46,8 @@ class WindowFeatures:
     """
 
     def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
-        self._settings = settings
-        self._models = models
-        self._views = clips.views(settings.crops, settings.flip)
-        weight = next(next(iter(models.values())).parameters())
-        self._device, self._dtype = weight.device, weight.dtype
-        self._batch = BATCH.get(weight.device.type, 1)
+        super().__init__(settings, models)
+        self._batch = BATCH.get(self._device.type, 1)
 
     def __call__(self, path: Path, watch: Watch) -> Generator[Rows, None, int]:
         """As ``Producer`` says."""
@@ -89,8 +85,7 @@ class WindowFeatures:
             streams["rgb"] = clips.filled(window.frames, settings.stack, settings.tail)
         if flow is not None:
             # Nothing moves in a frame that is repeated.
-            still = still_flow(settings.flow_preset, self._device)[:, :, :1, :1]
-            streams["flow"] = clips.filled(flow, settings.span - 1, settings.tail, still)
+            streams["flow"] = clips.filled(flow, settings.span - 1, settings.tail, self._still())
         return _Stack(self._row(window), streams)
 
     def _row(self, window: Window) -> Row:
@@ -104,12 +99,10 @@ class WindowFeatures:
         parts = []
         for batch in batched(wanted, self._batch):
             watch.check()
+            # Before its turn: frames are copied to a GPU while it is busy with another video.
+            frames = self._clip(stream, batch) if stream == "rgb" else None
             with watch.turn, torch.no_grad():
-                clip = (
-                    clips.rgb_clip(batch, self._device)
-                    if stream == "rgb"
-                    else clips.flow_clip(batch, self._dtype)
-                )
+                clip = self._clip(stream, batch) if frames is None else frames
                 found = clips.features(self._models[stream], clip, self._settings.features)
                 parts.append(finite(stream, found))
         values = torch.cat(parts)

@@ -56,7 +56,7 @@ def encode_readme(flow: Array) -> Array:
 
     Source: github.com/deepmind/kinetics-i3d, README.md, "Sample data and preprocessing".
     """
-    return like(as_flow("flow", flow).clamp(-LIMIT, LIMIT) / LIMIT, flow)
+    return like(as_flow("flow", flow).clamp(-LIMIT, LIMIT).div_(LIMIT), flow)
 
 
 def encode_mediapipe(flow: Array) -> Array:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_grey
+from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
-from fasti3d.flow.solve import tvl1_video
+from fasti3d.flow.solve import tvl1, tvl1_video
 from fasti3d.network import MIN_FRAMES
 
 FlowPreset = Literal["readme", "mediapipe"]
@@ -19,6 +19,10 @@ FlowPreset = Literal["readme", "mediapipe"]
 CROP = 224
 # N frames give N - 1 flows, and the head wants as many flows as frames.
 MIN_FLOW_FRAMES = MIN_FRAMES + 1
+
+# Pairs of several clips that are solved in one call, or those of one clip. The last pairs of a call leave
+# some of a GPU idle: with this many they hardly count, and flow of 340x256 takes 180 MB until it is cropped.
+_PAIRS_AT_ONCE = 256
 
 
 def check_preset(preset: str) -> None:
@@ -59,10 +63,43 @@ def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params, *, cropp
         (T-1, 2, 224, 224), or (T-1, 2, H, W), on the device of the frames, x first; float32 for ``readme``,
         uint8 for ``mediapipe``. ``to_flow_clip`` makes the network's input of it.
     """
-    if preset == "mediapipe":
-        frames = _squash(frames)
-    rows, columns = centre(*frames.shape[1:3]) if cropped else (slice(None), slice(None))
-    return _encode(tvl1_video(to_grey(frames), params=params)[..., rows, columns], preset)
+    grey = solver_frames(frames, preset)
+    rows, columns = centre(*grey.shape[1:]) if cropped else (slice(None), slice(None))
+    return _encode(tvl1_video(grey, params=params)[..., rows, columns], preset)
+
+
+def flow_clips(clips: Tensor, preset: FlowPreset, params: TVL1Params) -> Tensor:
+    """The flow network's input from clips of frames.
+
+    Args:
+        clips: uint8 (N, T, H, W, 3), RGB, at least one, of at least two frames of at least 224x224 pixels.
+        preset, params: as for ``stream_flow``.
+
+    Returns:
+        float32 (N, 2, T-1, 224, 224) in [-1, 1], on the device of the clips, which is not waited for.
+    """
+    flows = []
+    for some in clips.split(max(1, _PAIRS_AT_ONCE // (clips.shape[1] - 1))):
+        flow = pair_flow(solver_frames(some, preset), params)
+        flows.append(to_flow_clip(encoded(flow, preset)))
+    return torch.cat(flows)
+
+
+def solver_frames(frames: Tensor, preset: FlowPreset) -> Tensor:
+    """RGB frames uint8 (..., H, W, 3) as TV-L1 gets them, uint8 (..., H', W')."""
+    return to_grey(_squash(frames) if preset == "mediapipe" else frames)
+
+
+def pair_flow(grey: Tensor, params: TVL1Params) -> Tensor:
+    """Flow in pixels between the consecutive frames of clips (N, T, H, W), in one call: (N, T-1, 2, H, W)."""
+    first, second = (pairs.flatten(0, 1) for pairs in (grey[:, :-1], grey[:, 1:]))
+    return tvl1(first, second, params=params).unflatten(0, (len(grey), -1))
+
+
+def encoded(flow: Tensor, preset: FlowPreset) -> Tensor:
+    """The centre of flow in pixels (..., 2, H, W), stored as ``stream_flow`` says."""
+    rows, columns = centre(*flow.shape[-2:])
+    return _encode(flow[..., rows, columns], preset)
 
 
 def still_flow(preset: FlowPreset, device: torch.device) -> Tensor:
@@ -75,6 +112,7 @@ def _encode(flow: Tensor, preset: FlowPreset) -> Tensor:
 
 
 def _squash(frames: Tensor) -> Tensor:
-    planes = frames.permute(0, 3, 1, 2).float()
+    planes = frames.flatten(0, -4).permute(0, 3, 1, 2).float()
     small = interpolate(planes, (CROP, CROP), mode="bilinear", antialias=True)
-    return small.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    small = small.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return small.unflatten(0, frames.shape[:-3])

@@ -12,6 +12,7 @@ from torch import Tensor
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import FlowPreset, centre, still_flow, stream_flow
 from fasti3d.network import MIN_FRAMES
+from fasti3d.upload import upload
 from fasti3d.video import Window
 
 
@@ -83,7 +84,7 @@ def with_pair_flow(
             if stop is not None and stop.is_set():
                 return
             done = 0 if flow is None else len(flow)
-            some = frames[done : done + group + 1].to(device)
+            some = upload(frames[done : done + group + 1], device)
             more = stream_flow(some, preset, params, cropped=cropped)
             flow = more if flow is None else torch.cat((flow, more))
         if flow.is_cuda:

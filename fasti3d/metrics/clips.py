@@ -97,7 +97,7 @@ class ClipFormat:
                 "255), or give uint8"
             )
         low, high = self.value_range
-        least, most = (value.item() for value in torch.aminmax(x))
+        least, most = torch.stack(torch.aminmax(x)).tolist()
         if not (abs(least) < float("inf") and abs(most) < float("inf")):
             raise ValueError("clips must be finite, but hold NaN or infinity: look at where they come from")
         slack = _ROUNDING * (high - low)

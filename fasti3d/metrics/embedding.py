@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasti3d import weights
-from fasti3d.classification import resolve_device, resolve_dtype
+from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.i3d import I3D
 from fasti3d.metrics.presets import Preset, prepare
 from fasti3d.reference import head_pool
+from fasti3d.upload import upload
 
 # Frames in one forward pass: what a processor needs to be busy, and what bounds the memory.
 _FRAMES = {"cuda": 512, "cpu": 64}
@@ -77,20 +78,30 @@ class Embedding:
             FloatingPointError: features that are not finite, as float16 can give with some weights.
         """
         parts = clips.split(self.batch_size(clips.shape[1]))
+        found = []
         with torch.no_grad(), self._exact():
-            features = torch.cat([self._forward(part, low, high) for part in parts])
+            here = upload(parts[0], self.device)
+            for following in (*parts[1:], None):
+                part = self._forward(here, low, high)
+                if following is not None:
+                    here = upload(following, self.device)  # while a GPU is busy with this one
+                found.append(part.cpu())
+        features = torch.cat(found)
         if not features.isfinite().all():
             raise FloatingPointError(f"the features are not finite in {self.dtype}: use dtype float32")
         return features
 
     def _forward(self, clips: Tensor, low: float, high: float) -> Tensor:
-        x = prepare(clips.to(self.device), low, high, self._preset).to(self.dtype)
+        x = prepare(clips, low, high, self._preset).to(self.dtype)
         last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
         pooled = head_pool(last.double()).mean(dim=(2, 3, 4))
-        return F.linear(pooled, self._weight, self._bias).cpu()
+        return F.linear(pooled, self._weight, self._bias)
 
     def _exact(self) -> contextlib.AbstractContextManager[None]:
         # Else cuDNN would round float32 to the 10 bits of TF32.
         if self.device.type == "cuda":
-            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+            cudnn = torch.backends.cudnn
+            return cudnn.flags(
+                enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+            )
         return contextlib.nullcontext()

@@ -113,16 +113,17 @@ def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
                 frames = _scale_tf1(frames, axis, size[axis - 2])
     top, left = ((side - SIZE) // 2 for side in size)
     frames = frames[:, :, top : top + SIZE, left : left + SIZE]
-    frames = frames * (2 / (high - low)) - (high + low) / (high - low)
+    frames = frames.mul(2 / (high - low)).sub_((high + low) / (high - low))
     return frames.unflatten(0, clips.shape[:2]).transpose(1, 2)
 
 
 def _scale_tf1(frames: Tensor, axis: int, size: int) -> Tensor:
     """One axis of TensorFlow 1's ``resize_bilinear`` and its defaults: no aligned corners or half pixels."""
     length = frames.shape[axis]
-    position = torch.arange(size, device=frames.device) * torch.tensor(length / size, device=frames.device)
+    # In float32, as there; the factor stays on the host, as a copy of it to a GPU would wait for the GPU.
+    position = torch.arange(size, device=frames.device) * torch.tensor(length / size)
     before = position.long()
     after = (before + 1).clamp_(max=length - 1)
     shape = [-1 if i == axis else 1 for i in range(frames.ndim)]
     share = (position - before).view(shape)
-    return torch.lerp(frames.index_select(axis, before), frames.index_select(axis, after), share)
+    return frames.index_select(axis, before).lerp_(frames.index_select(axis, after), share)

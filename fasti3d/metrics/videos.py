@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -12,25 +11,17 @@ import torch
 
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
 from fasti3d.video import Frame, VideoError, read_frames
-from fasti3d.video.source import IMAGE_SUFFIXES
-
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts"),
-    *(".wmv", ".asf", ".flv", ".ogv", ".3gp", ".y4m"),
-)
+from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 
 # The clips of one video wait for its end, for any may still be replaced.
 _MOST_OF_ONE = 16
 
 
 class VideoSource:
-    """The videos under a folder: files, and folders of images, which are a video each.
-
-    Where a folder holds videos, images beside them are taken for pictures of those. Hidden files and
-    folders are left out.
+    """The videos under a folder: files, and folders of images, which are a video each (see ``find_videos``).
 
     Raises:
-        ValueError: a folder without any video.
+        ValueError: a folder without any video, or one that cannot be read.
     """
 
     kind = "videos"
@@ -39,7 +30,7 @@ class VideoSource:
         self._folder = folder
         self._fps = fps
         self._strict = strict
-        self._videos = list(_find(folder))
+        self._videos = list(find_videos(folder))
         if self._videos == [folder]:
             raise ValueError(
                 f"{folder} holds images, which are one video: give the folder above, where such folders "
@@ -119,14 +110,3 @@ def _rate(stretch: list[Frame]) -> float | None:
     """Frames a second, by their times."""
     seconds = stretch[-1].time - stretch[0].time
     return (len(stretch) - 1) / seconds if seconds > 0 else None
-
-
-def _find(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = sorted(name for name in files if not name.startswith("."))
-        suffixes = {name: os.path.splitext(name)[1].lower() for name in shown}
-        videos = [Path(place, name) for name in shown if suffixes[name] in VIDEO_SUFFIXES]
-        yield from videos
-        if not videos and any(suffix in IMAGE_SUFFIXES for suffix in suffixes.values()):
-            yield Path(place)

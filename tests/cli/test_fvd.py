@@ -86,7 +86,7 @@ def test_a_person_reads_the_score_and_what_it_is_of(
         (["--bootstrap", "1"], "--bootstrap: must be at least 2"),
         (["--batch", "0"], "--batch: must be at least 1"),
         (["--device", "tpu"], "--device: device must be"),
-        (["--dtype", "int8"], "--device: dtype must be"),
+        (["--dtype", "int8"], "--dtype: dtype must be"),
         (["--save-stats", "x.txt"], "--save-stats: x.txt"),
         (["--plot", "x.gif"], "--plot: x.gif: a picture's name must end in .png"),
         (["--plot", "no/such/x.png"], "--plot: no/such is not a folder"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.main
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -17,11 +21,23 @@ import fasti3d
 from fasti3d import weights
 from fasti3d.cli import app
 
+OPTION = re.compile(r"(?<!\S)--?[a-z][a-z0-9-]*")
 
-def invoke(*arguments: object) -> tuple[int, str, str]:
+
+def invoke(*arguments: object, width: int = 300) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of a call in this process."""
-    done = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, [*map(str, arguments)])
+    done = CliRunner(env={"COLUMNS": str(width), "NO_COLOR": "1"}).invoke(app, [*map(str, arguments)])
     return done.exit_code, done.stdout, done.stderr
+
+
+def verbs(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command, those of groups too, by the words that call it."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from verbs(below, *path, name)
+
+
+VERBS = dict(verbs(typer.main.get_command(app)))
 
 
 def test_version(run) -> None:
@@ -32,8 +48,32 @@ def test_version(run) -> None:
 def test_help_names_every_verb() -> None:
     code, out, _ = invoke("--help")
     assert code == 0
-    for verb in ("classify", "demo", "doctor", "flow", "plan", "tune", "weights"):
+    for verb in ("classify", "demo", "doctor", "extract", "flow", "fvd", "plan", "tune", "weights"):
         assert verb in out
+        assert (verb,) in VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_explains_every_option_and_argument(verb: tuple[str, ...]) -> None:
+    code, out, _ = invoke(*verb, "--help", width=1000)
+    assert code == 0
+    assert VERBS[verb].help.splitlines()[0] in out
+    for parameter in VERBS[verb].params:
+        assert parameter.help, parameter.name
+        assert parameter.help in out
+        assert all(f" {option} " in out for option in parameter.opts if option.startswith("-"))
+
+
+def test_the_readme_s_commands_have_the_options_that_are_given() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?m)(?:^|`)fasti3d ((?:weights )?[a-z]+)\b((?:\\\n|[^\n`#])*)", text)
+    given = [(tuple(verb.split()), option) for verb, rest in commands for option in OPTION.findall(rest)]
+    assert len({verb for verb, _ in given}) > 3
+    known = {
+        verb: {"--help"}.union(*(parameter.opts for parameter in command.params))
+        for verb, command in VERBS.items()
+    }
+    assert [(verb, option) for verb, option in given if option not in known.get(verb, ())] == []
 
 
 def test_an_unknown_verb_is_wrong_usage() -> None:

@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +21,9 @@ def noise(count: int, frames: int = 9, size: tuple[int, int] = (8, 10), seed: in
 
 def write_video(path: Path, images: Iterable[np.ndarray], *, rate: int = 25) -> Path:
     """Images uint8 (H, W, 3), without loss."""
+    # Here and not at the top: machines that only run the GPU tests may lack it.
+    import av
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(rate))
@@ -36,6 +38,8 @@ def write_video(path: Path, images: Iterable[np.ndarray], *, rate: int = 25) -> 
 
 def write_image(path: Path, image: np.ndarray) -> Path:
     """An image uint8 (H, W, 3) as png."""
+    import av
+
     path.parent.mkdir(parents=True, exist_ok=True)
     context = av.CodecContext.create("png", "w")
     context.height, context.width = image.shape[:2]

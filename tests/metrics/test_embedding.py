@@ -59,13 +59,3 @@ def test_wrong_arguments(random_weights: Path, tmp_path: Path) -> None:
     save_file(fasti3d.I3D(5, 2).state_dict(), flow)
     with pytest.raises(ValueError, match=r"must take RGB, but those of .* take 2 channels"):
         Embedding(TF, flow)
-
-
-@pytest.mark.gpu
-def test_features_on_a_gpu(random_weights: Path) -> None:
-    clips = noise(2, size=(40, 30)).permute(0, 1, 4, 2, 3)
-    expected = Embedding(TF, random_weights, device="cpu")(clips, 0, 255)
-    for dtype, limit in (("float32", FLOAT32), ("float16", 5e-3)):
-        found = Embedding(TF, random_weights, device="cuda", dtype=dtype)(clips.cuda(), 0, 255)
-        assert found.device.type == "cpu"
-        assert (found - expected).abs().max() < limit * expected.abs().max()

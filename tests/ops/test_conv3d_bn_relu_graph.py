@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,7 @@ from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 OPERATOR = torch.ops.fasti3d.conv3d_bn_relu.default
 Triple = tuple[int, int, int]
 
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 
 @pytest.fixture

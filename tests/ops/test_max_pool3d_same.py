@@ -166,9 +166,9 @@ def test_second_derivatives() -> None:
     assert torch.equal(*gradients)
 
 
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(dynamic: bool) -> None:
-    torch.compiler.reset()
     compiled = torch.compile(
         lambda v: max_pool3d_same(v * 2, (3, 3, 3), (2, 2, 2)).relu(),
         fullgraph=True,
@@ -185,8 +185,8 @@ def test_compiles_as_one_graph(dynamic: bool) -> None:
         assert torch.equal(ours.grad, theirs.grad)
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_compiles_with_inductor() -> None:
-    torch.compiler.reset()
     x = clip(2, 16, 4, 6, 7)
     compiled = torch.compile(lambda v: max_pool3d_same(v, (1, 3, 3), (1, 2, 2)), fullgraph=True)
     assert torch.equal(compiled(x), MaxPool3dSame((1, 3, 3), (1, 2, 2))(x))

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from i3d_making import WITH_HEAD, make_i3d, random_clip
 
 from fasti3d.ops import conv3d_bn_relu
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("no_graphs")]
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])

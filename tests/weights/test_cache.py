@@ -233,7 +233,7 @@ def test_a_read_only_cache_serves_what_it_has(entry: Entry, monkeypatch: pytest.
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr("fasti3d.weights.cache.FileLock", refuse)
+    monkeypatch.setattr("filelock.FileLock", refuse)
     assert get("mine") == path
 
 

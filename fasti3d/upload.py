@@ -1,0 +1,32 @@
+"""Copies from the host to a GPU beside the work that is going on there."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """``host.to(device)``, for the current stream to use.
+
+    To a GPU the copy goes from pinned memory and over a stream of its own: it waits for no kernel that was
+    launched before, and nobody waits for it but what the current stream is given from now on.
+    """
+    if device.type != "cuda" or host.device.type != "cpu":
+        return host.to(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    device = torch.device("cuda", index)
+    user, copying = torch.cuda.current_stream(device), _copying(device)
+    with torch.cuda.stream(copying):
+        copy = host.pin_memory().to(device, non_blocking=True)
+    user.wait_stream(copying)
+    # Else its memory would go to the next copy while the user's kernels still read it.
+    copy.record_stream(user)
+    return copy
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

@@ -1,0 +1,45 @@
+"""The videos in a folder: files by their suffixes, and folders of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fasti3d.video.source import IMAGE_SUFFIXES
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
+    *(".wmv", ".asf", ".flv", ".ogv", ".3gp", ".vob", ".y4m"),
+)
+
+
+def find_videos(folder: Path) -> Iterator[Path]:
+    """The videos in a folder and in its folders, always in the same order: a folder's own, then its folders'.
+
+    A folder that holds images and no videos is one video, also ``folder`` itself; images beside videos are
+    taken for pictures of those. Suffixes may be upper case. Hidden files and folders are left out. Links are
+    followed; a folder that is met again, as where links lead in a circle, is left out. Whether a video is
+    good, or a link leads anywhere, is for whoever reads it to find.
+
+    Raises:
+        ValueError: a folder that cannot be read.
+    """
+    met: set[str] = set()
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(place)
+        if real in met:
+            folders.clear()
+            continue
+        met.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in files if not name.startswith("."))
+        suffixes = {name: os.path.splitext(name)[1].lower() for name in shown}
+        videos = [Path(place, name) for name in shown if suffixes[name] in VIDEO_SUFFIXES]
+        yield from videos
+        if not videos and any(suffix in IMAGE_SUFFIXES for suffix in suffixes.values()):
+            yield Path(place)
+
+
+def _raise(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
