@@ -54,7 +54,7 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 @settings(
-    max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+    max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
 @given(cases())
 def test_any_image_equals_the_reference(case: Case) -> None:
