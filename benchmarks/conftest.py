@@ -107,7 +107,7 @@ def race(benchmark: BenchmarkFixture) -> Race:
 
 
 class DeviceClock:
-    """Times what is launched on a GPU by the GPU's clock, into the row's extra_info, beside what the GPU reaches."""
+    """Times what is launched on a GPU by its clock, into the row's extra_info, beside what it reaches."""
 
     def __init__(self, benchmark: BenchmarkFixture) -> None:
         self.benchmark = benchmark

@@ -1,4 +1,4 @@
-"""The network as a careful user of plain PyTorch would run it: batch norm folded, no padded copy but the stem's."""
+"""The network as a careful user of plain PyTorch would run it: batch norm folded, few padded copies."""
 
 from __future__ import annotations
 

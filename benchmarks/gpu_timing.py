@@ -82,7 +82,7 @@ def _elapsed(replay: Callable[[], object]) -> float:
 
 @functools.cache
 def ceilings() -> Chip:
-    """What this GPU reaches: a large product of random float16 matrices, and a large copy, read and written."""
+    """What this GPU reaches: a large product of random float16 matrices; a large copy, read and written."""
     a, b, c = (torch.randn(_MATRIX, _MATRIX, device="cuda", dtype=torch.float16) for _ in range(3))
     product = device_seconds(lambda: torch.mm(a, b, out=c))
     source = torch.randint(256, (_COPY_BYTES,), device="cuda", dtype=torch.uint8)
@@ -93,15 +93,14 @@ def ceilings() -> Chip:
 
 def clocks() -> dict[str, str] | None:
     """The driver and the clocks, as nvidia-smi reads them while the GPU multiplies; None where it cannot."""
-    a = torch.randn(_MATRIX, _MATRIX, device="cuda", dtype=torch.float16)
-    for _ in range(500):  # two thirds of a second of an H200, in which nvidia-smi starts and reads
-        torch.mm(a, a)
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     command = ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader"]
     try:
+        a = torch.randn(_MATRIX, _MATRIX, device="cuda", dtype=torch.float16)
+        for _ in range(500):  # two thirds of a second of an H200, in which nvidia-smi starts and reads
+            torch.mm(a, a)
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    finally:
         torch.cuda.synchronize()
+    except (OSError, subprocess.SubprocessError, RuntimeError):  # the last after an error of a kernel
+        return None
     return dict(zip(_CLOCKS, (value.strip() for value in answer.split(",")), strict=False))

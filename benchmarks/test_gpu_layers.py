@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,15 +13,12 @@ from torch import Tensor
 from benchmarks import gpu_timing, peers
 from benchmarks.conftest import DeviceClock
 from benchmarks.folded_network import convolve_then_relu
+from benchmarks.plan_steps import PlannedStep, planned_steps
 from benchmarks.test_conv3d import TOLERANCE, Conv
-from fasti3d import I3D, network
-from fasti3d.arena import Arena
+from fasti3d import network
 from fasti3d.layers import Layer, layers
 from fasti3d.network import same_padding
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
-from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.plan import Plan
-from fasti3d.plan_report import StepReport, report_plan
 from fasti3d.same import pad_same
 
 pytestmark = pytest.mark.gpu
@@ -118,49 +114,25 @@ def test_gpu_layer(
         device_clock(run, flop=batch * layer.flop, moved_bytes=values * DTYPE.itemsize)
 
 
-class PlannedStep(NamedTuple):
-    """A step of the plan by itself, on what it reads in a pass."""
-
-    report: StepReport
-    run: Callable[[], object]
-
-
 @functools.lru_cache(maxsize=1)
-def planned_steps(batch: int) -> tuple[PlannedStep, ...]:
-    """The steps of a plan of clips like ``CLIP``, on random values with structure."""
+def steps(batch: int) -> list[PlannedStep]:
+    """Of a plan of clips like ``CLIP``, which together give the right logits."""
     case = peers.Case((batch, 3, *CLIP), DTYPE, DEVICE)
-    model = I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
-    plan = Plan(model.to(DEVICE), DTYPE)
-    reports = report_plan(case.shape, DTYPE, torch.device(DEVICE)).steps
-    found = []
-    x = peers.clip(case)
-    for (_, step), report in zip(plan.choose({"Logits"}), reports[:-1], strict=True):
-        measured = Arena(DTYPE, x.device)
-        step(x.to("meta"), measured)
-
-        def run(
-            step: Callable[[Tensor, Arena], Tensor] = step, x: Tensor = x, peak: int = measured.peak
-        ) -> Tensor:
-            return step(x, Arena(x.dtype, x.device, peak))
-
-        found.append(PlannedStep(report, run))
-        x = run().clone()
-    assert plan.classifier is not None
-    head = functools.partial(i3d_head, x, *plan.classifier)
-    error = peers.relative_error(head()[1], peers.expected_logits(case))
+    found = planned_steps(case)
+    _, logits = found[-1].run()
+    error = peers.relative_error(logits, peers.expected_logits(case))
     assert error < peers.LOGITS_TOLERANCE[DTYPE], "a wrong result has no speed"
-    return (*found, PlannedStep(reports[-1], head))
+    return found
 
 
 @pytest.mark.parametrize("number", range(MOST_STEPS))
 @pytest.mark.parametrize("batch", BATCHES)
 def test_gpu_step(device_clock: DeviceClock, batch: int, number: int) -> None:
     with torch.no_grad():
-        steps = planned_steps(batch)
-        if number >= len(steps):
-            pytest.skip(f"the plan has {len(steps)} steps")
-        report, run = steps[number]
+        found = steps(batch)
+        if number >= len(found):
+            pytest.skip(f"the plan has {len(found)} steps")
+        report, run = found[number]
         case = f"batch {batch}"
         device_clock.benchmark.group = f"gpu_step {case}"
         device_clock.benchmark.extra_info |= {"candidate": report.name, "case": case}

@@ -25,12 +25,14 @@ GPU = [
     for frames in (64, 16)
     for clips in (1, 8, 32)
 ]
-# Who runs where on a GPU is chosen by time, of which ten minutes are to hold all. A candidate takes some 8 s
-# there to build, to let cuDNN try its algorithms and to be checked, those of torch.compile a minute, those that
-# autotune two: 12 * 2 * 8 + 2 * 3 * 8 + 2 * 60 + 2 * 120 s = 10 minutes of estimates, of which the 6 of
-# torch.compile are a part of their own in gpu_check.sh.
+# Who runs where on a GPU is chosen by time, of which ten minutes are to hold all. Estimates: a candidate
+# takes 8 s there to build, to let cuDNN try its algorithms and to be checked, those of torch.compile a minute,
+# those that autotune two. 12 * 2 * 8 + 2 * 3 * 8 s are 4 minutes, and 2 * 60 + 2 * 120 s the 6 that
+# torch.compile gets as a part of its own in gpu_check.sh, as far as there is time.
 EVERYWHERE = (peers.OURS, peers.TUNED)
-WITH_PEERS = [case for case in GPU if case.dtype == torch.float16 and case.shape[0] < 32 and case.shape[2] == 64]
+WITH_PEERS = [
+    case for case in GPU if case.dtype == torch.float16 and case.shape[0] < 32 and case.shape[2] == 64
+]
 COMPILED_AT = Case((8, 3, 64, 224, 224), torch.float16, "cuda")
 
 
@@ -103,10 +105,7 @@ def test_i3d_forward(race: Race, case: Case, name: str) -> None:
         race.benchmark.extra_info["device_mb"] = device_mb
     elif case.shape == LONG:
         race.benchmark.extra_info |= memory.peaks(name, case)
-    if on_gpu:
-        rounds = rounds_within(0.5, candidate, least=10)
-    else:
-        rounds = 5 if case.shape == LONG else 3
+    rounds = rounds_within(0.5, candidate, least=10) if on_gpu else 5 if case.shape == LONG else 3
     race(
         candidate,
         None if name == peers.OURS else ours(case),
