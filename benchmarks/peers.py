@@ -126,8 +126,11 @@ def _compiled(case: Case) -> Forward:
 
 
 def _autotuned(memory_format: torch.memory_format) -> Callable[[Case], Forward]:
-    options = torch._inductor.list_mode_options("max-autotune")  # a mode and options exclude each other
-    return lambda case: _compile(case, memory_format, options)
+    def build(case: Case) -> Forward:
+        options = torch._inductor.list_mode_options("max-autotune")  # a mode and options exclude each other
+        return _compile(case, memory_format, options)
+
+    return build
 
 
 def _cudnn(convolve: Convolve) -> Callable[[Case], Forward]:

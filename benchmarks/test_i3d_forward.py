@@ -26,8 +26,8 @@ GPU = [
     for clips in (1, 8, 32)
 ]
 # Who runs where on a GPU is chosen by time, of which ten minutes are to hold all. Estimates: a candidate
-# takes 8 s there to build, to let cuDNN try its algorithms and to be checked, those of torch.compile a minute,
-# those that autotune two. 12 * 2 * 8 + 2 * 3 * 8 s are 4 minutes, and 2 * 60 + 2 * 120 s the 6 that
+# takes 8 s there to build, to let cuDNN try its algorithms and to be checked, one of torch.compile a minute,
+# one that autotunes two. 12 * 2 * 8 + 2 * 3 * 8 s are 4 minutes, and 2 * 60 + 2 * 120 s the 6 that
 # torch.compile gets as a part of its own in gpu_check.sh, as far as there is time.
 EVERYWHERE = (peers.OURS, peers.TUNED)
 WITH_PEERS = [

@@ -72,7 +72,7 @@ def _conv3d_activations_left_kernel(
 @triton.jit(do_not_specialize=_STEM_PAIRS_SIZES)
 def _stem_pairs_kernel(
     x_desc,  # [N, T' + 3, H' + 3, W', CI], rows that overlap, in boxes [1, 1, BLOCK_H, BLOCK_W, BLOCK_K]
-    w_desc,  # [2 * BLOCK_N, 5 * 4 * CI] in boxes [BLOCK_N, BLOCK_K]: for a pair's first frame, then its second
+    w_desc,  # [2 * BLOCK_N, 5 * 4 * CI] in boxes [BLOCK_N, BLOCK_K]: a pair's first frame, then its second
     bias_ptr,  # [CO], float32
     y_desc,  # [N, T', H', W', CO] in boxes [1, 1, BLOCK_H, BLOCK_W, BLOCK_N]
     out_channels,  # no more than BLOCK_N

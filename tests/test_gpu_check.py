@@ -14,7 +14,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
 FILES = [file for folder in ("tests", "tests/ops") for file in sorted((ROOT / folder).glob("*_cuda.py"))]
-SUITES = ["tvl1_gpu", "i3d_forward", "conv3d", "mixed_block", "max_pool3d_same", "fuse", "frames", "i3d_head"]
+# By the call that runs them: the records of benchmarks, and the suites that they are of.
+RECORDS = {
+    "tune": {"gpu_questions": "gpu_questions", "gpu_stem": "gpu_questions"},
+    "record": {"i3d_forward": "i3d_forward", "gpu_layers": "gpu_layers", "i3d_compiled": "i3d_forward"},
+    "others": {
+        name: name for name in ("tvl1_gpu", "mixed_block", "max_pool3d_same", "i3d_head", "frames", "fuse")
+    },
+}
+SUITES = sorted({suite for records in RECORDS.values() for suite in records.values()})
 # What the package and its tests use elsewhere, as a module that Python imports when it starts.
 WITHOUT = """
 import sys
@@ -74,30 +82,76 @@ def test_reports_need_no_more_either(bare: dict[str, str]) -> None:
     assert "## I3D forward" in result.stdout
 
 
-# Stands in for a Python with a GPU: only the sanitizer's part fails.
+# Stands in for a Python with a GPU: the sanitizer's part fails, and benchmarks write what they are called.
 STUB = """#!/bin/sh
 case "$*" in
   *get_device_capability*) echo 9.0 ;;
   *get_device_name*) echo a GPU ;;
   *"-k sanitizer"*) echo "ERROR: race"; exit 3 ;;
+  *--benchmark-json*)
+    for one; do case "$one" in --benchmark-json=*) echo "$*" > "${one#*=}" ;; esac; done ;;
+  *merge_records*) echo "$*" > "$out/record.json" ;;
 esac
 """
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_it_goes_on_after_a_part_that_fails(tmp_path: Path) -> None:
+@pytest.fixture
+def stubbed(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Python with a GPU that does nothing; what is written lies in ``out``."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
     stub = tmp_path / "python"
     stub.write_text(STUB)
     stub.chmod(0o755)
-    result = run(["bash", str(SCRIPT), "out"], os.environ | {"PYTHON": str(stub)}, tmp_path)
-    assert result.returncode == 1, result.stderr
-    first, *parts = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    return os.environ | {"PYTHON": str(stub), "out": str(tmp_path / "out")}
+
+
+def states(folder: Path) -> dict[str, str]:
+    """What the summary says, by part."""
+    first, *parts = (folder / "out" / "summary.txt").read_text().splitlines()
     assert first == "a GPU"
-    states = {line.split()[0]: line.split(" s  ")[1] for line in parts}
-    assert states.pop("sanitizer") == "FAILED (3): ERROR: race"
+    return {line.split()[0]: line.split(" s  ")[1] for line in parts}
+
+
+def test_it_goes_on_after_a_part_that_fails(stubbed: dict[str, str], tmp_path: Path) -> None:
+    result = run(["bash", str(SCRIPT), "out"], stubbed, tmp_path)
+    assert result.returncode == 1, result.stderr
+    found = states(tmp_path)
+    # These two run beside the others.
+    assert found.pop("sanitizer") == "FAILED (3): ERROR: race"
+    assert found.pop("parity-candidates") == "passed"
     parity = ["parity-" + file.name[len("test_") : -len("_cuda.py")] for file in FILES]
-    assert list(states) == ["build", *parity, *(f"benchmark-{suite}" for suite in SUITES)]
-    assert set(states.values()) == {"passed"}
+    tuned, recorded, others = ([f"benchmark-{name}" for name in records] for records in RECORDS.values())
+    parts = ["build", *parity, "tune", *tuned, "profile", *recorded, "report", *others]
+    assert list(found) == parts
+    assert set(found.values()) == {"passed"}
+
+
+@pytest.mark.parametrize("call", RECORDS)
+def test_each_call_runs_its_own_parts(call: str, stubbed: dict[str, str], tmp_path: Path) -> None:
+    table = tmp_path / "nvidia-h200.json"
+    table.write_text("a table")
+    result = run(["bash", str(SCRIPT), "out", call], stubbed | {"TABLE": table.name}, tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = states(tmp_path)
+    assert next(iter(found)) == "build"
+    assert [name for name in found if name.startswith("benchmark")] == [
+        f"benchmark-{n}" for n in RECORDS[call]
+    ]
+    for name, suite in RECORDS[call].items():
+        assert f"benchmarks/test_{suite}.py" in (tmp_path / "out" / f"{name}.json").read_text()
+    if call == "record":
+        merged = (tmp_path / "out" / "record.json").read_text()
+        assert all(f"out/{name}.json" in merged for name in RECORDS[call])
+    # Where torch's device finds its own (fasti3d.home).
+    assert (tmp_path / "out" / "home" / "tuned" / table.name).read_text() == "a table"
+
+
+def test_it_refuses_what_it_does_not_know(stubbed: dict[str, str], tmp_path: Path) -> None:
+    result = run(["bash", str(SCRIPT), "out", "everything"], stubbed, tmp_path)
+    assert (result.returncode, "usage:" in result.stderr) == (2, True)
+    result = run(["bash", str(SCRIPT), "out", "record"], stubbed | {"TABLE": "missing.json"}, tmp_path)
+    assert (result.returncode, "missing.json" in result.stderr) == (2, True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run")
