@@ -207,13 +207,15 @@ def expected_logits(case: Case) -> Tensor:
     """The float32 reference's logits for the case's clip, computed on the case's device."""
     model = random_reference().to(case.device)
     parts = clip(case).float().split(_REFERENCE_CLIPS)
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False  # which keeps 10 bits of a mantissa
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark
+    # TF32 keeps 10 bits of a mantissa; trying algorithms takes longer than the pass.
+    cudnn.allow_tf32 = cudnn.benchmark = False
     try:
         with torch.no_grad():
             return torch.cat([model(part).cpu() for part in parts])
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

@@ -55,10 +55,14 @@ def measure(clips: Iterable[tuple[int, ...]], device: torch.device, path: Path) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("shapes", nargs="*", type=shape, default=SHAPES, metavar="N,C,T,H,W")
+    args = parser.parse_args()
     device = torch.device("cuda")
     path = user_path(gpu(device))
-    assert path is not None, "set FASTI3D_HOME"
-    measure(parser.parse_args().shapes, device, path)
+    if path is None:
+        parser.error(
+            "FASTI3D_HOME must say where the table goes: it is not set, and platformdirs not installed"
+        )
+    measure(args.shapes, device, path)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_timing, merge_records, peers, profile_steps, report, test_i3d_forward
+from benchmarks import gpu_timing, memory, merge_records, peers, profile_steps, report, test_i3d_forward
 from benchmarks.conftest import DeviceClock
 from benchmarks.folded_network import FoldedConv, FoldedPool, folded
 from benchmarks.plan_steps import planned_steps
@@ -53,6 +53,52 @@ def test_folded_pools_are_the_references(size: Any, kernel: Any, stride: Any) ->
     pool = MaxPool3dSame(kernel, stride)
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) - 3  # a zero would win
     assert torch.equal(FoldedPool(pool)(x), pool(x))
+
+
+def test_the_tuned_peer_is_a_graph_of_the_folded_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeGpu().install(monkeypatch)
+    case = peers.Case((2, 3, 9, 193, 193), torch.float32)
+    logits = peers.CANDIDATES[peers.TUNED](case)()
+    assert peers.relative_error(logits, peers.expected_logits(case)) < peers.LOGITS_TOLERANCE[case.dtype]
+    fused = next(name for name in peers.GPU_CANDIDATES if "ReLU in" in name)
+    with pytest.raises(peers.UnavailableError, match="cuDNN has no such kernel"):
+        peers.CANDIDATES[fused](case)
+
+
+def test_device_memory_is_beyond_the_weights_and_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a later pass: with what stays reserved of the first, and without what was only cached."""
+    reserved = {"now": 70_000_000, "peak": 0, "cached": 0}
+
+    def take(held: int, cached: int) -> None:
+        reserved["now"] += held + cached
+        reserved["cached"] += cached
+        reserved["peak"] = max(reserved["peak"], reserved["now"])
+
+    def empty() -> None:
+        reserved["now"] -= reserved["cached"]
+        reserved["cached"] = 0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: reserved.update(peak=reserved["now"]))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: reserved["peak"])
+    case = peers.Case((8, 3, 64, 224, 224), torch.float16, "cuda")
+    calls: list[int] = []
+
+    def forward() -> Tensor:
+        calls.append(1)
+        take(0, 900_000_000 if len(calls) == 1 else 50_000_000)  # the first tries algorithms
+        return torch.zeros(1)
+
+    def build() -> peers.Forward:
+        clip = 8 * 3 * 64 * 224 * 224 * 2
+        take(clip + 24_553_344 + 200_000_000, 0)
+        return forward
+
+    built, megabytes = memory.device_mb(build, case)
+    assert built is forward
+    assert megabytes == pytest.approx(250, abs=1)
 
 
 def test_who_runs_where() -> None:

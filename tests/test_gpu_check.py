@@ -74,6 +74,14 @@ def test_gpu_benchmarks_need_no_more_either(bare: dict[str, str], suite: str) ->
     assert collect(bare, f"benchmarks/test_{suite}.py")
 
 
+@pytest.mark.parametrize("program", ["tune_table", "profile_steps", "merge_records"])
+def test_programs_need_no_more_either(bare: dict[str, str], program: str) -> None:
+    assert program in SCRIPT.read_text()
+    bare["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
+    result = run([sys.executable, "-m", f"benchmarks.{program}", "--help"], bare)
+    assert result.returncode == 0, result.stderr
+
+
 def test_reports_need_no_more_either(bare: dict[str, str]) -> None:
     record = next((ROOT / "benchmarks" / "results").glob("*.json"))
     bare["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
