@@ -386,6 +386,8 @@ def plot_gpu(record: Row, path: Path) -> None:
     bars: dict[str, dict[str, list[tuple[str, float]]]] = {}
     for row in record["benchmarks"]:
         info = row["extra_info"]
+        if "device_seconds" not in info:  # cut short
+            continue
         if row["group"].startswith("gpu_step"):
             panel = bars.setdefault(f"Steps of the plan, {info['case']}: us", {})
             for name, field in (("measured", "device_seconds"), ("least", "floor_seconds")):

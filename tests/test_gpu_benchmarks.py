@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -308,6 +309,31 @@ def test_records_of_one_run_are_merged(record: dict[str, Any], tmp_path: Path) -
     assert not paths[2].exists()
     with pytest.raises(ValueError, match="no record"):
         merge_records.merge([])
+
+
+INTERRUPTED = """
+from benchmarks.conftest import pytest_sessionfinish
+
+def test_first(benchmark):
+    benchmark.pedantic(int)
+
+def test_second(benchmark):
+    def interrupt():
+        raise KeyboardInterrupt
+    benchmark.pedantic(interrupt)
+"""
+
+
+def test_benchmarks_that_are_interrupted_keep_their_rows(tmp_path: Path) -> None:
+    head, _, tests = INTERRUPTED.partition("\n\n")
+    (tmp_path / "conftest.py").write_text(head)
+    (tmp_path / "test_it.py").write_text(tests)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json=a.json"]
+    path = {"PYTHONPATH": f"{ROOT}"}
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True)
+    assert result.returncode == 2, result.stdout + result.stderr
+    (row,) = json.loads((tmp_path / "a.json").read_text())["benchmarks"]
+    assert row["name"] == "test_first"
 
 
 # Counters.
