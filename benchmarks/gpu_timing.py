@@ -93,12 +93,13 @@ def ceilings() -> Chip:
 
 def clocks() -> dict[str, str] | None:
     """The driver and the clocks, as nvidia-smi reads them while the GPU multiplies; None where it cannot."""
-    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    command = ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader"]
     try:
+        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+        query = [f"--id=GPU-{uuid}", f"--query-gpu={','.join(_CLOCKS)}"]
         a = torch.randn(_MATRIX, _MATRIX, device="cuda", dtype=torch.float16)
         for _ in range(500):  # two thirds of a second of an H200, in which nvidia-smi starts and reads
             torch.mm(a, a)
+        command = ["nvidia-smi", *query, "--format=csv,noheader"]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
         torch.cuda.synchronize()
     except (OSError, subprocess.SubprocessError, RuntimeError):  # the last after an error of a kernel
