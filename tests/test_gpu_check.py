@@ -14,6 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
 FILES = [file for folder in ("tests", "tests/ops") for file in sorted((ROOT / folder).glob("*_cuda.py"))]
+# All that they hold is a part of its own.
+SANITIZERS = [file for file in FILES if "sanitizer" in file.name]
 # By the call that runs them: the records of benchmarks, and the suites that they are of.
 RECORDS = {
     "tune": {"gpu_questions": "gpu_questions", "gpu_stem": "gpu_questions"},
@@ -66,6 +68,15 @@ def test_gpu_tests_need_no_more_than_torch_and_pytest(bare: dict[str, str]) -> N
     found = collect(bare, *FILES)
     assert {line.split("::")[0] for line in found} == {str(file.relative_to(ROOT)) for file in FILES}
     assert any("sanitizer" in line for line in found)
+
+
+def test_every_part_has_tests(bare: dict[str, str]) -> None:
+    """Of a file without any, pytest would say that it failed."""
+    found = collect(bare, *FILES, "-k", "not sanitizer and not every_candidate")
+    assert {ROOT / line.split("::")[0] for line in found} == set(FILES) - set(SANITIZERS)
+    for words in ("sanitizer", "every_candidate"):
+        assert collect(bare, *FILES, "-k", words)
+        assert f"-k {words} &" in SCRIPT.read_text()
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -128,7 +139,9 @@ def test_it_goes_on_after_a_part_that_fails(stubbed: dict[str, str], tmp_path: P
     # These two run beside the others.
     assert found.pop("sanitizer") == "FAILED (3): ERROR: race"
     assert found.pop("parity-candidates") == "passed"
-    parity = ["parity-" + file.name[len("test_") : -len("_cuda.py")] for file in FILES]
+    parity = [
+        "parity-" + file.name[len("test_") : -len("_cuda.py")] for file in FILES if file not in SANITIZERS
+    ]
     tuned, recorded, others = ([f"benchmark-{name}" for name in records] for records in RECORDS.values())
     parts = ["build", *parity, "tune", *tuned, "profile", *recorded, "report", *others]
     assert list(found) == parts
