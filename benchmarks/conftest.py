@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks import gpu_timing
 from benchmarks.flow_peers import Solver
 from fasti3d import extension
+from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.roofline import floor_seconds
 
 Call = Callable[[], object]
@@ -28,6 +29,12 @@ def _version(*packages: str) -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
     return None
+
+
+def _tuned_configurations() -> int:
+    """The measured configurations of convolutions that are in use."""
+    found = tables.tuned(torch.device("cuda", torch.cuda.current_device())).tables
+    return len({problem for _, table in found for problem in table.entries})
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -47,6 +54,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "triton": _version("triton"),
         "clocks": gpu_timing.clocks() if cuda else None,
+        "tuned": _tuned_configurations() if cuda else 0,
     }
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-# Of one run, or the times do not compare.
-SAME = ("gpu", "torch", "triton", "cuda", "cudnn")
+# In these, or the times do not compare.
+SAME = ("gpu", "tuned", "torch", "triton", "cuda", "cudnn")
 
 
 def merge(records: Sequence[Record]) -> Record:

@@ -245,6 +245,8 @@ def machine(record: Row) -> str:
         for name in ("isa", "gpu", "torch", "cuda", "cudnn", "triton", "openvino", "opencv", "scikit-image")
         if ours.get(name)
     ]
+    if ours.get("tuned"):
+        parts.append(f"{ours['tuned']} tuned configurations")
     if clocks := ours.get("clocks"):
         parts.append(f"driver {clocks['driver_version']}")
         parts.append(f"{clocks['clocks.sm']} and memory {clocks['clocks.mem']} in use")

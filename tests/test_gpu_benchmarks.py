@@ -13,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import conftest as measuring
 from benchmarks import gpu_timing, memory, merge_records, peers, profile_steps, report, test_i3d_forward
 from benchmarks.conftest import DeviceClock
 from benchmarks.folded_network import FoldedConv, FoldedPool, folded
 from benchmarks.plan_steps import planned_steps
+from fasti3d.ops.conv3d_bn_relu import tables
+from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
 from fasti3d.reference import MaxPool3dSame, Unit3D
 from fasti3d.roofline import Chip
 
@@ -255,7 +258,7 @@ def record() -> dict[str, Any]:
         "machine_info": {
             "machine": "x86_64",
             "cpu": {},
-            "fasti3d": versions | {"triton": "3.6.0", "openvino": None, "clocks": clocks},
+            "fasti3d": versions | {"triton": "3.6.0", "openvino": None, "clocks": clocks, "tuned": 66},
         },
         "commit_info": {"id": "0123456789abcdef", "dirty": False},
         "datetime": "2026-01-02T03:04:05",
@@ -273,7 +276,7 @@ def record() -> dict[str, Any]:
 def test_report_holds_every_number_of_a_gpu(record: dict[str, Any]) -> None:
     text = report.report(record)
     assert "gpu A GPU" in text
-    assert "driver 1.2, 1980 MHz and memory 3201 MHz in use" in text
+    assert "66 tuned configurations, driver 1.2, 1980 MHz and memory 3201 MHz in use" in text
     assert "| a product | A GPU | 789 TFLOP/s, 4300.0 GB/s |" in text
     numbers = "123.4 us | 100.0 us | 512.3 TFLOP/s, 2500.0 GB/s"
     assert f"| batch 8 | Mixed_3b | {numbers} | 65 | 58 |" in text
@@ -380,3 +383,19 @@ def test_a_step_is_profiled_by_a_process_of_its_own(tmp_path: Path, monkeypatch:
     asked = (tmp_path / "asked").read_text()
     assert "--clock-control none" in asked
     assert "benchmarks.profile_steps --batch 8 --only 3" in asked
+
+
+# The machine.
+
+
+def test_records_say_how_many_configurations_were_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = tables.Gpu("A GPU", (9, 0), 132)
+    problems = [Problem(clips, 64, 64, (8, 8, 8), (1, 1, 1), (1, 1, 1), (9, 0), 132) for clips in (1, 2, 3)]
+    entries = [
+        {problem: tables.Entry(choose(problem), 1e-4, 1e-4) for problem in part}
+        for part in (problems[:2], problems[1:])
+    ]
+    found = tables.Tuned(tuple((Path("a.json"), tables.Table(gpu, {}, part)) for part in entries))
+    monkeypatch.setattr(tables, "tuned", lambda device: found)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert measuring._tuned_configurations() == 3
