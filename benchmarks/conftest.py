@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,8 +14,11 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from benchmarks import gpu_timing
 from benchmarks.flow_peers import Solver
 from fasti3d import extension
+from fasti3d.ops.conv3d_bn_relu import tables
+from fasti3d.roofline import floor_seconds
 
 Call = Callable[[], object]
 
@@ -26,6 +29,12 @@ def _version(*packages: str) -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
     return None
+
+
+def _tuned_configurations() -> int:
+    """The measured configurations of convolutions that are in use."""
+    found = tables.tuned(torch.device("cuda", torch.cuda.current_device())).tables
+    return len({problem for _, table in found for problem in table.entries})
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -44,7 +53,17 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "triton": _version("triton"),
+        "clocks": gpu_timing.clocks() if cuda else None,
+        "tuned": _tuned_configurations() if cuda else 0,
     }
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Leaves out what an interrupt cut short, which pytest-benchmark could make no record of."""
+    rows: list[Any] = session.config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+    rows[:] = [row for row in rows if row.stats.data]
+    yield
 
 
 def _seconds(call: Call) -> float:
@@ -101,6 +120,44 @@ class Race:
 @pytest.fixture
 def race(benchmark: BenchmarkFixture) -> Race:
     return Race(benchmark)
+
+
+class DeviceClock:
+    """Times what is launched on a GPU by its clock, into the row's extra_info, beside what it reaches."""
+
+    def __init__(self, benchmark: BenchmarkFixture) -> None:
+        self.benchmark = benchmark
+
+    def __call__(self, run: Call, *, flop: int = 0, moved_bytes: int = 0) -> None:
+        """Measures ``run``, which may be captured in a CUDA graph; pytest-benchmark's own time is one call's.
+
+        Args:
+            flop: floating-point operations of one run.
+            moved_bytes: bytes that it has to read and write.
+        """
+        self.benchmark.pedantic(gpu_timing.synchronised(run), warmup_rounds=1, rounds=3)
+        if self.benchmark.stats is None:  # --benchmark-disable
+            return
+        seconds, best = gpu_timing.device_seconds(run), gpu_timing.ceilings()
+        info = self.benchmark.extra_info
+        info["device_seconds"] = seconds
+        info["floor_seconds"] = floor_seconds(flop, moved_bytes, best)
+        if flop:
+            info["gflop_per_s"] = flop / seconds / 1e9
+            info["matmul_percent"] = 100 * flop / seconds / best.flop_per_s
+        if moved_bytes:
+            info["gb_per_s"] = moved_bytes / seconds / 1e9
+            info["copy_percent"] = 100 * moved_bytes / seconds / best.bytes_per_s
+
+    def failed(self, verdict: str) -> None:
+        """A row for what has no speed, with the reason."""
+        self.benchmark.pedantic(lambda: None)
+        self.benchmark.extra_info["verdict"] = verdict
+
+
+@pytest.fixture
+def device_clock(benchmark: BenchmarkFixture) -> DeviceClock:
+    return DeviceClock(benchmark)
 
 
 class PairRace:

@@ -1,10 +1,10 @@
-"""Peak memory of a forward pass, each candidate in a process of its own.
+"""Peak memory of a forward pass; on the CPU each candidate in a process of its own.
 
-``python -m benchmarks.memory CANDIDATE --shape 1 3 64 224 224 --dtype bfloat16 --device cpu`` prints
-JSON, in MB (10^6 bytes): ``peak_mb`` of the first pass and ``later_peak_mb`` of the next. On the CPU
-a peak is the largest resident set during the pass beyond what the process held just before it, from
-/proc (Linux only): the first pass of fasti3d also pays for its packed weights, which stay. On a GPU it
-is the most device memory that torch's allocator held, weights included.
+``python -m benchmarks.memory CANDIDATE --shape 1 3 64 224 224 --dtype bfloat16`` prints
+JSON, in MB (10^6 bytes): ``peak_mb`` of the first pass and ``later_peak_mb`` of the next. A peak is the
+largest resident set during the pass beyond what the process held just before it, from /proc (Linux only):
+the first pass of fasti3d also pays for its packed weights, which stay. On a GPU, ``device_mb`` measures
+in this process.
 
 Before the first pass model and input are built, which torch.compile and OpenVINO use to compile
 their graphs; torch.compile has already run once by then.
@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,14 +25,17 @@ from pathlib import Path
 import torch
 
 from benchmarks import peers
+from fasti3d.layers import layers
 
 ROOT = Path(__file__).resolve().parent.parent
+# A shape's second pass captures the CUDA graph that later ones replay.
+WARM_RUNS = 3
 
 
 def peaks(candidate: str, case: peers.Case) -> dict[str, float]:
     """What ``python -m benchmarks.memory`` prints for ``candidate`` on ``case``: a fresh process measures."""
     dtype, shape = str(case.dtype).removeprefix("torch."), map(str, case.shape)
-    arguments = (candidate, "--device", case.device, "--dtype", dtype, "--shape", *shape)
+    arguments = (candidate, "--dtype", dtype, "--shape", *shape)
     return fresh_process("benchmarks.memory", *arguments)
 
 
@@ -66,21 +70,37 @@ def cpu_peak(call: Callable[[], object]) -> float:
     return _status_mb("VmHWM") - before
 
 
-def _cuda_peak(forward: peers.Forward) -> float:
-    gc.collect()
-    torch.cuda.empty_cache()
+def device_mb(build: Callable[[], peers.Forward], case: peers.Case) -> tuple[peers.Forward, float]:
+    """A candidate on a GPU, warm, and the MB of device memory that a later pass needs beyond one copy of the
+    weights and the clip: packed weights, maps, workspaces and what CUDA graphs keep.
+
+    Of what torch's allocator has reserved: a graph's memory is in use only while it is captured.
+    """
+    _give_back()
+    before = torch.cuda.memory_reserved()
+    forward = build()
+    for _ in range(WARM_RUNS):
+        forward()
+    _give_back()
     torch.cuda.reset_peak_memory_stats()
     forward()
-    return torch.cuda.max_memory_reserved() / 1e6
+    clip = math.prod(case.shape) * case.dtype.itemsize
+    weights = sum(layer.weights for layer in layers(case.shape[1], case.shape[2:])) * case.dtype.itemsize
+    return forward, (torch.cuda.max_memory_reserved() - before - clip - weights) / 1e6
+
+
+def _give_back() -> None:
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
 
 
 def measure(candidate: str, case: peers.Case) -> dict[str, float]:
     """The peaks of ``candidate`` on ``case`` in MB, measured in this process."""
     # A small clip first: the pages of torch's own code count as resident once they have run.
-    peers.CANDIDATES["reference"](peers.Case((1, 3, 9, 224, 224), case.dtype, case.device))()
+    peers.CANDIDATES["reference"](peers.Case((1, 3, 9, 224, 224), case.dtype))()
     forward = peers.CANDIDATES[candidate](case)
-    peak = _cuda_peak if case.device == "cuda" else cpu_peak
-    return {"peak_mb": peak(forward), "later_peak_mb": peak(forward)}
+    return {"peak_mb": cpu_peak(forward), "later_peak_mb": cpu_peak(forward)}
 
 
 def main() -> None:
@@ -88,9 +108,8 @@ def main() -> None:
     parser.add_argument("candidate", choices=peers.CANDIDATES)
     parser.add_argument("--shape", type=int, nargs=5, default=(1, 3, 64, 224, 224))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
-    case = peers.Case(tuple(args.shape), getattr(torch, args.dtype), args.device)
+    case = peers.Case(tuple(args.shape), getattr(torch, args.dtype))
     print(json.dumps(measure(args.candidate, case)))
 
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fasti3d
+from benchmarks.folded_network import Convolve, convolve_then_relu, convolve_with_relu, folded
+from benchmarks.gpu_timing import captured, synchronised
 from fasti3d import reference
 
 # Relative L2 error of the logits against the float32 reference on the same clip. Measured: 7e-7 in
@@ -24,6 +26,10 @@ from fasti3d import reference
 LOGITS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 Forward = Callable[[], Tensor]
+
+
+class UnavailableError(RuntimeError):
+    """A candidate that this machine, or its releases, cannot run; the message says why."""
 
 
 class Case(NamedTuple):
@@ -59,9 +65,9 @@ def clip(case: Case) -> Tensor:
     """Smooth coloured noise in [-1, 1], rounded to the case's dtype: structure survives the pools."""
     n, c, t, h, w = case.shape
     generator = torch.Generator().manual_seed(1)
-    coarse = torch.randn(n, c, max(t // 8, 1), 7, 7, generator=generator)
+    coarse = torch.randn(n, c, max(t // 8, 1), 7, 7, generator=generator).to(case.device)
     smooth = F.interpolate(coarse, size=(t, h, w), mode="trilinear").clamp_(-1, 1)
-    return smooth.to(case.device, case.dtype)
+    return smooth.to(case.dtype)
 
 
 def _placed(model: nn.Module, case: Case, memory_format: torch.memory_format) -> tuple[nn.Module, Tensor]:
@@ -106,13 +112,42 @@ def _channels_last(case: Case) -> Forward:
     return _forward(*_placed(random_reference(), case, torch.channels_last_3d))
 
 
-def _compiled(case: Case) -> Forward:
-    # In channels_last_3d because that is its fastest form: twice as fast as NCDHW on a CPU.
-    model, x = _placed(random_reference(), case, torch.channels_last_3d)
-    options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": case.device == "cuda"}
-    forward = _forward(torch.compile(model, dynamic=False, options=options), x)
+def _compile(case: Case, memory_format: torch.memory_format, options: dict[str, Any]) -> Forward:
+    model, x = _placed(random_reference(), case, memory_format)
+    # Constant weights, so that it folds the batch norms.
+    forward = _forward(torch.compile(model, dynamic=False, options={"freezing": True, **options}), x)
     forward()  # compiles here
     return forward
+
+
+def _compiled(case: Case) -> Forward:
+    # In channels_last_3d because that is its fastest form: twice as fast as NCDHW on a CPU.
+    return _compile(case, torch.channels_last_3d, {"triton.cudagraphs": case.device == "cuda"})
+
+
+def _autotuned(memory_format: torch.memory_format) -> Callable[[Case], Forward]:
+    def build(case: Case) -> Forward:
+        options = torch._inductor.list_mode_options("max-autotune")  # a mode and options exclude each other
+        return _compile(case, memory_format, options)
+
+    return build
+
+
+def _cudnn(convolve: Convolve) -> Callable[[Case], Forward]:
+    """cuDNN as fast as plain PyTorch can ask for it; the clip lies in the graph's memory already."""
+
+    def build(case: Case) -> Forward:
+        model, x = _placed(folded(random_reference(), convolve), case, torch.channels_last_3d)
+        with torch.no_grad():
+            try:
+                return synchronised(captured(lambda: model(x)))
+            except RuntimeError as error:
+                # Which of them cuDNN has kernels for depends on its release.
+                if convolve is not convolve_with_relu:
+                    raise
+                raise UnavailableError(f"cuDNN has no such kernel: {error}") from error
+
+    return build
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,22 +180,42 @@ def _openvino(case: Case) -> Forward:
 
 
 OURS = "fasti3d"
+TUNED = "cuDNN, BN folded, channels_last_3d, CUDA graph"
+COMPILED = "torch.compile"  # in the names of all that it compiles
+AUTOTUNED = "torch.compile max-autotune"
+GPU_CANDIDATES: dict[str, Callable[[Case], Forward]] = {
+    TUNED: _cudnn(convolve_then_relu),
+    f"{TUNED}, ReLU in the convolution": _cudnn(convolve_with_relu),
+    AUTOTUNED: _autotuned(torch.contiguous_format),
+    f"{AUTOTUNED}, channels_last_3d": _autotuned(torch.channels_last_3d),
+}
 CANDIDATES: dict[str, Callable[[Case], Forward]] = {
     OURS: _fasti3d,
     "fasti3d under torch.compile": _fasti3d_compiled,
     "reference": _reference,
     "reference, channels_last_3d": _channels_last,
     "torch.compile, channels_last_3d, freezing": _compiled,
+    **GPU_CANDIDATES,
     "OpenVINO": _openvino,
 }
+# Clips that the float32 reference gets at once: it needs some 2 GB for each.
+_REFERENCE_CLIPS = 4
 
 
 @functools.lru_cache(maxsize=2)
 def expected_logits(case: Case) -> Tensor:
-    """The float32 reference's logits for the case's clip, on the CPU."""
-    x = clip(case).float().cpu()
-    with torch.no_grad():
-        return random_reference()(x)
+    """The float32 reference's logits for the case's clip, computed on the case's device."""
+    model = random_reference().to(case.device)
+    parts = clip(case).float().split(_REFERENCE_CLIPS)
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark
+    # TF32 keeps 10 bits of a mantissa; trying algorithms takes longer than the pass.
+    cudnn.allow_tf32 = cudnn.benchmark = False
+    try:
+        with torch.no_grad():
+            return torch.cat([model(part).cpu() for part in parts])
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

@@ -1,6 +1,7 @@
-"""Turns a pytest-benchmark record into Markdown tables and, with --plot and --flow-plot, charts.
+"""Turns a pytest-benchmark record into Markdown tables and, with --plot, --flow-plot and --gpu-plot, charts.
 
-``python benchmarks/report.py RECORD.json [--output REPORT.md] [--plot CHART.png] [--flow-plot CHART.png]``
+``python benchmarks/report.py RECORD.json [--output REPORT.md] [--plot CHART.png] [--flow-plot CHART.png]
+[--gpu-plot CHART.png]``
 """
 
 from __future__ import annotations
@@ -56,19 +57,35 @@ def _number(name: str, form: str) -> Callable[[Row], str]:
     return number
 
 
+def _scaled(giga: float, form: str, unit: str) -> str:
+    return f"{giga / 1e3:.4g} T{unit}" if giga >= 1e4 else f"{giga:{form}} G{unit}"
+
+
 def _rate(row: Row) -> str:
     info = row["extra_info"]
     rates = []
     if "gflop_per_s" in info:
-        rates.append(f"{info['gflop_per_s']:.0f} GFLOP/s")
+        rates.append(_scaled(info["gflop_per_s"], ".0f", "FLOP/s"))
     if "gb_per_s" in info:
-        rates.append(f"{info['gb_per_s']:.1f} GB/s")
+        rates.append(_scaled(info["gb_per_s"], ".1f", "B/s"))
     return ", ".join(rates)
 
 
 def _memory(row: Row) -> str:
     info = row["extra_info"]
     return f"{info['peak_mb']:.0f} / {info['later_peak_mb']:.0f}" if "peak_mb" in info else ""
+
+
+def _device_time(name: str) -> Callable[[Row], str]:
+    def time(row: Row) -> str:
+        info = row["extra_info"]
+        return f"{1e6 * info[name]:.1f} us" if name in info else ""
+
+    return time
+
+
+def _text(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row["extra_info"].get(name, ""))
 
 
 def _pair_time(row: Row) -> str:
@@ -84,6 +101,13 @@ class Section(NamedTuple):
 
 
 _PASS: Columns = {"time": _time, "ratio": _ratio("ratio"), "rate": _rate, "MB": _memory}
+_DEVICE: Columns = {
+    "time": _device_time("device_seconds"),
+    "least": _device_time("floor_seconds"),
+    "rate": _rate,
+    "% of the product's": _number("matmul_percent", ".0f"),
+    "% of the copy's": _number("copy_percent", ".0f"),
+}
 _ITERATIONS: Columns = {"Gpixel-iterations/s": _number("gpixel_iterations_per_s", ".2f")}
 _CLIPS: Columns = {
     "time": _time,
@@ -97,7 +121,34 @@ _PAIRS: Columns = {"pairs": _number("pairs", "d"), "pairs/s": _number("pairs_per
 
 # By how the groups of their benchmarks begin.
 SECTIONS = {
-    "I3D": Section("I3D forward", _PASS),
+    "I3D": Section(
+        "I3D forward",
+        _PASS | {"device MB": _number("device_mb", ".0f")},
+        "On a GPU every pass is waited for. Device MB: what torch's allocator holds for a pass beyond one "
+        "copy of the weights and the clip.",
+    ),
+    "gpu_ceilings": Section(
+        "What the GPU reaches",
+        {"rate": _rate},
+        "A product of random matrices, and a copy, read and written: what the shares below are of.",
+    ),
+    "gpu_step": Section(
+        "The plan's steps on a GPU, one by one",
+        _DEVICE,
+        "Medians of CUDA graphs of many runs, by the GPU's clock; what fits the second-level cache is there. "
+        "The least time is that of the arithmetic at the product's rate or of the bytes at the copy's, "
+        "whichever is more.",
+    ),
+    "gpu_layer": Section(
+        "The network's convolutions on a GPU, one by one",
+        _DEVICE,
+        "float16, channels-last, with bias and ReLU; times and least times as above.",
+    ),
+    "gpu_question": Section(
+        "Other ways to compute convolutions on a GPU",
+        {"verdict": _text("verdict")} | _DEVICE,
+        "float16; each result checked ten times in poisoned memory against float32 sums.",
+    ),
     "max_pool3d_same": Section("max_pool3d_same", _PASS),
     "conv3d": Section("conv3d + bias + ReLU", _PASS),
     "mixed_block": Section("Mixed blocks on a GPU, from CUDA graphs", _PASS),
@@ -215,6 +266,11 @@ def machine(record: Row) -> str:
         for name in ("isa", "gpu", "torch", "cuda", "cudnn", "triton", "openvino", "opencv", "scikit-image")
         if ours.get(name)
     ]
+    if ours.get("tuned"):
+        parts.append(f"{ours['tuned']} tuned configurations")
+    if clocks := ours.get("clocks"):
+        parts.append(f"driver {clocks['driver_version']}")
+        parts.append(f"{clocks['clocks.sm']} and memory {clocks['clocks.mem']} in use")
     commit = record["commit_info"]
     parts.append(
         f"commit {commit['id'][:10]}{' with changes' if commit['dirty'] else ''}, {record['datetime'][:10]}"
@@ -344,6 +400,50 @@ def plot_flow(record: Row, path: Path) -> None:
     _save(figure, path)
 
 
+def plot_gpu(record: Row, path: Path) -> None:
+    """Draws the plan's steps with their least times, and the convolutions' shares of a product's rate.
+
+    Raises:
+        ValueError: the record holds no step and no convolution by the GPU's clock.
+    """
+    bars: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for row in record["benchmarks"]:
+        info = row["extra_info"]
+        if "device_seconds" not in info:  # cut short
+            continue
+        if row["group"].startswith("gpu_step"):
+            panel = bars.setdefault(f"Steps of the plan, {info['case']}: us", {})
+            for name, field in (("measured", "device_seconds"), ("least", "floor_seconds")):
+                panel.setdefault(name, []).append((info["candidate"], 1e6 * info[field]))
+        elif row["group"].startswith("gpu_layer"):
+            layer, _, batch = info["case"].rpartition(" batch ")
+            panel = bars.setdefault(f"Convolutions, batch {batch}: % of a matrix product's rate", {})
+            panel.setdefault(info["candidate"], []).append((layer, info["matmul_percent"]))
+    if not bars:
+        raise ValueError("the record holds no step or convolution by the GPU's clock to plot")
+    plt = _pyplot()
+    lengths = [len({name for lines in panel.values() for name, _ in lines}) for panel in bars.values()]
+    figure, panels = plt.subplots(
+        len(bars),
+        squeeze=False,
+        figsize=(9, 0.8 * len(bars) + 0.22 * sum(lengths)),
+        height_ratios=lengths,
+        layout="constrained",
+    )
+    for axes, (title, panel) in zip(panels[:, 0], bars.items(), strict=True):
+        for (name, line), colour in zip(panel.items(), itertools.cycle(("tab:orange", "tab:gray"))):
+            names, values = zip(*line, strict=True)
+            thin = colour == "tab:gray"
+            axes.barh(names, values, height=0.4 if thin else 0.8, color=colour, label=name)
+        axes.invert_yaxis()
+        axes.margins(y=0.01)
+        axes.tick_params(axis="y", labelsize=6)
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.legend(fontsize="small", frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def _pyplot() -> Any:
     import matplotlib
 
@@ -366,6 +466,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where the Markdown goes; by default to standard output")
     parser.add_argument("--plot", type=Path, help="where a bar chart of the forward passes goes")
     parser.add_argument("--flow-plot", type=Path, help="where a chart of TV-L1's accuracy by time goes")
+    parser.add_argument("--gpu-plot", type=Path, help="where a chart of steps and convolutions on a GPU goes")
     args = parser.parse_args()
     try:
         record = json.loads(args.record.read_text())
@@ -378,7 +479,7 @@ def main() -> None:
         os.replace(temporary, args.output)
     else:
         print(text, end="")
-    for draw, path in ((plot, args.plot), (plot_flow, args.flow_plot)):
+    for draw, path in ((plot, args.plot), (plot_flow, args.flow_plot), (plot_gpu, args.gpu_plot)):
         if path:
             try:
                 draw(record, path)

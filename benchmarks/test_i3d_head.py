@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.conftest import Race, rounds_within
+from benchmarks.gpu_timing import captured, synchronised
 from benchmarks.peers import Case
 from fasti3d.network import FEATURE_CHANNELS, HEAD_POOL
 from fasti3d.ops.i3d_head.op import i3d_head
@@ -52,17 +53,7 @@ def build(name: str, case: Case) -> Callable[[], Tensor]:
     head, arguments = CANDIDATES[name], _arguments(case)
     if case.device == "cpu":
         return lambda: head(*arguments)
-    head(*arguments)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits = head(*arguments)
-
-    def run() -> Tensor:
-        graph.replay()
-        torch.cuda.synchronize()
-        return logits
-
-    return run
+    return synchronised(captured(lambda: head(*arguments)))
 
 
 @functools.lru_cache(maxsize=1)

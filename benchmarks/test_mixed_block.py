@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.conftest import Race, rounds_within
+from benchmarks.gpu_timing import captured, synchronised
 from fasti3d import gpu_steps, network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
@@ -75,23 +76,8 @@ CANDIDATES: dict[str, tuple[Callable[[Mixed, Tensor], Run], bool | None]] = {
 }
 
 
-def _captured(run: Run) -> Run:
-    """From a CUDA graph, as launches from Python take longer than the kernels."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        y = run()
-
-    def replay() -> Tensor:
-        graph.replay()
-        torch.cuda.synchronize()
-        return y
-
-    return replay
+def _replayed(run: Run) -> Run:
+    return synchronised(captured(run))
 
 
 @pytest.mark.gpu
@@ -110,11 +96,11 @@ def test_mixed_block(
     x = torch.randn(batch, *work[0].in_size, work[0].in_channels, device="cuda", dtype=torch.float16)
     x = x.relu_().permute(0, 4, 1, 2, 3)
     with torch.no_grad():
-        ours = _captured(CANDIDATES["fasti3d"][0](block, x))
+        ours = _replayed(CANDIDATES["fasti3d"][0](block, x))
         build, pooled = CANDIDATES[name]
         if pooled is not None:
             monkeypatch.setattr(gpu_steps, "pool_pays", lambda *_: pooled)
-        candidate = _captured(build(block, x))
+        candidate = _replayed(build(block, x))
         expected = block(x.float())
         for run in (ours, candidate):
             error = (run().float() - expected).abs().max() / expected.abs().max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,18 +19,18 @@ FILES = [
     for folder in ("tests", "tests/ops", "tests/metrics")
     for file in sorted((ROOT / folder).glob("*_cuda.py"))
 ]
-SUITES = [
-    "tvl1_gpu",
-    "two_stream",
-    "fvd",
-    "i3d_forward",
-    "conv3d",
-    "mixed_block",
-    "max_pool3d_same",
-    "fuse",
-    "frames",
-    "i3d_head",
-]
+# All that they hold is a part of its own.
+SANITIZERS = [file for file in FILES if "sanitizer" in file.name]
+# By the call that runs them: the records of benchmarks, and the suites that they are of.
+RECORDS = {
+    "tune": {"gpu_questions": "gpu_questions", "gpu_stem": "gpu_questions"},
+    "record": {"i3d_forward": "i3d_forward", "gpu_layers": "gpu_layers", "i3d_compiled": "i3d_forward"},
+    "flow": {name: name for name in ("tvl1_gpu", "two_stream", "fvd")},
+    "others": {name: name for name in ("mixed_block", "max_pool3d_same", "i3d_head", "frames", "fuse")},
+}
+# These put theirs together.
+MERGED = ("record", "flow")
+SUITES = sorted({suite for records in RECORDS.values() for suite in records.values()})
 # What the package and its tests use elsewhere, as a module that Python imports when it starts.
 WITHOUT = """
 import sys
@@ -75,10 +76,27 @@ def test_gpu_tests_need_no_more_than_torch_and_pytest(bare: dict[str, str]) -> N
     assert any("sanitizer" in line for line in found)
 
 
+def test_every_part_has_tests(bare: dict[str, str]) -> None:
+    """Of a file without any, pytest would say that it failed."""
+    found = collect(bare, *FILES, "-k", "not sanitizer and not every_candidate")
+    assert {ROOT / line.split("::")[0] for line in found} == set(FILES) - set(SANITIZERS)
+    for words in ("sanitizer", "every_candidate"):
+        assert collect(bare, *FILES, "-k", words)
+        assert f"-k {words} &" in SCRIPT.read_text()
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_gpu_benchmarks_need_no_more_either(bare: dict[str, str], suite: str) -> None:
     assert suite in SCRIPT.read_text()
     assert collect(bare, f"benchmarks/test_{suite}.py")
+
+
+@pytest.mark.parametrize("program", ["tune_table", "profile_steps", "merge_records"])
+def test_programs_need_no_more_either(bare: dict[str, str], program: str) -> None:
+    assert program in SCRIPT.read_text()
+    bare["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
+    result = run([sys.executable, "-m", f"benchmarks.{program}", "--help"], bare)
+    assert result.returncode == 0, result.stderr
 
 
 def test_reports_need_no_more_either(bare: dict[str, str]) -> None:
@@ -89,30 +107,80 @@ def test_reports_need_no_more_either(bare: dict[str, str]) -> None:
     assert "## I3D forward" in result.stdout
 
 
-# Stands in for a Python with a GPU: only the sanitizer's part fails.
+# Stands in for a Python with a GPU: the sanitizer's part fails, and benchmarks write what they are called.
 STUB = """#!/bin/sh
 case "$*" in
   *get_device_capability*) echo 9.0 ;;
   *get_device_name*) echo a GPU ;;
   *"-k sanitizer"*) echo "ERROR: race"; exit 3 ;;
+  *--benchmark-json*)
+    for one; do case "$one" in --benchmark-json=*) echo "$*" > "${one#*=}" ;; esac; done ;;
+  *merge_records*) while [ "$1" != --output ]; do all="$all $1"; shift; done; echo "$all" > "$2" ;;
 esac
 """
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_it_goes_on_after_a_part_that_fails(tmp_path: Path) -> None:
+@pytest.fixture
+def stubbed(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Python with a GPU that does nothing; what is written lies in ``out``."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
     stub = tmp_path / "python"
     stub.write_text(STUB)
     stub.chmod(0o755)
-    result = run(["bash", str(SCRIPT), "out"], os.environ | {"PYTHON": str(stub)}, tmp_path)
-    assert result.returncode == 1, result.stderr
-    first, *parts = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    return os.environ | {"PYTHON": str(stub)}
+
+
+def states(folder: Path) -> dict[str, str]:
+    """What the summary says, by part."""
+    first, *parts = (folder / "out" / "summary.txt").read_text().splitlines()
     assert first == "a GPU"
-    states = {line.split()[0]: line.split(" s  ")[1] for line in parts}
-    assert states.pop("sanitizer") == "FAILED (3): ERROR: race"
-    parity = ["parity-" + file.name[len("test_") : -len("_cuda.py")] for file in FILES]
-    assert list(states) == ["build", *parity, *(f"benchmark-{suite}" for suite in SUITES)]
-    assert set(states.values()) == {"passed"}
+    return {line.split()[0]: line.split(" s  ")[1] for line in parts}
+
+
+def test_it_goes_on_after_a_part_that_fails(stubbed: dict[str, str], tmp_path: Path) -> None:
+    result = run(["bash", str(SCRIPT), "out"], stubbed, tmp_path)
+    assert result.returncode == 1, result.stderr
+    found = states(tmp_path)
+    # These two run beside the others.
+    assert found.pop("sanitizer") == "FAILED (3): ERROR: race"
+    assert found.pop("parity-candidates") == "passed"
+    parity = [
+        "parity-" + file.name[len("test_") : -len("_cuda.py")] for file in FILES if file not in SANITIZERS
+    ]
+    parts = {call: [f"benchmark-{name}" for name in records] for call, records in RECORDS.items()}
+    parts["tune"] = ["tune", *parts["tune"], "profile"]
+    for call in MERGED:
+        parts[call].append(f"report-{call}")
+    assert list(found) == ["build", *parity, *itertools.chain(*parts.values())]
+    assert set(found.values()) == {"passed"}
+
+
+@pytest.mark.parametrize("call", RECORDS)
+def test_each_call_runs_its_own_parts(call: str, stubbed: dict[str, str], tmp_path: Path) -> None:
+    table = tmp_path / "nvidia-h200.json"
+    table.write_text("a table")
+    result = run(["bash", str(SCRIPT), "out", call], stubbed | {"TABLE": table.name}, tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = states(tmp_path)
+    assert next(iter(found)) == "build"
+    assert [name for name in found if name.startswith("benchmark")] == [
+        f"benchmark-{n}" for n in RECORDS[call]
+    ]
+    for name, suite in RECORDS[call].items():
+        assert f"benchmarks/test_{suite}.py" in (tmp_path / "out" / f"{name}.json").read_text()
+    if call in MERGED:
+        merged = (tmp_path / "out" / f"{call}.json").read_text()
+        assert all(f"out/{name}.json" in merged for name in RECORDS[call])
+    # Where torch's device finds its own (fasti3d.home).
+    assert (tmp_path / "out" / "home" / "tuned" / table.name).read_text() == "a table"
+
+
+def test_it_refuses_what_it_does_not_know(stubbed: dict[str, str], tmp_path: Path) -> None:
+    result = run(["bash", str(SCRIPT), "out", "everything"], stubbed, tmp_path)
+    assert (result.returncode, "usage:" in result.stderr) == (2, True)
+    result = run(["bash", str(SCRIPT), "out", "record"], stubbed | {"TABLE": "missing.json"}, tmp_path)
+    assert (result.returncode, "missing.json" in result.stderr) == (2, True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run")

@@ -17,6 +17,7 @@ from tolerances import assert_close
 from torch import Tensor
 from typer.testing import CliRunner
 
+from benchmarks import tune_table
 from fasti3d import gpu, network, tune
 from fasti3d.cli import app
 from fasti3d.home import cache_dir
@@ -273,3 +274,28 @@ def test_gpus_without_kernels() -> None:
         ValueError, match=r"nothing to tune for torch\.float16 on cpu: there are no fused kernels"
     ):
         tune.tune([(1, 3, 64, 224, 224)], torch.float16, CPU)
+
+
+def test_the_table_of_the_gpu_check_is_the_commands(
+    h200: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shape by shape, into the place where it is looked for."""
+    asked: list[int] = []
+
+    def measured(shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> Any:
+        asked.append(shapes[0][0])
+        return tune.tune(shapes, dtype, device, second_is_best)
+
+    monkeypatch.setattr(tune_table, "tune", measured)
+    monkeypatch.setattr(tune_table, "gpu", lambda device: H200)
+    path = tables.user_path(H200)
+    assert path is not None
+    tune_table.measure([(clips, 3, 9, 193, 193) for clips in (1, 2)], CPU, path)
+    assert asked == [1, 2]
+    (found,) = tables.find(H200).tables
+    assert found[0] == path == tmp_path / "tuned" / "nvidia-h200.json"
+    batches = {problem.batch for problem in found[1].entries}
+    assert batches >= {1, 2}
+    said = capsys.readouterr().out
+    assert "100.0 us" in said
+    assert "WRONG Conv3d_2c_3x3" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -19,12 +20,16 @@ from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.same import pad_same
 
+if TYPE_CHECKING:
+    from fasti3d.ops.conv3d_bn_relu.launch import Prepared
+
 pytestmark = pytest.mark.gpu
 
 Triple = tuple[int, int, int]
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
 DTYPES = (torch.float16, torch.bfloat16)
+BATCHES = (1, 3, 8)
 SENTINEL = 1234.0
 # (input channels, output channels, input size, kernel, stride) of I3D's on 64 frames of 224x224.
 CONVOLUTIONS: dict[str, tuple[int, int, Triple, Triple, Triple]] = {
@@ -42,6 +47,7 @@ for _name, _part in network.TRUNK.items():
         CONVOLUTIONS[_place + "b1b"] = (_part.b1a, _part.b1b, _size, THREE, ONE)
         CONVOLUTIONS[_place + "b2b"] = (_part.b2a, _part.b2b, _size, THREE, ONE)
         _CHANNELS = _part.out_channels
+BLOCKS = [name.removesuffix("b0") for name in CONVOLUTIONS if name.endswith("b0")]
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +107,7 @@ def check(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_every_convolution_of_the_network(name: str, batch: int, dtype: torch.dtype) -> None:
     channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
@@ -109,8 +115,8 @@ def test_every_convolution_of_the_network(name: str, batch: int, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("batch", [1, 2, 8])
-@pytest.mark.parametrize("place", [name.removesuffix("b0") for name in CONVOLUTIONS if name.endswith("b0")])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("place", BLOCKS)
 def test_convolutions_of_one_clip_as_one(place: str, batch: int, dtype: torch.dtype) -> None:
     """Each of the two outputs a poisoned channel slice with sentinels around it."""
     channels, b0, size, _, _ = CONVOLUTIONS[place + "b0"]
@@ -130,6 +136,45 @@ def test_convolutions_of_one_clip_as_one(place: str, batch: int, dtype: torch.dt
     for wide in wides:
         assert (wide[:, :16] == SENTINEL).all()
         assert (wide[:, -16:] == SENTINEL).all()
+
+
+def check_candidates(work: Prepared) -> None:
+    """Everything that may be chosen, each into poisoned memory."""
+    from fasti3d.ops.conv3d_bn_relu import launch
+
+    expected = tune.reference(work)
+    for chosen in candidates(work.problem):
+        for out in (work.out, work.second):
+            if out is not None:
+                out.fill_(torch.nan)
+        launch.run(chosen, work)
+        assert (wrong := tune.fault(work, expected)) is None, f"{chosen.short}: {wrong}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_every_candidate(name: str, batch: int, dtype: torch.dtype) -> None:
+    from fasti3d.ops.conv3d_bn_relu import launch
+
+    channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
+    x = clip(batch, channels, size, dtype)
+    packed = PackedConv3d.pack(*weights(out_channels, channels, kernel), stride, relu=True, dtype=dtype)
+    out = torch.empty_like(packed(x))
+    check_candidates(launch.prepare(x, packed.weight, packed.bias, kernel, stride, None, True, out, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("place", BLOCKS)
+def test_every_candidate_of_convolutions_as_one(place: str, batch: int, dtype: torch.dtype) -> None:
+    from fasti3d.ops.conv3d_bn_relu import launch
+
+    channels, b0, size, _, _ = CONVOLUTIONS[place + "b0"]
+    between = CONVOLUTIONS[place + "b1a"][1] + CONVOLUTIONS[place + "b2a"][1]
+    x, out, second = (clip(batch, c, size, dtype) for c in (channels, b0, between))
+    packed = PackedConv3d.pack(*weights(b0 + between, channels, ONE), ONE, relu=True, dtype=dtype)
+    check_candidates(launch.prepare_split(x, packed.weight, packed.bias, True, out, second))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +350,16 @@ def test_bytes_are_taken_as_the_clip_scaled_before(dtype: torch.dtype) -> None:
         ):
             actual = model.forward_endpoints(layout, network.OUTPUTS)
             assert all(torch.equal(actual[name], expected[name]) for name in network.OUTPUTS)
+
+
+def test_the_reference_on_the_gpu_is_that_on_the_cpu() -> None:
+    """What all else is held against."""
+    x = torch.rand(1, 3, 17, 193, 200, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = list(network.OUTPUTS)
+    expected = ordinary(make_i3d(), x, *names)
+    actual = ordinary(make_i3d().cuda(), x.cuda(), *names)
+    for name in names:
+        assert_close("i3d", actual[name], expected[name])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
