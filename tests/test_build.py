@@ -142,6 +142,19 @@ def test_blocks_of_the_flow_solver_share_a_multiprocessor(kernels: list[Kernel],
         assert 2 * kernel.shared <= 48 * 1024
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_flow_solver_for_clusters_is_there_where_clusters_are(
+    kernels: list[Kernel], architecture: str
+) -> None:
+    """With 384 threads a block; it is an empty kernel on the others."""
+    solvers = [k for k in kernels if k.architecture == architecture and "_tvl1_cluster_kernel" in k.name]
+    assert len(solvers) == 4
+    for kernel in solvers:
+        assert kernel.registers <= 65536 // 384
+        assert (kernel.registers > 100) == (int(architecture) >= 90)
+
+
 def _setup(**environment: str) -> subprocess.CompletedProcess[str]:
     """Runs setup.py as far as its choice of what to build."""
     if not (ROOT / "setup.py").exists():

@@ -9,8 +9,8 @@
 // So the same source runs on the GPU (cuda.cu) and, thread by thread, on a CPU, where its logic is
 // tested (tests/ops/tvl1_serial.cpp).
 //
-// Iterations run in sweeps of several (cuda_sweep.h). If the sums of changes show that they had to
-// stop within a sweep, it is run again, as far as that, from the copy of the state that it read.
+// How the iterations share the pixels out and exchange what they need is a matter of its own: see
+// cuda_sweep.h and cuda_resident.h.
 #pragma once
 
 #include <cstdint>
@@ -18,27 +18,19 @@
 #include "cuda_median.h"
 #include "cuda_plan.h"
 #include "cuda_state.h"
-#include "cuda_sweep.h"
 #include "cuda_value.h"
 
 namespace fasti3d::tvl1 {
 FASTI3D_BLOCK int32_t clamp(int32_t i, int32_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
 
-// Iterations until the sum of changes reaches the tolerance, if it goes on falling as it did from
-// `previous` to `last`; between 1 and `most`.
-FASTI3D_BLOCK int32_t iterations_left(double previous, double last, double tolerance,
-                                      int32_t most) {
-  if (!(last < previous) || !(tolerance > 0.0)) return most;
-  const float fall = logf(static_cast<float>(last / previous));
-  const float left = ceilf(logf(static_cast<float>(tolerance / last)) / fall);
-  return left < static_cast<float>(most) ? (left > 1.0f ? static_cast<int32_t>(left) : 1) : most;
-}
-
-// V: Exact or Fast. kComponents: 2, or 3 with the illumination that gamma weighs.
-template <class Block, class V, int kComponents>
+// Iterations: Sweeper or Resident. V: Exact or Fast. kComponents: 2, or 3 with the illumination
+// that gamma weighs.
+template <template <class, class, int> class Iterations, class Block, class V, int kComponents>
 class Solver {
  public:
-  FASTI3D_BLOCK Solver(Block& block, Shared<kComponents>& shared, const Task& task)
+  using Shared = typename Iterations<Block, V, kComponents>::Shared;
+
+  FASTI3D_BLOCK Solver(Block& block, Shared& shared, const Task& task)
       : block_(block), shared_(shared), task_(task), state_(task, block.group(), block.count()) {}
 
   FASTI3D_BLOCK void run() {
@@ -184,59 +176,12 @@ class Solver {
       if (medians) smooth(level);
       block_.meet();
       // A warp takes about as many iterations as the one before.
-      stopped = iterate(level, round, rule.iteration == 0 ? usual_ : level.tiling.sweep, rule);
+      const int32_t expected = rule.iteration == 0 ? usual_ : kLongestSweep;
+      Iterations<Block, V, kComponents> iterations(block_, shared_, task_, state_);
+      stopped = iterations.iterate(level, round, expected, rule);
     }
     usual_ = static_cast<int32_t>(rule.iteration < kLongestSweep ? rule.iteration : kLongestSweep);
     return rule.iteration;
-  }
-
-  // At most so many iterations, `length` of them in the first sweep; whether the rule stopped them.
-  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t length, StopRule& rule) {
-    const Tiling& tiling = level.tiling;
-    const int32_t tiles = tiling.tiles();
-    Sweeper<Block, V, kComponents> sweeper(block_, shared_, task_, state_);
-    // Set here, they need not be kept through everything that comes before.
-    typename decltype(sweeper)::Tiles registers{};
-    // Whether they hold, of the block's only tile, what does not change but through this block.
-    bool held = false;
-    bool stopped = false, again = false;
-    double previous = 0.0, last = 0.0;
-    while (most > 0 && !(stopped && !again)) {
-      if (length > tiling.sweep) length = tiling.sweep;
-      if (length > most) length = static_cast<int32_t>(most);
-      sweeper.sweep(level, registers, length, held, held && !again);
-      held = tiles <= block_.count();
-      block_.meet();
-      if (again) {
-        again = false;
-      } else {
-        const double* sums = state_.errors(0);
-        sweeper.add_up(
-            length, block_.count() < tiles ? block_.count() : tiles,
-            [&](int32_t i, int32_t block) { return sums[i * block_.count() + block]; },
-            [&](int32_t i, double sum) { shared_.total[i] = sum; });
-        state_.turn_errors();
-        int32_t kept = 0;
-        while (kept < length && !stopped) {
-          previous = last;
-          last = shared_.total[kept];
-          stopped = rule.stops(last);
-          ++kept;
-        }
-        again = kept < length;
-        if (again) {
-          length = kept;
-          continue;
-        }
-      }
-      state_.turn_u();
-      state_.turn_p();
-      most -= length;
-      // The first iteration of all shows no trend.
-      length = previous > 0.0 ? iterations_left(previous, last, level.tolerance, tiling.sweep)
-                              : 2 * length;
-    }
-    return stopped;
   }
 
   // The four taps of a bicubic sample along an axis. Outside the image, where the CPU form has
@@ -362,7 +307,7 @@ class Solver {
   }
 
   Block& block_;
-  Shared<kComponents>& shared_;
+  Shared& shared_;
   const Task& task_;
   State state_;
   int32_t usual_ = kLongestSweep;  // iterations of a warp
