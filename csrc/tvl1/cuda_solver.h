@@ -69,6 +69,15 @@ class Solver {
     });
   }
 
+  // Sets a pixel of a plane that is read two pixels at a time: with the last of an odd row goes
+  // what follows it, which counts for nothing but should not be read before it was ever written.
+  FASTI3D_BLOCK static void put(float* plane, const Level& level, int32_t x, int32_t y,
+                                float value) {
+    float* const to = plane + at(level, x, y);
+    to[0] = value;
+    if (x + 1 == level.width && level.width % kColumns > 0) to[1] = value;
+  }
+
   // Pixel (x, y) of a level, bilinear between the pixels of another.
   FASTI3D_BLOCK V resized(const float* from, const Level& in, int32_t x, int32_t y, double scale_x,
                           double scale_y) const {
@@ -114,7 +123,7 @@ class Solver {
       const Level& level = given ? finest : coarsest;
       for (int c = 0; c < 2; ++c) {
         const int64_t from = ((pair * 2 + c) * level.height + y) * level.width + x;
-        state_.u(c)[at(level, x, y)] = given ? task_.initial[from] : 0.0f;
+        put(state_.u(c), level, x, y, given ? task_.initial[from] : 0.0f);
       }
     });
     if (given) {
@@ -124,14 +133,14 @@ class Solver {
         each_pixel(out, [&](int32_t x, int32_t y) {
           for (int c = 0; c < 2; ++c) {
             const V value = resized(state_.u(c), in, x, y, task_.scale, task_.scale);
-            state_.next_u(c)[at(out, x, y)] = V(value * V{task_.step}).value;
+            put(state_.next_u(c), out, x, y, V(value * V{task_.step}).value);
           }
         });
         state_.turn_u();
       }
     }
     if constexpr (kComponents == 3) {
-      each_pixel(coarsest, [&](int32_t x, int32_t y) { state_.u(2)[at(coarsest, x, y)] = 0.0f; });
+      each_pixel(coarsest, [&](int32_t x, int32_t y) { put(state_.u(2), coarsest, x, y, 0.0f); });
     }
   }
 
@@ -142,7 +151,7 @@ class Solver {
       for (int c = 0; c < kComponents; ++c) {
         V value = resized(state_.u(c), in, x, y, out.scale_x, out.scale_y);
         if (c < 2) value = value * V{task_.inverse_step};
-        state_.next_u(c)[at(out, x, y)] = value.value;
+        put(state_.next_u(c), out, x, y, value.value);
       }
     });
     state_.turn_u();
@@ -160,7 +169,12 @@ class Solver {
       const V along_y = half * (grey(x, y + 1) - grey(x, y - 1));
       const int32_t to = at(level, x, y);
       state_.taps()[to] = {grey(x, y).value, along_x.value, along_y.value, 0.0f};
-      for (int c = 0; c < kComponents; ++c) state_.px(c)[to] = state_.py(c)[to] = 0.0f;
+      for (int c = 0; c < kComponents; ++c) {
+        put(state_.px(c), level, x, y, 0.0f);
+        put(state_.py(c), level, x, y, 0.0f);
+      }
+      // Of this only what follows the rows lasts.
+      for (int k = 0; k < 4; ++k) put(state_.data(k), level, x, y, 0.0f);
     });
   }
 
@@ -253,8 +267,7 @@ class Solver {
     }
     if constexpr (kComponents == 3) {
       each_pixel(level, [&](int32_t x, int32_t y) {
-        const int32_t to = at(level, x, y);
-        state_.next_u(2)[to] = state_.u(2)[to];
+        put(state_.next_u(2), level, x, y, state_.u(2)[at(level, x, y)]);
       });
     }
     state_.turn_u();
@@ -292,7 +305,7 @@ class Solver {
 #pragma unroll
           for (int k = 0; k < kSide; ++k) w[j][k] = shared_.sorted[j][row][column + k];
         }
-        to[at(level, left + column, top + row)] = median_of_sorted_columns(w);
+        put(to, level, left + column, top + row, median_of_sorted_columns(w));
       });
     }
   }
