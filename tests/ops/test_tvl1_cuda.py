@@ -430,7 +430,7 @@ import fasti3d
 from tvl1_making import arguments, frames
 from fasti3d.flow.params import TVL1Params
 for form in ({}, {"mode": "opencv-cuda", "gamma": 0.3}, {"median_filtering": 3}):
-    parameters = arguments(TVL1Params(nscales=2, warps=2, **form))
+    parameters = arguments(TVL1Params(nscales=2, warps=2, outer_iterations=2, **form))
     for size in ((40, 70), (150, 131)):
         clip = frames(4, *size).cuda()
         for name in ("tvl1", "tvl1_exact"):

@@ -4,7 +4,7 @@
 // A block is a thread of this process, and the threads of a block run one after the other, in an
 // order that can be chosen: a result that depends on it means that threads read what others write
 // between two barriers. Between blocks the thread sanitizer watches, where this is built with it.
-// Memory is filled with NaNs before it is used.
+// Memory is filled with NaNs before it is used, which load() knows.
 //
 //   tvl1_serial solve IN OUT
 //     IN: a line of settings, as solve() reads them, then frame0, frame1 and, if given, the initial
@@ -126,7 +126,15 @@ class SerialBlock {
   auto from_right(Registers<T>& registers, int thread, F get) const {
     return get(registers.all[thread % kWarpSize < kWarpSize - 1 ? thread + 1 : thread]);
   }
-  Two load(const Two* from) const { return *from; }
+  Two load(const Two* from) const {
+    uint32_t words[2];
+    std::memcpy(words, from, sizeof(words));
+    if (words[0] == ~0u || words[1] == ~0u) {
+      std::cerr << "memory is read that was never written\n";
+      std::abort();
+    }
+    return *from;
+  }
 
   void meet() {
     if (meetings_++ != skipped_) state_.barrier.wait();
