@@ -6,6 +6,7 @@ and uses approximate division and square roots. test_tvl1_serial.py tests the lo
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -94,6 +95,7 @@ def assert_same(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(a.cpu(), w.cpu(), rtol=0, atol=0)
 
 
+@functools.cache
 def differing(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Pairs that stop after very different numbers of iterations: still, slow, fast, and scene cuts."""
     first, second = [], []
