@@ -220,8 +220,9 @@ SECTIONS = {
         {"time": _time}
         | _PAIRS
         | {"ratio, one at a time": _ratio("ratio_single")}
+        | _ITERATIONS
         | {"device MB": _number("device_mb", ".0f")},
-        "Frames and flow stay on the GPU. The time is that of one call, of one pair in OpenCV's rows.",
+        "Frames and flow stay on the GPU. The time is that of one call, of one pair where a ratio is given.",
     ),
     "TV-L1 accuracy": Section(
         "TV-L1: accuracy and time",

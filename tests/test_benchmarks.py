@@ -285,7 +285,8 @@ def test_every_flow_benchmark_is_collected() -> None:
             assert f"test_tvl1_{test}[{clip}" in listed
     for preset in PRESETS:
         assert f"test_tvl1_preset[fasti3d {preset}]" in listed
-    assert "test_tvl1_gpu[64-i3d-(256, 340)]" in listed or "test_tvl1_gpu[(256, 340)-i3d-64]" in listed
+    for design in ("groups", "cluster"):
+        assert f"test_tvl1_gpu[(256, 340)-i3d-64-{design}]" in listed
 
 
 def test_flop_of_an_iteration_are_the_references() -> None:

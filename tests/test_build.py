@@ -121,12 +121,12 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
     return [kernel for kernels in compiled for kernel in kernels]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_cuda_kernels_spill_no_registers(kernels: list[Kernel]) -> None:
     assert [kernel for kernel in kernels if kernel.stack or kernel.spills] == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_blocks_of_the_flow_solver_share_a_multiprocessor(kernels: list[Kernel], architecture: str) -> None:
     """Two at a time, in the shared memory that no one has to ask for; one with the illumination term."""
@@ -140,6 +140,19 @@ def test_blocks_of_the_flow_solver_share_a_multiprocessor(kernels: list[Kernel],
     for (_, components), kernel in solvers.items():
         assert kernel.registers <= (128 if components == 2 else 255)
         assert 2 * kernel.shared <= 48 * 1024
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_flow_solver_for_clusters_is_there_where_clusters_are(
+    kernels: list[Kernel], architecture: str
+) -> None:
+    """With 384 threads a block; it is an empty kernel on the others."""
+    solvers = [k for k in kernels if k.architecture == architecture and "_tvl1_cluster_kernel" in k.name]
+    assert len(solvers) == 4
+    for kernel in solvers:
+        assert kernel.registers <= 65536 // 384
+        assert (kernel.registers > 100) == (int(architecture) >= 90)
 
 
 def _setup(**environment: str) -> subprocess.CompletedProcess[str]:

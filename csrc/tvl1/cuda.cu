@@ -1,127 +1,58 @@
-// fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one cooperative kernel for the whole batch.
+// fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one kernel for the whole batch.
 //
-// All its blocks run at the same time, in groups; a group takes a pair from a queue, solves it from
-// the frames to the flow (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations,
-// so nobody waits for other pairs, and the host waits for nothing.
+// Its blocks run in groups; a group takes a pair from a queue, solves it from the frames to the
+// flow (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so nobody waits for
+// other pairs, and the host waits for nothing.
+//
+// There are two designs, which give the same bits. In "groups" all blocks of the GPU run at the
+// same time, and those of a group exchange tiles through the L2 cache (cuda_sweep.h). In "cluster"
+// a group is a thread-block cluster that keeps the pair it iterates on the chip (cuda_resident.h);
+// that takes a GPU with clusters, and frames that fit into one.
 #include <cuda_runtime.h>
-#include <cuda/atomic>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <tuple>
 
 #include "../common/cuda.h"
+#include "cuda_block.h"
 #include "cuda_plan.h"
+#include "cuda_resident.h"
 #include "cuda_solver.h"
+#include "cuda_sweep.h"
 #include "operator.h"
 
 namespace fasti3d::tvl1 {
 namespace {
-
-// In device memory: what the blocks of a group share, and what all groups share.
-struct alignas(128) GroupState {
-  unsigned arrivals;  // at meetings, of all blocks together
-  unsigned long long pair;
-};
-struct alignas(128) Queue {
-  unsigned long long next;
-};
-
-// A block of a group, as cuda_solver.h asks for it. The grid is (blocks of a group, groups).
-class DeviceBlock {
- public:
-  template <class T>
-  struct Registers {
-    T own;
-  };
-
-  __device__ DeviceBlock(Queue* queue, GroupState* groups)
-      : queue_(queue), state_(groups + blockIdx.y) {}
-
-  __device__ int group() const { return blockIdx.y; }
-  __device__ int index() const { return blockIdx.x; }
-  __device__ int count() const { return gridDim.x; }
-
-  template <class F>
-  __device__ __forceinline__ void each(int n, F f) const {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < n; i += kThreads) f(i);
-    __syncthreads();
-  }
-  template <class F>
-  __device__ __forceinline__ void share(int n, F f) const {
-    const unsigned step = count() * kThreads;
-#pragma unroll 1
-    for (unsigned i = index() * kThreads + threadIdx.x; i < n; i += step) f(static_cast<int>(i));
-  }
-  template <class T, class F>
-  __device__ __forceinline__ void threads(Registers<T>& registers, F f) const {
-    f(static_cast<int>(threadIdx.x), registers.own);
-    __syncthreads();
-  }
-  // What get finds in the registers of the thread to the left or right in the warp; the outermost
-  // thread gets its own. The whole warp must call it.
-  template <class T, class F>
-  __device__ __forceinline__ auto from_left(Registers<T>& registers, int, F get) const {
-    auto value = get(registers.own);
-    value.value = __shfl_up_sync(~0u, value.value, 1);
-    return value;
-  }
-  template <class T, class F>
-  __device__ __forceinline__ auto from_right(Registers<T>& registers, int, F get) const {
-    auto value = get(registers.own);
-    value.value = __shfl_down_sync(~0u, value.value, 1);
-    return value;
-  }
-  // Past the L1 cache, which has no use for what a sweep reads once.
-  __device__ __forceinline__ Two load(const Two* from) const {
-    const float2 value = __ldcg(reinterpret_cast<const float2*>(from));
-    return {value.x, value.y};
-  }
-
-  // Waits for all blocks of the group, and makes what they wrote before visible after. Arrivals are
-  // only ever counted up; all blocks come by equally often, so each knows what to wait for.
-  __device__ void meet() {
-    __syncthreads();
-    expected_ += count();
-    if (threadIdx.x == 0) {
-      const cuda::atomic_ref<unsigned, cuda::thread_scope_device> arrivals(state_->arrivals);
-      arrivals.fetch_add(1, cuda::memory_order_release);
-      // The difference is right also where the counter has wrapped around. Waiting leaves the L1
-      // cache to the block beside this one; the fence empties it, once.
-      while (static_cast<int>(arrivals.load(cuda::memory_order_relaxed) - expected_) < 0) {
-      }
-      cuda::atomic_thread_fence(cuda::memory_order_acquire, cuda::thread_scope_device);
-    }
-    __syncthreads();
-  }
-
-  // The next pair of the group; past the last when there are no more.
-  __device__ int64_t next_pair() {
-    if (index() == 0 && threadIdx.x == 0) state_->pair = atomicAdd(&queue_->next, 1ull);
-    meet();
-    return static_cast<int64_t>(state_->pair);
-  }
-
- private:
-  Queue* const queue_;
-  GroupState* const state_;
-  unsigned expected_ = 0;
-};
 
 // Two blocks a multiprocessor, of different groups where there are several: one computes while the
 // other waits. With the illumination term the registers only suffice for one.
 template <class V, int kComponents>
 __global__ void __launch_bounds__(kThreads, kComponents == 2 ? 2 : 1)
     _tvl1_kernel(const __grid_constant__ Task task, Queue* queue, GroupState* groups) {
-  __shared__ Shared<kComponents> shared;
-  DeviceBlock block(queue, groups);
-  Solver<DeviceBlock, V, kComponents>(block, shared, task).run();
+  using GroupSolver = Solver<Sweeper, GroupBlock, V, kComponents>;
+  __shared__ typename GroupSolver::Shared shared;
+  GroupBlock block(queue, groups);
+  GroupSolver(block, shared, task).run();
+}
+
+// One block a multiprocessor.
+template <class V, int kComponents>
+__global__ void __launch_bounds__(kResidentThreads, 1)
+    _tvl1_cluster_kernel(const __grid_constant__ Task task, Queue* queue, GroupState* groups) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  using ClusterSolver = Solver<Resident, ClusterBlock, V, kComponents>;
+  extern __shared__ __align__(16) char memory[];
+  __shared__ ClusterBlock::Barriers barriers;
+  ClusterBlock block(queue, groups, barriers);
+  ClusterSolver(block, *reinterpret_cast<typename ClusterSolver::Shared*>(memory), task).run();
+#endif
 }
 
 // The levels' table, through a kernel's arguments: a copy from host memory could not be captured in
@@ -140,10 +71,28 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+enum class Design { kGroups, kCluster, kAuto };
+
+// FASTI3D_TVL1_CUDA_DESIGN: groups, cluster, or auto for clusters wherever a pair fits into one.
+// Groups are the default as long as no GPU has timed the two side by side.
+Design asked_design() {
+  const char* const value = std::getenv("FASTI3D_TVL1_CUDA_DESIGN");
+  const std::string name = value == nullptr || *value == 0 ? "groups" : value;
+  check(name == "groups" || name == "cluster" || name == "auto",
+        "FASTI3D_TVL1_CUDA_DESIGN must be groups, cluster or auto, got ", name);
+  return name == "groups" ? Design::kGroups : name == "auto" ? Design::kAuto : Design::kCluster;
+}
+
+// A kernel, how to launch it, and the plan that it works by.
+struct Launch {
+  const void* kernel;
+  cudaLaunchConfig_t config;
+  cudaLaunchAttribute attribute;
+  Plan plan;
+};
+
 template <class V, int kComponents>
-void launch(Task task, const Params& params, Size size, const Tensor& frames) {
-  const cudaStream_t stream = current_stream(frames);
-  const int device = frames.get_device_index();
+Launch in_groups(Size size, int64_t pairs, const Params& params, int device) {
   void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_kernel<V, kComponents>;
   int per_multiprocessor = 0;
   STD_CUDA_CHECK(
@@ -152,8 +101,70 @@ void launch(Task task, const Params& params, Size size, const Tensor& frames) {
       int64_t(per_multiprocessor) * attribute(cudaDevAttrMultiProcessorCount, device);
   check(blocks > 0 && attribute(cudaDevAttrCooperativeLaunch, device) == 1,
         "tvl1: this GPU cannot run the solver's blocks side by side: move the frames to the CPU");
-  const Plan plan =
-      make_plan(size, task.pairs, params, {blocks, attribute(cudaDevAttrL2CacheSize, device)});
+  Launch launch{};
+  launch.kernel = reinterpret_cast<const void*>(kernel);
+  launch.config.blockDim = dim3(kThreads);
+  launch.attribute.id = cudaLaunchAttributeCooperative;
+  launch.attribute.val.cooperative = 1;
+  launch.plan = make_plan(size, pairs, params, {blocks, attribute(cudaDevAttrL2CacheSize, device)});
+  return launch;
+}
+
+// Nothing if this GPU has no clusters, or none that a pair fits into.
+template <class V, int kComponents>
+std::optional<Launch> in_clusters(Size size, int64_t pairs, const Params& params, int device) {
+  void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_cluster_kernel<V, kComponents>;
+  constexpr int kBytes = sizeof(ResidentShared<kComponents>);
+  cudaFuncAttributes compiled{};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&compiled, kernel));
+  // What was compiled for an older GPU, if only to be translated for this one, is empty.
+  if (compiled.ptxVersion < 90 || attribute(cudaDevAttrClusterLaunch, device) != 1 ||
+      attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) <
+          kBytes + static_cast<int>(compiled.sharedSizeBytes)) {
+    return std::nullopt;
+  }
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  Launch launch{};
+  launch.kernel = reinterpret_cast<const void*>(kernel);
+  launch.config.gridDim = dim3(kMostClusterBlocks);
+  launch.config.blockDim = dim3(kResidentThreads);
+  launch.config.dynamicSmemBytes = kBytes;
+  int most_blocks = 0, clusters = 0;
+  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&most_blocks, kernel, &launch.config));
+  const int64_t blocks = choose_cluster(size, pairs, kComponents, most_blocks,
+                                        attribute(cudaDevAttrMultiProcessorCount, device));
+  if (blocks == 0) return std::nullopt;
+  launch.config.gridDim = dim3(static_cast<unsigned>(blocks));
+  launch.attribute.id = cudaLaunchAttributeClusterDimension;
+  launch.attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+  launch.attribute.val.clusterDim.y = launch.attribute.val.clusterDim.z = 1;
+  launch.config.attrs = &launch.attribute;
+  launch.config.numAttrs = 1;
+  STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config));
+  if (clusters == 0) return std::nullopt;
+  launch.plan = make_cluster_plan(size, params, std::min<int64_t>(pairs, clusters), blocks);
+  return launch;
+}
+
+template <class V, int kComponents>
+Launch choose_launch(Size size, int64_t pairs, const Params& params, int device) {
+  const Design design = asked_design();
+  if (design != Design::kGroups) {
+    const auto launch = in_clusters<V, kComponents>(size, pairs, params, device);
+    if (launch) return *launch;
+    check(design == Design::kAuto, "FASTI3D_TVL1_CUDA_DESIGN=cluster: images of ", size.height,
+          " x ", size.width, " do not fit into a thread-block cluster of this GPU: use groups");
+  }
+  return in_groups<V, kComponents>(size, pairs, params, device);
+}
+
+template <class V, int kComponents>
+void solve(Task task, const Params& params, Size size, const Tensor& frames) {
+  const cudaStream_t stream = current_stream(frames);
+  Launch launch =
+      choose_launch<V, kComponents>(size, task.pairs, params, frames.get_device_index());
+  const Plan& plan = launch.plan;
 
   const auto aligned = [](int64_t bytes) { return round_up_to(bytes, 128); };
   const int64_t level_count = static_cast<int64_t>(plan.levels.size());
@@ -179,9 +190,12 @@ void launch(Task task, const Params& params, Size size, const Tensor& frames) {
   task.layout = plan.layout;
   task.workspace = reinterpret_cast<float*>(memory + states + table);
   void* arguments[] = {&task, &queue, &groups};
-  const dim3 grid(static_cast<unsigned>(plan.blocks_per_group), static_cast<unsigned>(plan.groups));
-  STD_CUDA_CHECK(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(kernel), grid, dim3(kThreads),
-                                             arguments, 0, stream));
+  launch.config.gridDim =
+      dim3(static_cast<unsigned>(plan.blocks_per_group), static_cast<unsigned>(plan.groups));
+  launch.config.stream = stream;
+  launch.config.attrs = &launch.attribute;
+  launch.config.numAttrs = 1;
+  STD_CUDA_CHECK(cudaLaunchKernelExC(&launch.config, launch.kernel, arguments));
 }
 
 template <class V>
@@ -213,9 +227,9 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
   task.flow = static_cast<float*>(flow.mutable_data_ptr());
   task.iterations = static_cast<int32_t*>(iterations.mutable_data_ptr());
   if (params.gamma != 0.0) {
-    launch<V, 3>(task, params, problem.size, frame0);
+    solve<V, 3>(task, params, problem.size, frame0);
   } else {
-    launch<V, 2>(task, params, problem.size, frame0);
+    solve<V, 2>(task, params, problem.size, frame0);
   }
   return {flow, iterations};
 }

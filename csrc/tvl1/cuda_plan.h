@@ -20,6 +20,15 @@ constexpr int kTileWidth = kWarpSize * kColumns, kTileHeight = kWarps * kRows;
 // covers the same pixels in every tiling: the sums of its changes do not depend on the tiling.
 constexpr int kLongestSweep = 8;
 
+// A block of a cluster keeps pieces of a level, as many as it has warps: as far as the registers go
+// for so many strips a thread, one below the other.
+constexpr int kResidentWarps = 12, kResidentThreads = kResidentWarps * kWarpSize;
+FASTI3D_HOST_DEVICE constexpr int resident_strips(int components) {
+  return components == 2 ? 2 : 1;
+}
+constexpr int kMostClusterBlocks = 16;  // of any GPU
+constexpr int kExchanges = 4;  // between the blocks, that may be under way; see ClusterBlock
+
 // Tiles overlap by two halos: tile i starts at i * step.
 struct Tiling {
   int32_t halo, sweep;  // sweep: the most iterations between two exchanges
@@ -144,20 +153,15 @@ inline Layout make_layout(const Plan& plan, int components) {
   return layout;
 }
 
-inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Device& device) {
-  const std::vector<Size> sizes = pyramid(size, params);
-  const int components = params.gamma != 0.0 ? 3 : 2;
-  Plan plan{};
-  plan.groups = choose_groups(sizes, pairs, components, device);
-  const int64_t available = device.blocks / plan.groups;
+// Finest first, without tilings.
+inline std::vector<Level> make_levels(const std::vector<Size>& sizes, const Params& params) {
+  std::vector<Level> levels;
   int64_t image = 0;
-  int32_t most_tiles = 0;
   for (size_t i = 0; i < sizes.size(); ++i) {
     Level level{};
     level.height = static_cast<int32_t>(sizes[i].height);
     level.width = static_cast<int32_t>(sizes[i].width);
     level.pitch = static_cast<int32_t>(round_up_to(level.width, 8));
-    level.tiling = choose_tiling(sizes[i], available);
     level.image = image;
     level.tolerance = params.tolerance(sizes[i].pixels());
     if (i + 1 < sizes.size()) {
@@ -166,12 +170,50 @@ inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Devi
       level.scale_x = static_cast<double>(sizes[i + 1].width) / static_cast<double>(sizes[i].width);
     }
     image += round_up_to(level.floats(), 32);
-    most_tiles = std::max(most_tiles, level.tiling.tiles());
-    plan.levels.push_back(level);
+    levels.push_back(level);
+  }
+  return levels;
+}
+
+inline int components_of(const Params& params) { return params.gamma != 0.0 ? 3 : 2; }
+
+inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Device& device) {
+  const std::vector<Size> sizes = pyramid(size, params);
+  const int components = components_of(params);
+  Plan plan{make_levels(sizes, params), {}, 0, 0};
+  plan.groups = choose_groups(sizes, pairs, components, device);
+  const int64_t available = device.blocks / plan.groups;
+  int32_t most_tiles = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    plan.levels[i].tiling = choose_tiling(sizes[i], available);
+    most_tiles = std::max(most_tiles, plan.levels[i].tiling.tiles());
   }
   // Blocks without a tile even in the level of most tiles would only make the meetings longer.
   plan.blocks_per_group = std::min<int64_t>(available, most_tiles);
   plan.layout = make_layout(plan, components);
+  return plan;
+}
+
+// Blocks of the clusters that solve a pair each and keep every level on the chip; 0 if no cluster
+// of at most so many blocks can. Beside a level of a pair a block has room for nothing else, and
+// more than the fewest blocks only pay where multiprocessors would be idle.
+inline int64_t choose_cluster(Size size, int64_t pairs, int components, int64_t most_blocks,
+                              int64_t multiprocessors) {
+  const int64_t pieces = ceil_div<int64_t>(size.width, kTileWidth) *
+                         ceil_div<int64_t>(size.height, resident_strips(components) * kRows);
+  int64_t blocks = 1;
+  while (ceil_div(pieces, blocks) > kResidentWarps) blocks *= 2;
+  if (blocks > std::min<int64_t>(most_blocks, kMostClusterBlocks)) return 0;
+  while (2 * blocks <= std::min<int64_t>(most_blocks, kMostClusterBlocks) && blocks < pieces &&
+         2 * blocks * pairs <= multiprocessors) {
+    blocks *= 2;
+  }
+  return blocks;
+}
+
+inline Plan make_cluster_plan(Size size, const Params& params, int64_t clusters, int64_t blocks) {
+  Plan plan{make_levels(pyramid(size, params), params), {}, clusters, blocks};
+  plan.layout = make_layout(plan, components_of(params));
   return plan;
 }
 

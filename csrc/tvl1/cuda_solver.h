@@ -9,8 +9,8 @@
 // So the same source runs on the GPU (cuda.cu) and, thread by thread, on a CPU, where its logic is
 // tested (tests/ops/tvl1_serial.cpp).
 //
-// Iterations run in sweeps of several (cuda_sweep.h). If the sums of changes show that they had to
-// stop within a sweep, it is run again, as far as that, from the copy of the state that it read.
+// How the iterations share the pixels out and exchange what they need is a matter of its own: see
+// cuda_sweep.h and cuda_resident.h.
 #pragma once
 
 #include <cstdint>
@@ -18,27 +18,19 @@
 #include "cuda_median.h"
 #include "cuda_plan.h"
 #include "cuda_state.h"
-#include "cuda_sweep.h"
 #include "cuda_value.h"
 
 namespace fasti3d::tvl1 {
 FASTI3D_BLOCK int32_t clamp(int32_t i, int32_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
 
-// Iterations until the sum of changes reaches the tolerance, if it goes on falling as it did from
-// `previous` to `last`; between 1 and `most`.
-FASTI3D_BLOCK int32_t iterations_left(double previous, double last, double tolerance,
-                                      int32_t most) {
-  if (!(last < previous) || !(tolerance > 0.0)) return most;
-  const float fall = logf(static_cast<float>(last / previous));
-  const float left = ceilf(logf(static_cast<float>(tolerance / last)) / fall);
-  return left < static_cast<float>(most) ? (left > 1.0f ? static_cast<int32_t>(left) : 1) : most;
-}
-
-// V: Exact or Fast. kComponents: 2, or 3 with the illumination that gamma weighs.
-template <class Block, class V, int kComponents>
+// Iterations: Sweeper or Resident. V: Exact or Fast. kComponents: 2, or 3 with the illumination
+// that gamma weighs.
+template <template <class, class, int> class Iterations, class Block, class V, int kComponents>
 class Solver {
  public:
-  FASTI3D_BLOCK Solver(Block& block, Shared<kComponents>& shared, const Task& task)
+  using Shared = typename Iterations<Block, V, kComponents>::Shared;
+
+  FASTI3D_BLOCK Solver(Block& block, Shared& shared, const Task& task)
       : block_(block), shared_(shared), task_(task), state_(task, block.group(), block.count()) {}
 
   FASTI3D_BLOCK void run() {
@@ -75,6 +67,15 @@ class Solver {
       const uint32_t at = static_cast<uint32_t>(i);
       f(static_cast<int32_t>(at % width), static_cast<int32_t>(at / width));
     });
+  }
+
+  // Sets a pixel of a plane that is read two pixels at a time: with the last of an odd row goes
+  // what follows it, which counts for nothing but should not be read before it was ever written.
+  FASTI3D_BLOCK static void put(float* plane, const Level& level, int32_t x, int32_t y,
+                                float value) {
+    float* const to = plane + at(level, x, y);
+    to[0] = value;
+    if (x + 1 == level.width && level.width % kColumns > 0) to[1] = value;
   }
 
   // Pixel (x, y) of a level, bilinear between the pixels of another.
@@ -122,7 +123,7 @@ class Solver {
       const Level& level = given ? finest : coarsest;
       for (int c = 0; c < 2; ++c) {
         const int64_t from = ((pair * 2 + c) * level.height + y) * level.width + x;
-        state_.u(c)[at(level, x, y)] = given ? task_.initial[from] : 0.0f;
+        put(state_.u(c), level, x, y, given ? task_.initial[from] : 0.0f);
       }
     });
     if (given) {
@@ -132,14 +133,14 @@ class Solver {
         each_pixel(out, [&](int32_t x, int32_t y) {
           for (int c = 0; c < 2; ++c) {
             const V value = resized(state_.u(c), in, x, y, task_.scale, task_.scale);
-            state_.next_u(c)[at(out, x, y)] = V(value * V{task_.step}).value;
+            put(state_.next_u(c), out, x, y, V(value * V{task_.step}).value);
           }
         });
         state_.turn_u();
       }
     }
     if constexpr (kComponents == 3) {
-      each_pixel(coarsest, [&](int32_t x, int32_t y) { state_.u(2)[at(coarsest, x, y)] = 0.0f; });
+      each_pixel(coarsest, [&](int32_t x, int32_t y) { put(state_.u(2), coarsest, x, y, 0.0f); });
     }
   }
 
@@ -150,7 +151,7 @@ class Solver {
       for (int c = 0; c < kComponents; ++c) {
         V value = resized(state_.u(c), in, x, y, out.scale_x, out.scale_y);
         if (c < 2) value = value * V{task_.inverse_step};
-        state_.next_u(c)[at(out, x, y)] = value.value;
+        put(state_.next_u(c), out, x, y, value.value);
       }
     });
     state_.turn_u();
@@ -168,7 +169,12 @@ class Solver {
       const V along_y = half * (grey(x, y + 1) - grey(x, y - 1));
       const int32_t to = at(level, x, y);
       state_.taps()[to] = {grey(x, y).value, along_x.value, along_y.value, 0.0f};
-      for (int c = 0; c < kComponents; ++c) state_.px(c)[to] = state_.py(c)[to] = 0.0f;
+      for (int c = 0; c < kComponents; ++c) {
+        put(state_.px(c), level, x, y, 0.0f);
+        put(state_.py(c), level, x, y, 0.0f);
+      }
+      // Of this only what follows the rows lasts.
+      for (int k = 0; k < 4; ++k) put(state_.data(k), level, x, y, 0.0f);
     });
   }
 
@@ -184,59 +190,12 @@ class Solver {
       if (medians) smooth(level);
       block_.meet();
       // A warp takes about as many iterations as the one before.
-      stopped = iterate(level, round, rule.iteration == 0 ? usual_ : level.tiling.sweep, rule);
+      const int32_t expected = rule.iteration == 0 ? usual_ : kLongestSweep;
+      Iterations<Block, V, kComponents> iterations(block_, shared_, task_, state_);
+      stopped = iterations.iterate(level, round, expected, rule);
     }
     usual_ = static_cast<int32_t>(rule.iteration < kLongestSweep ? rule.iteration : kLongestSweep);
     return rule.iteration;
-  }
-
-  // At most so many iterations, `length` of them in the first sweep; whether the rule stopped them.
-  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t length, StopRule& rule) {
-    const Tiling& tiling = level.tiling;
-    const int32_t tiles = tiling.tiles();
-    Sweeper<Block, V, kComponents> sweeper(block_, shared_, task_, state_);
-    // Set here, they need not be kept through everything that comes before.
-    typename decltype(sweeper)::Tiles registers{};
-    // Whether they hold, of the block's only tile, what does not change but through this block.
-    bool held = false;
-    bool stopped = false, again = false;
-    double previous = 0.0, last = 0.0;
-    while (most > 0 && !(stopped && !again)) {
-      if (length > tiling.sweep) length = tiling.sweep;
-      if (length > most) length = static_cast<int32_t>(most);
-      sweeper.sweep(level, registers, length, held, held && !again);
-      held = tiles <= block_.count();
-      block_.meet();
-      if (again) {
-        again = false;
-      } else {
-        const double* sums = state_.errors(0);
-        sweeper.add_up(
-            length, block_.count() < tiles ? block_.count() : tiles,
-            [&](int32_t i, int32_t block) { return sums[i * block_.count() + block]; },
-            [&](int32_t i, double sum) { shared_.total[i] = sum; });
-        state_.turn_errors();
-        int32_t kept = 0;
-        while (kept < length && !stopped) {
-          previous = last;
-          last = shared_.total[kept];
-          stopped = rule.stops(last);
-          ++kept;
-        }
-        again = kept < length;
-        if (again) {
-          length = kept;
-          continue;
-        }
-      }
-      state_.turn_u();
-      state_.turn_p();
-      most -= length;
-      // The first iteration of all shows no trend.
-      length = previous > 0.0 ? iterations_left(previous, last, level.tolerance, tiling.sweep)
-                              : 2 * length;
-    }
-    return stopped;
   }
 
   // The four taps of a bicubic sample along an axis. Outside the image, where the CPU form has
@@ -308,8 +267,7 @@ class Solver {
     }
     if constexpr (kComponents == 3) {
       each_pixel(level, [&](int32_t x, int32_t y) {
-        const int32_t to = at(level, x, y);
-        state_.next_u(2)[to] = state_.u(2)[to];
+        put(state_.next_u(2), level, x, y, state_.u(2)[at(level, x, y)]);
       });
     }
     state_.turn_u();
@@ -347,7 +305,7 @@ class Solver {
 #pragma unroll
           for (int k = 0; k < kSide; ++k) w[j][k] = shared_.sorted[j][row][column + k];
         }
-        to[at(level, left + column, top + row)] = median_of_sorted_columns(w);
+        put(to, level, left + column, top + row, median_of_sorted_columns(w));
       });
     }
   }
@@ -362,7 +320,7 @@ class Solver {
   }
 
   Block& block_;
-  Shared<kComponents>& shared_;
+  Shared& shared_;
   const Task& task_;
   State state_;
   int32_t usual_ = kLongestSweep;  // iterations of a warp

@@ -64,6 +64,11 @@ struct alignas(16) Tap {
 struct alignas(8) Two {
   float first, second;
 };
+
+// What the threads of a block exchange for a median: sorted columns of a part of the image.
+constexpr int kMedianWidth = 64, kMedianHeight = 16, kLargestMedian = 5;
+using Sorted = float[kLargestMedian][kMedianHeight][kMedianWidth + kLargestMedian - 1];
+
 // The memory of a group. There are two copies of u, of p and of the errors: the current one is
 // read, the next one is written, and they take turns.
 class State {

@@ -1,5 +1,8 @@
 // Iterations of TV-L1 on the tiles of a thread block.
 //
+// They run in sweeps of several. If the sums of changes show that they had to stop within a sweep,
+// it is run again, as far as that, from the copy of the state that it read.
+//
 // An iteration needs a pixel's neighbours, so that tiles which overlap by 2n pixels can be iterated
 // n times between two meetings: what reaches into the halo from outside is one pixel more wrong
 // with every iteration. Such a sweep reads one copy of the state and writes the other.
@@ -9,16 +12,26 @@
 
 #include "cuda_plan.h"
 #include "cuda_state.h"
+#include "cuda_strip.h"
 #include "cuda_value.h"
 
 namespace fasti3d::tvl1 {
 
 constexpr int kPartialSums = 16;
-constexpr int kMedianWidth = 64, kMedianHeight = 16, kLargestMedian = 5;
+
+// Iterations until the sum of changes reaches the tolerance, if it goes on falling as it did from
+// `previous` to `last`; between 1 and `most`.
+FASTI3D_BLOCK int32_t iterations_left(double previous, double last, double tolerance,
+                                      int32_t most) {
+  if (!(last < previous) || !(tolerance > 0.0)) return most;
+  const float fall = logf(static_cast<float>(last / previous));
+  const float left = ceilf(logf(static_cast<float>(tolerance / last)) / fall);
+  return left < static_cast<float>(most) ? (left > 1.0f ? static_cast<int32_t>(left) : 1) : most;
+}
 
 // What a block keeps for its threads to exchange.
 template <int kComponents>
-struct Shared {
+struct SweepShared {
   union {
     struct {
       // Rows that the warp above (u) or below (py) needs: warp i's are rows i and i + 1. Row 0 of
@@ -27,16 +40,15 @@ struct Shared {
       float py[kComponents][kWarps + 1][kTileWidth];
       float change[kLongestSweep][kThreads];
     };
-    float sorted[kLargestMedian][kMedianHeight][kMedianWidth + kLargestMedian - 1];
+    Sorted sorted;
   };
   double partial[kLongestSweep][kPartialSums];
   double total[kLongestSweep];
 };
+
 // The pixels of one thread in a tile.
 template <class V, int kComponents>
-struct Strip {
-  V u[kComponents][kRows][kColumns];
-  V px[kComponents][kRows][kColumns], py[kComponents][kRows][kColumns];
+struct TileStrip : Strip<V, kComponents> {
   Data<V> data[kRows][kColumns];
   bool active;  // whether the warp has rows of the image
   // Whether pixels of the warp have no left, right or lower neighbour in the image, or lie outside.
@@ -73,15 +85,68 @@ FASTI3D_BLOCK Window window(const Level& level, int32_t tile) {
   w.warps = ((rows < left ? rows : left) + kRows - 1) / kRows;
   return w;
 }
-// V: Exact or Fast. kComponents: 2, or 3 with the illumination that gamma weighs.
+
 template <class Block, class V, int kComponents>
 class Sweeper {
  public:
-  using Tile = Strip<V, kComponents>;
-  using Tiles = typename Block::template Registers<Tile>;
+  using Shared = SweepShared<kComponents>;
 
-  FASTI3D_BLOCK Sweeper(Block& block, Shared<kComponents>& shared, const Task& task, State& state)
+  FASTI3D_BLOCK Sweeper(Block& block, Shared& shared, const Task& task, State& state)
       : block_(block), shared_(shared), task_(task), state_(state) {}
+
+  // At most so many iterations, probably about as many as are expected; whether the rule stopped
+  // them.
+  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t expected, StopRule& rule) {
+    const Tiling& tiling = level.tiling;
+    const int32_t tiles = tiling.tiles();
+    // Set here, they need not be kept through everything that comes before.
+    Tiles registers{};
+    // Whether they hold, of the block's only tile, what does not change but through this block.
+    bool held = false;
+    bool stopped = false, again = false;
+    double previous = 0.0, last = 0.0;
+    int32_t length = expected;
+    while (most > 0 && !(stopped && !again)) {
+      if (length > tiling.sweep) length = tiling.sweep;
+      if (length > most) length = static_cast<int32_t>(most);
+      sweep(level, registers, length, held, held && !again);
+      held = tiles <= block_.count();
+      block_.meet();
+      if (again) {
+        again = false;
+      } else {
+        const double* sums = state_.errors(0);
+        add_up(
+            length, block_.count() < tiles ? block_.count() : tiles,
+            [&](int32_t i, int32_t block) { return sums[i * block_.count() + block]; },
+            [&](int32_t i, double sum) { shared_.total[i] = sum; });
+        state_.turn_errors();
+        int32_t kept = 0;
+        while (kept < length && !stopped) {
+          previous = last;
+          last = shared_.total[kept];
+          stopped = rule.stops(last);
+          ++kept;
+        }
+        again = kept < length;
+        if (again) {
+          length = kept;
+          continue;
+        }
+      }
+      state_.turn_u();
+      state_.turn_p();
+      most -= length;
+      // The first iteration of all shows no trend.
+      length = previous > 0.0 ? iterations_left(previous, last, level.tolerance, tiling.sweep)
+                              : 2 * length;
+    }
+    return stopped;
+  }
+
+ private:
+  using Tile = TileStrip<V, kComponents>;
+  using Tiles = typename Block::template Registers<Tile>;
 
   // Iterates every tile of this block, and writes the cores to the other side of u and p and the
   // sum of changes of every iteration to errors. What the registers hold already is not read again.
@@ -96,17 +161,17 @@ class Sweeper {
         block_.threads(tiles, [&](int32_t thread, Tile& strip) {
           float change = 0.0f;
           if (strip.active) {
-            change = strip.edge ? update_u<true>(w, thread, tiles, strip)
-                                : update_u<false>(w, thread, tiles, strip);
+            change = strip.edge ? advance_u<true>(w, thread, tiles, strip)
+                                : advance_u<false>(w, thread, tiles, strip);
           }
           shared_.change[i][thread] = strip.core ? change : 0.0f;
         });
         block_.threads(tiles, [&](int32_t thread, Tile& strip) {
           if (!strip.active) return;
           if (strip.edge) {
-            update_p<true>(w, thread, tiles, strip);
+            advance_p<true>(w, thread, tiles, strip);
           } else {
-            update_p<false>(w, thread, tiles, strip);
+            advance_p<false>(w, thread, tiles, strip);
           }
         });
       }
@@ -138,7 +203,6 @@ class Sweeper {
     });
   }
 
- private:
   FASTI3D_BLOCK static int32_t column(const Window& w, int32_t thread) {
     return w.x + thread % kWarpSize * kColumns;
   }
@@ -198,103 +262,36 @@ class Sweeper {
   FASTI3D_BLOCK static void publish(float* line, int32_t lane, const V (&from)[kColumns]) {
     reinterpret_cast<Two*>(line)[lane] = {from[0].value, from[1].value};
   }
-  FASTI3D_BLOCK static void receive(const float* line, int32_t lane, V (&to)[kColumns]) {
-    const Two pair = reinterpret_cast<const Two*>(line)[lane];
-    to[0] = V{pair.first};
-    to[1] = V{pair.second};
-  }
 
-  // u of a strip; the sum of its squared changes.
   template <bool kEdge>
-  FASTI3D_BLOCK float update_u(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
+  FASTI3D_BLOCK float advance_u(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
     const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
-    const int32_t x = column(w, thread), top = row(w, thread);
-    const V limit{task_.limit}, theta{task_.theta}, gamma{task_.gamma};
+    const Corner corner{column(w, thread), row(w, thread), w.width, w.height};
     V above[kComponents][kColumns];
 #pragma unroll
     for (int c = 0; c < kComponents; ++c) receive(shared_.py[c][warp], lane, above[c]);
-    V sum{};
-#pragma unroll
-    for (int j = 0; j < kRows; ++j) {
-      V left[kComponents];
-#pragma unroll
-      for (int c = 0; c < kComponents; ++c) {
-        left[c] = block_.from_left(tiles, thread, [&](const Tile& t) { return t.px[c][j][1]; });
-        if (kEdge && x == 0) left[c] = V{0.0f};
-      }
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const Data<V> data = strip.data[j][i];
-        V rho = data.rho + (data.ix * strip.u[0][j][i] + data.iy * strip.u[1][j][i]);
-        if constexpr (kComponents == 3) rho = rho + gamma * strip.u[2][j][i];
-        const V step = threshold(rho, data.inverse, limit);
-        const V slope[3] = {data.ix, data.iy, gamma};
-        V change[kComponents];
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          const V py = strip.py[c][j][i];
-          const V div =
-              divergence(strip.px[c][j][i], i == 0 ? left[c] : strip.px[c][j][0], py, above[c][i]);
-          above[c][i] = py;
-          const V after = primal(strip.u[c][j][i], step, slope[c], theta, div);
-          change[c] = after - strip.u[c][j][i];
-          strip.u[c][j][i] = after;
-        }
-        auto squares = change[0] * change[0] + change[1] * change[1];
-        V more = sum + squares;
-        if constexpr (kComponents == 3) more = sum + (squares + change[2] * change[2]);
-        if (!kEdge || (x + i < w.width && top + j < w.height)) sum = more;
-      }
-    }
+    const float change = update_u<kEdge, V, kComponents>(
+        task_, corner, strip, above, [&](int j, int i) { return strip.data[j][i]; },
+        [&](int c, int j) {
+          const V left =
+              block_.from_left(tiles, thread, [&](const Tile& t) { return t.px[c][j][1]; });
+          return kEdge && corner.x == 0 ? V{0.0f} : left;
+        });
 #pragma unroll
     for (int c = 0; c < kComponents; ++c) publish(shared_.u[c][warp], lane, strip.u[c][0]);
-    return sum.value;
+    return change;
   }
 
   template <bool kEdge>
-  FASTI3D_BLOCK void update_p(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
+  FASTI3D_BLOCK void advance_p(const Window& w, int32_t thread, Tiles& tiles, Tile& strip) {
     const int32_t warp = thread / kWarpSize, lane = thread % kWarpSize;
-    const int32_t x = column(w, thread), top = row(w, thread);
-    const V taut{task_.taut};
+    const Corner corner{column(w, thread), row(w, thread), w.width, w.height};
     V below[kComponents][kColumns];
 #pragma unroll
     for (int c = 0; c < kComponents; ++c) receive(shared_.u[c][warp + 1], lane, below[c]);
-#pragma unroll
-    for (int j = 0; j < kRows; ++j) {
-      V right[kComponents];
-#pragma unroll
-      for (int c = 0; c < kComponents; ++c) {
-        right[c] = block_.from_right(tiles, thread, [&](const Tile& t) { return t.u[c][j][0]; });
-      }
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        V ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          const V u = strip.u[c][j][i];
-          ux[c] = (i == 0 ? strip.u[c][j][1] : right[c]) - u;
-          uy[c] = (j + 1 < kRows ? strip.u[c][(j + 1) % kRows][i] : below[c][i]) - u;
-          if (kEdge && x + i == w.width - 1) ux[c] = V{0.0f};
-          if (kEdge && top + j == w.height - 1) uy[c] = V{0.0f};
-          norm[c] = dual_norm(ux[c], uy[c], taut);
-        }
-        if constexpr (kComponents == 3) {
-          const V all = reciprocal(V(V(norm[0] * norm[1]) * norm[2]));
-          scale[0] = all * V(norm[1] * norm[2]);
-          scale[1] = all * V(norm[0] * norm[2]);
-          scale[2] = all * V(norm[0] * norm[1]);
-        } else {
-          const Scales<V> scales = dual_scales(norm[0], norm[1]);
-          scale[0] = scales.first;
-          scale[1] = scales.second;
-        }
-#pragma unroll
-        for (int c = 0; c < kComponents; ++c) {
-          strip.px[c][j][i] = dual(strip.px[c][j][i], taut, ux[c], scale[c]);
-          strip.py[c][j][i] = dual(strip.py[c][j][i], taut, uy[c], scale[c]);
-        }
-      }
-    }
+    update_p<kEdge, V, kComponents>(task_, corner, strip, below, [&](int c, int j) {
+      return block_.from_right(tiles, thread, [&](const Tile& t) { return t.u[c][j][0]; });
+    });
 #pragma unroll
     for (int c = 0; c < kComponents; ++c) {
       publish(shared_.py[c][warp + 1], lane, strip.py[c][kRows - 1]);
@@ -321,7 +318,7 @@ class Sweeper {
   }
 
   Block& block_;
-  Shared<kComponents>& shared_;
+  Shared& shared_;
   const Task& task_;
   State& state_;
 };

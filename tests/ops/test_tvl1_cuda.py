@@ -6,6 +6,7 @@ and uses approximate division and square roots. test_tvl1_serial.py tests the lo
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -44,6 +45,32 @@ def on_gpu(function: Any) -> Any:
     return pytest.mark.gpu(pytest.mark.usefixtures("operator")(function))
 
 
+DESIGN = "FASTI3D_TVL1_CUDA_DESIGN"
+
+
+@pytest.fixture
+def design(request: pytest.FixtureRequest, operator: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Has the solver use one of its designs; skips where the GPU has no room for it at all."""
+    monkeypatch.setenv(DESIGN, request.param)
+    if request.param == "cluster":
+        try:
+            gpu(frames(2, 16, 16))
+        except RuntimeError as error:
+            if "do not fit into a thread-block cluster" in str(error):
+                pytest.skip(str(error))
+            raise
+    return request.param
+
+
+in_both_designs = pytest.mark.parametrize("design", ["groups", "cluster"], indirect=True)
+
+
+def skip_unless_it_fits(design: str, size: tuple[int, int], form: dict[str, Any]) -> None:
+    """The illumination halves what a cluster can hold."""
+    if design == "cluster" and "gamma" in form and size[0] * size[1] > 48_000:
+        pytest.skip("no cluster can hold the pair")
+
+
 def call(
     name: str, first: Tensor, second: Tensor | None = None, initial: Tensor | None = None, **changes: Any
 ) -> tuple[Tensor, Tensor]:
@@ -68,6 +95,7 @@ def assert_same(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(a.cpu(), w.cpu(), rtol=0, atol=0)
 
 
+@functools.cache
 def differing(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Pairs that stop after very different numbers of iterations: still, slow, fast, and scene cuts."""
     first, second = [], []
@@ -82,14 +110,18 @@ def differing(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @on_gpu
+@in_both_designs
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_exact_gives_the_bits_of_the_cpu(form: dict[str, Any], size: tuple[int, int]) -> None:
+def test_exact_gives_the_bits_of_the_cpu(form: dict[str, Any], size: tuple[int, int], design: str) -> None:
+    skip_unless_it_fits(design, size, form)
     clip = frames(3, *size)
     assert_same(exact(clip, **FIXED | form), cpu(clip, **FIXED | form))
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 @pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
 def test_exact_stops_where_the_cpu_stops(mode: str) -> None:
     first, second = differing(8, 120, 160)
@@ -97,6 +129,8 @@ def test_exact_stops_where_the_cpu_stops(mode: str) -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 @pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
 def test_initial_flow_and_float_frames(mode: str) -> None:
     clip = frames(3, 90, 70).float() / 255
@@ -113,6 +147,43 @@ def test_large_images(size: tuple[int, int]) -> None:
     clip = frames(2, *size)
     changes = FIXED | {"warps": 1, "outer_iterations": 1}
     assert_same(exact(clip, **changes), cpu(clip, **changes))
+
+
+# The two designs.
+
+
+@on_gpu
+@pytest.mark.usefixtures("design")
+@pytest.mark.parametrize("design", ["cluster"], indirect=True)
+@pytest.mark.parametrize("name", ["tvl1", "tvl1_exact"])
+@pytest.mark.parametrize("size", [(256, 340), (33, 47)], ids=str)
+def test_designs_give_the_same_bits(
+    size: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which operations are fused does not depend on the design, and neither does the stop."""
+    first, second = (t.cuda() for t in differing(9, *size))
+    results = []
+    for choice in ("groups", "cluster", "auto"):
+        monkeypatch.setenv(DESIGN, choice)
+        results.append(call(name, first, second))
+    assert_same(results[1], results[0])
+    assert_same(results[2], results[0])
+
+
+@on_gpu
+def test_a_design_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto takes groups where no cluster can hold a pair; cluster says so."""
+    clip = frames(2, 480, 640)
+    changes = FIXED | {"warps": 1, "nscales": 1}
+    wanted = exact(clip, **changes)
+    monkeypatch.setenv(DESIGN, "auto")
+    assert_same(exact(clip, **changes), wanted)
+    monkeypatch.setenv(DESIGN, "cluster")
+    with pytest.raises(RuntimeError, match="images of 480 x 640 do not fit into a thread-block cluster"):
+        exact(clip, **changes)
+    monkeypatch.setenv(DESIGN, "blocks")
+    with pytest.raises(RuntimeError, match="must be groups, cluster or auto, got blocks"):
+        exact(clip, **changes)
 
 
 # Fast arithmetic.
@@ -137,6 +208,8 @@ def test_fast_is_close_to_exact(form: dict[str, Any]) -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 @pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
 def test_fast_agrees_with_the_cpu_from_end_to_end(mode: str) -> None:
     clip = frames(5, 256, 340)
@@ -150,6 +223,8 @@ def test_fast_agrees_with_the_cpu_from_end_to_end(mode: str) -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 @pytest.mark.parametrize("name", ["tvl1", "tvl1_exact"])
 @pytest.mark.parametrize("count", [2, 7, 64])
 def test_a_batch_gives_what_its_pairs_give(count: int, name: str) -> None:
@@ -162,6 +237,8 @@ def test_a_batch_gives_what_its_pairs_give(count: int, name: str) -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 @pytest.mark.parametrize("size", [(16, 16), (64, 48), (224, 224)], ids=str)
 def test_a_batch_of_256(size: tuple[int, int]) -> None:
     first, second = (t.cuda() for t in differing(256, *size))
@@ -183,6 +260,8 @@ def test_consecutive_frames_are_pairs() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_the_same_bits_again_and_again() -> None:
     first, second = (t.cuda() for t in differing(24, 120, 160))
     wanted = call("tvl1", first, second)
@@ -191,6 +270,8 @@ def test_the_same_bits_again_and_again() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_identical_frames_do_not_move() -> None:
     frame = frames(1, 100, 120)
     for still in (frame, torch.full_like(frame, 97)):
@@ -199,6 +280,8 @@ def test_identical_frames_do_not_move() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_a_scene_cut_runs_to_the_cap() -> None:
     changes = {"inner_iterations": 7, "outer_iterations": 3, "epsilon": 1e-6}
     _, iterations = gpu(frames(1, 90, 120), frames(1, 90, 120, seed=5), **changes)
@@ -206,6 +289,8 @@ def test_a_scene_cut_runs_to_the_cap() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_two_streams_at_once() -> None:
     clips = [tuple(t.cuda() for t in differing(12, 100 + 20 * i, 150)) for i in range(2)]
     wanted = [call("tvl1", *clip) for clip in clips]
@@ -222,6 +307,8 @@ def test_two_streams_at_once() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_two_threads_at_once() -> None:
     first, second = (t.cuda() for t in differing(6, 90, 120))
     wanted = call("tvl1", first, second)
@@ -245,6 +332,8 @@ def test_two_threads_at_once() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_runs_on_the_current_stream_and_waits_for_nothing() -> None:
     source = frames(3, 90, 120).cuda()
     wanted = call("tvl1", source)
@@ -261,6 +350,8 @@ def test_runs_on_the_current_stream_and_waits_for_nothing() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 @pytest.mark.parametrize("changes", [{}, {"scale_step": 0.97, "nscales": 40, "warps": 1}], ids=str)
 def test_runs_in_a_cuda_graph(changes: dict[str, Any]) -> None:
     """With more levels, too, than go into one launch."""
@@ -296,6 +387,8 @@ def test_memory_does_not_grow_with_the_batch() -> None:
 
 
 @on_gpu
+@pytest.mark.usefixtures("design")
+@in_both_designs
 def test_keeps_no_memory() -> None:
     clip = frames(3, 90, 120).cuda()
     call("tvl1", clip)
@@ -339,7 +432,7 @@ import fasti3d
 from tvl1_making import arguments, frames
 from fasti3d.flow.params import TVL1Params
 for form in ({}, {"mode": "opencv-cuda", "gamma": 0.3}, {"median_filtering": 3}):
-    parameters = arguments(TVL1Params(nscales=2, warps=2, **form))
+    parameters = arguments(TVL1Params(nscales=2, warps=2, outer_iterations=2, **form))
     for size in ((40, 70), (150, 131)):
         clip = frames(4, *size).cuda()
         for name in ("tvl1", "tvl1_exact"):
@@ -350,6 +443,8 @@ torch.cuda.synchronize()
 
 @on_gpu
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+@pytest.mark.usefixtures("design")
+@in_both_designs
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     assert_sanitized(tool, SANITIZED)

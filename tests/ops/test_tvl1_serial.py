@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from tvl1_making import arguments, frames
-from tvl1_serial import ADDRESS, RACES, Serial, Tiling, build
+from tvl1_serial import ADDRESS, RACES, Clusters, Serial, Tiling, build
 
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.tvl1.reference import tvl1_reference
@@ -41,6 +41,9 @@ TILINGS = [
     Tiling(groups=2, blocks=2, halo=8, step=16, sweep=5),
     *(Tiling(blocks=4, halo=4, step=24, sweep=sweep) for sweep in (1, 2, 3)),
 ]
+# A block, or two, whose warps all have work; pieces of a row in different blocks; blocks without any.
+CLUSTERS = [Clusters(blocks=2), Clusters(clusters=2, blocks=3), Clusters(blocks=16)]
+DESIGNS = [Tiling(blocks=3, halo=4, step=8), Clusters(blocks=3)]
 # Sides of less than a tile, of whole tiles, of a pixel more, odd; level sizes between.
 SIZES = [(16, 16), (33, 120), (90, 65)]
 
@@ -82,9 +85,9 @@ def assert_same(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(a, w, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+@pytest.mark.parametrize("tiling", [*TILINGS, *CLUSTERS], ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_equals_the_reference(serial: Serial, form: dict[str, Any], tiling: Tiling) -> None:
+def test_equals_the_reference(serial: Serial, form: dict[str, Any], tiling: Tiling | Clusters) -> None:
     changes = SHORT | form
     actual = serial.solve(*pair((41, 75)), tiling=tiling, **changes)
     assert_same(actual, expected((41, 75), TVL1Params(**changes)))
@@ -92,8 +95,9 @@ def test_equals_the_reference(serial: Serial, form: dict[str, Any], tiling: Tili
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_any_size(serial: Serial, size: tuple[int, int]) -> None:
-    for blocks in (1, 6):  # the plan's own tiling for so many
-        actual = serial.solve(*pair(size), tiling=Tiling(blocks=blocks), **SHORT)
+    fitting = serial.clusters([(16, 1, 1, *size, 2)])[0]
+    for tiling in (Tiling(blocks=1), Tiling(blocks=6), Clusters(blocks=fitting), Clusters(blocks=7)):
+        actual = serial.solve(*pair(size), tiling=tiling, **SHORT)
         assert_same(actual, expected(size, TVL1Params(**SHORT)))
 
 
@@ -120,6 +124,21 @@ def test_random_sizes_and_tilings(
     assert_same(serial.solve(*pair(size), tiling=tiling, **changes), expected(size, TVL1Params(**changes)))
 
 
+@given(
+    size=st.tuples(st.integers(3, 90), st.integers(3, 140)),
+    more=st.integers(0, 3),
+    form=st.sampled_from(FORMS),
+)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_sizes_and_clusters(
+    serial: Serial, size: tuple[int, int], more: int, form: dict[str, Any]
+) -> None:
+    blocks = serial.clusters([(16, 1, 1, *size, 3 if "gamma" in form else 2)])[0]
+    changes = {"nscales": 2, "warps": 1, "inner_iterations": 9, "outer_iterations": 2} | form
+    actual = serial.solve(*pair(size), tiling=Clusters(blocks=blocks + more), **changes)
+    assert_same(actual, expected(size, TVL1Params(**changes)))
+
+
 def test_stops_within_a_sweep(serial: Serial) -> None:
     """At whatever iteration the rule says, also when a sweep has gone past it."""
     sweep = 4
@@ -131,28 +150,31 @@ def test_stops_within_a_sweep(serial: Serial) -> None:
         )
         wanted = expected((41, 75), TVL1Params(**changes))
         assert_same(actual, wanted)
+        assert_same(serial.solve(*pair((41, 75)), tiling=Clusters(blocks=3), **changes), wanted)
         ends |= set((wanted[1] % sweep).unique().tolist())
     assert ends == set(range(sweep)), "the cases leave out some place in a sweep"
 
 
-def test_runs_to_the_cap(serial: Serial) -> None:
+@pytest.mark.parametrize("tiling", DESIGNS, ids=str)
+def test_runs_to_the_cap(serial: Serial, tiling: Tiling | Clusters) -> None:
     """Without a tolerance, and at a scene cut: no sweep passes a median or the last iteration."""
     cut = frames(1, 40, 70), frames(1, 40, 70, seed=5)
     for epsilon in (0.0, 0.0005):
         changes = SHORT | {"epsilon": epsilon, "inner_iterations": 7, "outer_iterations": 3}
-        actual = serial.solve(*cut, tiling=Tiling(blocks=3, halo=4, step=8), **changes)
+        actual = serial.solve(*cut, tiling=tiling, **changes)
         assert_same(actual, tvl1_reference(*cut, None, *arguments(TVL1Params(**changes))))
         assert actual[1].flatten().tolist() == [21] * 4
 
 
+@pytest.mark.parametrize("tiling", DESIGNS, ids=str)
 @pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
-def test_initial_flow_and_float_frames(serial: Serial, mode: str) -> None:
+def test_initial_flow_and_float_frames(serial: Serial, mode: str, tiling: Tiling | Clusters) -> None:
     """A flow that points far outside too."""
     first, second = (frame.float() / 255 for frame in pair((41, 75)))
     initial = 3 * torch.randn((2, 2, 41, 75), generator=torch.Generator().manual_seed(0))
     initial[:, :, ::7, ::5] *= 100
     changes = SHORT | {"mode": mode, "epsilon": 0.05}
-    actual = serial.solve(first, second, initial, Tiling(blocks=3, halo=4, step=8), **changes)
+    actual = serial.solve(first, second, initial, tiling, **changes)
     assert_same(actual, tvl1_reference(first, second, initial, *arguments(TVL1Params(**changes))))
 
 
@@ -164,20 +186,27 @@ def test_identical_frames_do_not_move(serial: Serial) -> None:
         assert iterations.max() == 1
 
 
+@pytest.mark.parametrize("tiling", DESIGNS, ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_comes_to_an_end_whatever_the_frames_hold(serial: Serial, value: float) -> None:
+def test_comes_to_an_end_whatever_the_frames_hold(
+    serial: Serial, value: float, tiling: Tiling | Clusters
+) -> None:
     """Reads and writes nothing outside either: the operator does not look at the values."""
     first, second = (frame.float() / 255 for frame in pair((41, 75)))
     second[:, 20:23, 30:50] = value
-    _, iterations = serial.solve(first, second, tiling=Tiling(blocks=3, halo=4, step=8), **SHORT)
+    _, iterations = serial.solve(first, second, tiling=tiling, **SHORT)
     assert iterations.max() <= 26
 
 
 @pytest.mark.parametrize("form", [FORMS[0], FORMS[4]], ids=str)
-def test_order_of_the_threads_does_not_matter(serial: Serial, form: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "tiling", [Tiling(groups=2, blocks=3, halo=4, step=12), Clusters(clusters=2, blocks=3)], ids=str
+)
+def test_order_of_the_threads_does_not_matter(
+    serial: Serial, form: dict[str, Any], tiling: Tiling | Clusters
+) -> None:
     changes = SHORT | form
     for order in (1, 2):
-        tiling = Tiling(groups=2, blocks=3, halo=4, step=12)
         actual = serial.solve(*pair((41, 75)), tiling=tiling, order=order, **changes)
         assert_same(actual, expected((41, 75), TVL1Params(**changes)))
 
@@ -191,7 +220,11 @@ def test_blocks_do_not_race(racing: Serial, form: dict[str, Any]) -> None:
     clip = frames(4, 40, 70)
     initial = torch.randn((3, 2, 40, 70), generator=torch.Generator().manual_seed(0))
     changes = FEW | form
-    for tiling in (Tiling(groups=2, blocks=3, halo=4, step=8), Tiling(groups=2, blocks=8, halo=4, step=8)):
+    for tiling in (
+        Tiling(groups=2, blocks=3, halo=4, step=8),
+        Tiling(groups=2, blocks=8, halo=4, step=8),
+        Clusters(clusters=2, blocks=4),
+    ):
         actual = racing.solve(clip[:-1], clip[1:], initial, tiling, **changes)
         assert_same(actual, tvl1_reference(clip, None, initial, *arguments(TVL1Params(**changes))))
 
@@ -202,6 +235,15 @@ def test_a_missing_meeting_is_noticed(racing: Serial, skipped: int) -> None:
     first, second = pair((40, 70), 1)
     with pytest.raises(subprocess.CalledProcessError) as error:
         racing.solve(first, second, None, Tiling(blocks=3, halo=4, step=8), skipped=skipped, **FEW)
+    assert "ThreadSanitizer: data race" in error.value.stderr
+
+
+@pytest.mark.parametrize("skipped", [0, 4, 5, 6, 7, 8])
+def test_a_missing_exchange_is_noticed(racing: Serial, skipped: int) -> None:
+    """Two meetings, the second before the iterations; what is sent at their start; u, p and u again."""
+    first, second = pair((40, 70), 1)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        racing.solve(first, second, None, Clusters(blocks=3), skipped=skipped, **FEW)
     assert "ThreadSanitizer: data race" in error.value.stderr
 
 
@@ -217,7 +259,7 @@ def test_fast_arithmetic_is_the_same_in_every_tiling(serial: Serial) -> None:
     assert error.max() <= 0.05
     stopping = SHORT | {"epsilon": 0.03}
     stopped = serial.solve(first, second, exact=False, **stopping)
-    for tiling in TILINGS[1:4]:
+    for tiling in (*TILINGS[1:4], *CLUSTERS[:2]):
         assert_same(serial.solve(first, second, tiling=tiling, exact=False, **changes), fast)
         assert_same(serial.solve(first, second, tiling=tiling, exact=False, **stopping), stopped)
 
@@ -265,6 +307,30 @@ def test_plan_of_one_pair_and_of_many(serial: Serial) -> None:
     assert many[0] * many[1] > 0.9 * blocks
     assert large[:2] == [1, blocks]  # its state fills the cache several times
     assert many[0] * many[2] * 4 < 100e6  # bytes: of the pairs in work, not of the batch
+
+
+def test_plan_of_clusters(serial: Serial) -> None:
+    """The fewest blocks that hold the finest level, more only for multiprocessors that would be idle, and
+    none for a level that the largest cluster cannot hold.
+    """
+    cases = {
+        (16, 132, 64, 224, 224, 2): 16,
+        (16, 132, 64, 256, 340, 2): 16,
+        (16, 132, 64, 257, 340, 2): 0,
+        (16, 132, 64, 256, 340, 3): 0,
+        (16, 132, 1, 480, 640, 2): 0,
+        (8, 148, 64, 224, 224, 2): 0,
+        (8, 148, 64, 192, 256, 2): 8,
+        (16, 132, 256, 96, 64, 2): 1,
+        (16, 132, 256, 97, 64, 2): 2,
+        (16, 132, 256, 48, 64, 3): 1,
+        (16, 132, 66, 97, 64, 2): 2,
+        (16, 132, 1, 97, 64, 2): 16,
+        (16, 132, 20, 97, 64, 2): 4,
+        (16, 132, 1, 16, 16, 2): 2,  # two pieces
+        (16, 132, 1, 8, 16, 2): 1,
+    }
+    assert serial.clusters(list(cases)) == list(cases.values())
 
 
 def test_skips_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,15 @@
 // A block is a thread of this process, and the threads of a block run one after the other, in an
 // order that can be chosen: a result that depends on it means that threads read what others write
 // between two barriers. Between blocks the thread sanitizer watches, where this is built with it.
-// Memory is filled with NaNs before it is used.
+// Memory is filled with NaNs before it is used, which load() knows.
 //
 //   tvl1_serial solve IN OUT
 //     IN: a line of settings, as solve() reads them, then frame0, frame1 and, if given, the initial
 //     flow. OUT: the flow, then the iterations.
 //   tvl1_serial plan
-//     For every line of settings on the standard input, as plan() reads them, a line with what
-//     cuda_plan.h makes of them.
+//   tvl1_serial clusters
+//     For every line of settings on the standard input, as plan() and clusters() read them, a line
+//     with what cuda_plan.h makes of them.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -28,7 +29,9 @@
 #include <vector>
 
 #include "../../csrc/tvl1/cuda_plan.h"
+#include "../../csrc/tvl1/cuda_resident.h"
 #include "../../csrc/tvl1/cuda_solver.h"
+#include "../../csrc/tvl1/cuda_sweep.h"
 
 namespace fasti3d::tvl1 {
 namespace {
@@ -57,22 +60,31 @@ struct Queue {
   std::atomic<int64_t> next = 0;
 };
 
-struct Group {
-  explicit Group(int count) : barrier(count) {}
-  Barrier barrier;
-  int64_t pair = 0;
+// Bytes that have come to a block, of all exchanges that it took part in.
+struct Inbox {
+  std::atomic<int64_t> bytes[kExchanges] = {};
 };
 
+struct Group {
+  explicit Group(int count) : barrier(count), inboxes(count) {}
+  Barrier barrier;
+  int64_t pair = 0;
+  std::vector<Inbox> inboxes;
+};
+
+template <int kBlockThreads>
 class SerialBlock {
  public:
   template <class T>
   struct Registers {
-    Registers() : all(kThreads) { std::memset(all.data(), 0xff, kThreads * sizeof(T)); }
+    Registers() : all(kBlockThreads) {
+      std::memset(static_cast<void*>(all.data()), 0xff, kBlockThreads * sizeof(T));
+    }
     std::vector<T> all;
   };
 
-  // order: 0 forward, 1 backward, else the seed of a shuffle. skipped: a meeting that is left out,
-  // to see that it is missed.
+  // order: 0 forward, 1 backward, else the seed of a shuffle. skipped: a meeting or exchange that
+  // is left out, to see that it is missed.
   SerialBlock(Queue& queue, Group& state, int group, int index, int count, int order, int skipped)
       : queue_(queue),
         state_(state),
@@ -80,7 +92,7 @@ class SerialBlock {
         index_(index),
         count_(count),
         skipped_(skipped),
-        order_(kThreads) {
+        order_(kBlockThreads) {
     std::iota(order_.begin(), order_.end(), 0);
     if (order == 1) std::reverse(order_.begin(), order_.end());
     if (order > 1) std::shuffle(order_.begin(), order_.end(), std::mt19937(order));
@@ -93,13 +105,13 @@ class SerialBlock {
   template <class F>
   void each(int n, F f) const {
     for (const int thread : order_) {
-      for (int i = thread; i < n; i += kThreads) f(i);
+      for (int i = thread; i < n; i += kBlockThreads) f(i);
     }
   }
   template <class F>
   void share(int n, F f) const {
     for (const int thread : order_) {
-      for (int i = index_ * kThreads + thread; i < n; i += count_ * kThreads) f(i);
+      for (int i = index_ * kBlockThreads + thread; i < n; i += count_ * kBlockThreads) f(i);
     }
   }
   template <class T, class F>
@@ -114,7 +126,15 @@ class SerialBlock {
   auto from_right(Registers<T>& registers, int thread, F get) const {
     return get(registers.all[thread % kWarpSize < kWarpSize - 1 ? thread + 1 : thread]);
   }
-  Two load(const Two* from) const { return *from; }
+  Two load(const Two* from) const {
+    uint32_t words[2];
+    std::memcpy(words, from, sizeof(words));
+    if (words[0] == ~0u || words[1] == ~0u) {
+      std::cerr << "memory is read that was never written\n";
+      std::abort();
+    }
+    return *from;
+  }
 
   void meet() {
     if (meetings_++ != skipped_) state_.barrier.wait();
@@ -126,7 +146,7 @@ class SerialBlock {
     return state_.pair;
   }
 
- private:
+ protected:
   Queue& queue_;
   Group& state_;
   const int group_, index_, count_, skipped_;
@@ -134,24 +154,104 @@ class SerialBlock {
   std::vector<int> order_;
 };
 
-template <class V, int kComponents>
-void run(const Task& task, const Plan& plan, int order, int skipped) {
+using GroupBlock = SerialBlock<kThreads>;
+
+// Blocks tell each other no more than what they send: the thread sanitizer sees whether that orders
+// all they do in between.
+class ClusterBlock : public SerialBlock<kResidentThreads> {
+ public:
+  // bytes: of a block's shared memory; those of a cluster lie one after the other.
+  ClusterBlock(Queue& queue, Group& state, int group, int index, int count, int order, int skipped,
+               size_t bytes)
+      : SerialBlock(queue, state, group, index, count, order, skipped), bytes_(bytes) {}
+
+  template <class T, class F>
+  void step(Registers<T>& registers, F f) const {
+    threads(registers, f);
+  }
+  template <class T, class F, class Result>
+  void sums(Registers<T>& registers, F f, Result result) const {
+    std::vector<double> values(kResidentThreads);
+    threads(registers, [&](int thread, T& own) { values[thread] = f(thread, own); });
+    for (int warp = 0; warp < kResidentWarps; ++warp) {
+      const double* const first = values.data() + warp * kWarpSize;
+      result(warp, sum(kWarpSize, [&](int lane) { return first[lane]; }));
+    }
+  }
+  template <class Term>
+  double sum(int n, Term term) const {
+    double values[kWarpSize] = {};
+    for (int i = 0; i < n; ++i) values[i] = term(i);
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+      for (int i = 0; i < distance; ++i) values[i] += values[i + distance];
+    }
+    return values[0];
+  }
+
+  template <class T>
+  void send(int rank, T* to, T value) const {
+    char* const place =
+        reinterpret_cast<char*>(to) + (rank - index_) * static_cast<ptrdiff_t>(bytes_);
+    *reinterpret_cast<T*>(place) = value;
+    if (rank != index_) state_.inboxes[rank].bytes[turn()].fetch_add(sizeof(T));
+  }
+  void exchange(int bytes) {
+    const std::atomic<int64_t>& received = state_.inboxes[index_].bytes[turn()];
+    expected_[turn()] += bytes;
+    if (meetings_++ != skipped_) {
+      while (received.load() < expected_[turn()]) std::this_thread::yield();
+      if (received.load() > expected_[turn()]) {
+        std::cerr << "more has come than was expected\n";
+        std::abort();
+      }
+    }
+    ++exchanges_;
+  }
+  int turn() const { return static_cast<int>(exchanges_ % kExchanges); }
+
+ private:
+  const size_t bytes_;
+  unsigned exchanges_ = 0;
+  int64_t expected_[kExchanges] = {};
+};
+
+template <class Solver, class MakeBlock>
+void run(const Task& task, const Plan& plan, MakeBlock make_block) {
+  using Shared = typename Solver::Shared;
+  const int count = static_cast<int>(plan.blocks_per_group);
   Queue queue;
   std::vector<std::unique_ptr<Group>> groups;
+  std::vector<std::unique_ptr<Shared[]>> memory;
   std::vector<std::thread> blocks;
   for (int group = 0; group < plan.groups; ++group) {
-    groups.push_back(std::make_unique<Group>(static_cast<int>(plan.blocks_per_group)));
-    for (int index = 0; index < plan.blocks_per_group; ++index) {
-      blocks.emplace_back([&, &state = *groups.back(), group, index] {
-        const int count = static_cast<int>(plan.blocks_per_group);
-        SerialBlock block(queue, state, group, index, count, order, skipped);
-        const auto shared = std::make_unique<Shared<kComponents>>();
-        std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(*shared));
-        Solver<SerialBlock, V, kComponents>(block, *shared, task).run();
-      });
+    groups.push_back(std::make_unique<Group>(count));
+    memory.push_back(std::make_unique<Shared[]>(count));
+    std::memset(static_cast<void*>(memory.back().get()), 0xff, count * sizeof(Shared));
+    for (int index = 0; index < count; ++index) {
+      blocks.emplace_back(
+          [&, &state = *groups.back(), &shared = memory.back()[index], group, index] {
+            auto block = make_block(queue, state, group, index, count);
+            Solver(block, shared, task).run();
+          });
     }
   }
   for (std::thread& block : blocks) block.join();
+}
+
+template <class V, int kComponents>
+void run(const Task& task, const Plan& plan, bool clusters, int order, int skipped) {
+  using InGroups = Solver<Sweeper, GroupBlock, V, kComponents>;
+  using InClusters = Solver<Resident, ClusterBlock, V, kComponents>;
+  if (clusters) {
+    run<InClusters>(task, plan, [&](auto& queue, auto& state, int group, int index, int count) {
+      return ClusterBlock(queue, state, group, index, count, order, skipped,
+                          sizeof(typename InClusters::Shared));
+    });
+  } else {
+    run<InGroups>(task, plan, [&](auto& queue, auto& state, int group, int index, int count) {
+      return GroupBlock(queue, state, group, index, count, order, skipped);
+    });
+  }
 }
 
 template <class T>
@@ -176,13 +276,13 @@ int solve(const char* in_path, const char* out_path) {
   std::ifstream in(in_path, std::ios::binary);
   int64_t pairs;
   Size size;
-  bool bytes, given, exact;
+  bool bytes, given, exact, clusters;
   int order, skipped;
   // Of the plan; zeros leave it as it is.
   int64_t groups, blocks;
   int halo, step_y, sweep;
-  in >> pairs >> size.height >> size.width >> bytes >> given >> exact >> order >> skipped >>
-      groups >> blocks >> halo >> step_y >> sweep;
+  in >> pairs >> size.height >> size.width >> bytes >> given >> exact >> clusters >> order >>
+      skipped >> groups >> blocks >> halo >> step_y >> sweep;
   const Params p = read_params(in);
   in.ignore(1);
 
@@ -191,8 +291,10 @@ int solve(const char* in_path, const char* out_path) {
                           frames1 = read<char>(in, frame_bytes);
   const std::vector<float> initial = read<float>(in, given ? 2 * pixels : 0);
 
-  const int components = p.gamma != 0.0 ? 3 : 2;
-  Plan plan = make_plan(size, pairs, p, {std::max<int64_t>(groups * blocks, 1), 50 << 20});
+  const int components = components_of(p);
+  Plan plan = clusters
+                  ? make_cluster_plan(size, p, groups, blocks)
+                  : make_plan(size, pairs, p, {std::max<int64_t>(groups * blocks, 1), 50 << 20});
   if (groups > 0) plan.groups = groups;
   if (blocks > 0) plan.blocks_per_group = blocks;
   for (Level& level : plan.levels) {
@@ -218,11 +320,11 @@ int solve(const char* in_path, const char* out_path) {
   task.layout = plan.layout;
   task.workspace = workspace.data();
   if (exact) {
-    components == 3 ? run<Exact, 3>(task, plan, order, skipped)
-                    : run<Exact, 2>(task, plan, order, skipped);
+    components == 3 ? run<Exact, 3>(task, plan, clusters, order, skipped)
+                    : run<Exact, 2>(task, plan, clusters, order, skipped);
   } else {
-    components == 3 ? run<Fast, 3>(task, plan, order, skipped)
-                    : run<Fast, 2>(task, plan, order, skipped);
+    components == 3 ? run<Fast, 3>(task, plan, clusters, order, skipped)
+                    : run<Fast, 2>(task, plan, clusters, order, skipped);
   }
   std::ofstream out(out_path, std::ios::binary);
   out.write(reinterpret_cast<const char*>(flow.data()), flow.size() * sizeof(float));
@@ -259,6 +361,17 @@ int plan() {
   return 0;
 }
 
+int clusters() {
+  int64_t most_blocks, multiprocessors, pairs;
+  int components;
+  Size size;
+  while (std::cin >> most_blocks >> multiprocessors >> pairs >> size.height >> size.width >>
+         components) {
+    std::cout << choose_cluster(size, pairs, components, most_blocks, multiprocessors) << '\n';
+  }
+  return 0;
+}
+
 }  // namespace
 }  // namespace fasti3d::tvl1
 
@@ -266,6 +379,7 @@ int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "";
   if (what == "solve" && count == 4) return fasti3d::tvl1::solve(arguments[2], arguments[3]);
   if (what == "plan" && count == 2) return fasti3d::tvl1::plan();
-  std::cerr << "usage: tvl1_serial solve IN OUT | plan\n";
+  if (what == "clusters" && count == 2) return fasti3d::tvl1::clusters();
+  std::cerr << "usage: tvl1_serial solve IN OUT | plan | clusters\n";
   return 2;
 }

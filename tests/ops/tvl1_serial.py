@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class Clusters:
+    """Thread-block clusters instead, each with a pair on the chip."""
+
+    clusters: int = 1
+    blocks: int = 1  # of a cluster
+
+
+@dataclass(frozen=True)
 class Serial:
     program: Path
 
@@ -41,7 +49,7 @@ class Serial:
         frame0: Tensor,
         frame1: Tensor,
         initial_flow: Tensor | None = None,
-        tiling: Tiling = Tiling(),
+        tiling: Tiling | Clusters = Tiling(),
         *,
         exact: bool = True,
         order: int = 0,
@@ -49,13 +57,14 @@ class Serial:
         **changes: Any,
     ) -> tuple[Tensor, Tensor]:
         """What ``fasti3d::tvl1`` returns. ``order`` of the threads of a block: 0 forward, 1 backward, else
-        shuffled; ``skipped`` is a meeting of the blocks to leave out.
+        shuffled; ``skipped`` is a meeting or exchange of the blocks to leave out.
         """
         params = TVL1Params(**changes)
         pairs, height, width = frame0.shape
         given = initial_flow is not None
-        settings = [pairs, height, width, frame0.dtype == torch.uint8, given, exact, order, skipped]
-        settings += [tiling.groups, tiling.blocks, tiling.halo, tiling.step, tiling.sweep]
+        clusters = isinstance(tiling, Clusters)
+        settings = [pairs, height, width, frame0.dtype == torch.uint8, given, exact, clusters, order, skipped]
+        settings += [*astuple(tiling), 0, 0, 0][:5]
         tensors = [frame0, frame1, *([initial_flow] if initial_flow is not None else [])]
         source, target = self.program.with_suffix(".in"), self.program.with_suffix(".out")
         with source.open("wb") as file:
@@ -84,6 +93,15 @@ class Serial:
         command = [str(self.program), "plan"]
         result = subprocess.run(command, input=text, check=True, capture_output=True, text=True)
         return [[int(word) for word in line.split()] for line in result.stdout.splitlines()]
+
+    def clusters(self, lines: list[tuple[int, int, int, int, int, int]]) -> list[int]:
+        """For (blocks of the largest cluster, multiprocessors, pairs, height, width, components): the blocks
+        of a cluster, 0 for none.
+        """
+        text = "\n".join(_line(list(line)) for line in lines)
+        command = [str(self.program), "clusters"]
+        result = subprocess.run(command, input=text, check=True, capture_output=True, text=True)
+        return [int(line) for line in result.stdout.splitlines()]
 
 
 def _line(values: list[Any]) -> str:

@@ -1,4 +1,9 @@
-"""``fasti3d::tvl1``: schema and shapes for tracing. ``fasti3d.tvl1`` is the function for users."""
+"""``fasti3d::tvl1``: schema and shapes for tracing. ``fasti3d.tvl1`` is the function for users.
+
+On a GPU there are two designs that give the same bits (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
+every call, chooses: ``groups`` (the default), ``cluster``, an error where no thread-block cluster can hold a
+pair, or ``auto``, clusters where one can and groups elsewhere.
+"""
 
 from __future__ import annotations
 
