@@ -1,11 +1,9 @@
-"""Triton kernels without a GPU: run in Triton's interpreter, and compiled for GPUs that are not there."""
+"""Triton kernels compiled for GPUs that are not there."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,16 +34,6 @@ _TYPES = {
     torch.uint8: "u8",
 }
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-
-
-def run_interpreted(file: str) -> None:
-    """Runs the tests of a file beside this one in a process that asks for the interpreter before it imports
-    triton.
-    """
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _HERE / file]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=_HERE.parent.parent)
-    assert run.returncode == 0, run.stdout[-10000:] + run.stderr[-2000:]
 
 
 class Launch(NamedTuple):

@@ -1,4 +1,4 @@
-"""Fixtures of the operators' tests: instruction sets and numbers of threads, and a second Triton's run."""
+"""Fixtures of the operators' tests: instruction sets, numbers of threads, and runs in the background."""
 
 from __future__ import annotations
 
@@ -7,20 +7,48 @@ from collections.abc import Callable, Iterator
 import older_triton
 import pytest
 import torch
+from background import RUNS, Outcome, Runs, interpreted
+from older_triton import OLDER
 
 from fasti3d import extension
 
 
+def _run_of(item: pytest.Item) -> str | None:
+    """The name of the run that a test waits for, if it does."""
+    marker = item.get_closest_marker("background")
+    return marker.args[0] if marker else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that wait for runs in the background behind all others."""
+    items.sort(key=lambda item: _run_of(item) is not None)
+    for item in items:
+        if _run_of(item):
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Starts at once what test_older_toolchain.py waits for: it takes minutes, and a core is often idle."""
-    wanted = any("older_run" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and not older_triton.why_not() and not session.config.option.collectonly:
-        session.config.stash[older_triton.RUN] = older_triton.Run()
+    """Starts these runs at once."""
+    names = dict.fromkeys(filter(None, map(_run_of, session.items)))
+    jobs = {name: interpreted(name) for name in names if name != OLDER}
+    if OLDER in names and not older_triton.why_not():
+        jobs[OLDER] = older_triton.job()
+    if jobs and not session.config.option.collectonly:
+        session.config.stash[RUNS] = Runs(jobs)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if older_triton.RUN in config.stash:
-        config.stash[older_triton.RUN].stop()
+    if RUNS in config.stash:
+        config.stash[RUNS].stop()
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest) -> Outcome:
+    """Of the run in the background that the test is marked with."""
+    name = _run_of(request.node)
+    assert name is not None
+    return request.config.stash[RUNS].outcome(name)
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

@@ -16,7 +16,8 @@ from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, Built, Launch, Recorder, build, run_interpreted
+from ahead_of_time import CHIPS, Built, Launch, Recorder, build
+from background import Outcome
 
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
@@ -26,12 +27,14 @@ Triple = tuple[int, int, int]
 KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
 
 
-def test_the_whole_plan_in_the_interpreter() -> None:
-    run_interpreted("interpreted_plan.py")
+@pytest.mark.background("interpreted_plan.py")
+def test_the_whole_plan_in_the_interpreter(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.output[-10000:]
 
 
-def test_in_the_interpreter() -> None:
-    run_interpreted("interpreted_conv3d.py")
+@pytest.mark.background("interpreted_conv3d.py")
+def test_in_the_interpreter(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.output[-10000:]
 
 
 def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:

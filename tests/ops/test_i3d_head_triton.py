@@ -12,13 +12,15 @@ from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, Launch, Recorder, build, run_interpreted
+from ahead_of_time import CHIPS, Launch, Recorder, build
+from background import Outcome
 
 from fasti3d.ops.i3d_head import launch
 
 
-def test_in_the_interpreter() -> None:
-    run_interpreted("interpreted_i3d_head.py")
+@pytest.mark.background("interpreted_i3d_head.py")
+def test_in_the_interpreter(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.output[-10000:]
 
 
 @pytest.mark.parametrize("device", ["A100", "RTX 3090", "RTX 4090", "H200", "B200", "RTX 5090"])

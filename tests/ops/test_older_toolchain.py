@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import older_triton
 import pytest
+from background import Outcome
 
 
-@pytest.fixture
-def older_run(request: pytest.FixtureRequest) -> older_triton.Run:
-    if why := older_triton.why_not():
-        pytest.skip(why)
-    return request.config.stash[older_triton.RUN]
-
-
-# Beside the other tests, with which it began.
-@pytest.mark.timeout(1200)
-def test_the_kernels_pass_under_an_older_triton(older_run: older_triton.Run) -> None:
-    status, output = older_run.result()
-    assert status == 0, output[-10000:]
-    assert f" {older_triton.VERSION}." in output.splitlines()[0]
-    summary = output.splitlines()[-1]
+@pytest.mark.skipif(older_triton.why_not() is not None, reason=str(older_triton.why_not()))
+@pytest.mark.background(older_triton.OLDER)
+def test_the_kernels_pass_under_an_older_triton(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.output[-10000:]
+    first, *_, summary = outcome.output.splitlines()
+    assert f" {older_triton.VERSION}." in first
     assert " passed" in summary
-    assert "skipped" not in summary, output[-10000:]
+    assert "skipped" not in summary, outcome.output[-10000:]

@@ -20,7 +20,8 @@ from fasti3d.ops.pooled_conv3d import config as conv_config
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, Launch, Recorder, build, run_interpreted
+from ahead_of_time import CHIPS, Launch, Recorder, build
+from background import Outcome
 
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as conv_launch
@@ -32,8 +33,9 @@ POOLS = [layer for layer in LAYERS if isinstance(layer.spec, network.Pool)]
 POOLED = [layer for layer in LAYERS if layer.name.endswith(".b3b")]
 
 
-def test_in_the_interpreter() -> None:
-    run_interpreted("interpreted_pools.py")
+@pytest.mark.background("interpreted_pools.py")
+def test_in_the_interpreter(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.output[-10000:]
 
 
 def meta(batch: int, channels: int, size: Triple, dtype: torch.dtype) -> Tensor:
