@@ -45,7 +45,7 @@ class FoldedConv(nn.Module):
         self.convolve = F.conv3d if unit.bn is None else convolve  # the classifier has no ReLU
 
     def forward(self, x: Tensor) -> Tensor:
-        x, padding = _padded(x, self.kernel, self.stride)
+        x, padding = same_padded(x, self.kernel, self.stride)
         return self.convolve(x, self.weight, self.bias, self.stride, padding)
 
 
@@ -76,7 +76,7 @@ def _same_pads(x: Tensor, kernel: Triple, stride: Triple) -> list[tuple[int, int
     return [same_padding(n, k, s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
 
 
-def _padded(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]:
+def same_padded(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]:
     """The convolution's own padding where both ends get as much, else a padded copy."""
     pads = _same_pads(x, kernel, stride)
     if all(front == back for front, back in pads):

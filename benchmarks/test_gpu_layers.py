@@ -12,12 +12,11 @@ from torch import Tensor
 
 from benchmarks import gpu_timing, peers
 from benchmarks.conftest import DeviceClock
-from benchmarks.folded_network import convolve_then_relu
+from benchmarks.folded_network import convolve_then_relu, same_padded
 from benchmarks.plan_steps import PlannedStep, planned_steps
 from benchmarks.test_conv3d import TOLERANCE, Conv
 from fasti3d import network
 from fasti3d.layers import Layer, layers
-from fasti3d.network import same_padding
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.same import pad_same
 
@@ -58,11 +57,12 @@ def _cudnn(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Conv:
     kernel, stride = layer.spec.kernel, layer.spec.stride
     weight = weight.to(x.dtype).contiguous(memory_format=torch.channels_last_3d)
     bias = bias.to(x.dtype)
-    pads = [same_padding(n, k, s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
-    if all(front == back for front, back in pads):
-        (t, _), (h, _), (w, _) = pads
-        return lambda: convolve_then_relu(x, weight, bias, stride, (t, h, w))
-    return lambda: convolve_then_relu(pad_same(x, kernel, stride), weight, bias, stride, (0, 0, 0))
+
+    def run() -> Tensor:
+        padded, padding = same_padded(x, kernel, stride)
+        return convolve_then_relu(padded, weight, bias, stride, padding)
+
+    return run
 
 
 CANDIDATES: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Conv]] = {

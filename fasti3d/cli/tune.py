@@ -46,8 +46,7 @@ def tune(
     """
     import torch
 
-    from fasti3d.home import cache_dir
-    from fasti3d.ops.conv3d_bn_relu.tables import gpu
+    from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
     from fasti3d.tune import to_table
     from fasti3d.tune import tune as measure
     from fasti3d.weights.files import write_atomically
@@ -59,7 +58,9 @@ def tune(
     if where.type != "cuda":
         output.fail("there is no GPU to tune for: torch finds none, or --device is cpu")
     its = gpu(where)
-    path = out or cache_dir() / "tuned" / its.file_name
+    path = out or user_path(its)
+    if path is None:
+        output.fail("the folder of the cache cannot be told without platformdirs: give --output a file")
     results: list[Result] = []
     failure: BaseException | None = None
     try:

@@ -8,7 +8,6 @@ import older_triton
 import pytest
 import torch
 from background import RUNS, Outcome, Runs, interpreted
-from older_triton import OLDER
 
 from fasti3d import extension
 
@@ -31,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Starts these runs at once."""
     names = dict.fromkeys(filter(None, map(_run_of, session.items)))
-    jobs = {name: interpreted(name) for name in names if name != OLDER}
-    if OLDER in names and not older_triton.why_not():
-        jobs[OLDER] = older_triton.job()
+    jobs = {name: interpreted(name) for name in names if name != older_triton.OLDER}
+    if older_triton.OLDER in names and not older_triton.why_not():
+        jobs[older_triton.OLDER] = older_triton.job()
     if jobs and not session.config.option.collectonly:
         session.config.stash[RUNS] = Runs(jobs)
 
