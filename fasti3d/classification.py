@@ -18,7 +18,7 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from threading import Event
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from fasti3d.i3d import I3D, clip_for
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
+from fasti3d.upload import upload
 
 Streams = Literal["rgb", "flow", "both"]
 
@@ -318,7 +319,7 @@ def classify(
             threads.callback(stop.set)  # first of all, so that nobody waits for flow that nobody wants
         for group in batched(ahead, batch):
             for name, stream_model in models.items():
-                clips = torch.stack([_CLIPS[name](item) for item in group]).to(weight.device)
+                clips = _CLIPS[name](group, weight.device)
                 rows[name].append(stream_model(clip_for(stream_model, clips)).float().cpu())
             for item in group:
                 spans.append(_span(item))
@@ -347,16 +348,17 @@ def classify(
     )
 
 
-def _rgb_clip(item: video.Window) -> Tensor:
-    return item.frames.permute(3, 0, 1, 2)  # which the network scales, where it is
+def _rgb_clips(group: list[video.Window], device: torch.device) -> Tensor:
+    """Bytes in the order of the frames', which the network scales, where it is."""
+    return upload(torch.stack([item.frames for item in group]), device).permute(0, 4, 1, 2, 3)
 
 
-def _flow_clip(item: video.Window) -> Tensor:
-    assert isinstance(item, FlowWindow)
-    return to_flow_clip(item.flow)
+def _flow_clips(group: list[video.Window], device: torch.device) -> Tensor:
+    windows = cast("list[FlowWindow]", group)
+    return to_flow_clip(torch.stack([item.flow for item in windows]))  # which is on the device
 
 
-_CLIPS = {"rgb": _rgb_clip, "flow": _flow_clip}
+_CLIPS = {"rgb": _rgb_clips, "flow": _flow_clips}
 
 
 def _span(window: video.Window) -> Span:
