@@ -227,13 +227,13 @@ def test_what_breaks_off_keeps_what_was_measured(
 
     monkeypatch.setattr(tune, "Meter", lambda device: measure)
     path = tmp_path / "new" / "table.json"
-    code, out, err = invoke("--shape", SMALLEST, "--output", path)
+    code, out, err = invoke("--shape", SMALLEST, "--out", path)
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
     assert f"3 configurations in {path}" in out
     assert ("out of memory" in err) == (code == 1)
     assert len(json.loads(path.read_text())["entries"]) == 3
     count = 3
-    code, out, _ = invoke("--shape", SMALLEST, "--output", tmp_path / "none.json")
+    code, out, _ = invoke("--shape", SMALLEST, "--out", tmp_path / "none.json")
     assert code != 0
     assert "nothing was measured, and nothing written" in out
     assert not (tmp_path / "none.json").exists()

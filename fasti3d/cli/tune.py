@@ -35,7 +35,7 @@ def tune(
     device: Annotated[str, typer.Option(help="auto, cuda or cuda:N.")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option("--output", help="The table, instead of that in the cache, which is used by itself."),
+        typer.Option("--out", "-o", help="The table, instead of that in the cache, which is used by itself."),
     ] = None,
 ) -> None:
     """Measure the kernel configurations of every convolution on this GPU, and keep the fastest.
@@ -60,7 +60,7 @@ def tune(
     its = gpu(where)
     path = out or user_path(its)
     if path is None:
-        output.fail("the folder of the cache cannot be told without platformdirs: give --output a file")
+        output.fail("the folder of the cache cannot be told without platformdirs: give --out a file")
     results: list[Result] = []
     failure: BaseException | None = None
     try:
@@ -78,7 +78,7 @@ def tune(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, table.dumps().encode())
         except OSError as error:
-            output.fail(f"{path}: {error.strerror or error}: give --output a file that can be written")
+            output.fail(f"{path}: {error.strerror or error}: give --out a file that can be written")
         written = f"{len(table.entries)} configurations in {path}"
     else:
         written = "nothing was measured, and nothing written"
