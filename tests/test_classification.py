@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from waiting import PATIENCE, until
 
 import fasti3d
 from fasti3d import classification, overlap, video, weights
@@ -326,7 +327,7 @@ def test_flow_is_computed_while_the_network_runs(ramp: Path, monkeypatch: pytest
 
     class Waiting(Brightness):
         def forward(self, x: Tensor) -> Tensor:
-            assert solving.wait(timeout=30)
+            assert solving.wait(timeout=PATIENCE)
             return super().forward(x)
 
     monkeypatch.setattr(stream, "tvl1_video", solve)
@@ -442,8 +443,9 @@ def test_reading_ahead_is_bounded() -> None:
     source = Source(100)
     ahead = overlap.read_ahead(source(), 2)
     assert next(ahead) == 0
+    until(lambda: source.made == 3)  # the one given and two more
     time.sleep(0.2)
-    assert source.made == 3  # the one given and two more
+    assert source.made == 3
     ahead.close()
     assert readers() == []
     assert source.closed_by is not None

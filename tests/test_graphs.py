@@ -17,6 +17,7 @@ import pytest
 import torch
 from i3d_making import SMALL, make_i3d, random_clip
 from torch import Tensor
+from waiting import PATIENCE
 
 from fasti3d import plan
 from fasti3d.graphs import Captured, Cuda, Graphs, Maps
@@ -325,7 +326,7 @@ def test_threads(machine: Machine) -> None:
 def test_work_of_several_threads_runs_at_the_same_time(machine: Machine) -> None:
     """Nobody waits for a run that is neither captured nor replayed."""
     graphs = Graphs(machine)
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=PATIENCE)
 
     def meet(x: Tensor, wanted: set[str], dtype: torch.dtype) -> Maps:
         both.wait()

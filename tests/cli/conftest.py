@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from waiting import PATIENCE
 
 import fasti3d
 
@@ -30,7 +31,11 @@ def run() -> Run:
             key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "TTY_COMPATIBLE")
         }
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=240, env=env | {"COLUMNS": "100"} | environment
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=env | {"COLUMNS": "100"} | environment,
         )
 
     return call

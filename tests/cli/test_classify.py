@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 import fasti3d
 from fasti3d.classification import classify, load_model
@@ -211,5 +212,5 @@ def test_an_interrupt_ends_quietly(clips: dict[str, Path], random_weights: Path)
         time.sleep(0.5)  # into the middle of the long one
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=PATIENCE) == 130
         assert "Traceback" not in process.stderr.read()

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
+from waiting import PATIENCE, until
 
 import fasti3d
 from fasti3d.classification import load_model
@@ -191,14 +191,6 @@ def start(videos: dict[str, Path], out: Path, *options: str) -> subprocess.Popen
     return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def until_there(path: Path) -> None:
-    for _ in range(1500):
-        if path.exists():
-            return
-        time.sleep(0.02)
-    pytest.fail(f"{path} did not come for 30 seconds")
-
-
 SHORT = ("--stack", "9", "--features", "MaxPool3d_2a_3x3")
 
 
@@ -209,7 +201,7 @@ def test_killed_and_called_again_it_ends_with_the_same_files(
     out = tmp_path / "out"
     options = ("--weights", str(random_weights), *SHORT, "--step", "80")
     with start(clips, out, *options, "--device", "cpu") as process:
-        until_there(out / ".long.lock")
+        until((out / ".long.lock").exists)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert not (out / "long.json").exists()
@@ -229,9 +221,9 @@ def test_an_interrupt_ends_quietly_and_says_how_to_go_on(
 ) -> None:
     options = ("--weights", str(random_weights), *SHORT, "--step", "1", "--device", "cpu")
     with start(clips, tmp_path / "out", *options) as process:
-        until_there(tmp_path / "out" / "a.json")
+        until((tmp_path / "out" / "a.json").exists)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "the same command goes on from where it stopped" in said
     assert "Traceback" not in said
@@ -246,9 +238,9 @@ def test_an_interrupt_on_a_ray_cluster_leaves_what_another_run_goes_on_with(
     out = tmp_path / "out"
     options = ("--weights", str(random_weights), *SHORT, "--step", "6", "--device", "cpu")
     with start(clips, out, "--ray", *options) as process:
-        until_there(out / "a.json")
+        until((out / "a.json").exists)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)
+        said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said == ("", "warning: interrupted; the same command goes on from where it stopped\n")
     assert not (out / "long.json").exists()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from killing import killed_everywhere
 from typer.testing import CliRunner
+from waiting import PATIENCE, until
 
 from fasti3d.cli import app
 from fasti3d.flow import TVL1Params, flow_to_rgb, read_flo, read_kitti_png, to_grey, tvl1_video
@@ -363,11 +363,9 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
     command = [sys.executable, "-m", "fasti3d", "flow", str(video), "-o", str(out), "--device", "cpu"]
     command += ["--resize", "48"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (out / "flow_000000.flo").exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until((out / "flow_000000.flo").exists)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
     assert "the same command goes on from where it stopped" in stderr

@@ -16,6 +16,7 @@ import torch
 import typer.main
 from safetensors.torch import load_file
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 import fasti3d
 from fasti3d import weights
@@ -88,7 +89,7 @@ def test_a_reader_that_leaves_hears_no_complaint() -> None:
     os.close(read)
     try:
         command = [sys.executable, "-m", "fasti3d", "weights", "list"]
-        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     finally:
         os.close(write)
     assert done.stderr == ""

@@ -19,6 +19,7 @@ from extraction_making import errors, moving, plain, record, rows, tree, write_v
 from i3d_making import make_i3d
 from tolerances import assert_close
 from torch import Tensor
+from waiting import PATIENCE
 
 import fasti3d
 from fasti3d import I3D, extraction, video
@@ -270,7 +271,7 @@ def test_killed_and_called_again_it_gives_the_same_bytes(clip: Path, tmp_path: P
 
     def run(out: Path, kill: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, str(clip), str(out), kill]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
     assert run(tmp_path / "killed", "kill").returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "clip.json").exists()

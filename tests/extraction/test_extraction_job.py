@@ -16,6 +16,7 @@ import pytest
 from extraction_making import Shown, errors, plain, record, tree, write_video
 from killing import killed_everywhere
 from torch import Tensor
+from waiting import PATIENCE, until
 
 import fasti3d
 from fasti3d.extraction import ConflictError, OutputError, Progress
@@ -340,14 +341,6 @@ def slow(videos: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def until(condition: Any) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("nothing happened for 20 seconds")
-
-
 def test_two_processes_share_a_folder_and_do_each_video_once(videos: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     for i in range(12):
@@ -355,7 +348,7 @@ def test_two_processes_share_a_folder_and_do_each_video_once(videos: Path, tmp_p
     (work / "junk.mp4").write_bytes(b"junk")
     out = tmp_path / "out"
     both = [slow(work, out, 0.02) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].split() for process in both]
+    said = [process.communicate(timeout=PATIENCE)[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     passes, done, there, failed = (sum(int(words[i]) for words in said) for i in (1, 2, 3, 4))
     assert (passes, done, there) == (24, 12, 12)
@@ -374,7 +367,7 @@ def test_whoever_waits_takes_over_from_a_process_that_is_killed(videos: Path, tm
     time.sleep(0.3)
     assert second.poll() is None
     first.send_signal(signal.SIGKILL)
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=PATIENCE)
     first.communicate()
     assert said.split() == ["3", "1", "0", "0"]
     assert sorted(path.name for path in out.iterdir()) == ["b.json", "b_rgb.npy"]

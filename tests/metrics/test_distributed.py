@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from clip_making import noise
+from waiting import PATIENCE
 
 from fasti3d import FrechetVideoDistance
 
@@ -69,7 +70,7 @@ def test_two_processes_give_the_score_of_all_clips(tmp_path: Path) -> None:
     ]
     results = []
     for worker in workers:
-        out, errors = worker.communicate(timeout=240)
+        out, errors = worker.communicate(timeout=PATIENCE)
         assert worker.returncode == 0, errors
         results.append(json.loads(out.splitlines()[-1]))
 

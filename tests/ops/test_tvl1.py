@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tvl1_making import arguments, frames, solve
+from waiting import PATIENCE
 
 from fasti3d import extension
 from fasti3d.flow.params import TVL1Params
@@ -199,7 +200,9 @@ def test_too_little_memory_is_an_error() -> None:
     """Not a thread that waits for ever for one that has given up."""
     command = [sys.executable, "-c", OUT_OF_MEMORY]
     folder = Path(__file__).resolve().parent
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert result.returncode == 0, result.stderr
     small, large, ready = result.stdout.splitlines()
     assert small.startswith("tvl1: out of memory: cannot allocate 3 x 2 x 1080 x 1920 values")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from tvl1_making import arguments
+from waiting import PATIENCE
 
 from fasti3d.flow.params import TVL1Params
 
@@ -74,7 +75,7 @@ class Serial:
         command = [str(self.program), "solve", str(source), str(target)]
         # A block that reads nonsense may wait for ever for the others: stop at the first race.
         environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
-        subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=PATIENCE)
         content = bytearray(target.read_bytes())
         count = pairs * 2 * height * width
         flow = torch.frombuffer(content, dtype=torch.float32, count=count)

@@ -12,6 +12,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 import torch
+from waiting import PATIENCE
 from weights_making import FileServer, Tensors, to_hassony2
 
 from fasti3d.weights import KINETICS_400_LABELS, WeightsError, cache_dir, get, load, registry, verify
@@ -178,8 +179,8 @@ def test_pip_without_a_network_tells_the_way_by_hand(home: Path, monkeypatch: py
 
 _WORKER = """
 import sys
+sys.path[:] = {path!r}
 from fasti3d.weights import get, published
-sys.path.insert(0, {folder!r})
 from test_cache import _entry
 published._ENTRIES = (_entry({address!r}, open({file!r}, "rb").read()),)
 print(get("mine"))
@@ -191,11 +192,11 @@ def test_two_processes_download_once(
 ) -> None:
     file = tmp_path / "published.pt"
     file.write_bytes(published)
-    code = _WORKER.format(folder=str(Path(__file__).parent), address=server.address, file=str(file))
+    code = _WORKER.format(path=sys.path, address=server.address, file=str(file))
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs == [f"{home / 'weights' / 'mine.safetensors'}\n"] * 2
     assert len(server.ranges) == 1
