@@ -30,9 +30,10 @@ def mean_error(solve: Callable[[Tensor, Tensor], Tensor], pairs: list[flow_data.
 
 
 def test_i3d_is_as_accurate_as_opencv(chairs: list[flow_data.Chairs]) -> None:
+    """On two of the pairs, as OpenCV takes long: benchmarks/test_tvl1_accuracy.py has them all."""
     pytest.importorskip("cv2")
-    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), chairs)
-    theirs = mean_error(flow_peers.opencv(), chairs)
+    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), chairs[::2])
+    theirs = mean_error(flow_peers.opencv(), chairs[::2])
     assert abs(ours - theirs) <= TVL1_ACCURACY.limit, TVL1_ACCURACY.why
 
 
