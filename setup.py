@@ -8,7 +8,9 @@ depends on whether a GPU is present. TORCH_CUDA_ARCH_LIST is respected. Nothing 
 
 import os
 import platform
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -32,6 +34,8 @@ def choose_build() -> str:
         raise SystemExit(f"FASTI3D_BUILD must be auto, cpu, cuda or none, got {asked!r}")
     if asked == "none":
         return asked
+    if asked != "cpu":
+        find_toolkit()
     if lacking := missing_for_cpp():
         if asked == "auto":
             print(f"fasti3d: references replace the C++ operators, which need {lacking}", file=sys.stderr)
@@ -43,6 +47,22 @@ def choose_build() -> str:
     if lacking and asked == "cuda":
         raise SystemExit(f"FASTI3D_BUILD=cuda needs {lacking}; FASTI3D_BUILD=cpu builds without")
     return "cpu" if lacking else "cuda"
+
+
+def find_toolkit() -> None:
+    """Names the toolkit's folder in CUDA_HOME where nothing does. Left to itself torch takes the folder above
+    that of nvcc, which has no libraries where nvcc is a script that calls the toolkit's.
+    """
+    command = shutil.which("nvcc")
+    if command is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return
+    dry_run = [command, "--dryrun", "-x", "cu", os.devnull]
+    try:
+        steps = subprocess.run(dry_run, capture_output=True, text=True, check=False).stderr
+    except OSError:  # it does not run here
+        return
+    if folder := re.search(r"^#\$ _HERE_=(.+)$", steps, re.MULTILINE):
+        os.environ["CUDA_HOME"] = os.path.dirname(folder[1])
 
 
 def missing_for_cpp() -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -60,12 +59,16 @@ def scikit_image() -> Solver:
 
 
 PEERS: dict[str, Callable[[], Solver]] = {OPENCV: opencv, SCIKIT_IMAGE: scikit_image}
-_MODULES = {OPENCV: "cv2", SCIKIT_IMAGE: "skimage"}
+# What their solvers are in: OpenCV comes without it too, as opencv-python.
+_MODULES = {OPENCV: ("cv2", "optflow"), SCIKIT_IMAGE: ("skimage", "registration")}
 
 
 def skip_without(peer: str) -> None:
-    if importlib.util.find_spec(_MODULES[peer]) is None:
-        pytest.skip(f"{_MODULES[peer]} is not installed: pip install fasti3d[bench]")
+    package, module = _MODULES[peer]
+    remedy = "pip install fasti3d[bench]"
+    found = pytest.importorskip(package, reason=f"{package} is not installed: {remedy}")
+    if not hasattr(found, module):
+        pytest.skip(f"{package} is installed without {module}: {remedy}")
 
 
 def check(name: str, solve: Solver, frame0: Tensor, frame1: Tensor) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -361,8 +362,15 @@ def test_peers_give_flow_as_fasti3d_does(name: str) -> None:
     assert average_endpoint_error(flow, tvl1(frame0, frame1)) < 0.4
 
 
+def test_opencv_without_its_solvers_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the package opencv-python comes."""
+    monkeypatch.setitem(sys.modules, "cv2", ModuleType("cv2"))
+    with pytest.raises(pytest.skip.Exception, match="cv2 is installed without optflow"):
+        flow_peers.skip_without(flow_peers.OPENCV)
+
+
 def test_opencv_gets_our_parameters() -> None:
-    pytest.importorskip("cv2")
+    flow_peers.skip_without(flow_peers.OPENCV)
     frame0, frame1 = flow_data.made_frames(2, 60, 80)
     params = TVL1Params(lambda_=0.05, warps=2, scale_step=0.6, median_filtering=3, epsilon=0.02)
     theirs = flow_peers.opencv(params)(frame0, frame1)

@@ -184,6 +184,32 @@ def test_cuda_build_fails_without_the_toolkit(tmp_path: Path) -> None:
     assert re.search(r"FASTI3D_BUILD=cuda needs a (CUDA|C\+\+)", result.stderr)
 
 
+def test_the_toolkit_is_found_behind_a_script_that_calls_its_nvcc(tmp_path: Path) -> None:
+    """Which torch would take for the toolkit's own."""
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("no sources beside the tests")
+    toolkit, scripts = tmp_path / "cuda" / "bin", tmp_path / "bin"
+    for folder, text in (
+        (toolkit, f"[ \"$*\" = '--dryrun -x cu /dev/null' ] && echo '#$ _HERE_={toolkit}' >&2"),
+        (scripts, f'exec {toolkit}/nvcc "$@"'),
+    ):
+        folder.mkdir(parents=True)
+        (folder / "nvcc").write_text(f"#!/bin/sh\n{text}\n")
+        (folder / "nvcc").chmod(0o755)
+    found = "import os, runpy, sys; sys.argv[:] = ['setup.py', '--name']; runpy.run_path('setup.py')"
+    environment = {k: v for k, v in os.environ.items() if k not in ("CUDA_HOME", "CUDA_PATH")}
+    result = subprocess.run(
+        [sys.executable, "-c", f"{found}; print(os.environ['CUDA_HOME'])"],
+        cwd=ROOT,
+        env=environment | {"FASTI3D_BUILD": "auto", "PATH": f"{scripts}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == str(toolkit.parent)
+
+
 def test_auto_does_without_a_compiler(tmp_path: Path) -> None:
     result = _setup(FASTI3D_BUILD="auto", CXX=str(tmp_path / "no-such-compiler"))
     assert result.returncode == 0, result.stderr

@@ -341,6 +341,7 @@ def test_runs_on_the_current_stream_and_waits_for_nothing() -> None:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        call("tvl1", clip)  # takes the memory that is needed, for which the driver may wait
         torch.cuda._sleep(100_000_000)  # some 50 ms in which any other stream would still see zeros
         clip.copy_(source)
         result = call("tvl1", clip)
