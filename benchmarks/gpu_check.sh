@@ -120,7 +120,7 @@ record() {
 }
 flow() {
   benchmark tvl1_gpu tvl1_gpu 200
-  benchmark two_stream two_stream 120
+  benchmark two_stream two_stream 150
   benchmark fvd fvd 200
   merge flow tvl1_gpu two_stream fvd
 }
