@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from extraction_making import Shown, errors, plain, record, tree, write_video
 from killing import killed_everywhere
 from torch import Tensor
@@ -20,6 +21,7 @@ from waiting import PATIENCE, until
 
 import fasti3d
 from fasti3d.extraction import ConflictError, OutputError, Progress
+from fasti3d.extraction.run import default_workers
 
 HERE = Path(__file__).parent
 
@@ -395,5 +397,8 @@ def test_a_job_of_200_videos(tmp_path: Path) -> None:
     assert len(errors(out)) == 5
     assert not [path for path in out.rglob(".*") if not path.name.endswith(".lock")]
     locks = {path.name for path in out.rglob(".*.lock")} - {".errors.jsonl.lock"}
-    assert locks == {f".{i}.lock" for i in range(0, 200, 40)}
+    failed = {f".{i}.lock" for i in range(0, 200, 40)}
+    assert locks >= failed
+    # And of videos that were finished but for the removal of their lock file when the kill came.
+    assert len(locks - failed) <= default_workers(torch.device("cpu"))
     assert all(record(path)["frames"] == 12 for path in out.rglob("*.json"))
