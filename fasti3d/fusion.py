@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fasti3d import gpu
 from fasti3d.batch_norm import fold
 from fasti3d.chains import find_chains
 from fasti3d.eligibility import needs_ordinary_path
@@ -99,6 +100,8 @@ class FusedConv3d(nn.Module):
                         dtype=dtype,
                         padding=self.padding,
                     )
+                    if not gpu.settle(weight.device):
+                        return packed  # the graph's own, made again by every replay
                     # With the tensors, so that no new one gets the id of one that the key was made of.
                     cached = self._packed = (key, packed, (weight, bias))
         return cached[1]

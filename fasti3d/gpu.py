@@ -32,6 +32,18 @@ def l2_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
+def settle(device: torch.device) -> bool:
+    """Waits for the current stream, so that other streams may read from now on what was written on it; False
+    while a CUDA graph is captured, when nothing is written yet.
+    """
+    if device.type != "cuda":
+        return True
+    if torch.cuda.is_current_stream_capturing():
+        return False
+    torch.cuda.current_stream(device).synchronize()
+    return True
+
+
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernels do not serve clips of ``dtype`` on ``device``, as a sentence; None: they do."""
     if device.type == "cuda" and torch.version.cuda and dtype not in (torch.float16, torch.bfloat16):

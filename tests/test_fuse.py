@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 import fasti3d
 from benchmarks.residual import r2plus1d, r3d, randomise
+from fasti3d import gpu
 from fasti3d.fusion import FusedConv3d
 
 NETWORKS = {"r3d": r3d, "r2plus1d": r2plus1d}
@@ -453,6 +454,18 @@ def test_changes_of_the_fused_weights_are_followed() -> None:
     assert torch.equal(run(fused, x), F.relu(fused[0].folded_bias)[:, None, None, None].expand(before.shape))
     fused[0].folded_bias = torch.ones(16)
     assert (run(fused, x) == 1).all()
+
+
+def test_what_a_graph_packs_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a GPU captures, nothing is computed yet that others could read."""
+    monkeypatch.setattr(gpu, "settle", lambda device: False)
+    fused = fasti3d.fuse(chain())
+    x = random(1, 16, 3, 4, 5)
+    captured = run(fused, x)
+    assert fused[0]._packed is None
+    monkeypatch.undo()
+    assert torch.equal(run(fused, x), captured)
+    assert fused[0]._packed is not None
 
 
 def test_casts_and_moves() -> None:

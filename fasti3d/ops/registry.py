@@ -59,6 +59,7 @@ def takes_gradients(*tensors: Tensor) -> bool:
     """
     return (
         torch.is_grad_enabled()
-        and not torch.compiler.is_exporting()
+        # Not is_exporting(), which torch 2.11 takes to be true of all that it compiles.
+        and not torch.compiler._is_exporting_flag
         and any(t.requires_grad for t in tensors)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -253,6 +254,21 @@ def test_runs_in_a_cuda_graph_on_another_stream() -> None:
         y.fill_(torch.nan)
         graph.replay()
         assert torch.equal(y, packed(x))
+
+
+@pytest.mark.parametrize("around", [16, 3])
+def test_runs_first_in_a_new_thread(around: int) -> None:
+    """Where nothing else has made the GPU's context current yet; with descriptors and with pointers."""
+    x = clip(1, 64, (8, 20, 20), torch.float16)
+    packed = PackedConv3d.pack(*weights(64, 64, THREE), ONE, relu=True, dtype=x.dtype)
+    wide = torch.empty((1, 8, 20, 20, 64 + 2 * around), dtype=x.dtype, device="cuda").permute(0, 4, 1, 2, 3)
+    out = wide[:, around:-around]
+    expected = packed(x, out).clone()
+    out.fill_(torch.nan)
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(packed, x, out).result()
+    assert torch.equal(out, expected)
 
 
 def test_runs_on_the_device_of_its_clip() -> None:
