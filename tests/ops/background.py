@@ -1,4 +1,4 @@
-"""Test runs in processes of their own, beside the other tests: each keeps one core busy for a while."""
+"""Test runs in processes of their own, beside the other tests, in what these leave of the processor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 # Of pytest. A test may take long beside what else runs.
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-o", "timeout=1200")
+_LEAST_PRIORITY = 19
 
 
 class Job(NamedTuple):
@@ -74,6 +75,9 @@ class Runs:
                     env=os.environ | job.environment,
                     cwd=HERE.parent.parent,
                 )
+                # An operator's threads spin while they wait for each other: a core short, the tests beside
+                # this would take many times as long.
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _LEAST_PRIORITY)
             output, _ = self._process.communicate()
             self._outcomes[name].set_result(Outcome(self._process.returncode, output))
 
