@@ -46,7 +46,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = []
-        for arg, following in zip(args, [*args[1:], ""], strict=True):
+        for arg, following in zip(args, [*args, ""][1:], strict=True):
             given.append(arg)
             if arg == "--ray" and not _ADDRESS.fullmatch(following):
                 given.append("local")
@@ -58,7 +58,8 @@ def extract(
         list[Path],
         typer.Argument(
             metavar="VIDEO|DIR|LIST.txt",
-            help="Videos, folders of videos (a folder of images is a video), or lists: a path a line.",
+            help="Videos, folders of videos (a folder of images is a video), or lists: a path a line, from "
+            "the list's own folder on.",
             show_default=False,
         ),
     ],

@@ -79,7 +79,9 @@ class Extractor:
         self._overwrite = overwrite
 
     def look(self, source: Source) -> Outcome | None:
-        """What is known about a video without work on it: ``there``, or ``failed`` if its file is missing.
+        """What is known about a video without work on it: ``there``, or ``failed``.
+
+        It has failed if its file is missing, or its name is too long for those of its outputs.
 
         Raises:
             ConflictError: its output is there, but made otherwise, and is not to be overwritten.
@@ -89,6 +91,9 @@ class Extractor:
         except VideoError as error:
             return self._failed(source, None, error)
         output = Output(self._folder, source.name, self._settings)
+        if not output.nameable:
+            reason = "has a name too long for those of its outputs, which add to it: shorten it"
+            return self._failed(source, state, VideoError(source.path, reason))
         if output.finished(self._made(state), overwrite=self._overwrite):
             return Outcome(source, "there")
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -62,6 +63,16 @@ class Output:
     @property
     def record_path(self) -> Path:
         return self._path(".json")
+
+    @property
+    def nameable(self) -> bool:
+        """Whether the file system takes names as long as those of its files, also while they are written."""
+        longest = max((self.record_path, *self._paths()), key=lambda path: len(os.fsencode(path.name)))
+        try:
+            _temporary(longest).lstat()
+        except OSError as error:
+            return error.errno != errno.ENAMETOOLONG
+        return True
 
     def finished(self, made: Json, *, overwrite: bool) -> bool:
         """Whether all of it is there.
@@ -153,7 +164,7 @@ class Output:
     def _record(self) -> Any:
         try:
             record = json.loads(self.record_path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError):
             record = None
@@ -172,7 +183,8 @@ class Output:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise OutputError(path, error) from error
+                if error.errno != errno.ENAMETOOLONG:  # a name of other settings, which no file can have
+                    raise OutputError(path, error) from error
 
 
 def _temporary(path: Path) -> Path:

@@ -31,10 +31,10 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
             - a folder with images and no videos: one video, called as the folder;
             - any other folder: all videos in it and in its folders (by their suffixes; hidden ones are left
               out, links followed), and folders of images. Outputs lie in folders as the videos do;
-            - a list, ``.txt``: a path a line, from the list's own folder on; empty lines and those that start
-              with # are skipped. Outputs of relative paths lie in folders as these say, but for paths that
-              lead upwards with ``..``; those and absolute paths give their last part alone. What a list
-              names need not be there: that is for whoever reads it to find.
+            - a list, ``.txt`` in UTF-8: a path a line, from the list's own folder on; empty lines and those
+              that start with # are skipped. Outputs of relative paths lie in folders as these say, but for
+              paths that lead upwards with ``..``; those and absolute paths give their last part alone. What
+              a list names need not be there: that is for whoever reads it to find.
 
     Raises:
         ValueError: nothing there, a folder or list without videos or that cannot be read, or two videos with
@@ -80,10 +80,18 @@ def _in_folder(top: Path) -> Iterator[Source]:
 
 def _in_list(path: Path) -> Iterator[Source]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # Windows' editors begin a file with a mark of its encoding.
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if "\0" in text:
+        raise ValueError(
+            f"{path} is no list of paths in UTF-8, but holds zero bytes, as UTF-16 does: save it as UTF-8"
+        )
+    # Not splitlines(): names may hold what Unicode counts as ends of lines.
+    entries = [
+        line.strip() for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")
+    ]
     if not entries:
         raise ValueError(f"{path} lists no videos")
     for entry in entries:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
-from fasti3d.metrics.clips import LAYOUTS
+from fasti3d.metrics.clips import LAYOUTS, Values
+from fasti3d.network import MIN_FRAMES
 
 
 class _Header(NamedTuple):
@@ -43,31 +44,44 @@ class ArraySource:
         with self._opened() as (_, header):
             self._header = header
         shape = header.shape
+        if header.dtype != np.uint8 and header.dtype.str[1:] not in ("f2", "f4", "f8"):
+            raise ValueError(f"{path} must hold uint8 or floating point, got {header.dtype}: convert it")
         if len(shape) != 5 or shape[layout.index("C")] != 3:
             fitting = [name for name in LAYOUTS if len(shape) == 5 and shape[name.index("C")] == 3]
             hint = f": say layout {' or '.join(fitting)}" if fitting else ""
             raise ValueError(f"{path} must hold RGB clips, {layout}, got an array of shape {shape}{hint}")
-        if header.dtype.kind not in "uf":
-            raise ValueError(f"{path} must hold uint8 or floating point, got {header.dtype}: convert it")
 
     def expected(self, count: int | None) -> int:
         """How many clips there will be."""
         return self._header.shape[0] if count is None else min(count, self._header.shape[0])
 
+    @property
+    def values(self) -> Values:
+        """Of what kind they are."""
+        return "uint8" if self._header.dtype == np.uint8 else "float"
+
+    def check(self, frames: int, count: int | None) -> None:
+        """Looks whether there are such clips, before any is read.
+
+        Raises:
+            ValueError: clips that are too short, or a count above that of the clips.
+        """
+        total, length = self._header.shape[0], self._header.shape[self._layout.index("T")]
+        if length < frames:
+            remedy = f"ask for {length}" if length >= MIN_FRAMES else "use longer clips"
+            raise ValueError(f"{self._path} holds clips of {length} frames, fewer than {frames}: {remedy}")
+        if count is not None and count > total:
+            raise ValueError(f"clips must be at most the {total} that {self._path} holds, got {count}")
+
     def clips(self, frames: int, count: int | None, seed: int) -> Iterator[Clip | Skipped]:
         """All clips in order, or ``count`` chosen at random; of longer ones, a stretch at a random place.
 
         Raises:
-            ValueError: clips that are too short, a count above that of the clips, or a file that is cut off.
+            ValueError: as ``check``, or a file that is cut off.
         """
+        self.check(frames, count)
         total, *shape = self._header.shape
         length = self._header.shape[self._layout.index("T")]
-        if length < frames:
-            raise ValueError(
-                f"{self._path} holds clips of {length} frames, fewer than {frames}: ask for {length}"
-            )
-        if count is not None and count > total:
-            raise ValueError(f"clips must be at most the {total} that {self._path} holds, got {count}")
         chosen = range(total) if count is None else sorted(shuffled(range(total), seed)[:count])
         # Axes of one clip, with the frames first and the colour last.
         axes = [self._layout[1:].index(axis) for axis in "THWC"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from torch import Tensor
 from fasti3d.flow.arrays import as_tensor
 from fasti3d.network import MIN_FRAMES
 
+# What clips are made of: bytes, or floating point of any size.
+Values = Literal["uint8", "float"]
+
 # Each with the order that makes (N, T, C, H, W) of it.
 LAYOUTS = {"NTHWC": (0, 1, 4, 2, 3), "NCTHW": (0, 2, 1, 3, 4), "NTCHW": (0, 1, 2, 3, 4)}
 
@@ -20,6 +23,8 @@ LAYOUTS = {"NTHWC": (0, 1, 4, 2, 3), "NCTHW": (0, 2, 1, 3, 4), "NTCHW": (0, 1, 2
 _ROUNDING = 1e-3
 # Values of 0 to 1 that are said to be 0 to 255 fill less of the range than this.
 _SURELY_NARROW = 1 / 64
+# Of values of -1 to 1, all of which are 0 or above, nearly always some are below this where they are 0 to 1.
+_SURELY_DARK = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,15 @@ class ClipFormat:
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
         if self.value_range is not None:
-            low, high = self.value_range
-            if not -float("inf") < low < high < float("inf"):
+            try:
+                low, high = self.value_range
+                fits = -float("inf") < low < high < float("inf")
+            except (TypeError, ValueError):  # no two numbers
+                fits = False
+            if not fits:
                 raise ValueError(
                     "value_range must be black and white, as (0, 1), (-1, 1) or (0, 255), got "
-                    f"{self.value_range}"
+                    f"{self.value_range!r}"
                 )
 
     def limits(self, dtype: torch.dtype) -> tuple[float, float]:
@@ -84,19 +93,18 @@ class ClipFormat:
         return x
 
     def _check_values(self, x: Tensor) -> None:
-        if x.dtype == torch.uint8:
-            return
-        if not x.is_floating_point():
+        whole = x.dtype == torch.uint8
+        if not (whole or x.is_floating_point()):
             raise ValueError(
                 f"clips must be uint8 (0 to 255) or floating point with a value_range, got {x.dtype}: "
                 "convert them"
             )
-        if self.value_range is None:
+        if self.value_range is None and not whole:
             raise ValueError(
                 f"clips are {x.dtype}, whose range is not known: say value_range=(0, 1), (-1, 1) or (0, "
                 "255), or give uint8"
             )
-        low, high = self.value_range
+        low, high = self.limits(x.dtype)
         least, most = torch.stack(torch.aminmax(x)).tolist()
         if not (abs(least) < float("inf") and abs(most) < float("inf")):
             raise ValueError("clips must be finite, but hold NaN or infinity: look at where they come from")
@@ -106,10 +114,17 @@ class ClipFormat:
                 f"clips must lie in their value_range of {low:g} to {high:g}, but have values from "
                 f"{least:.4g} to {most:.4g}: say the range they have, or clamp what a filter overshot"
             )
+        doubt = ""
         if low < most and most - low < _SURELY_NARROW * (high - low):
+            doubt = f"nearly black in their value_range of {low:g} to {high:g}"
+        elif low < 0 <= least < _SURELY_DARK * high < most <= 1:
+            doubt = f"which look like 0 to 1 in their value_range of {low:g} to {high:g}"
+        if doubt:
+            question = (
+                "were they scaled by 255 before they became uint8?" if whole else "is that their range?"
+            )
             warnings.warn(
-                f"clips have values from {least:.4g} to {most:.4g}, nearly black in their value_range of "
-                f"{low:g} to {high:g}: is that their range?",
+                f"clips have values from {least:.4g} to {most:.4g}, {doubt}: {question}",
                 UserWarning,
                 stacklevel=4,
             )

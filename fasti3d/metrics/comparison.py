@@ -22,6 +22,9 @@ from fasti3d.overlap import read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.weights.files import sha256
 
+# Videos that were left out, of each side, that are warned of one by one.
+_SHOWN = 20
+
 # Rates as far apart as 29.97 and 30 frames a second are one.
 _SAME_RATE = 0.01
 
@@ -119,6 +122,24 @@ def fvd(
         saved.check_target(save_stats)
         if isinstance(sources["real"], SavedSource):
             raise ValueError(f"{real} holds saved statistics already: save_stats would only copy them")
+    read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}
+    for name, unread in read.items():
+        unread.check(frames, clips)
+        if (most := unread.expected(clips)) < 2:
+            raise ValueError(
+                f"{paths[name]} gives at most {most} clip{'s' * (most != 1)}, where 2 are the least: add to "
+                "it, or ask for more clips of a video"
+            )
+        if unread.values == "float" and value_range is None:
+            raise ValueError(
+                f"{paths[name]} holds floating point, whose range is not known: say value_range (on the "
+                "command line --range), which is 0,1 or -1,1 or 0,255"
+            )
+    if len({source.values for source in read.values()}) > 1:
+        raise ValueError(
+            "clips must be uint8 on both sides or on neither, as rounding to 8 bits alone moves the score, "
+            f"but {real} holds {read['real'].values} and {generated} {read['generated'].values}"
+        )
     metric = FrechetVideoDistance(
         preset,
         weights,
@@ -129,7 +150,6 @@ def fvd(
         keep_features=True,
         sync=False,
     )
-    read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}
     bar = _Progress(progress, sum(source.expected(clips) for source in read.values()))
     accounts: dict[str, _Account] = {}
     with recorded_warnings(UserWarning) as odd:
@@ -138,16 +158,24 @@ def fvd(
             if isinstance(source, SavedSource):
                 metric.load_statistics(source.path, real=name == "real")
         metric.check_frames(frames)
-        for name, source in read.items():
-            items = source.clips(frames, clips, seed)
-            accounts[name] = _read(metric, name == "real", items, metric.batch_size(frames), bar)
+        for unread in read.values():
+            metric.check_frames(frames, unread.values)
+        for name, unread in read.items():
+            items = unread.clips(frames, clips, seed)
+            accounts[name] = _read(metric, name == "real", paths[name], items, metric.batch_size(frames), bar)
             _check_count(paths[name], accounts[name], frames)
             if name == "real" and save_stats is not None:
                 metric.save_statistics(save_stats)
         for name, account in accounts.items():
-            for item in account.skipped:
+            for item in account.skipped[:_SHOWN]:
                 warnings.warn(
                     f"{name}: {item['name']} {item['reason']}; it is left out", UserWarning, stacklevel=2
+                )
+            if (more := len(account.skipped) - _SHOWN) > 0:
+                warnings.warn(
+                    f"{name}: {more} more videos are left out; the receipt lists them all",
+                    UserWarning,
+                    stacklevel=2,
                 )
         receipt = metric.receipt()
         counts = {name: receipt[name]["clips"] for name in sources}
@@ -180,6 +208,7 @@ def fvd(
 def _read(
     metric: FrechetVideoDistance,
     real: bool,
+    path: str | PathLike[str],
     clips: Iterator[Clip | Skipped],
     batch: int,
     done: Callable[[int], None],
@@ -190,7 +219,11 @@ def _read(
 
     def flush() -> None:
         if group:
-            metric.update(torch.stack([clip.frames for clip in group]), real)
+            try:
+                metric.update(torch.stack([clip.frames for clip in group]), real)
+            except (ValueError, FloatingPointError) as error:
+                names = f"{group[0].name} to {group[-1].name}" if len(group) > 1 else group[0].name
+                raise type(error)(f"{path}, clips {names}: {error}") from None
             done(len(group))
             group.clear()
 

@@ -79,7 +79,8 @@ class Embedding:
         """
         parts = clips.split(self.batch_size(clips.shape[1]))
         found = []
-        with torch.no_grad(), self._exact():
+        # In a training loop's autocast the score would be of another dtype than is said.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._exact():
             here = upload(parts[0], self.device)
             for following in (*parts[1:], None):
                 part = self._forward(here, low, high)

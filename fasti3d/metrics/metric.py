@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.metrics import resampling, saved
-from fasti3d.metrics.clips import ClipFormat, check_frames
+from fasti3d.metrics.clips import ClipFormat, Values, check_frames
 from fasti3d.metrics.distance import frechet_distance
 from fasti3d.metrics.embedding import Embedding
 from fasti3d.metrics.presets import find_preset
@@ -104,12 +104,15 @@ class FrechetVideoDistance:
                 or kind of values (whole or floating) that differs from that of the clips before.
             FloatingPointError: features that are not finite, as float16 can give with some weights.
         """
+        if real not in (True, False):
+            raise ValueError(f"real must be True or False, got {real!r}")
         x = self._format.check(clips)
         kind = "uint8" if x.dtype == torch.uint8 else "float"
         self._check_alike(int(x.shape[1]), kind)
         features = self._embedding(x, *self._format.limits(x.dtype))
         self._frames, self._kind = int(x.shape[1]), kind
         size = (int(x.shape[3]), int(x.shape[4]))
+        real = bool(real)  # of a tensor too
         self._sides[real] = self._sides[real].merged(Side.of(features, size, keep=self._keep))
 
     def compute(self) -> Tensor:
@@ -200,11 +203,15 @@ class FrechetVideoDistance:
         """Takes the clips of a state in the place of those that are there.
 
         Raises:
-            ValueError: the state of a metric of another preset or other weights.
+            ValueError: no such state, or that of a metric of another preset or other weights; nothing has
+                been changed then.
         """
-        self.reset()
-        self._admit(state)
-        self._sides = {real: Side.from_state(state[name]) for real, name in _NAMES.items()}
+        if missing := {*self._header(), *_NAMES.values()} - state.keys():
+            raise ValueError(f"state must be what state_dict() gave, but lacks {', '.join(sorted(missing))}")
+        sides = {real: Side.from_state(state[name]) for real, name in _NAMES.items()}
+        self._check_origin(state)
+        self._sides = sides
+        self._frames, self._kind = state["frames"], state["kind"]
 
     def save_statistics(self, path: str | PathLike[str], *, real: bool = True) -> None:
         """Writes one side to an .npz file, whole or not at all, for ``load_statistics`` and the command line.
@@ -262,10 +269,10 @@ class FrechetVideoDistance:
         """How many clips of so many frames go through the network at once."""
         return self._embedding.batch_size(frames)
 
-    def check_frames(self, frames: int) -> None:
-        """Raises the ValueError that ``update`` would for clips of so many frames."""
+    def check_frames(self, frames: int, values: Values | None = None) -> None:
+        """Raises the ValueError that ``update`` would for clips of so many frames, and of such values."""
         check_frames(frames)
-        self._check_alike(frames, None)
+        self._check_alike(frames, values)
 
     def _score(self, real: Side, generated: Side) -> float:
         return frechet_distance(real.statistics, generated.statistics, unbiased=self.preset.unbiased)
@@ -281,6 +288,12 @@ class FrechetVideoDistance:
 
     def _admit(self, header: Mapping[str, Any]) -> None:
         """Raises unless clips of that header may join those that are there; the first ones set the kind."""
+        self._check_origin(header)
+        if header["frames"] is not None:
+            self._check_alike(header["frames"], header["kind"])
+            self._frames, self._kind = header["frames"], header["kind"]
+
+    def _check_origin(self, header: Mapping[str, Any]) -> None:
         for name in ("preset", "weights"):
             own = self._header()[name]
             if header.get(name) != own:
@@ -288,15 +301,12 @@ class FrechetVideoDistance:
                     f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and scores "
                     "need one: choose that one, or compute the statistics anew"
                 )
-        if header["frames"] is not None:
-            self._check_alike(header["frames"], header["kind"])
-            self._frames, self._kind = header["frames"], header["kind"]
 
     def _check_alike(self, frames: int, kind: str | None) -> None:
         if self._frames not in (None, frames):
             raise ValueError(
                 f"clips must have {self._frames} frames, as those that are there, got {frames}: scores of "
-                "different lengths do not compare"
+                f"different lengths do not compare, so take {self._frames}"
             )
         if kind is not None and self._kind not in (None, kind):
             raise ValueError(

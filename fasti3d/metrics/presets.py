@@ -121,7 +121,9 @@ def _scale_tf1(frames: Tensor, axis: int, size: int) -> Tensor:
     """One axis of TensorFlow 1's ``resize_bilinear`` and its defaults: no aligned corners or half pixels."""
     length = frames.shape[axis]
     # In float32, as there; the factor stays on the host, as a copy of it to a GPU would wait for the GPU.
-    position = torch.arange(size, device=frames.device) * torch.tensor(length / size)
+    position = torch.arange(size, device=frames.device) * torch.tensor(
+        length / size, dtype=torch.float32, device="cpu"
+    )
     before = position.long()
     after = (before + 1).clamp_(max=length - 1)
     shape = [-1 if i == axis else 1 for i in range(frames.ndim)]

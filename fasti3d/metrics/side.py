@@ -29,7 +29,7 @@ class Side:
     @classmethod
     def empty(cls, width: int, *, keep: bool) -> Side:
         """Of no clips. ``keep``: whether features will be kept."""
-        features = torch.empty(0, width, dtype=torch.float64) if keep else None
+        features = torch.empty(0, width, dtype=torch.float64, device="cpu") if keep else None
         return cls(Statistics.empty(width), Counter(), features)
 
     @classmethod
@@ -60,7 +60,9 @@ class Side:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Side:
-        """What ``state`` gave."""
-        statistics = Statistics(int(state["count"]), state["mean"], state["scatter"])
+        """What ``state`` gave, wherever its tensors are now."""
+        here = ("cpu", torch.float64)
+        mean, scatter = (state[name].to(*here) for name in ("mean", "scatter"))
+        features = None if state["features"] is None else state["features"].to(*here)
         sizes = Counter({(int(h), int(w)): int(count) for h, w, count in state["sizes"]})
-        return cls(statistics, sizes, state["features"])
+        return cls(Statistics(int(state["count"]), mean, scatter), sizes, features)

@@ -28,7 +28,7 @@ class Statistics:
     @classmethod
     def empty(cls, width: int) -> Statistics:
         """Of no features of that width."""
-        zeros = torch.zeros(width + 1, width, dtype=torch.float64)
+        zeros = torch.zeros(width + 1, width, dtype=torch.float64, device="cpu")
         return cls(0, zeros[0], zeros[1:])
 
     @classmethod

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
+from fasti3d.metrics.clips import Values
 from fasti3d.video import Frame, VideoError, read_frames
 from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 
@@ -25,6 +26,7 @@ class VideoSource:
     """
 
     kind = "videos"
+    values: Values = "uint8"
 
     def __init__(self, folder: Path, *, fps: float | None = None, strict: bool = False) -> None:
         self._folder = folder
@@ -45,6 +47,18 @@ class VideoSource:
         """How many clips there will be if all videos are good."""
         return len(self._videos) if count is None else count
 
+    def check(self, frames: int, count: int | None) -> None:
+        """Looks whether there can be such clips, before any is read; ``frames`` are for reading to find.
+
+        Raises:
+            ValueError: more clips a video than memory should hold.
+        """
+        if (wanted := self.expected(count)) > _MOST_OF_ONE * len(self._videos):
+            raise ValueError(
+                f"clips must be at most {_MOST_OF_ONE} for each of the {len(self._videos)} videos in "
+                f"{self._folder}, got {wanted}: cut long videos into pieces"
+            )
+
     def clips(self, frames: int, count: int | None, seed: int) -> Iterator[Clip | Skipped]:
         """Clips at random places of videos in random order.
 
@@ -52,15 +66,11 @@ class VideoSource:
         of them, more are spread evenly; for a video that gives none the next one steps in.
 
         Raises:
-            ValueError: more clips a video than memory should hold.
+            ValueError: as ``check``.
             VideoError: a damaged or short video, if strict.
         """
+        self.check(frames, count)
         left = self.expected(count)
-        if left > _MOST_OF_ONE * len(self._videos):
-            raise ValueError(
-                f"clips must be at most {_MOST_OF_ONE} for each of the {len(self._videos)} videos in "
-                f"{self._folder}, got {left}: cut long videos into pieces"
-            )
         for behind, path in zip(range(len(self._videos), 0, -1), shuffled(self._videos, seed), strict=True):
             if not left:
                 return

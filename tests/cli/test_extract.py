@@ -162,6 +162,12 @@ def test_wrong_usage_says_what_is_wrong(
     assert not list(tmp_path.glob("out/*"))
 
 
+def test_without_arguments_it_says_what_is_missing() -> None:
+    done = call()
+    assert done.code == 2
+    assert "Missing argument" in done.err
+
+
 def test_sources_that_are_not_there_and_folders_that_cannot_be(
     clips: dict[str, Path], random_weights: Path, tmp_path: Path
 ) -> None:

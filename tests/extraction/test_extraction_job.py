@@ -131,6 +131,27 @@ def test_bad_files_are_reported_and_tried_again_when_asked(
     assert not (out / "errors.jsonl").exists()
 
 
+def test_a_name_too_long_for_its_outputs_fails_alone(videos: Path, tmp_path: Path) -> None:
+    source = copy(videos, tmp_path / "in", "a.mkv")
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX") - len("._rgb.npy.tmp")
+    for length in (longest, longest + 1, longest + 9):
+        (source / f"{'x' * length}.mkv").write_bytes((source / "a.mkv").read_bytes())
+    for done in (2, 0):
+        result = extract(source, tmp_path / "out")
+        assert (result.done, [len(failure.video) for failure in result.failed]) == (
+            done,
+            [longest + 1, longest + 9],
+        )
+        assert result.failed[0].reason.startswith("has a name too long for those of its outputs")
+    assert extract(source, tmp_path / "npz", format="npz").done == 3
+
+
+def test_a_file_in_the_way_of_a_folder_is_told(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").touch()
+    with pytest.raises(OutputError, match=r"sub.* cannot be written"):
+        extract(copy(videos, tmp_path / "in", "sub/a.mkv"), tmp_path)
+
+
 def test_a_report_that_a_kill_cut_off_is_read_and_mended(videos: Path, tmp_path: Path) -> None:
     work = copy(videos, tmp_path / "work", "a.mkv")
     for name in ("x", "y"):

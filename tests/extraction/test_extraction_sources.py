@@ -64,6 +64,18 @@ def test_a_list_gives_what_it_names(tmp_path: Path) -> None:
     assert found["c"].samefile(tmp_path / "other" / "c.mp4")
 
 
+def test_lists_of_other_programs(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "é\x1c\u2028.mp4")
+    path = tmp_path / "list.txt"
+    path.write_bytes("a.mp4\r\né\x1c\u2028.mp4\r\n".encode("utf-8-sig"))
+    assert names(path) == {"a": "a.mp4", "é\x1c\u2028": "é\x1c\u2028.mp4"}
+    path.write_bytes("a.mp4\r\n".encode("utf-16"))
+    with pytest.raises(
+        ValueError, match=r"list\.txt is no list of paths in UTF-8, .* UTF-16 .* save it as UTF-8"
+    ):
+        find_sources([path])
+
+
 def test_videos_whose_outputs_would_be_one_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "one/a.mp4", "two/a.mp4", "same/b.mp4", "same/b.mkv")
     with pytest.raises(ValueError, match=r"a\.mp4 and .*a\.mp4 \(a\)\. Rename one"):

@@ -75,7 +75,9 @@ def test_floats_of_any_kind(tmp_path: Path, dtype: str) -> None:
         (CLIPS.transpose(0, 4, 1, 2, 3).copy(), "say layout NCTHW"),
         (CLIPS.astype(np.int32), "uint8 or floating point, got int32"),
         (np.asfortranarray(CLIPS), "Fortran order: save np.ascontiguousarray"),
-        (np.array([None]), "must hold"),
+        (np.array([None]), "uint8 or floating point, got object"),
+        (CLIPS.astype(np.uint16), "uint8 or floating point, got uint16"),
+        (CLIPS.astype(np.longdouble), "uint8 or floating point, got .*: convert"),
     ],
 )
 def test_other_arrays(tmp_path: Path, array: np.ndarray[Any, Any], said: str) -> None:
@@ -89,6 +91,9 @@ def test_wrong_requests(tmp_path: Path) -> None:
     path = save(tmp_path / "clips.npy", CLIPS)
     with pytest.raises(ValueError, match="clips of 12 frames, fewer than 16: ask for 12"):
         taken(path, frames=16)
+    short = save(tmp_path / "short.npy", CLIPS[:, :8])
+    with pytest.raises(ValueError, match="clips of 8 frames, fewer than 9: use longer clips"):
+        taken(short, frames=9)
     with pytest.raises(ValueError, match=r"at most the 6 that .* holds, got 7"):
         taken(path, count=7)
     path.write_bytes(path.read_bytes()[:-5])

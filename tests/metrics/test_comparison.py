@@ -118,9 +118,10 @@ def test_saved_statistics_stand_for_their_clips(sides: dict[str, Path], tmp_path
 
 def test_arguments_are_checked_before_any_work(sides: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "few").mkdir()
-    write_video(tmp_path / "few" / "short.mkv", numbered(4))
+    for name in ("long.mkv", "short.mkv"):
+        write_video(tmp_path / "few" / name, numbered(4 if name == "short.mkv" else 12))
     for options, said in (
-        ({"real": tmp_path / "few"}, "gives 0 clips of 10 frames.*; short.mkv has 4 frames, fewer"),
+        ({"real": tmp_path / "few"}, "gives 1 clips of 10 frames.*; short.mkv has 4 frames, fewer"),
         ({"frames": 8}, "at least 9 frames"),
         ({"clips": 1}, "clips must be at least 2, got 1"),
         ({"bootstrap": 1}, "bootstrap must be at least 2, got 1"),
@@ -136,8 +137,69 @@ def test_arguments_are_checked_before_any_work(sides: dict[str, Path], tmp_path:
     np.save(floats, np.load(sides["generated"]) / np.float32(255))
     with pytest.raises(ValueError, match="say value_range"):
         compare(sides, generated=floats)
-    with pytest.raises(ValueError, match="must be uint8, as those that are there, got float"):
-        compare(sides, generated=floats, value_range=(0, 1))
+
+
+def test_what_does_not_fit_is_refused_before_a_clip_is_read(
+    sides: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "real.npz"
+    compare(sides, save_stats=saved)
+    clips = np.load(sides["generated"])
+    for name, array in (("short", clips[:, :9]), ("shorter", clips[:, :8]), ("floats", clips / 255.0)):
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "one").mkdir()
+    write_video(tmp_path / "one" / "clip.mkv", numbered(12))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a clip was given")
+
+    monkeypatch.setattr(fasti3d.FrechetVideoDistance, "update", refuse)
+    for options, said in (
+        (
+            {"generated": tmp_path / "short.npy"},
+            r"short\.npy holds clips of 9 frames, fewer than 10: ask for 9",
+        ),
+        ({"generated": tmp_path / "shorter.npy"}, "fewer than 10: use longer clips"),
+        ({"clips": 10}, r"at most the 9 that .*generated\.npy holds, got 10"),
+        ({"generated": tmp_path / "one"}, "one gives at most 1 clip, where 2 are the least"),
+        ({"generated": tmp_path / "one", "clips": 17}, "at most 16 for each of the 1 videos"),
+        (
+            {"generated": tmp_path / "floats.npy"},
+            r"floats\.npy holds floating point, .* say value_range .*--range",
+        ),
+        (
+            {"generated": tmp_path / "floats.npy", "value_range": (0, 1)},
+            r"uint8 on both sides .*real holds uint8 and .*floats\.npy float",
+        ),
+        (
+            {"real": saved, "generated": tmp_path / "floats.npy", "value_range": (0, 1)},
+            "must be uint8, as those that are there, got float",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            compare(sides, **options)
+
+
+def test_clips_that_are_refused_are_named(sides: dict[str, Path], tmp_path: Path) -> None:
+    clips = np.load(sides["generated"]) / np.float32(255)
+    np.save(tmp_path / "good.npy", clips)
+    clips[3, 0, 0, 0, 0] = np.nan
+    np.save(tmp_path / "bad.npy", clips)
+    both = {"real": tmp_path / "good.npy", "generated": tmp_path / "bad.npy"}
+    with pytest.raises(ValueError, match=r"bad\.npy, clips 3 to 5: clips must be finite"):
+        compare(both, value_range=(0, 1))
+
+
+def test_of_many_videos_that_are_left_out_some_are_shown(sides: dict[str, Path], tmp_path: Path) -> None:
+    for i in range(30):
+        (tmp_path / f"empty{i}.mp4").touch()
+    for i in range(2):
+        write_video(tmp_path / f"{i}.mkv", numbered(12, first=40 * i))
+    receipt = compare(sides, generated=tmp_path).receipt
+    assert len(receipt["generated"]["skipped"]) == 30
+    left_out = [text for text in receipt["warnings"] if "left out" in text]
+    assert len(left_out) == 21
+    assert left_out[-1] == "generated: 10 more videos are left out; the receipt lists them all"
 
 
 def test_too_few_clips_for_more_than_a_score(sides: dict[str, Path]) -> None:

@@ -42,6 +42,23 @@ def test_batches_give_the_same_features(random_weights: Path) -> None:
     assert (one - two).abs().max() < 1e-13 * one.abs().max()
 
 
+def test_a_training_loop_s_modes_change_nothing(random_weights: Path) -> None:
+    clips = noise(1, size=(20, 20)).permute(0, 1, 4, 2, 3)
+    embedding = Embedding(TF, random_weights, device="cpu")
+    expected = embedding(clips, 0, 255)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(embedding(clips, 0, 255), expected)
+    with torch.inference_mode():
+        assert torch.equal(embedding(clips, 0, 255), expected)
+    with torch.enable_grad():
+        assert not embedding(clips.float().requires_grad_(), 0, 255).requires_grad
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(embedding(clips, 0, 255), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_batches_are_as_large_as_the_device_can_use(random_weights: Path) -> None:
     embedding = Embedding(TF, random_weights, device="cpu")
     assert [embedding.batch_size(frames) for frames in (9, 16, 64, 300)] == [7, 4, 1, 1]

@@ -115,6 +115,50 @@ def test_states_travel() -> None:
     assert before["real"]["count"] == 20
 
 
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    metric = filled()
+    expected = score(metric)
+    cut = metric.state_dict()
+    del cut["generated"]
+    for state, said in (
+        ({}, "lacks frames, generated, kind, preset, real, weights"),
+        (cut, "state must be what state_dict\\(\\) gave, but lacks generated"),
+        (filled(preset="cd-fvd").state_dict(), "preset of these statistics is 'cd-fvd'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            metric.load_state_dict(state)
+        assert score(metric) == expected
+
+
+def test_states_come_back_from_other_devices_and_defaults() -> None:
+    """What ``map_location`` and ``set_default_device`` of a training program do to tensors."""
+    moved = []
+
+    class Elsewhere:
+        """A tensor of another device, as far as this machine can have one."""
+
+        def __init__(self, tensor: Tensor) -> None:
+            self._tensor = tensor
+
+        def to(self, *place: object) -> Tensor:
+            moved.append(place)
+            return self._tensor
+
+    metric = filled(keep_features=True)
+    state = metric.state_dict()
+    for side in (state["real"], state["generated"]):
+        side |= {name: Elsewhere(side[name]) for name in ("mean", "scatter", "features")}
+    other = FrechetVideoDistance(keep_features=True)
+    other.load_state_dict(state)
+    assert score(other) == score(metric)
+    assert moved == [("cpu", torch.float64)] * 6
+    with torch.device("meta"):
+        other.reset()
+    other.merge(metric)
+    assert score(other) == score(metric)
+    assert other.bootstrap(5) == metric.bootstrap(5)
+
+
 def test_reset() -> None:
     metric = filled()
     expected = score(metric)
@@ -195,7 +239,14 @@ NAN[1, 3, 2, 1] = float("nan")
         (bad(NAN, value_range=(0, 1)), "must be finite"),
         (bad(NAN, layout="HWC"), "layout must be one of NTHWC, NCTHW, NTCHW, got 'HWC'"),
         (bad(NAN, value_range=(1, 0)), "black and white"),
+        (bad(NAN, value_range=(0, 1, 2)), r"black and white, .* got \(0, 1, 2\)"),
+        (bad(NAN, value_range=1), "black and white, .* got 1"),
+        (bad(NAN, value_range="01"), "black and white, .* got '01'"),
         (bad(NAN, preset="google"), "preset must be one of"),
+        (
+            lambda: FrechetVideoDistance().update(noise(2), real="fake"),  # type: ignore[arg-type]
+            "real must be True or False, got 'fake'",
+        ),
     ],
 )
 def test_wrong_clips_are_refused(call: Callable[[], None], said: str) -> None:
@@ -222,10 +273,18 @@ def test_values_that_look_like_another_range_are_warned_of() -> None:
     metric = FrechetVideoDistance(value_range=(0, 255))
     with pytest.warns(UserWarning, match="nearly black in their value_range of 0 to 255"):
         metric.update(noise(2) / 255, real=True)
+    with pytest.warns(UserWarning, match="0 to 1, nearly black .* scaled by 255 before they became uint8"):
+        FrechetVideoDistance().update(noise(2) // 128, real=True)
+    clips = noise(2) / 255
+    clips[0, 0, 0, 0, 0] = 0.0
+    with pytest.warns(UserWarning, match="which look like 0 to 1 in their value_range of -1 to 1"):
+        FrechetVideoDistance(value_range=(-1, 1)).update(clips, real=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metric.update(noise(2).float(), real=True)
         metric.update(torch.zeros(2, 9, 8, 8, 3), real=True)
+        FrechetVideoDistance().update(torch.zeros(2, 9, 8, 8, 3, dtype=torch.uint8), real=True)
+        FrechetVideoDistance(value_range=(-1, 1)).update(clips * 2 - 1, real=True)
 
 
 def test_too_few_clips() -> None:
