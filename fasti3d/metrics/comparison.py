@@ -25,6 +25,9 @@ from fasti3d.weights.files import sha256
 # Videos that were left out, of each side, that are warned of one by one.
 _SHOWN = 20
 
+# Clips of large frames that go through the network together.
+_MOST_BYTES = 128 << 20
+
 # Rates as far apart as 29.97 and 30 frames a second are one.
 _SAME_RATE = 0.01
 
@@ -232,9 +235,11 @@ def _read(
             if isinstance(item, Skipped):
                 account.skipped.append(asdict(item))
                 continue
-            if len(group) == batch or (group and group[0].frames.shape != item.frames.shape):
+            if group and group[0].frames.shape != item.frames.shape:
                 flush()
             group.append(item)
+            if len(group) == batch or len(group) * item.frames.nbytes >= _MOST_BYTES:
+                flush()
             account.chosen.append({"name": item.name, "start": item.start})
             account.lengths.append(item.length)
             if item.rate is not None:

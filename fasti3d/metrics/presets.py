@@ -12,6 +12,8 @@ from torch import Tensor
 from fasti3d import network
 
 SIZE = 224
+# Frames that are scaled at once, in float32: those of films take many times what the network does.
+_MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,19 @@ def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
     ``low`` becomes -1 and ``high`` 1, after scaling the size: both are linear, so that the order, in which
     the presets' authors differ, only moves the last bits.
     """
-    if preset.eight_bit and clips.is_floating_point():
-        clips = ((clips.float() - low) * (255 / (high - low))).clamp_(0, 255).to(torch.uint8)
+    frames = clips.flatten(0, 1)
+    found = torch.empty((len(frames), frames.shape[1], SIZE, SIZE), dtype=torch.float32, device=clips.device)
+    some = max(1, _MOST_BYTES // (found.element_size() * frames[0].numel()))
+    for part, out in zip(frames.split(some), found.split(some), strict=True):
+        _prepare(part, low, high, preset, out)
+    return found.unflatten(0, clips.shape[:2]).transpose(1, 2)
+
+
+def _prepare(frames: Tensor, low: float, high: float, preset: Preset, out: Tensor) -> None:
+    if preset.eight_bit and frames.is_floating_point():
+        frames = ((frames.float() - low) * (255 / (high - low))).clamp_(0, 255).to(torch.uint8)
         low, high = 0.0, 255.0
-    frames = clips.flatten(0, 1).float()
+    frames = frames.float()
     height, width = frames.shape[2:]
     size = [SIZE, SIZE]
     if preset.crop:
@@ -113,8 +124,7 @@ def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
                 frames = _scale_tf1(frames, axis, size[axis - 2])
     top, left = ((side - SIZE) // 2 for side in size)
     frames = frames[:, :, top : top + SIZE, left : left + SIZE]
-    frames = frames.mul(2 / (high - low)).sub_((high + low) / (high - low))
-    return frames.unflatten(0, clips.shape[:2]).transpose(1, 2)
+    torch.mul(frames, 2 / (high - low), out=out).sub_((high + low) / (high - low))
 
 
 def _scale_tf1(frames: Tensor, axis: int, size: int) -> Tensor:

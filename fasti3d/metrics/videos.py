@@ -77,17 +77,22 @@ class VideoSource:
             name = path.relative_to(self._folder).as_posix()
             try:
                 wanted = 1 if count is None else -(-left // behind)
-                found = self._choose(path, name, frames, wanted, dice(seed, name))
+                stretches, length = self._choose(path, frames, wanted, dice(seed, name))
             except VideoError as error:
                 if self._strict:
                     raise
                 yield Skipped(name, error.reason)
                 continue
-            left -= len(found)
-            yield from found
+            left -= len(stretches)
+            while stretches:  # whose frames, large as they may be, are held no longer than needed
+                yield self._clip(path, name, stretches.pop(0), length)
 
-    def _choose(self, path: Path, name: str, frames: int, wanted: int, numbers: random.Random) -> list[Clip]:
-        """Up to ``wanted`` different stretches of a video, in order: algorithm R over all there are."""
+    def _choose(
+        self, path: Path, frames: int, wanted: int, numbers: random.Random
+    ) -> tuple[list[list[Frame]], int]:
+        """Up to ``wanted`` different stretches of a video, in order, by algorithm R over all there are, and the
+        number of its frames.
+        """
         recent: deque[Frame] = deque(maxlen=frames)
         kept: list[list[Frame]] = []
         length = 0
@@ -104,16 +109,16 @@ class VideoSource:
         if not kept:
             raise VideoError(path, f"has {length} frames, fewer than the {frames} of a clip")
         kept.sort(key=lambda stretch: stretch[0].index)
-        return [
-            Clip(
-                frames=torch.stack([frame.image for frame in stretch]),
-                name=name,
-                start=stretch[0].index,
-                length=length,
-                rate=None if path.is_dir() else self._fps or _rate(stretch),
-            )
-            for stretch in kept
-        ]
+        return kept, length
+
+    def _clip(self, path: Path, name: str, stretch: list[Frame], length: int) -> Clip:
+        return Clip(
+            frames=torch.stack([frame.image for frame in stretch]),
+            name=name,
+            start=stretch[0].index,
+            length=length,
+            rate=None if path.is_dir() else self._fps or _rate(stretch),
+        )
 
 
 def _rate(stretch: list[Frame]) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 from clip_making import noise, numbered, write_video
 
 import fasti3d
-from fasti3d.metrics import FVDResult
+from fasti3d.metrics import FVDResult, comparison
 from fasti3d.metrics.plot import draw_curve
 from fasti3d.video import VideoError
 
@@ -49,6 +49,23 @@ def test_the_score_is_that_of_the_clips_in_the_receipt(sides: dict[str, Path]) -
     assert result.score == pytest.approx(metric.compute().item(), rel=1e-9)
     assert compare(sides, seed=5, batch=7).score == pytest.approx(result.score, rel=1e-9)
     assert compare(sides, seed=6).score != result.score
+
+
+def test_large_clips_go_through_the_network_in_smaller_batches(
+    sides: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = compare(sides).score
+    one = 10 * 8 * 10 * 3  # bytes
+    update, batches = fasti3d.FrechetVideoDistance.update, []
+
+    def spy(self: fasti3d.FrechetVideoDistance, clips: Any, real: bool) -> None:
+        batches.append(len(clips))
+        update(self, clips, real)
+
+    monkeypatch.setattr(comparison, "_MOST_BYTES", 2 * one)
+    monkeypatch.setattr(fasti3d.FrechetVideoDistance, "update", spy)
+    assert compare(sides).score == pytest.approx(expected, rel=1e-9)
+    assert batches == [2] * 5 + [2] * 4 + [1]
 
 
 def test_receipt(sides: dict[str, Path]) -> None:

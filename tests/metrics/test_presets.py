@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,23 @@ def test_squashing_to_224(name: str, size: tuple[int, int]) -> None:
     assert found.dtype == torch.float32
     expected = scaled(x[0, 1, 2].double().numpy(), 224, 224, half_pixel=PRESETS[name].half_pixel)
     assert np.abs(found[0, 2, 1].numpy() - (2 * expected / 255 - 1)).max() < PLACES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_large_frames_are_scaled_a_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = clip(50, 67) / 255
+    expected = prepare(x, 0, 1, PRESETS[name])
+    monkeypatch.setattr(presets, "_MOST_BYTES", 1)
+    scaled_at_once: list[int] = []
+    prepare_some = presets._prepare
+
+    def spy(frames: Tensor, *arguments: Any) -> None:
+        scaled_at_once.append(len(frames))
+        prepare_some(frames, *arguments)
+
+    monkeypatch.setattr(presets, "_prepare", spy)
+    assert torch.equal(prepare(x, 0, 1, PRESETS[name]), expected)
+    assert scaled_at_once == [1, 1]
 
 
 @pytest.mark.parametrize(("height", "width", "large"), [(64, 49, (293, 224)), (50, 67, (224, 301))])
