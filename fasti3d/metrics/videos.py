@@ -90,8 +90,9 @@ class VideoSource:
     def _choose(
         self, path: Path, frames: int, wanted: int, numbers: random.Random
     ) -> tuple[list[list[Frame]], int]:
-        """Up to ``wanted`` different stretches of a video, in order, by algorithm R over all there are, and the
-        number of its frames.
+        """Up to ``wanted`` different stretches of a video, in order, and the number of its frames.
+
+        Algorithm R over all stretches there are.
         """
         recent: deque[Frame] = deque(maxlen=frames)
         kept: list[list[Frame]] = []
