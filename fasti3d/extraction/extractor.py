@@ -78,10 +78,14 @@ class Extractor:
         self._folder = folder
         self._overwrite = overwrite
 
-    def look(self, source: Source) -> Outcome | None:
+    def look(self, source: Source, *, held: bool = False) -> Outcome | None:
         """What is known about a video without work on it: ``there``, or ``failed``.
 
         It has failed if its file is missing, or its name is too long for those of its outputs.
+
+        Args:
+            source: the video.
+            held: whether the caller has its lock file, which must be gone otherwise.
 
         Raises:
             ConflictError: its output is there, but made otherwise, and is not to be overwritten.
@@ -94,7 +98,7 @@ class Extractor:
         if not output.nameable:
             reason = "has a name too long for those of its outputs, which add to it: shorten it"
             return self._failed(source, state, VideoError(source.path, reason))
-        if output.finished(self._made(state), overwrite=self._overwrite):
+        if output.finished(self._made(state), overwrite=self._overwrite) and (held or output.released):
             return Outcome(source, "there")
         return None
 
@@ -140,7 +144,9 @@ class Extractor:
         self, source: Source, output: Output, watch: Watch, progress: Callable[[int, float], None] | None
     ) -> Outcome:
         start = time.perf_counter()
-        if (known := self.look(source)) is not None:  # it may have changed while nobody held it
+        if (known := self.look(source, held=True)) is not None:  # it may have changed while nobody held it
+            if known.state == "there":
+                output.release_name()
             return known
         output.clean()
         texts: list[str] = []

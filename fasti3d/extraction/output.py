@@ -65,6 +65,11 @@ class Output:
         return self._path(".json")
 
     @property
+    def released(self) -> bool:
+        """Whether the lock file is gone: a process that was killed may have finished all but that."""
+        return not self._lock.exists()
+
+    @property
     def nameable(self) -> bool:
         """Whether the file system takes names as long as those of its files, also while they are written."""
         longest = max((self.record_path, *self._paths()), key=lambda path: len(os.fsencode(path.name)))
