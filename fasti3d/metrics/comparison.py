@@ -15,7 +15,7 @@ import torch
 
 from fasti3d.metrics import resampling, saved
 from fasti3d.metrics.choice import Clip, Skipped
-from fasti3d.metrics.clips import check_frames
+from fasti3d.metrics.clips import Values, check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import SavedSource, Source, open_source
 from fasti3d.overlap import read_ahead
@@ -128,16 +128,7 @@ def fvd(
     read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}
     for name, unread in read.items():
         unread.check(frames, clips)
-        if (most := unread.expected(clips)) < 2:
-            raise ValueError(
-                f"{paths[name]} gives at most {most} clip{'s' * (most != 1)}, where 2 are the least: add to "
-                "it, or ask for more clips of a video"
-            )
-        if unread.values == "float" and value_range is None:
-            raise ValueError(
-                f"{paths[name]} holds floating point, whose range is not known: say value_range (on the "
-                "command line --range), which is 0,1 or -1,1 or 0,255"
-            )
+        _check_side(paths[name], unread.expected(clips), unread.values, value_range)
     if len({source.values for source in read.values()}) > 1:
         raise ValueError(
             "clips must be uint8 on both sides or on neither, as rounding to 8 bits alone moves the score, "
@@ -206,6 +197,22 @@ def fvd(
         "warnings": list(dict.fromkeys(odd)),
     }
     return FVDResult(receipt["score"], interval, infinite, tuple(points), receipt)
+
+
+def _check_side(
+    path: str | PathLike[str], most: int, values: Values, value_range: tuple[float, float] | None
+) -> None:
+    """ValueError for a side of too few clips, ``most`` at best, or of floats without a range."""
+    if most < 2:
+        raise ValueError(
+            f"{path} gives at most {most} clip{'s' * (most != 1)}, where 2 are the least: add to it, or ask "
+            "for more clips of a video"
+        )
+    if values == "float" and value_range is None:
+        raise ValueError(
+            f"{path} holds floating point, whose range is not known: say value_range (on the command line "
+            "--range), which is 0,1 or -1,1 or 0,255"
+        )
 
 
 def _read(
