@@ -62,7 +62,6 @@ WRONG = (
     "fvd a b --bootstrap 1",
     "fvd a b --save-stats x.npy",
     "fvd a b --plot x.gif",
-    "plan --shape 1,3",
     "plan --shape a,b",
     "plan --dtype int8",
     "tune --dtype float32",
