@@ -3,9 +3,9 @@
 Importing this module does not fail where there are none: every operator then runs its reference, and
 ``load_error`` tells why.
 
-FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those before
-it. ``avx512_bf16`` adds the bfloat16 dot product, without which bfloat16 convolutions run in float32 (``avx512``
-is what most CPUs with AVX-512 have); ``amx`` leaves bfloat16 convolutions to oneDNN and its matrix tiles.
+FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
+before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
+which bfloat16 convolutions run in float32; ``amx`` leaves these to oneDNN and its matrix tiles.
 """
 
 from __future__ import annotations

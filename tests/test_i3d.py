@@ -289,7 +289,7 @@ if sys.argv[1] == "none":
     sys.modules["fasti3d._C"] = None  # as if it had not been built
 import torch
 from fasti3d import extension
-from fasti3d.plan import route
+from fasti3d.routing import route
 from i3d_making import assert_maps_close, make_i3d, ordinary, random_clip, SMALL
 from fasti3d.network import TRUNK
 from tolerances import error

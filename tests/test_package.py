@@ -159,7 +159,7 @@ def broken(name, *args):
 importlib.import_module = broken
 import torch, fasti3d
 from fasti3d import extension
-from fasti3d.plan import route
+from fasti3d.routing import route
 path = route(torch.device("cpu"), torch.float32).path
 print(json.dumps([extension.build_info() is None, extension.load_error(), path]))
 """
