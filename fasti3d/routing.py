@@ -55,11 +55,13 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
     return Route("fused-cpu", torch.float32, f"{isa} kernels")
 
 
-# Compilers cannot look into the extension.
-@torch.compiler.assume_constant_result
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """What a convolution of clips of ``dtype`` is computed in; itself is computed in itself."""
     return route(device, dtype).compute_dtype
+
+
+# For compilers, which cannot look into the extension; torch.compiler.assume_constant_result would load one.
+compute_dtype._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:

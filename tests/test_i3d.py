@@ -184,6 +184,7 @@ def test_layouts_of_the_clip(model: I3D, runs: list[torch.dtype]) -> None:
     assert_close("i3d", expected, ordinary(model, x, FEATURES)[FEATURES])
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
     model = make_i3d().to(dtype)
@@ -202,6 +203,7 @@ def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
     assert_maps_close(actual, ordinary(widened, x.float(), *network.OUTPUTS))
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(model: I3D, runs: list[torch.dtype], dtype: torch.dtype) -> None:
     x = random_clip(*SMALL)
@@ -216,6 +218,7 @@ def test_autocast(model: I3D, runs: list[torch.dtype], dtype: torch.dtype) -> No
     assert_maps_close(actual, ordinary(model, x, *TRUNK))
 
 
+@pytest.mark.isa
 def test_a_plan_made_under_autocast_or_inference_mode_serves_outside(runs: list[torch.dtype]) -> None:
     model = make_i3d()
     x = random_clip(*SMALL)
