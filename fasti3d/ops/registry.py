@@ -32,9 +32,14 @@ def register(name: str, schema: str, reference: Callable) -> None:
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
 
 
+def has_cuda_kernel(name: str) -> bool:
+    """Whether an operator has a kernel for CUDA devices."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA")
+
+
 def register_cuda(name: str, kernel: Callable) -> None:
     """Makes an operator run ``kernel``, written in Python, on GPUs where no CUDA kernel was compiled."""
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA"):
+    if not has_cuda_kernel(name):
         _LIBRARY.impl(name, kernel, "CUDA")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,7 +14,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fasti3d.gpu import chip
 from fasti3d.network import same_padding
+from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
+from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_bn_relu.tables import tuned
@@ -22,6 +26,8 @@ from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_pointer_kernel,
 )
 from fasti3d.ops.tiling import Triple, count
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
 
 # Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
@@ -57,8 +63,24 @@ def conv3d(
     if out.numel() == 0:
         return
     with torch.cuda.device_of(x):
-        work = prepare(x, weight, bias, kernel, stride, padding, relu, out, start)
-        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+        work = _outline(x, weight, bias, kernel, stride, padding, relu, out, start)
+        config = tuned(x.device).get(work.problem) or choose(work.problem)
+        call = (x, weight, bias, kernel, stride, padding, relu, out, start)
+
+        def kernels() -> None:
+            work.fold()
+            run(config, work)
+
+        guarded(
+            x.device,
+            _key("conv3d", config, call),
+            lambda: subjects.conv3d(config, *call),
+            kernels,
+            lambda: plain.conv3d_into(*call),
+        )
+
+
+def _nothing() -> None: ...
 
 
 class Prepared(NamedTuple):
@@ -74,6 +96,8 @@ class Prepared(NamedTuple):
     relu: bool
     out: Tensor
     second: Tensor | None
+    # Writes x, where that is the folded clip.
+    fold: Callable[[], None] = _nothing
 
     @property
     def clips(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,12 +122,32 @@ def prepare(
     start: int,
 ) -> Prepared:
     """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
+    work = _outline(x, weight, bias, kernel, stride, padding, relu, out, start)
+    work.fold()
+    return work
+
+
+def _outline(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> Prepared:
+    """As ``prepare``, but nothing is launched: what is to be folded is still to be."""
+    fold: Callable[[], None] = _nothing
     pad_t, pad_h, pad_w = padding or (
         same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
     )
     pad = (pad_t - start * stride[0], pad_h, pad_w)
     if is_folded(x.shape[1], kernel):
-        x, kernel = _fold(x, kernel, stride, pad, out)
+        clip, folded, steps, before = x, kernel, stride, pad
+        cells, x, kernel = _cells(clip, folded, steps, out)
+        fold = partial(_fold, clip, cells, steps, before)
         stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
     elif x.stride(1) != 1:
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -111,7 +155,7 @@ def prepare(
         x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
         pad = (0, 0, 0)
     problem = describe(x, weight, kernel, stride, out, None)
-    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None)
+    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None, fold)
 
 
 def run(config: Config, work: Prepared) -> None:
@@ -135,7 +179,20 @@ def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tenso
         return
     with torch.cuda.device_of(x):
         work = prepare_split(x, weight, bias, relu, out, second)
-        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+        config = tuned(x.device).get(work.problem) or choose(work.problem)
+        call = (x, weight, bias, relu, out, second)
+        guarded(
+            x.device,
+            _key("conv3d_split", config, call),
+            lambda: subjects.conv3d_split(config, *call),
+            lambda: run(config, work),
+            lambda: plain.conv3d_split_into(*call),
+        )
+
+
+def _key(operator: str, config: Config, call: tuple[object, ...]) -> Hashable:
+    """What of a call decides how its kernel is compiled and launched."""
+    return operator, config, *(Layout.of(it) if isinstance(it, Tensor) else it for it in call)
 
 
 def prepare_split(
@@ -235,17 +292,26 @@ def _run_pointers(config: Config, work: Prepared) -> None:
     )
 
 
-def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
-    """The clip that a window of one column steps over, and that window: its channels are whole rows of
-    cells, which overlap in memory.
+def _cells(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> tuple[Tensor, Tensor, Triple]:
+    """Memory for the cells of a clip, the clip that a window of one column steps over, and that window: its
+    channels are whole rows of cells, which overlap in memory.
     """
     n, channels = x.shape[:2]
     t, h, w = folded_kernel(kernel, stride)
     frames, rows, columns = (m + k - 1 for m, k in zip(out.shape[2:], (t, h, w), strict=True))
     cell = cell_channels(channels, stride)
     cells = torch.empty((n, frames, rows, columns * cell), dtype=out.dtype, device=x.device)
+    view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
+    return cells, view.permute(0, 4, 1, 2, 3), (t, h, 1)
+
+
+def _fold(x: Tensor, cells: Tensor, stride: Triple, pad: Triple) -> None:
+    """Writes the cells of a clip."""
+    n, channels = x.shape[:2]
+    frames, rows, row = cells.shape[1:]
+    cell = cell_channels(channels, stride)
     x_stride_n, x_stride_c, *x_strides = x.stride()
-    _conv3d_fold_kernel[(n * frames * rows, -(-columns * cell // _FOLD_BLOCK))](
+    _conv3d_fold_kernel[(n * frames * rows, -(-row // _FOLD_BLOCK))](
         x,
         cells,
         *x.shape[2:],
@@ -254,7 +320,7 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
         *x_strides,
         frames,
         rows,
-        columns,
+        row // cell,
         *pad,
         channels,
         *stride,
@@ -262,8 +328,6 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
         _FOLD_BLOCK,
         **_OPTIONS,
     )
-    view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
-    return view.permute(0, 4, 1, 2, 3), (t, h, 1)
 
 
 def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:
