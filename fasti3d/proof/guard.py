@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from fasti3d.proof.verdicts import Environment, Verdict, Verdicts
 from fasti3d.proof.worker import Worker, WorkerError
 from fasti3d.version import __version__
 
+# Whose kernels are compiled when they are first launched, by Triton.
+_COMPILED_AHEAD = ("tvl1",)
+_TRITON = Subject.of("triton", "Triton")
 _OPERATORS = Path(__file__).parent.parent / "ops"
 
 
@@ -47,6 +51,8 @@ class Guard:
         self._worker: Worker | None = None
         self._alone = False
         self._warned = False
+        # Why Triton runs nothing at all in this process.
+        self.triton_fault: str | None = None
 
     def allows(self, key: Hashable, subject: Callable[[], Subject]) -> bool:
         """Whether a kernel may be launched; ``subject`` is asked for when ``key`` first comes."""
@@ -61,7 +67,7 @@ class Guard:
         _, subject = self._known[key]
         with self._lock:
             self._known[key] = False, subject
-            self._judge(subject, Verdict.on(subject, "broken", _line(error)))
+            self._judge(subject, Verdict.on(subject, "broken", one_line(error)))
 
     def prove(self, subject: Subject) -> Verdict | None:
         """Proves it, whatever was known; None where that is not possible now."""
@@ -74,6 +80,8 @@ class Guard:
             return verdict
 
     def _find(self, key: Hashable, subject: Subject) -> tuple[bool, Subject]:
+        if self.triton_fault and subject.operator not in _COMPILED_AHEAD:
+            return False, subject
         verdict = self.verdicts.get(subject)
         if verdict is None:
             verdict = self.prove(subject)
@@ -88,6 +96,12 @@ class Guard:
         self.verdicts.add(subject, verdict)
         if verdict.kind != "good":
             self._warn(verdict)
+        if verdict.kind == "broken" and not self.triton_fault and subject.operator not in _COMPILED_AHEAD:
+            # One kernel, or none at all, for want of a compiler or an architecture that Triton knows?
+            kind, fault = self._ask(_TRITON)
+            if kind not in ("good", "unsure"):
+                self.triton_fault = fault
+                self.verdicts.add(_TRITON, Verdict.on(_TRITON, kind, fault))  # type: ignore[arg-type]
 
     def _warn(self, verdict: Verdict) -> None:
         """Once a process: where one kernel fails, many do, and for one reason."""
@@ -122,17 +136,44 @@ class Guard:
         return prove(subject, self.device)
 
 
-@cache
-def guard(device: torch.device) -> Guard:
-    """The guard of a device with an index."""
-    return Guard(device, environment(device))
+_guards: dict[torch.device, Guard] = {}
+_guards_lock = threading.Lock()
 
 
 def guard_of(device: torch.device) -> Guard:
-    """The guard of a device: a GPU without an index is the current one."""
+    """The guard of a CUDA device; without an index, of the current one."""
+    device = _with_index(device)
+    found = _guards.get(device)
+    if found is None:
+        with _guards_lock:
+            found = _guards.setdefault(device, Guard(device, environment(device)))
+    return found
+
+
+def triton_fault(device: torch.device) -> str | None:
+    """Why Triton runs nothing on a CUDA device, as far as that was found out by now."""
+    found = _guards.get(_with_index(device)) if _guards and not is_off() else None
+    return found.triton_fault if found else None
+
+
+def _with_index(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    return guard(device)
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+_collecting = threading.local()
+
+
+@contextmanager
+def collected() -> Iterator[dict[str, Subject]]:
+    """The subjects of all that this thread would launch inside, by their keys; PyTorch's own runs instead."""
+    found: dict[str, Subject] = {}
+    _collecting.found = found
+    try:
+        yield found
+    finally:
+        del _collecting.found
 
 
 def guarded(
@@ -141,8 +182,18 @@ def guarded(
     subject: Callable[[], Subject],
     kernel: Callable[[], Any],
     plain: Callable[[], Any],
+    *,
+    compiles: bool = True,
 ) -> Any:
-    """What ``kernel`` returns where it is proved, else what ``plain`` does, which takes PyTorch alone."""
+    """What ``kernel`` returns where it is proved, else what ``plain`` does, which takes PyTorch alone.
+
+    ``key``: all that decides over the subject, quicker to make than it. ``compiles``: it may have to be
+    compiled; errors of other kernels are the caller's.
+    """
+    if (found := getattr(_collecting, "found", None)) is not None:
+        its_subject = subject()
+        found[its_subject.key] = its_subject
+        return plain()
     if not concerns(device):
         return kernel()
     its = guard_of(device)
@@ -152,6 +203,8 @@ def guarded(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of a compiler, a linker, a launch
+            if not compiles:
+                raise
             its.condemn(key, error)
     return plain()
 
@@ -168,7 +221,7 @@ def _driver() -> str:
     try:
         return Path("/proc/driver/nvidia/version").read_text().split("Module")[1].split()[0]
     except (OSError, IndexError):
-        return f"for CUDA {torch._C._cuda_getDriverVersion()}"
+        return f"for CUDA {getattr(torch._C, '_cuda_getDriverVersion', int)()}"
 
 
 def _triton() -> str:
@@ -186,7 +239,7 @@ def _kernels() -> str:
     return digest.hexdigest()[:12]
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error on one line, as compilers' go over many."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:500]}"

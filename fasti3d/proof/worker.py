@@ -119,5 +119,5 @@ def serve() -> None:
     for line in sys.stdin:
         kind, fault = prove(Subject(*json.loads(line)), device)
         say(kind=kind, fault=fault)
-        if kind == "broken":
-            return  # whatever it was, it may have left the context unusable
+        if kind == "crashed":
+            return  # no kernel runs in this process again

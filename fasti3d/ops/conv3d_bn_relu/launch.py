@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -63,24 +62,17 @@ def conv3d(
     if out.numel() == 0:
         return
     with torch.cuda.device_of(x):
-        work = _outline(x, weight, bias, kernel, stride, padding, relu, out, start)
-        config = tuned(x.device).get(work.problem) or choose(work.problem)
         call = (x, weight, bias, kernel, stride, padding, relu, out, start)
-
-        def kernels() -> None:
-            work.fold()
-            run(config, work)
-
+        # Nothing is launched yet, not even what folds the clip.
+        work = _prepare(_cells, *call)
+        config = tuned(x.device).get(work.problem) or choose(work.problem)
         guarded(
             x.device,
             _key("conv3d", config, call),
             lambda: subjects.conv3d(config, *call),
-            kernels,
+            lambda: run(config, prepare(*call) if is_folded(x.shape[1], kernel) else work),
             lambda: plain.conv3d_into(*call),
         )
-
-
-def _nothing() -> None: ...
 
 
 class Prepared(NamedTuple):
@@ -96,8 +88,6 @@ class Prepared(NamedTuple):
     relu: bool
     out: Tensor
     second: Tensor | None
-    # Writes x, where that is the folded clip.
-    fold: Callable[[], None] = _nothing
 
     @property
     def clips(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,12 +112,11 @@ def prepare(
     start: int,
 ) -> Prepared:
     """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
-    work = _outline(x, weight, bias, kernel, stride, padding, relu, out, start)
-    work.fold()
-    return work
+    return _prepare(_fold, x, weight, bias, kernel, stride, padding, relu, out, start)
 
 
-def _outline(
+def _prepare(
+    fold: Callable[[Tensor, Triple, Triple, Triple, Tensor], tuple[Tensor, Triple]],
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -138,16 +127,12 @@ def _outline(
     out: Tensor,
     start: int,
 ) -> Prepared:
-    """As ``prepare``, but nothing is launched: what is to be folded is still to be."""
-    fold: Callable[[], None] = _nothing
     pad_t, pad_h, pad_w = padding or (
         same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
     )
     pad = (pad_t - start * stride[0], pad_h, pad_w)
     if is_folded(x.shape[1], kernel):
-        clip, folded, steps, before = x, kernel, stride, pad
-        cells, x, kernel = _cells(clip, folded, steps, out)
-        fold = partial(_fold, clip, cells, steps, before)
+        x, kernel = fold(x, kernel, stride, pad, out)
         stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
     elif x.stride(1) != 1:
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -155,7 +140,7 @@ def _outline(
         x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
         pad = (0, 0, 0)
     problem = describe(x, weight, kernel, stride, out, None)
-    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None, fold)
+    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None)
 
 
 def run(config: Config, work: Prepared) -> None:
@@ -292,9 +277,9 @@ def _run_pointers(config: Config, work: Prepared) -> None:
     )
 
 
-def _cells(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> tuple[Tensor, Tensor, Triple]:
-    """Memory for the cells of a clip, the clip that a window of one column steps over, and that window: its
-    channels are whole rows of cells, which overlap in memory.
+def _cells(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
+    """Memory for the clip that a window of one column steps over, and that window: its channels are whole
+    rows of cells, which overlap.
     """
     n, channels = x.shape[:2]
     t, h, w = folded_kernel(kernel, stride)
@@ -302,25 +287,26 @@ def _cells(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> tuple[Tens
     cell = cell_channels(channels, stride)
     cells = torch.empty((n, frames, rows, columns * cell), dtype=out.dtype, device=x.device)
     view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
-    return cells, view.permute(0, 4, 1, 2, 3), (t, h, 1)
+    return view.permute(0, 4, 1, 2, 3), (t, h, 1)
 
 
-def _fold(x: Tensor, cells: Tensor, stride: Triple, pad: Triple) -> None:
-    """Writes the cells of a clip."""
-    n, channels = x.shape[:2]
-    frames, rows, row = cells.shape[1:]
+def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
+    """The same with the cells written."""
+    view, window = _cells(x, kernel, stride, pad, out)
+    n, channels, frames, rows, columns = *x.shape[:2], *view.shape[2:]
+    columns += folded_kernel(kernel, stride)[2] - 1
     cell = cell_channels(channels, stride)
     x_stride_n, x_stride_c, *x_strides = x.stride()
-    _conv3d_fold_kernel[(n * frames * rows, -(-row // _FOLD_BLOCK))](
+    _conv3d_fold_kernel[(n * frames * rows, -(-columns * cell // _FOLD_BLOCK))](
         x,
-        cells,
+        view,
         *x.shape[2:],
         x_stride_n,
         x_stride_c,
         *x_strides,
         frames,
         rows,
-        row // cell,
+        columns,
         *pad,
         channels,
         *stride,
@@ -328,6 +314,7 @@ def _fold(x: Tensor, cells: Tensor, stride: Triple, pad: Triple) -> None:
         _FOLD_BLOCK,
         **_OPTIONS,
     )
+    return view, window
 
 
 def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:
