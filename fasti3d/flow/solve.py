@@ -14,7 +14,7 @@ from fasti3d.flow.arrays import Array, like
 from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.tvl1 import has_kernel
-from fasti3d.proof.guard import guarded
+from fasti3d.proof import guard
 from fasti3d.proof.subject import Subject
 
 _DEFAULTS = TVL1Params()
@@ -162,14 +162,14 @@ def _solve(frame0: Tensor, frame1: Tensor | None, start: Tensor | None, params: 
         return flow
 
     device = frame0.device
-    if device.type != "cuda" or not has_kernel(device) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not (guard.concerns(device) and has_kernel(device)):
         return solve(frame0, frame1, start)
 
     def solve_on_cpu() -> Tensor:
         return solve(*(None if it is None else it.cpu() for it in (frame0, frame1, start))).to(device)
 
     its = subject(params)
-    flow: Tensor = guarded(
+    flow: Tensor = guard.guarded(
         device, its, lambda: its, lambda: solve(frame0, frame1, start), solve_on_cpu, compiles=False
     )
     return flow
