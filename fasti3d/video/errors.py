@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from fasti3d.naming import quoted
+from fasti3d.resources import is_resource_error
+
 
 class VideoError(Exception):
     """A file or folder that gives no frames, or too few, or in strict mode not all of them.
@@ -24,11 +27,22 @@ class VideoError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{quoted(self.path)}: {self.reason}"
 
 
 class VideoWarning(UserWarning):
-    """Frames were given, but the file is damaged: it breaks off, or its clock goes wrong."""
+    """Frames were given, but the file breaks off, its clock goes wrong, or it reaches a limit."""
+
+
+def blamed(path: str | os.PathLike[str], reason: str, error: Exception) -> VideoError:
+    """The VideoError that ``error`` means for a video, to be raised from it.
+
+    Raises:
+        Exception: ``error`` itself, where memory, descriptors or disk ran out: that is not the video's fault.
+    """
+    if is_resource_error(error):
+        raise error
+    return VideoError(path, reason)
 
 
 _collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
@@ -38,7 +52,7 @@ def warn(path: Path, message: str) -> None:
     """A VideoWarning about ``path``, or its text in the list of ``collected_warnings``."""
     texts = _collected.get()
     if texts is None:
-        warnings.warn(f"{path}: {message}", VideoWarning, stacklevel=2)
+        warnings.warn(f"{quoted(path)}: {message}", VideoWarning, stacklevel=2)
     else:
         texts.append(message)
 

@@ -18,6 +18,14 @@ from fasti3d.video.orientation import Orientation, orientation
 _INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
 
 
+# The longest side that frames can be asked to have.
+MAX_SIDE = 8192
+# So many pixels a frame may have, stored or scaled: 8192x8192, the largest of video in use.
+MAX_PIXELS = MAX_SIDE**2
+# Frames whose sides differ more than this on a screen are broken, and would only be huge when scaled.
+_MAX_PROPORTION = 100
+
+
 def scaled_size(width: int, height: int, pixel_aspect: float, resize: int | None) -> tuple[int, int]:
     """(width, height) with the short side at ``resize`` and the long side rounded half up.
 
@@ -31,8 +39,20 @@ def scaled_size(width: int, height: int, pixel_aspect: float, resize: int | None
     return int(wide * scale + Fraction(1, 2)), int(high * scale + Fraction(1, 2))
 
 
-class TooSmallError(Exception):
-    """A frame that is not scaled and smaller than the crop."""
+class SizeError(Exception):
+    """Frames too small for the crop, or too large or too long and thin to be scaled."""
+
+
+def _checked(size: tuple[int, int], frame: VideoFrame, resize: int | None) -> tuple[int, int]:
+    """The size after scaling, if it is within the limits."""
+    short, long = sorted(size)
+    if resize is not None and (long > _MAX_PROPORTION * short or short * long > MAX_PIXELS):
+        raise SizeError(
+            f"is {frame.width}x{frame.height}, and with the short side at {resize} pixels it would be "
+            f"{size[0]}x{size[1]} on a screen: give a smaller resize, or none, or a video of at most "
+            f"{MAX_PIXELS} pixels and a proportion of at most {_MAX_PROPORTION} to 1"
+        )
+    return size
 
 
 class Transform:
@@ -58,16 +78,18 @@ class Transform:
         """A new uint8 tensor (H, W, 3).
 
         Raises:
-            TooSmallError: the frame is smaller than the crop.
+            SizeError: the frame is smaller than the crop, or scaled beyond the limits.
         """
         if self._turn is None or frame.rotation != self._rotation:
             self._turn, self._rotation = orientation(frame), frame.rotation
         turn = self._turn
         if self._size is None:
-            stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
+            stored = _checked(
+                scaled_size(frame.width, frame.height, pixel_aspect, self._resize), frame, self._resize
+            )
             self._size = turn.size(*stored)
             if self._crop is not None and min(self._size) < self._crop:
-                raise TooSmallError(
+                raise SizeError(
                     f"is {self._size[0]}x{self._size[1]}, smaller than crop={self._crop}: "
                     "give a resize of at least the crop"
                 )
@@ -98,9 +120,10 @@ def _opaque(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
     rgba = reformatter.reformat(
         frame, format="rgba", interpolation=_INTERPOLATION, dst_color_range=ColorRange.JPEG
     ).to_ndarray()
-    colour, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
-    blended = ((colour * alpha + 127) // 255).astype(np.uint8)
-    return VideoFrame.from_ndarray(blended, format="rgb24")
+    blended = rgba[..., :3] * rgba[..., 3:].astype(np.uint16)
+    blended += 127
+    blended //= 255
+    return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
 
 
 def to_clip(frames: Tensor) -> Tensor:
