@@ -23,8 +23,8 @@ from fasti3d.extraction.windows import WindowFeatures
 from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 from fasti3d.video import VideoError, probe
+from fasti3d.video.decode import DEFAULT_FPS
 from fasti3d.video.errors import collected_warnings
-from fasti3d.video.source import DEFAULT_FPS
 
 State = Literal["done", "there", "busy", "failed"]
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from av.error import FFmpegError
 
 from fasti3d.resources import is_resource_error
-from fasti3d.video.decode import clock, opened
+from fasti3d.video.decode import DEFAULT_FPS, clock, opened
 from fasti3d.video.errors import warn
 from fasti3d.video.read import check_arguments
 from fasti3d.video.sample import sample
-from fasti3d.video.source import DEFAULT_FPS, file_pictures, folder_pictures, images
+from fasti3d.video.source import file_pictures, folder_pictures, images
 
 # Packets come in order of decoding: no codec shows one later than behind this many others.
 _REORDERED = 32

@@ -11,11 +11,12 @@ from pathlib import Path
 from av.error import FFmpegError
 from torch import Tensor
 
+from fasti3d.video.decode import DEFAULT_FPS
 from fasti3d.video.deinterlace import deinterlaced
 from fasti3d.video.errors import VideoError, blamed, warn
 from fasti3d.video.picture import Picture
 from fasti3d.video.sample import sample
-from fasti3d.video.source import DEFAULT_FPS, file_pictures, folder_pictures
+from fasti3d.video.source import file_pictures, folder_pictures
 from fasti3d.video.transform import MAX_SIDE, SizeError, Transform
 
 # Frames per second that can be asked for. (``sample`` limits how many there are.)

@@ -43,16 +43,13 @@ class SizeError(Exception):
     """Frames too small for the crop, or too large or too long and thin to be scaled."""
 
 
-def _checked(size: tuple[int, int], frame: VideoFrame, resize: int | None) -> tuple[int, int]:
-    """The size after scaling, if it is within the limits."""
+def _check_scaled(size: tuple[int, int], frame: VideoFrame) -> None:
     short, long = sorted(size)
-    if resize is not None and (long > _MAX_PROPORTION * short or short * long > MAX_PIXELS):
+    if long > _MAX_PROPORTION * short or short * long > MAX_PIXELS:
         raise SizeError(
-            f"is {frame.width}x{frame.height}, and with the short side at {resize} pixels it would be "
-            f"{size[0]}x{size[1]} on a screen: give a smaller resize, or none, or a video of at most "
-            f"{MAX_PIXELS} pixels and a proportion of at most {_MAX_PROPORTION} to 1"
+            f"is {frame.width}x{frame.height}, and scaled {size[0]}x{size[1]}: at most {MAX_SIDE}x{MAX_SIDE} "
+            f"pixels, and {_MAX_PROPORTION} to 1, can be scaled to; use a smaller resize, or none"
         )
-    return size
 
 
 class Transform:
@@ -84,9 +81,9 @@ class Transform:
             self._turn, self._rotation = orientation(frame), frame.rotation
         turn = self._turn
         if self._size is None:
-            stored = _checked(
-                scaled_size(frame.width, frame.height, pixel_aspect, self._resize), frame, self._resize
-            )
+            stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
+            if self._resize is not None:
+                _check_scaled(stored, frame)
             self._size = turn.size(*stored)
             if self._crop is not None and min(self._size) < self._crop:
                 raise SizeError(
