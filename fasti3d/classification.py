@@ -34,6 +34,7 @@ from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
 from fasti3d.upload import upload
+from fasti3d.video.read import check_arguments
 
 Streams = Literal["rgb", "flow", "both"]
 
@@ -285,8 +286,7 @@ def classify(
     for name, value in (("stride", stride), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if fps is not None and not 0 < fps < float("inf"):
-        raise ValueError(f"fps must be above 0, or None for the video's own rate, got {fps}")
+    check_arguments(fps, None, None)
     check_preset(flow_preset)
     sources = {"rgb": model, "flow": flow_model}
     models = {

@@ -86,7 +86,10 @@ def _folded(name: str) -> str:
 
 def _are_one(name: str, other: str, folder: Path) -> bool:
     with TemporaryDirectory(dir=folder, prefix=".names.", suffix=".tmp") as place:
-        os.makedirs(os.path.join(place, name))
+        try:
+            os.makedirs(os.path.join(place, name))
+        except (OSError, ValueError):
+            return False  # no file can be called so
         return os.path.exists(os.path.join(place, other))
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from filelock import FileLock
 
 from fasti3d.extraction.extractor import Outcome
-from fasti3d.extraction.output import OutputError
+from fasti3d.extraction.output import OutputError, remove_held
+from fasti3d.extraction.sources import REPORT, REPORT_LOCK
 from fasti3d.weights.files import write_atomically
-
-NAME = "errors.jsonl"
 
 Entry = dict[str, Any]
 
@@ -28,7 +27,8 @@ class ErrorReport:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = folder / REPORT
+        self._lock = folder / REPORT_LOCK
 
     def read(self) -> dict[str, Entry]:
         """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``."""
@@ -72,7 +72,7 @@ class ErrorReport:
             return
         try:
             with self._locked():
-                for left in self.path.parent.glob(f".{NAME}.*.tmp"):
+                for left in self.path.parent.glob(f".{REPORT}.*.tmp"):
                     left.unlink()  # by a process that was killed
                 entries = self.read()
                 for name in done:
@@ -82,11 +82,12 @@ class ErrorReport:
                     write_atomically(self.path, ("\n".join(lines) + "\n").encode())
                 else:
                     self.path.unlink(missing_ok=True)
+                remove_held(self._lock)
         except OSError as error:
             raise OutputError(self.path, error) from error
 
     def _locked(self) -> AbstractContextManager[object]:
-        return FileLock(self.path.with_name(f".{NAME}.lock"))
+        return FileLock(self._lock)
 
 
 def _entry(outcome: Outcome) -> Entry:

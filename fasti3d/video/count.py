@@ -50,7 +50,7 @@ def count_frames(path: str | os.PathLike[str], *, fps: float | None = 25.0, deco
     """
     check_arguments(fps, None, None)
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not decode:
             return len(images(path))
         return sum(1 for _ in folder_pictures(path, fps=fps or DEFAULT_FPS, strict=False))

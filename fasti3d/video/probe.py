@@ -43,7 +43,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: missing, empty, without video, or its first frame cannot be decoded.
     """
     path = Path(path)
-    files = images(path) if path.is_dir() else None
+    files = images(path) if os.path.isdir(path) else None
     with closing(decoded(files[0] if files else path)) as frames:
         frame, stream = next(frames)
         turn = orientation(frame)

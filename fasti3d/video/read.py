@@ -106,7 +106,7 @@ def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> 
 
 def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bool) -> Iterator[Frame]:
     pictures: Iterator[Picture]
-    if path.is_dir():
+    if os.path.isdir(path):
         pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)
         samples = sample(pictures, None)
     else:
