@@ -117,7 +117,8 @@ class Output:
     def claimed(self, *, wait: bool, stop: Event) -> Iterator[bool]:
         """Keeps other processes from this video inside; False where one has it and is not waited for.
 
-        However the block ends, the lock file is gone then: whoever waits for it looks again at what is there.
+        However the block ends, the lock file is gone then, and whoever waits for it looks again at what is
+        there; but it stays beside files that have no record yet, to say that they are of this work.
 
         Raises:
             OutputError: the lock cannot be made.
@@ -133,7 +134,7 @@ class Output:
         try:
             yield mine
         finally:
-            if mine:
+            if mine and (self.record_path.exists() or not any(path.exists() for path in self._paths())):
                 remove_held(self._lock)
             lock.release()
 
