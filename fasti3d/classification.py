@@ -30,11 +30,12 @@ from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
 from fasti3d.flow.windows import FlowWindow, with_flow
 from fasti3d.i3d import I3D, clip_for
+from fasti3d.limits import check_arguments
+from fasti3d.naming import quoted
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
 from fasti3d.upload import upload
-from fasti3d.video.read import check_arguments
 
 Streams = Literal["rgb", "flow", "both"]
 
@@ -272,6 +273,8 @@ def classify(
         fasti3d.weights.WeightsError: weights that cannot be had or read.
         FloatingPointError: logits that are not finite, as float16 can give with some weights.
 
+        MemoryError, torch.OutOfMemoryError, OSError: memory or descriptors ran out.
+
     Warns:
         fasti3d.video.VideoWarning: a file that is odd but gives frames; also in ``warnings``.
     """
@@ -331,7 +334,9 @@ def classify(
     by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
     logits = reduce(torch.add, by_stream.values())
     if not logits.isfinite().all():
-        raise FloatingPointError(f"{path}: the logits are not finite in {weight.dtype}: use dtype float32")
+        raise FloatingPointError(
+            f"{quoted(path)}: the logits are not finite in {weight.dtype}: use dtype float32"
+        )
     return Classification(
         path=Path(path),
         fps=fps,

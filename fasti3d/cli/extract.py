@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from fasti3d.cli.options import (
     to_rate,
     to_tvl1,
 )
+from fasti3d.naming import quoted
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction
@@ -215,7 +217,7 @@ def extract(
         output.complain("warning", "interrupted; the same command goes on from where it stopped")
         raise
     for failure in result.failed[:_SHOWN]:
-        output.complain("error", f"{failure.path}: {failure.reason}")
+        output.complain("error", f"{quoted(failure.path)}: {failure.reason}")
     if (more := len(result.failed) - _SHOWN) > 0:
         output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
     if not quiet:
@@ -240,8 +242,8 @@ def _check(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     for path in sources:
-        if not path.exists():
-            raise typer.BadParameter(f"{path} is not there", param_hint="VIDEO|DIR|LIST.txt")
+        if not os.path.exists(path):
+            raise typer.BadParameter(f"{quoted(path)} is not there", param_hint="VIDEO|DIR|LIST.txt")
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:

@@ -23,6 +23,9 @@ from fasti3d.cli.options import (
     to_rate,
     to_tvl1,
 )
+from fasti3d.limits import MAX_SIDE
+from fasti3d.naming import alike, output_name, quoted
+from fasti3d.resources import is_resource_error
 
 if TYPE_CHECKING:
     from fasti3d.flow.export import Exported, Kind, Options, Output
@@ -75,8 +78,10 @@ def flow(
     kind = _kind(out, file_format, viz)
     jobs: list[tuple[Path, Output | VideoError]] = []
     for video, target in zip(videos, _targets(out, kind, videos), strict=True):
-        if video.exists() and target.exists() and video.samefile(target):
-            raise typer.BadParameter(f"{target} is the video itself: write elsewhere", param_hint="--out")
+        if os.path.exists(video) and os.path.exists(target) and video.samefile(target):
+            raise typer.BadParameter(
+                f"{quoted(target)} is the video itself: write elsewhere", param_hint="--out"
+            )
         try:
             jobs.append((video, _output(target, settings_of(video, kind, options))))
         except VideoError as error:
@@ -95,13 +100,11 @@ def flow(
 
 def run(video: Path, target: Output, options: Options) -> str | None:
     """Makes the flow of one video under a progress bar, and says so; returns what is wrong with it."""
-    import torch
-
     from fasti3d.flow.export import ExportError, export
     from fasti3d.video import VideoError
 
     if target.complete():
-        _say(f"{video}: all of it is in {target.target} already")
+        _say(f"{quoted(video)}: all of it is in {quoted(target.target)} already")
         return None
     try:
         with _video_warnings(), output.progress_bar(video.name) as advance:
@@ -112,13 +115,15 @@ def run(video: Path, target: Output, options: Options) -> str | None:
     except (VideoError, ExportError) as error:
         return str(error)
     except OSError as error:
-        return f"{target.target}: {error.strerror or error}"
+        if is_resource_error(error):
+            raise
+        return f"{quoted(target.target)}: {error.strerror or error}"
     except KeyboardInterrupt:
-        output.complain("warning", f"{video}: interrupted; the same command goes on from where it stopped")
+        output.complain(
+            "warning", f"{quoted(video)}: interrupted; the same command goes on from where it stopped"
+        )
         raise
-    except torch.OutOfMemoryError:
-        return f"{video}: out of GPU memory: free some, choose a smaller --resize, or use --device cpu"
-    _say(f"{video}: {_summary(result, options)}, in {target.target}")
+    _say(f"{quoted(video)}: {_summary(result, options)}, in {quoted(target.target)}")
     return None
 
 
@@ -157,9 +162,10 @@ def _side(text: str) -> int | None:
     """``none`` as None, else a whole number above 0."""
     if text == "none":
         return None
-    if not (text.isdecimal() and int(text)):
+    if not (text.isdecimal() and len(text) < 10 and 0 < int(text) <= MAX_SIDE):
         raise typer.BadParameter(
-            f"must be a number of pixels above 0, or none, got {text!r}", param_hint="--resize"
+            f"must be a number of pixels above 0 and up to {MAX_SIDE}, or none, got {text!r}",
+            param_hint="--resize",
         )
     return int(text)
 
@@ -200,14 +206,15 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
         raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")
     if len(videos) == 1:
         return [out]
-    stems = [video.stem for video in videos]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
+    names = [output_name(video, is_folder=os.path.isdir(video)) for video in videos]
+    twice = next((name for name in names if names.count(name) > 1), None) or alike(names, there)
+    if twice is not None:
+        name = twice if isinstance(twice, str) else twice[0]
         raise typer.BadParameter(
-            f"{out / twice} would hold the flow of more than one video: give videos of different names",
+            f"{quoted(out / name)} would hold the flow of more than one video: give videos of different names",
             param_hint="--out",
         )
-    return [out / stem for stem in stems]
+    return [out / name for name in names]
 
 
 def _output(target: Path, settings: dict[str, object]) -> Output:
@@ -221,6 +228,6 @@ def _check_conflicts(outputs: list[Output]) -> None:
     for target in outputs:
         if not target.complete() and (conflict := target.conflict()):
             raise typer.BadParameter(
-                f"{target.target} {conflict}: replace it with --overwrite, or write elsewhere",
+                f"{quoted(target.target)} {conflict}: replace it with --overwrite, or write elsewhere",
                 param_hint="--out",
             )

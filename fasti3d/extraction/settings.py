@@ -10,7 +10,7 @@ from fasti3d.classification import Streams
 from fasti3d.devices import DTYPES
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, check_preset
-from fasti3d.video.read import check_arguments
+from fasti3d.limits import check_arguments
 
 Mode = Literal["windows", "dense"]
 Format = Literal["npy", "npz", "safetensors"]

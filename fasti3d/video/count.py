@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from av.error import FFmpegError
 
+from fasti3d.limits import check_arguments
 from fasti3d.resources import is_resource_error
 from fasti3d.video.decode import DEFAULT_FPS, clock, opened
 from fasti3d.video.errors import warn
-from fasti3d.video.read import check_arguments
 from fasti3d.video.sample import sample
 from fasti3d.video.source import file_pictures, folder_pictures, images
 

@@ -17,10 +17,10 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from fasti3d.limits import MAX_PIXELS, MAX_SIDE
 from fasti3d.resources import is_resource_error
 from fasti3d.video.clock import MAX_STEP, MAX_STEP_RESTARTING, Clock
 from fasti3d.video.errors import VideoError, blamed
-from fasti3d.video.transform import MAX_PIXELS, MAX_SIDE
 
 # Only plain files: a playlist posing as a video must not reach the network. And a name is a name:
 # "frame%03d.png" is one file, not a pattern.

@@ -11,16 +11,14 @@ from pathlib import Path
 from av.error import FFmpegError
 from torch import Tensor
 
+from fasti3d.limits import check_arguments
 from fasti3d.video.decode import DEFAULT_FPS
 from fasti3d.video.deinterlace import deinterlaced
 from fasti3d.video.errors import VideoError, blamed, warn
 from fasti3d.video.picture import Picture
 from fasti3d.video.sample import sample
 from fasti3d.video.source import file_pictures, folder_pictures
-from fasti3d.video.transform import MAX_SIDE, SizeError, Transform
-
-# Frames per second that can be asked for. (``sample`` limits how many there are.)
-MIN_FPS, MAX_FPS = 1e-6, 1e6
+from fasti3d.video.transform import SizeError, Transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,20 +86,6 @@ def read_frames(
     """
     check_arguments(fps, resize, crop)
     return _read_frames(Path(path), fps, Transform(resize, crop), strict)
-
-
-def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> None:
-    """ValueError for what ``read_frames`` cannot do."""
-    if fps is not None and not MIN_FPS <= fps <= MAX_FPS:
-        raise ValueError(
-            f"fps must be a positive number, from {MIN_FPS:g} to {MAX_FPS:g}, or None for the video's own "
-            f"rate, got {fps}"
-        )
-    for name, value in (("resize", resize), ("crop", crop)):
-        if value is not None and not 1 <= value <= MAX_SIDE:
-            raise ValueError(f"{name} must be at least 1 pixel and at most {MAX_SIDE}, or None, got {value}")
-    if resize is not None and crop is not None and crop > resize:
-        raise ValueError(f"crop must be at most resize={resize}, got {crop}")
 
 
 def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bool) -> Iterator[Frame]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
+from fasti3d.limits import MAX_LAST, MAX_REPEATS, REPEATS_PER_PICTURE
+
 # Containers round stamps (Matroska and FLV to a millisecond): a picture that starts this much later
 # than it is wanted, in seconds, is the one being shown.
 TOLERANCE = 1e-3
-
-# How often one picture is repeated: for 13 minutes at 25 frames per second, such as a screen recording rests.
-MAX_REPEATS = 20_000
-# All pictures of a video together are repeated MAX_REPEATS times, and so many times more for each of them.
-REPEATS_PER_PICTURE = 100
-# How long, in seconds, the last picture is shown, whose end no other picture confirms.
-MAX_LAST = 60.0
 
 
 class Shown(Protocol):

@@ -11,19 +11,12 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from torch import Tensor
 
 from fasti3d.inputs import as_floats
+from fasti3d.limits import MAX_PIXELS, MAX_PROPORTION, MAX_SIDE
 from fasti3d.video.orientation import Orientation, orientation
 
 # swscale's flags SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT, which not every PyAV names. Without them
 # white comes out as 253, and two pixels share one colour.
 _INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
-
-
-# The longest side that frames can be asked to have.
-MAX_SIDE = 8192
-# So many pixels a frame may have, stored or scaled: 8192x8192, the largest of video in use.
-MAX_PIXELS = MAX_SIDE**2
-# Frames whose sides differ more than this on a screen are broken, and would only be huge when scaled.
-_MAX_PROPORTION = 100
 
 
 def scaled_size(width: int, height: int, pixel_aspect: float, resize: int | None) -> tuple[int, int]:
@@ -45,10 +38,10 @@ class SizeError(Exception):
 
 def _check_scaled(size: tuple[int, int], frame: VideoFrame) -> None:
     short, long = sorted(size)
-    if long > _MAX_PROPORTION * short or short * long > MAX_PIXELS:
+    if long > MAX_PROPORTION * short or short * long > MAX_PIXELS:
         raise SizeError(
             f"is {frame.width}x{frame.height}, and scaled {size[0]}x{size[1]}: at most {MAX_SIDE}x{MAX_SIDE} "
-            f"pixels, and {_MAX_PROPORTION} to 1, can be scaled to; use a smaller resize, or none"
+            f"pixels, and {MAX_PROPORTION} to 1, can be scaled to; use a smaller resize, or none"
         )
 
 
