@@ -254,8 +254,8 @@ def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
     targets = [timeline.with_name(name) for name in names]
     if len(set(targets)) < len(targets) or (timeline.parent.is_dir() and alike(names, timeline.parent)):
         raise typer.BadParameter(
-            f"{quoted(timeline)} would be written more than once: with several videos, put {{stem}} in the name "
-            "(timeline-{stem}.png), and give videos of different names",
+            f"{quoted(timeline)} would be written more than once: with several videos, put {{stem}} in the "
+            "name (timeline-{stem}.png), and give videos of different names",
             param_hint="--timeline",
         )
     with blaming("--timeline"):

@@ -211,7 +211,7 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
     if twice is not None:
         name = twice if isinstance(twice, str) else twice[0]
         raise typer.BadParameter(
-            f"{quoted(out / name)} would hold the flow of more than one video: give videos of different names",
+            f"{quoted(out / name)} would hold the flow of two videos: give videos of different names",
             param_hint="--out",
         )
     return [out / name for name in names]
