@@ -36,7 +36,7 @@ def stopping() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_resource_error(error):
+        if isinstance(error, typer.Exit) or not is_resource_error(error):
             raise
         what = str(error).splitlines() or ["out of memory"]
         remedy = "use --device cpu, or a smaller --window or --resize; " if "CUDA" in what[0] else ""
