@@ -12,9 +12,8 @@ from typing import NamedTuple
 from av.error import FFmpegError
 
 from fasti3d.limits import check_arguments
-from fasti3d.resources import is_resource_error
 from fasti3d.video.decode import DEFAULT_FPS, clock, opened
-from fasti3d.video.errors import warn
+from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
 from fasti3d.video.source import file_pictures, folder_pictures, images
 
@@ -77,7 +76,7 @@ def _moments(path: Path) -> Iterator[_Moment]:
                     pts, duration = heapq.heappop(waiting)
                     yield _Moment(*ticking(pts * tick, duration * tick))
         except FFmpegError as error:
-            if is_resource_error(error):
+            if is_shortage(error):
                 raise
             # The file breaks off: what came before it counts.
         for pts, duration in sorted(waiting):

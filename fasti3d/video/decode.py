@@ -18,9 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fasti3d.limits import MAX_PIXELS, MAX_SIDE
-from fasti3d.resources import is_resource_error
 from fasti3d.video.clock import MAX_STEP, MAX_STEP_RESTARTING, Clock
-from fasti3d.video.errors import VideoError, blamed
+from fasti3d.video.errors import VideoError, blamed, is_shortage
 
 # Only plain files: a playlist posing as a video must not reach the network. And a name is a name:
 # "frame%03d.png" is one file, not a pattern.
@@ -137,7 +136,7 @@ def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
                 yield frame
                 given += 1
         except FFmpegError as error:
-            if is_resource_error(error):
+            if is_shortage(error):
                 raise
             # Threads that decode ahead report an error late, by as many frames as there are cores.
             # One thread gives the same frames on every machine: all those before the break.
@@ -168,7 +167,7 @@ def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[Vide
         except FFmpegError as error:
             if threads == "AUTO":
                 raise
-            if is_resource_error(error):
+            if is_shortage(error):
                 raise
             for frame in _held_back(stream, packet):
                 yield frame, stream
@@ -186,7 +185,7 @@ def _held_back(stream: VideoStream, broken: Packet | None) -> list[VideoFrame]:
     try:
         frames = stream.codec_context.decode(None)
     except FFmpegError as error:
-        if is_resource_error(error):
+        if is_shortage(error):
             raise
         return []
     if broken is not None and broken.pts is not None:

@@ -36,6 +36,12 @@ some = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's lack of memory is believed where there is none."""
+    monkeypatch.setattr("fasti3d.video.errors._has_memory", lambda: False)
+
+
 def run_short_on(
     monkeypatch: pytest.MonkeyPatch, name: str, short: Callable[[], Exception], place: str = "open"
 ) -> None:
@@ -84,6 +90,15 @@ def test_reading_raises_what_ran_short(
             read(clips["a"])
         assert not isinstance(caught.value, VideoError)
     assert sum(1 for _ in read_frames(clips["b"], resize=None, crop=None)) == 12 if place == "open" else True
+
+
+def test_sizes_that_only_a_broken_file_declares_are_its_fault(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    run_short_on(monkeypatch, "a.mkv", SHORT["memory of FFmpeg"])
+    with pytest.raises(VideoError, match="Cannot allocate memory"):
+        probe(clips["a"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX")
