@@ -12,7 +12,8 @@ from typing import NamedTuple
 from av.error import FFmpegError
 
 from fasti3d.limits import check_arguments
-from fasti3d.video.decode import DEFAULT_FPS, clock, opened
+from fasti3d.video import webp
+from fasti3d.video.decode import DEFAULT_FPS, clock, is_animated_webp, opened
 from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
 from fasti3d.video.source import file_pictures, folder_pictures, images
@@ -61,6 +62,10 @@ def _moments(path: Path) -> Iterator[_Moment]:
     """The packets of a file in order of presentation, by the clock that ``file_pictures`` keeps."""
     with opened(path) as (container, stream):
         ticking = clock(stream)
+        if is_animated_webp(container, path):
+            for delay in webp.delays(path):
+                yield _Moment(*ticking(None, delay))
+            return
         tick = float(stream.time_base or 0)
         waiting: list[tuple[int, int]] = []
         try:

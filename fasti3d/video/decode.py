@@ -18,8 +18,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fasti3d.limits import MAX_PIXELS, MAX_SIDE
+from fasti3d.video import webp
 from fasti3d.video.clock import MAX_STEP, MAX_STEP_RESTARTING, Clock
-from fasti3d.video.errors import VideoError, blamed, is_shortage
+from fasti3d.video.errors import BreakError, VideoError, blamed, is_shortage
 
 # Only plain files: a playlist posing as a video must not reach the network. And a name is a name:
 # "frame%03d.png" is one file, not a pattern.
@@ -39,10 +40,6 @@ DEFAULT_FPS = 25.0
 
 # A file may end this much before the time it announces, in seconds, before it counts as cut off.
 _MISSING = 0.5
-
-
-class BreakError(Exception):
-    """A file ends or breaks before its end; all frames before the break have been given."""
 
 
 @contextmanager
@@ -89,6 +86,11 @@ def _container(path: Path) -> InputContainer:
     except (FFmpegError, OSError, MemoryError) as error:
         reason = f"is not a video that FFmpeg can read ({getattr(error, 'strerror', None) or error})"
         raise blamed(path, reason, error) from error
+
+
+def is_animated_webp(container: InputContainer, path: Path) -> bool:
+    """Whether a file is an animated WebP, and this build of FFmpeg reads only still ones."""
+    return container.format.name == "webp_pipe" and webp.is_animated(path)
 
 
 def frame_rate(stream: VideoStream) -> float | None:
@@ -153,6 +155,10 @@ def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
 
 def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[VideoFrame, VideoStream]]:
     with opened(path) as (container, stream):
+        if is_animated_webp(container, path):
+            for frame in webp.frames(path):
+                yield frame, stream
+            return
         stream.thread_type = threads
         packet: Packet | None = None
         extent = _Extent()

@@ -36,6 +36,10 @@ class VideoError(Exception):
         return f"{quoted(self.path)}: {self.reason}"
 
 
+class BreakError(Exception):
+    """A file ends or breaks before its end; all frames before the break have been given."""
+
+
 class VideoWarning(UserWarning):
     """Frames were given, but the file breaks off, its clock goes wrong, or it reaches a limit."""
 

@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasti3d.video.decode import decoded, duration, frame_rate
+from fasti3d.video import webp
+from fasti3d.video.decode import decoded, duration, frame_rate, is_animated_webp
 from fasti3d.video.orientation import orientation
 from fasti3d.video.source import images
 
@@ -46,6 +47,12 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     files = images(path) if os.path.isdir(path) else None
     with closing(decoded(files[0] if files else path)) as frames:
         frame, stream = next(frames)
+        if files is None and is_animated_webp(stream.container, path):
+            seconds = list(webp.delays(path))
+            length = sum(seconds)
+            return VideoInfo(
+                path, frame.width, frame.height, len(seconds) / length, length, len(seconds), "webp", 0
+            )
         turn = orientation(frame)
         width, height = turn.size(frame.width, frame.height)
         return VideoInfo(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fasti3d.naming import quoted
 from fasti3d.video.clock import Clock
-from fasti3d.video.decode import BreakError, clock, decoded, pixel_aspect
-from fasti3d.video.errors import VideoError, blamed, warn
+from fasti3d.video.decode import clock, decoded, pixel_aspect
+from fasti3d.video.errors import BreakError, VideoError, blamed, warn
 from fasti3d.video.orientation import shown_size
 from fasti3d.video.picture import Picture
 

@@ -16,7 +16,7 @@ from fasti3d.video.orientation import Orientation, orientation
 
 # swscale's flags SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT, which not every PyAV names. Without them
 # white comes out as 253, and two pixels share one colour.
-_INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
+INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
 
 
 def scaled_size(width: int, height: int, pixel_aspect: float, resize: int | None) -> tuple[int, int]:
@@ -96,7 +96,7 @@ class Transform:
             width,
             height,
             "rgb24",
-            interpolation=_INTERPOLATION,
+            interpolation=INTERPOLATION,
             dst_color_range=ColorRange.JPEG,
         )
         return rgb.to_ndarray()
@@ -108,7 +108,7 @@ def _opaque(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
     if not (layout.has_palette or any(component.is_alpha for component in layout.components)):
         return frame
     rgba = reformatter.reformat(
-        frame, format="rgba", interpolation=_INTERPOLATION, dst_color_range=ColorRange.JPEG
+        frame, format="rgba", interpolation=INTERPOLATION, dst_color_range=ColorRange.JPEG
     ).to_ndarray()
     blended = rgba[..., :3] * rgba[..., 3:].astype(np.uint16)
     blended += 127
