@@ -419,6 +419,24 @@ def test_several_videos_need_a_folder_and_names_of_their_own(video: Path, tmp_pa
     assert os.listdir(tmp_path) == []
 
 
+def test_odd_names_have_folders_of_their_own(tmp_path: Path) -> None:
+    names = ["..mp4", "...mp4", "a.mp4", "A.mp4", "a..mp4", "flow.json.mp4", "new\nline.mp4", "\udcff.mp4"]
+    (tmp_path / "in").mkdir()
+    data = write_video(tmp_path / "v.mkv", 2).read_bytes()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(data)
+    (tmp_path / "in" / "bad\nerror: forged.mp4").write_bytes(b"junk")
+    done = call(*(tmp_path / "in").iterdir(), "-o", tmp_path / "out")
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert len(done.out.splitlines()) == len(names)
+    folders = ["..mp4", "...mp4", "a", "A", "a.", "flow.json", "new\nline", "\udcff"]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(folders)
+    for folder in folders:
+        assert sorted(os.listdir(tmp_path / "out" / folder)) == ["flow.json", "flow_000000.flo"]
+    assert sorted(os.listdir(tmp_path)) == ["in", "out", "v.mkv"]
+
+
 def test_a_video_is_never_replaced_by_its_flow(video: Path, tmp_path: Path) -> None:
     copy = tmp_path / "a.mp4"
     copy.write_bytes(video.read_bytes())
