@@ -182,7 +182,7 @@ def run(
     try:
         with (
             warnings.catch_warnings(),
-            output.progress_bar(path.name) as advance,
+            output.progress_bar(quoted(path.name)) as advance,
         ):
             if advance is not None:
                 advance(0, expected_frames(path, fps))
@@ -252,7 +252,7 @@ def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
     stems = [output_name(path, is_folder=os.path.isdir(path)) for path in videos]
     names = [timeline.name.replace("{stem}", shortened(stem, timeline.parent, added)) for stem in stems]
     targets = [timeline.with_name(name) for name in names]
-    if len(set(targets)) < len(targets) or (timeline.parent.is_dir() and alike(names, timeline.parent)):
+    if len(set(targets)) < len(targets) or (os.path.isdir(timeline.parent) and alike(names, timeline.parent)):
         raise typer.BadParameter(
             f"{quoted(timeline)} would be written more than once: with several videos, put {{stem}} in the "
             "name (timeline-{stem}.png), and give videos of different names",

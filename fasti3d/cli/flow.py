@@ -109,7 +109,7 @@ def run(video: Path, target: Output, options: Options) -> str | None:
         _say(f"{quoted(video)}: all of it is in {quoted(target.target)} already")
         return None
     try:
-        with _video_warnings(), output.progress_bar(video.name) as advance:
+        with _video_warnings(), output.progress_bar(quoted(video.name)) as advance:
             if advance is not None:
                 frames = expected_frames(video, options.fps)
                 advance(0, frames and frames - 1)
@@ -179,7 +179,7 @@ def _kind(out: Path, file_format: str, viz: bool) -> Kind:
     if viz and file_format != "flo":
         raise typer.BadParameter("is for arrays, and --viz for pictures: give one", param_hint="--format")
     suffix = out.suffix.lower()
-    if out.is_dir() or not suffix:
+    if os.path.isdir(out) or not suffix:
         return "colour" if viz else "kitti" if file_format == "kitti" else "flo"
     if suffix not in (".mp4", ".npz"):
         raise typer.BadParameter(
@@ -193,16 +193,25 @@ def _kind(out: Path, file_format: str, viz: bool) -> Kind:
 
 def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
     """Where the flow of each video goes, checked before any work."""
+    for path in (out, f"{out}.partial") if kind in ("mp4", "npz") else (out,):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise typer.BadParameter(
+                f"{quoted(path)} cannot be written: {error.strerror}", param_hint="--out"
+            ) from None
     if kind in ("mp4", "npz"):
         if len(videos) > 1:
             raise typer.BadParameter(
                 f"{out} holds the flow of one video, got {len(videos)}: name a folder", param_hint="--out"
             )
-        if not out.parent.is_dir():
+        if not os.path.isdir(out.parent):
             raise typer.BadParameter(f"{out.parent} is not a folder: create it", param_hint="--out")
         return [out]
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
+    there = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(there):
         raise typer.BadParameter(f"{there} is a file: name a folder", param_hint="--out")
     if not os.access(there, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")

@@ -31,17 +31,23 @@ class ErrorReport:
         self._lock = folder / REPORT_LOCK
 
     def read(self) -> dict[str, Entry]:
-        """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``."""
+        """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``.
+
+        Raises:
+            OutputError: there is no reading what is there.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise OutputError(self.path, error) from error
         entries = {}
         for line in lines:
             try:
                 entry = json.loads(line)
                 entries[str(entry["video"])] = entry
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue  # the process was killed over it
         return entries
 

@@ -104,7 +104,7 @@ class Output:
                 raise ConflictError(f"{quoted(others[0])} is there, and nothing says how it was made")
             return False
         if record.get("made") == made:
-            return all(_size(self._base.with_name(name)) == size for name, size in record["files"].items())
+            return all(_size(path) == record["files"][path.name] for path in self._listed(record))
         if overwrite:
             return False
         if not isinstance(record.get("made"), dict):
@@ -171,16 +171,21 @@ class Output:
 
     def _discard(self) -> None:
         """Removes what is there: the record first, so that it never speaks of files that are not."""
-        listed = (self._record() or {"files": {}})["files"]
-        old = [self._base.with_name(name) for name in listed if os.path.basename(name) == name]
+        old = self._listed(self._record() or {"files": {}})
         self._remove([self.record_path, *old, *self._paths()])
+
+    def _listed(self, record: Json) -> list[Path]:
+        """The files of a record, which lie beside it."""
+        return [
+            self._base.with_name(name) for name in record["files"] if name and os.path.basename(name) == name
+        ]
 
     def _record(self) -> Any:
         try:
             record = json.loads(self.record_path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
             return {"files": {}}  # of unknown origin

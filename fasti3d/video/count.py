@@ -13,7 +13,7 @@ from av.error import FFmpegError
 
 from fasti3d.limits import check_arguments
 from fasti3d.video import webp
-from fasti3d.video.decode import DEFAULT_FPS, clock, is_animated_webp, opened
+from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, clock, is_animated_webp, opened
 from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
 from fasti3d.video.source import file_pictures, folder_pictures, images
@@ -80,7 +80,7 @@ def _moments(path: Path) -> Iterator[_Moment]:
                 if len(waiting) > _REORDERED:
                     pts, duration = heapq.heappop(waiting)
                     yield _Moment(*ticking(pts * tick, duration * tick))
-        except FFmpegError as error:
+        except (FFmpegError, *PYAV_ERRORS) as error:
             if is_shortage(error):
                 raise
             # The file breaks off: what came before it counts.

@@ -42,6 +42,15 @@ DEFAULT_FPS = 25.0
 _MISSING = 0.5
 
 
+# What PyAV itself raises over what is broken: of streams that turn up late, for one.
+PYAV_ERRORS = (LookupError, ValueError, ArithmeticError, NotImplementedError)
+
+
+def said(error: Exception) -> str:
+    """What an error says, without the name of a file."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its main video stream.
@@ -83,9 +92,8 @@ def _container(path: Path) -> InputContainer:
     try:
         # With the protocol spelled out, no name ("http:x", "concat:a|b") can mean another one.
         return av.open(f"file:{path}", options=_OPTIONS | _DECODER_OPTIONS, metadata_errors="replace")
-    except (FFmpegError, OSError, MemoryError) as error:
-        reason = f"is not a video that FFmpeg can read ({getattr(error, 'strerror', None) or error})"
-        raise blamed(path, reason, error) from error
+    except Exception as error:
+        raise blamed(path, f"is not a video that FFmpeg can read ({said(error)})", error) from error
 
 
 def is_animated_webp(container: InputContainer, path: Path) -> bool:
@@ -137,7 +145,7 @@ def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
             for frame in _decode(path, "AUTO"):
                 yield frame
                 given += 1
-        except FFmpegError as error:
+        except (FFmpegError, *PYAV_ERRORS) as error:
             if is_shortage(error):
                 raise
             # Threads that decode ahead report an error late, by as many frames as there are cores.
@@ -170,7 +178,7 @@ def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[Vide
                 for frame in stream.codec_context.decode(packet):
                     frame.time_base = stream.time_base
                     yield frame, stream
-        except FFmpegError as error:
+        except (FFmpegError, *PYAV_ERRORS) as error:
             if threads == "AUTO":
                 raise
             if is_shortage(error):
@@ -180,7 +188,7 @@ def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[Vide
             hint = ""
             if isinstance(error, ArgumentError):  # what FFmpeg says of sizes, and of other things
                 hint = f" (frames of more than {MAX_SIDE}x{MAX_SIDE} pixels are not decoded)"
-            raise BreakError(f"breaks off: {error.strerror}{hint}") from error
+            raise BreakError(f"breaks off: {said(error)}{hint}") from error
         missing = extent.missing(container, stream)
         if missing is not None:
             raise BreakError(missing)
@@ -190,7 +198,7 @@ def _held_back(stream: VideoStream, broken: Packet | None) -> list[VideoFrame]:
     """The frames that the decoder still holds for reordering and that are shown before the broken packet."""
     try:
         frames = stream.codec_context.decode(None)
-    except FFmpegError as error:
+    except (FFmpegError, *PYAV_ERRORS) as error:
         if is_shortage(error):
             raise
         return []

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from fasti3d.limits import check_arguments
-from fasti3d.video.decode import DEFAULT_FPS
+from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, said
 from fasti3d.video.deinterlace import deinterlaced
 from fasti3d.video.errors import VideoError, blamed, warn
 from fasti3d.video.picture import Picture
@@ -105,7 +105,7 @@ def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bo
                 image = transform(picture.frame, picture.pixel_aspect)
             latest = (picture, image)
             yield Frame(index, time, image)
-    except FFmpegError as error:
-        raise blamed(path, f"cannot be converted to RGB: {error.strerror}", error) from error
+    except (FFmpegError, *PYAV_ERRORS) as error:
+        raise blamed(path, f"cannot be converted to RGB: {said(error)}", error) from error
     except SizeError as error:
         raise VideoError(path, str(error)) from error

@@ -397,6 +397,10 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
         (["-o", "{tmp}/x", "--format", "kitti", "--viz"], "--viz"),
         (["-o", "{tmp}/x.npz", "--viz"], "for a folder"),
         (["-o", "{tmp}/x.mp4", "--format", "kitti"], "for a folder"),
+        (["-o", "{tmp}/" + 300 * "x"], "File name too long"),
+        (["-o", "{tmp}/" + 246 * "x" + ".npz"], "File name too long"),
+        (["-o", "{tmp}/x", "--resize", "1000000"], "up to 8192"),
+        (["-o", "{tmp}/x", "--fps", "1e9"], "to 1e+06"),
     ],
 )
 def test_wrong_usage_says_what_is_wrong(video: Path, tmp_path: Path, options: list[str], said: str) -> None:

@@ -109,7 +109,7 @@ class Output(ABC):
         """What the record in the folder says; None where there is none."""
         try:
             return json.loads((self._folder / _RECORD).read_bytes()).get(key)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return None
 
     def _record(self, **more: Any) -> None:

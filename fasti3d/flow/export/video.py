@@ -96,7 +96,7 @@ class VideoOutput(FileOutput):
         try:
             with av.open(str(self.target)) as container:
                 return json.loads(container.metadata["comment"])
-        except (OSError, FFmpegError, ValueError, KeyError):
+        except (OSError, FFmpegError, ValueError, KeyError, RecursionError):
             return None
 
     @property
