@@ -17,7 +17,7 @@ MAX_SIDE = 8192
 # So many pixels a frame may have, stored or scaled: 8192x8192, the largest of video in use.
 MAX_PIXELS = MAX_SIDE**2
 # Frames whose sides differ more than this on a screen are broken, and would only be huge when scaled.
-MAX_PROPORTION = 100
+MAX_PROPORTION = 32
 
 
 def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> None:

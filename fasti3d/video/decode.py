@@ -121,10 +121,10 @@ def pixel_aspect(stream: VideoStream) -> float:
 
 def duration(stream: VideoStream) -> float | None:
     """Seconds of video as the file declares them."""
-    if stream.duration and stream.time_base:
+    if stream.duration and stream.duration > 0 and stream.time_base:
         return float(stream.duration * stream.time_base)
     container = stream.container
-    if isinstance(container, InputContainer) and container.duration:
+    if isinstance(container, InputContainer) and container.duration and container.duration > 0:
         return container.duration / av.time_base
     return None
 

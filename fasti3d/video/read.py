@@ -81,7 +81,7 @@ def read_frames(
         ValueError: an argument out of range, at the call.
         VideoError: missing, empty, without video, not decodable, smaller than ``crop`` where
             ``resize`` is None; frames of more than 2**26 pixels (8192x8192), stored or scaled, or to be
-            scaled and more than 100 times as long as wide; when the first frame is asked for.
+            scaled and more than 32 times as long as wide; when the first frame is asked for.
         MemoryError, OSError: memory or descriptors ran out.
     """
     check_arguments(fps, resize, crop)

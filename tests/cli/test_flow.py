@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+import torch
 from killing import killed_everywhere
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
@@ -463,3 +464,22 @@ def test_frames_too_small_for_flow_are_named(tmp_path: Path) -> None:
     assert done.code == 1
     assert "is 40x2, too small for flow" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_that_the_video_s_clock_or_codec_cannot_take(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = write_video(tmp_path / "fast.mkv", 3)
+    monkeypatch.setattr("fasti3d.video.sample.MAX_REPEATS", 2)
+    monkeypatch.setattr("fasti3d.video.sample.REPEATS_PER_PICTURE", 0)
+    assert call(fast, "-o", tmp_path / "a.mp4", "--fps", "1e6").code == 0
+    shown, times = pictures(tmp_path / "a.mp4")
+    assert len(shown) == 4
+    assert times == sorted(set(times))
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    wide = [torch.zeros(2, 24, 8200)] * 2
+    monkeypatch.setattr("fasti3d.flow.export.run.tvl1_video", lambda *_, **__: iter(wide))
+    done = call(video, "-o", tmp_path / "b.mp4")
+    assert done.code == 1
+    assert "b.mp4: FFmpeg cannot encode these frames" in done.err
+    assert len(done.err.splitlines()) == 1

@@ -170,7 +170,7 @@ def test_what_is_a_break(stamps: list[float], first: float, max_step: float, men
 def test_a_proportion_beyond_reason_is_not_scaled(tmp_path: Path, aspect: str) -> None:
     path = write_y4m(tmp_path / "v.y4m", 3, aspect=aspect)
     with pytest.raises(
-        VideoError, match=r"is 16x16, and scaled \d+x\d+: at most 8192x8192 pixels, and 100 to 1"
+        VideoError, match=r"is 16x16, and scaled \d+x\d+: at most 8192x8192 pixels, and 32 to 1"
     ):
         next(read_frames(path))
     assert len(list(read_frames(path, resize=None, crop=None))) == 3
