@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fasti3d.limits import MAX_LAST
+
 # A step longer than this, in seconds, is taken for a broken clock and not for a still picture; but where a
 # format's stamps may start anew anywhere, as those of MPEG-TS may, already a shorter one.
 MAX_STEP = 900.0
@@ -18,8 +20,8 @@ class Clock:
     later than the one before, or more than ``max_step`` later, is a break in the clock, unless the file is
     that slow: the longest step before, or its first frame's duration, is at least half of this one. At a
     break that frame too follows the one before by its duration, and the frames after keep their distance to
-    it. The duration of a frame is the one the file gives, if a step may be as long, else the step before it,
-    else ``period``.
+    it. The duration of a frame is the one the file gives, if a step may be as long, else the latest step of
+    up to ``MAX_LAST``, else ``period``.
 
     Args:
         period: seconds from frame to frame where the file says nothing better.
@@ -59,7 +61,7 @@ class Clock:
                 time = expected
         if self._is_plausible(duration):
             self._duration = duration
-        elif previous is not None:
+        elif previous is not None and time - previous <= MAX_LAST:
             self._duration = time - previous
         self._time = time
         return time, self._duration
