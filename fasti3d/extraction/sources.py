@@ -79,8 +79,8 @@ def _in_the_way(sources: dict[str, Source]) -> list[str]:
         for folder in PurePath(source.name).parents:
             within.setdefault(folder.as_posix(), source)
     clashes = []
-    for folder, source in within.items():
-        head, _, last = folder.rpartition("/")
+    for place, source in within.items():
+        head, _, last = place.rpartition("/")
         for before, after in FILES:
             if last.startswith(before) and last.endswith(after):
                 stem = last[len(before) : len(last) - len(after)]

@@ -62,7 +62,7 @@ def _moments(path: Path) -> Iterator[_Moment]:
     """The packets of a file in order of presentation, by the clock that ``file_pictures`` keeps."""
     with opened(path) as (container, stream):
         ticking = clock(stream)
-        if is_animated_webp(container, path):
+        if is_animated_webp(stream, path):
             for delay in webp.delays(path):
                 yield _Moment(*ticking(None, delay))
             return

@@ -96,9 +96,9 @@ def _container(path: Path) -> InputContainer:
         raise blamed(path, f"is not a video that FFmpeg can read ({said(error)})", error) from error
 
 
-def is_animated_webp(container: InputContainer, path: Path) -> bool:
-    """Whether a file is an animated WebP, and this build of FFmpeg reads only still ones."""
-    return container.format.name == "webp_pipe" and webp.is_animated(path)
+def is_animated_webp(stream: VideoStream, path: Path) -> bool:
+    """Whether a stream's file is an animated WebP, and this build of FFmpeg reads only still ones."""
+    return stream.container.format.name == "webp_pipe" and webp.is_animated(path)
 
 
 def frame_rate(stream: VideoStream) -> float | None:
@@ -163,7 +163,7 @@ def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
 
 def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[VideoFrame, VideoStream]]:
     with opened(path) as (container, stream):
-        if is_animated_webp(container, path):
+        if is_animated_webp(stream, path):
             for frame in webp.frames(path):
                 yield frame, stream
             return

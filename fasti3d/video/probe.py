@@ -47,7 +47,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     files = images(path) if os.path.isdir(path) else None
     with closing(decoded(files[0] if files else path)) as frames:
         frame, stream = next(frames)
-        if files is None and is_animated_webp(stream.container, path):
+        if files is None and is_animated_webp(stream, path):
             seconds = list(webp.delays(path))
             length = sum(seconds)
             return VideoInfo(
