@@ -181,7 +181,7 @@ class PackedConv3d:
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
         geometry = (out_channels, kernel, stride, padding, relu)
-        if not has_kernel(weight.device, dtype):
+        if not has_kernel(weight.device, dtype, few_channels=weight.shape[1] < FEW_CHANNELS):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
             return PackedConv3d(packed, bias.to(dtype), *geometry, "reference")
         if weight.device.type == "cuda":
