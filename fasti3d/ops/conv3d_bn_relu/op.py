@@ -84,9 +84,8 @@ def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = N
     merged = channels < FEW_CHANNELS or (pairs and channels % 2 != 0)
     run = kernel[2] * channels if merged else channels
     plane = kernel[1] * (1 if merged else kernel[2])
-    phases = (
-        kernel[0] if filters is None else filters.shape[1]
-    )  # per row of taps, the direct form's of one frame
+    # In the direct form every frame of the window is a phase of its own.
+    phases = kernel[0] if filters is None else filters.shape[1]
     shape = (-(-outputs // _PANEL), phases * plane, run + run % 2 if pairs else run, _PANEL)
     return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
 
