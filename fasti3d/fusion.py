@@ -116,10 +116,10 @@ class FusedConv3d(nn.Module):
 
 
 class FoldedConv3d(nn.Module):
-    """A Conv3d with groups, dilation or other padding than zeros, and its batch norm folded in: inference only.
+    """A Conv3d with groups, dilation or other padding than zeros, its batch norm folded in: inference only.
 
-    Torch's own convolution runs, as in ``torch.nn.Conv3d``, and with ``relu`` the ReLU in place on its result.
-    Its weights are the buffers ``folded_weight`` and ``folded_bias``.
+    Torch's own convolution runs, as in ``torch.nn.Conv3d``, and with ``relu`` the ReLU in place on its
+    result. Its weights are the buffers ``folded_weight`` and ``folded_bias``.
     """
 
     folded_weight: Tensor
@@ -218,7 +218,8 @@ def fuse(module: nn.Module) -> nn.Module:
         if not chains:
             raise ValueError(
                 f"module ({type(module).__name__}) holds no nn.Conv3d that can be fused: those with "
-                "hooks cannot, nor those with groups or dilation but no batch norm, and a fasti3d.I3D fuses itself"
+                "hooks cannot, nor those with groups or dilation but no batch norm, and a fasti3d.I3D fuses "
+                "itself"
             )
         parts = dict(fused.named_modules())
         for chain in chains:
