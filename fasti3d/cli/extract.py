@@ -161,8 +161,9 @@ def extract(
     Beside the features of NAME.mp4 lies NAME.json, which says how they were made and which frames and
     seconds each row covers. Videos that fail are listed in errors.jsonl in the output folder. The same
     command, given again after a kill or an error, goes on with what is missing and ends with the same
-    files; several may share one output folder. Exit code 1 means that videos failed, or that the folder
-    cannot be written to; 2 that the call was wrong or other features are there.
+    files; several may share one output folder. Exit code 1 means that videos failed, that the folder
+    cannot be written to, or that memory or file descriptors ran out; 2 that the call was wrong or other
+    features are there.
     """
     asked: dict[str, Any] = {
         "streams": streams,
