@@ -139,12 +139,11 @@ def test_where_triton_runs_nothing_all_of_it_is_off_at_once(
 
 
 def test_it_can_be_turned_off(on_gpu: Callable[..., Prover], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not guard.concerns(CPU)
+    assert guard.concerns(torch.device("cuda", 0))
     its = on_gpu(conv3d=("wrong", ""))
     monkeypatch.setenv("FASTI3D_SELF_CHECK", "0")
     assert (run(), its.asked) == ("kernel", [])
-    monkeypatch.undo()
-    assert not guard.concerns(CPU)
-    assert guard.concerns(torch.device("cuda", 0))
 
 
 def test_without_room_for_a_proof_it_is_put_off(on_gpu: Callable[..., Prover]) -> None:
@@ -291,15 +290,14 @@ def test_tvl1_that_is_wrong_runs_on_the_cpu(
         flow, iterations = real(*arguments)
         return flow + (len(calls) - 1), iterations
 
-    monkeypatch.setattr(torch.ops.fasti3d, "tvl1", off)
-    kind, fault = cases.prove(subject, CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.ops.fasti3d, "tvl1", off)
+        kind, fault = cases.prove(subject, CPU)
     assert kind == "wrong"
     assert "1.41 pixels" in fault
     frames = torch.rand(2, 20, 20)
-    monkeypatch.undo()
     expected = tvl1(frames[0], frames[1])
     its = on_gpu(tvl1=("wrong", fault))
-    monkeypatch.setattr(guard, "concerns", lambda device: True)
     with pytest.warns(SelfCheckWarning, match="the TV-L1 solver .*1.41 pixels"):
         assert torch.equal(tvl1(frames[0], frames[1]), expected)
     assert its.asked == ["tvl1"]
@@ -375,22 +373,17 @@ def test_doctor_lists_verdicts_and_proves(monkeypatch: pytest.MonkeyPatch) -> No
         done = runner.invoke(app, ["doctor", "--prove"])
         assert (done.exit_code, "no GPU to prove kernels on" in done.stderr) == (1, True)
     Verdicts(H200).add(CONV, Verdict.on(CONV, "wrong", "by 1"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(guard, "environment", lambda device: H200)
-    its = Prover()
-    monkeypatch.setattr(network, "guard_of", lambda device: its)
-    monkeypatch.setattr(network, "subjects", lambda device: [CONV, POOL])
-    (found,) = doctor._proofs()
-    assert (found.device, found.kernel, found.kind, found.fault) == (
-        "cuda:0",
-        "a convolution",
-        "wrong",
-        "by 1",
-    )
-    assert [verdict.kind for verdict in network.prove_all(torch.device("cuda", 0))] == ["good", "good"]
-    assert [proof.kind for proof in doctor._proofs()] == ["good", "good"]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(guard, "environment", lambda device: H200)
+        its = Prover()
+        patch.setattr(network, "guard_of", lambda device: its)
+        patch.setattr(network, "subjects", lambda device: [CONV, POOL])
+        (found,) = doctor._proofs()
+        assert (found.device, found.kernel, found.kind) == ("cuda:0", "a convolution", "wrong")
+        assert [verdict.kind for verdict in network.prove_all(torch.device("cuda", 0))] == ["good", "good"]
+        assert [proof.kind for proof in doctor._proofs()] == ["good", "good"]
     proofs = (found, doctor.Proof("cuda:0", "a pool", "good", "", ""))
-    monkeypatch.undo()
     cards = (doctor.Gpu("cuda:0", "NVIDIA H200", "9.0", 1 << 30),)
     diagnosis = dataclasses.replace(doctor.diagnose(), gpus=cards, proofs=proofs)
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
