@@ -348,6 +348,20 @@ def test_values_that_are_not_finite_reach_the_outputs_they_touch_and_no_others(
         assert conv3d_bn_relu(*case[:4], relu=True)[expected.isnan()].isnan().all()
 
 
+def test_packed_convolutions_spread_what_is_not_finite_over_tiles_of_the_winograd_form(isa: str) -> None:
+    """As the steps of the whole network do; no window and no tile around it is touched."""
+    case = make_case(1, 16, 17, (13, 6, 7), (3, 3, 3), relu=False)
+    packed = PackedConv3d.pack(case.weight, case.bias, (1, 1, 1), relu=False, dtype=torch.float32)
+    assert not packed.spread(packed(case.x))
+    case.x[0, 3, 4, 2, 3] = float("nan")
+    y = packed(case.x)
+    assert packed.spread(y)
+    # Frame 4 is in the windows of outputs 3 to 5, which are in the tiles of 0 to 3 and 4 to 7.
+    touched = torch.zeros(13, 6, 7, dtype=torch.bool)
+    touched[:8, 1:4, 2:5] = True
+    assert torch.equal(y.isnan(), touched.expand(1, 17, -1, -1, -1))
+
+
 def test_relu_keeps_nan_weights_and_bias_visible(isa: str) -> None:
     case = make_case(1, 16, 17, (2, 3, 3), (3, 3, 3))
     case.bias[3] = float("nan")
