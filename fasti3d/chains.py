@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from fasti3d.eligibility import is_watched
+from fasti3d.forms import is_watched
 from fasti3d.i3d import I3D
 
 

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fasti3d import network
-from fasti3d.reference import BatchNorm3d, MaxPool3dSame, Mixed, Unit3D
+from fasti3d.forms import MixedForm, PoolForm, Size, UnitForm, form_of, is_altered, stated_form
+from fasti3d.reference import BatchNorm3d
 
-# Modules whose eval-mode forward the plan knows. Any other class, a parametrization or a wrapper may
-# compute something else, and is left to the ordinary path.
-KNOWN: set[type[nn.Module]] = {
-    Unit3D,
-    Mixed,
-    MaxPool3dSame,
-    BatchNorm3d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.Conv3d,
-    nn.Dropout,
-    nn.Identity,
-}
+Spec: TypeAlias = network.Conv | network.Pool | network.Mixed
+_ONE, _THREE = (1, 1, 1), (3, 3, 3)
+_NORMS = (BatchNorm3d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# What gives its input back in eval mode.
+_DROPOUTS = (nn.Dropout, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 
-Size = tuple[int, int, int]
+
+def _methods(cls: type[Any]) -> tuple[Callable[..., Any] | None, ...]:
+    return cls.forward, getattr(cls, "_conv_forward", None), getattr(cls, "_check_input_dim", None)
+
+
+# As torch has them: whoever exchanges a method of a class wants it to run.
+_METHODS = {cls: _methods(cls) for cls in (nn.Conv3d, *_NORMS, *_DROPOUTS)}
+_PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)
+
+
+class Description(NamedTuple):
+    """What the outputs of an eval-mode network depend on.
+
+    Attributes:
+        parts: the parts of the trunk, by name.
+        logits: the classifier, where the fused path knows all of the head.
+        eps: of the batch norms, in order.
+        tensors: of the trunk.
+        head_tensors: of the classifier.
+    """
+
+    parts: dict[str, nn.Module]
+    logits: nn.Module | None
+    eps: tuple[float, ...]
+    tensors: list[Tensor]
+    head_tensors: list[Tensor]
 
 
 def needs_ordinary_path(x: Tensor) -> bool:
@@ -42,75 +64,171 @@ def needs_ordinary_path(x: Tensor) -> bool:
     )
 
 
-def describe(model: nn.Module) -> tuple[tuple[float, ...], list[Tensor]] | None:
-    """What an eval-mode model's outputs depend on: its batch norms' eps, and its tensors.
+def describe(model: nn.Module, names: tuple[str, ...]) -> Description | None:
+    """What the fused path needs to know of an eval-mode model whose trunk consists of ``names``.
 
-    None where the ordinary path must run: a part in training mode, a hook that has to fire, or a
-    part that is not as the plan takes it to be. Parts a truncated model lacks are left out.
+    None where the ordinary path must run: a part of the trunk that is not exactly as the plan takes it to be,
+    or any part in training mode. A head that is not is left out.
     """
+    if not names or names != tuple(network.TRUNK)[: len(names)]:
+        return None
+    parts: dict[str, nn.Module] = {}
     eps: list[float] = []
     tensors: list[Tensor] = []
-    for part in (*network.TRUNK, "dropout", "logits"):
-        root = getattr(model, part, None)
-        if root is None:
-            continue
-        if not _as_specified(part, root):
+    for name in names:
+        part = getattr(model, name, None)
+        if part is None or not _add_part(part, network.TRUNK[name], eps, tensors):
             return None
-        for module in root.modules():
-            if type(module) not in KNOWN or module.training or is_watched(module):
-                return None
-            if isinstance(module, nn.Conv3d):
-                tensors += [module.weight] if module.bias is None else [module.weight, module.bias]
-            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-                if module.running_mean is None or module.running_var is None or module.weight is None:
-                    return None
-                eps.append(module.eps)
-                tensors += [module.weight, module.bias, module.running_mean, module.running_var]
-    return tuple(eps), tensors
+        parts[name] = part
+    if not _fit_together(tensors):
+        return None
+    dropout, logits = getattr(model, "dropout", None), getattr(model, "logits", None)
+    if any(module.training for part in (dropout, logits) if part is not None for module in part.modules()):
+        return None
+    head_tensors: list[Tensor] = []
+    known = (
+        _is_leaf(dropout, _DROPOUTS)
+        and _add_unit(logits, _ONE, _ONE, [], head_tensors, classifier=True)
+        and _fit_together(tensors + head_tensors)
+    )
+    if known:
+        return Description(parts, logits, tuple(eps), tensors, head_tensors)
+    return Description(parts, None, tuple(eps), tensors, [])
 
 
-def _as_specified(part: str, module: nn.Module) -> bool:
-    """Whether a part is of the kind, and has the windows, that the network's table gives it."""
-    one, three = (1, 1, 1), (3, 3, 3)
-    if part == "dropout":
-        return True
-    if part == "logits":
-        return _is_unit(module, one, one, classifier=True)
-    spec = network.TRUNK[part]
-    if isinstance(spec, network.Conv):
-        return _is_unit(module, spec.kernel, spec.stride)
+def known_stem(model: nn.Module) -> nn.Conv3d | None:
+    """The convolution that a model's clips go to, as they are; None where the stem may be anything."""
+    form = form_of(getattr(model, "Conv3d_1a_7x7", None))
+    return form.conv if isinstance(form, UnitForm) and _is_leaf(form.conv, (nn.Conv3d,)) else None
+
+
+def keeps_grid(model: nn.Module) -> bool:
+    """Whether the maps of a model have the sizes of ``network.TRUNK``, so that a clip's size tells theirs."""
+    return all(_has_grid(form_of(getattr(model, name, None)), spec) for name, spec in network.TRUNK.items())
+
+
+def _has_grid(form: Any, spec: Spec) -> bool:
+    if isinstance(spec, network.Mixed):
+        return isinstance(form, MixedForm)
+    return isinstance(form, UnitForm | PoolForm) and form.stride == spec.stride
+
+
+def has_windows(part: nn.Module | None, spec: Spec) -> bool:
+    """Whether each step of a part of the trunk depends on the steps that ``network`` says, whatever its layers
+    compute from them and whatever watches them.
+    """
+    form = stated_form(part)
     if isinstance(spec, network.Pool):
-        return _is_pool(module, spec.kernel, spec.stride)
-    return (
-        isinstance(module, Mixed)
-        and all(_is_unit(unit, one, one) for unit in (module.b0, module.b1a, module.b2a, module.b3b))
-        and all(_is_unit(unit, three, one) for unit in (module.b1b, module.b2b))
-        and _is_pool(module.b3a, three, one)
-    )
-
-
-def _is_unit(unit: nn.Module, kernel: Size, stride: Size, *, classifier: bool = False) -> bool:
-    if not (isinstance(unit, Unit3D) and isinstance(unit.conv3d, nn.Conv3d)):
+        return isinstance(form, PoolForm) and (form.kernel, form.stride) == (spec.kernel, spec.stride)
+    if isinstance(spec, network.Mixed):
+        one, three, pool = network.Conv(0, _ONE), network.Conv(0, _THREE), network.Pool(_THREE, _ONE)
+        specs = (one, one, three, one, three, pool, one)
+        return isinstance(form, MixedForm) and all(map(has_windows, form[:7], specs))
+    if not (isinstance(form, UnitForm) and isinstance(form.conv, nn.Conv3d)):
         return False
-    conv = unit.conv3d
+    conv = form.conv
+    return (form.kernel, form.stride, form.padding, (1, 1, 1)) == (
+        spec.kernel,
+        spec.stride,
+        conv.padding,
+        conv.dilation,
+    ) and (conv.kernel_size, conv.stride) == (spec.kernel, spec.stride)
+
+
+def _add_part(
+    part: nn.Module | None,
+    spec: Spec,
+    eps: list[float],
+    tensors: list[Tensor],
+) -> bool:
+    """Whether a part of the trunk is as the plan takes it to be; adds what it consists of."""
+    if isinstance(spec, network.Conv):
+        return _add_unit(part, spec.kernel, spec.stride, eps, tensors)
+    if isinstance(spec, network.Pool):
+        return _is_pool(part, spec.kernel, spec.stride)
+    block = form_of(part)
     return (
-        unit.kernel == conv.kernel_size == kernel
-        and unit.stride == conv.stride == stride
-        and (conv.padding, conv.dilation, conv.groups) == ((0, 0, 0), (1, 1, 1), 1)
-        and (unit.bn is None if classifier else isinstance(unit.bn, nn.modules.batchnorm._BatchNorm))
+        isinstance(block, MixedForm)
+        and not part.training
+        and not any(container.training for container in block.containers)
+        and _add_unit(block.b0, _ONE, _ONE, eps, tensors)
+        and _add_unit(block.b1a, _ONE, _ONE, eps, tensors)
+        and _add_unit(block.b1b, _THREE, _ONE, eps, tensors)
+        and _add_unit(block.b2a, _ONE, _ONE, eps, tensors)
+        and _add_unit(block.b2b, _THREE, _ONE, eps, tensors)
+        and _is_pool(block.b3a, _THREE, _ONE)
+        and _add_unit(block.b3b, _ONE, _ONE, eps, tensors)
     )
 
 
-def _is_pool(pool: nn.Module, kernel: Size, stride: Size) -> bool:
-    return isinstance(pool, MaxPool3dSame) and (pool.kernel, pool.stride) == (kernel, stride)
+def _is_pool(pool: nn.Module | None, kernel: Size, stride: Size) -> bool:
+    form = form_of(pool)
+    return (
+        isinstance(form, PoolForm)
+        and not pool.training
+        and (form.kernel, form.stride) == (kernel, stride)
+        and not any(child is not None and child.training for child in form.children)
+    )
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether something else runs when the module is called: a hook, or a ``forward`` of the instance."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
+def _add_unit(
+    unit: nn.Module | None,
+    kernel: Size,
+    stride: Size,
+    eps: list[float],
+    tensors: list[Tensor],
+    *,
+    classifier: bool = False,
+) -> bool:
+    form = form_of(unit)
+    if not isinstance(form, UnitForm) or unit.training or not _is_leaf(form.conv, (nn.Conv3d,)):
+        return False
+    conv: Any = form.conv
+    if not (
+        form.kernel == conv.kernel_size == kernel
+        and form.stride == conv.stride == stride
+        and conv.padding == form.padding
+        and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1, 1), 1)
+        and conv.weight.shape == (conv.out_channels, conv.in_channels, *kernel)
+        and not conv.training
+    ):
+        return False
+    tensors.append(conv.weight)
+    if conv.bias is not None:
+        if conv.bias.dtype != conv.weight.dtype:
+            return False
+        tensors.append(conv.bias)
+    if classifier:
+        return form.bn is None and not form.relu
+    bn: Any = form.bn
+    if not (form.relu and _is_leaf(bn, _NORMS) and bn.affine and not bn.training):
+        return False
+    norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+    shape = (conv.out_channels,)
+    for t in norm:
+        if t is None or t.shape != shape:
+            return False
+    eps.append(bn.eps)
+    tensors.extend(norm)
+    return True
+
+
+def _is_leaf(module: nn.Module | None, classes: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is of one of torch's own classes, computes what that does, and has no modules inside."""
+    cls = type(module)
+    return (
+        module is not None
+        and cls in classes
+        and _methods(cls) == _METHODS[cls]
+        and not is_altered(module)
+        and not module._modules
+    )
+
+
+def _fit_together(tensors: list[Tensor]) -> bool:
+    """Whether plain PyTorch would compute with these: filters of one dtype, and batch norms in it or float32."""
+    dtype = tensors[0].dtype
+    return all(
+        type(t) in _PLAIN_TENSORS and (t.dtype == dtype or (t.dim() == 1 and t.dtype == torch.float32))
+        for t in tensors
     )

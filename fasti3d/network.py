@@ -19,11 +19,18 @@ HEAD_POOL = (2, 7, 7)
 # Mixed_5c is 8 times shorter and 32 times smaller than the clip, rounded up.
 TIME_STRIDE = 8
 SPACE_STRIDE = 32
-# The shortest and smallest clip that still fills the head's pool.
-MIN_FRAMES = (HEAD_POOL[0] - 1) * TIME_STRIDE + 1
-MIN_SIZE = (HEAD_POOL[1] - 1) * SPACE_STRIDE + 1
-
+GRID = (TIME_STRIDE, SPACE_STRIDE, SPACE_STRIDE)
 FEATURE_CHANNELS = 1024
+
+
+def smallest_clip(window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Frames, height and width of the smallest clip whose Mixed_5c fills a window."""
+    t, h, w = ((n - 1) * step + 1 for n, step in zip(window, GRID, strict=True))
+    return t, h, w
+
+
+# The shortest and smallest clip that still fills the head's pool.
+MIN_FRAMES, MIN_SIZE, _ = smallest_clip(HEAD_POOL)
 
 
 class Conv(NamedTuple):
@@ -85,6 +92,7 @@ TRUNK: dict[str, Conv | Pool | Mixed] = {
 ENDPOINTS: tuple[str, ...] = (*TRUNK, "Logits", "Predictions")
 # What the head gives, and every name that ``forward_endpoints`` knows.
 HEAD: tuple[str, ...] = ("Features", "Logits", "Predictions")
+SCORES: tuple[str, ...] = ("Logits", "Predictions")
 OUTPUTS: tuple[str, ...] = (*TRUNK, *HEAD)
 
 

@@ -35,7 +35,7 @@ _plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
 def fused_endpoints(
     model: reference.I3D, x: Tensor, wanted: set[str], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The wanted endpoints of a clip in ``dtype``, of a model that ``eligibility.describe`` knows."""
+    """The wanted endpoints of a clip in ``dtype``, of a network all of whose parts the fused path knows."""
     units = list(_units(model))
     tensors = [t for unit in units for t in _tensors(unit)]
     eps = [unit.bn.eps for unit in units if unit.bn is not None]
