@@ -59,8 +59,13 @@ Form: TypeAlias = UnitForm | PoolForm | MixedForm
 
 def states_form(cls: _Class) -> _Class:
     """A class whose own instances compute what their ``stated_form()`` says; None is no form."""
-    cls._stated = (cls, cls.forward)  # type: ignore[attr-defined]
+    cls._stated = (cls, _methods(cls))  # type: ignore[attr-defined]
     return cls
+
+
+def _methods(cls: Any) -> tuple[Any, Any]:
+    """The methods that decide what instances compute, where the ports' classes share one name."""
+    return cls.forward, getattr(cls, "compute_pad", None)
 
 
 def form_of(module: nn.Module | None) -> Any:
@@ -81,7 +86,7 @@ def stated_form(module: nn.Module | None) -> Any:
     """The same whatever else may run with the module, as a hook does."""
     cls = type(module)
     stated = getattr(cls, "_stated", None)
-    if module is None or stated is None or stated[0] is not cls or cls.forward is not stated[1]:
+    if module is None or stated is None or stated[0] is not cls or stated[1] != _methods(cls):
         return None
     return module.stated_form()
 

@@ -79,11 +79,14 @@ class I3D(reference.I3D):
         self._labels: tuple[tuple[str, ...], nn.Module | None] | None = None
         self._plan: tuple[Any, Plan, list[Tensor]] | None = None
         if weights is not None:
-            # Here and not at the top: most users of the module bring no weights, and reading
-            # checkpoints takes packages that are slow to import.
-            from fasti3d.weights import load, load_into
+            self._load(weights)
 
-            load_into(self, load(weights))
+    def _load(self, weights: str | PathLike[str]) -> None:
+        # Here and not at the top: most users of the module bring no weights, and reading checkpoints takes
+        # packages that are slow to import.
+        from fasti3d.weights import load, load_into
+
+        load_into(self, load(weights))
 
     @property
     def labels(self) -> tuple[str, ...] | None:

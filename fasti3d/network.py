@@ -98,7 +98,8 @@ OUTPUTS: tuple[str, ...] = (*TRUNK, *HEAD)
 
 def same_output(size: int, stride: int) -> int:
     """Output length of a TensorFlow SAME window along one axis."""
-    return -(-size // stride)
+    # Not -(-size // stride): ONNX rounds quotients of negative numbers up.
+    return (size + stride - 1) // stride
 
 
 def same_shape(size: Iterable[int], stride: Iterable[int]) -> list[int]:

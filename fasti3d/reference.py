@@ -37,6 +37,11 @@ class BatchNorm3d(nn.BatchNorm3d):
     statistics without a cast.
     """
 
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):  # one call, as torch's own layers are in a trace
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        return super().forward(x)
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         def keep_float32(t: Tensor) -> Tensor:
             moved = fn(t)
@@ -236,6 +241,13 @@ class I3D(nn.Module):
     @in_channels.setter
     def in_channels(self, value: int) -> None:
         _check_true("in_channels", value, self.in_channels, "the stem", "the part Conv3d_1a_7x7")
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script asks first."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}, whose Python it does not know: use "
+            "torch.jit.trace(model, clip), torch.export.export(model, (clip,)) or torch.compile(model)"
+        )
 
     def replace_logits(self, num_classes: int) -> None:
         """Puts a freshly initialised classifier of ``num_classes`` in place, as fine-tuning needs."""
