@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from os import PathLike
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -66,6 +66,13 @@ class I3D(reference.I3D):
         ValueError: arguments out of range.
         fasti3d.weights.WeightsError: weights that cannot be had or do not fit.
     """
+
+    # Whether the ordinary path is the reference's own, which a class between the two may have changed.
+    _follows_reference: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._follows_reference = cls.__mro__[cls.__mro__.index(I3D) + 1] is reference.I3D
 
     def __init__(
         self,
@@ -138,7 +145,7 @@ class I3D(reference.I3D):
         if compiled:
             if not _may_be_operator(x, described):
                 return None
-            maps = fused_endpoints(_network(described), x, trunk, dtype)
+            maps = fused_endpoints(self, x, trunk, dtype, classify=described.logits is not None)
         else:
             plan = self._plan_for(x, dtype, described)
             if plan is None:
@@ -155,7 +162,7 @@ class I3D(reference.I3D):
         window = network.HEAD_POOL if wanted.intersection(network.HEAD) and keeps_grid(self) else None
         check_clip(
             x,
-            None if stem is None else self.in_channels,
+            None if stem is None else stem.weight.shape[1] * stem.groups,
             None if stem is None else stem.weight.dtype,
             window=window,
         )
@@ -169,8 +176,7 @@ class I3D(reference.I3D):
         """What ``eligibility.describe`` says, or None where the ordinary path must run."""
         if self.training or dtype not in _FUSED_DTYPES:
             return None
-        ordinary = super().forward_endpoints  # which a class between the two may have changed
-        if getattr(ordinary, "__func__", None) is not _ORDINARY:
+        if not self._follows_reference or reference.I3D.forward_endpoints is not _ORDINARY:
             return None
         described = describe(self, tuple(self._trunk()))
         if described is None:
@@ -179,7 +185,9 @@ class I3D(reference.I3D):
         if any(t.device != x.device or t.dtype not in _FUSED_DTYPES for t in (*tensors, *head_tensors)):
             return None
         if takes_gradients(x, *tensors):
-            if not takes_gradients(x) and all(p.requires_grad for p in self.parameters()):
+            if not (torch.compiler.is_compiling() or takes_gradients(x)) and all(
+                p.requires_grad for p in self.parameters()
+            ):
                 warn_of_gradients()
             return None
         if takes_gradients(*head_tensors):
@@ -206,7 +214,8 @@ class I3D(reference.I3D):
                 cached = self._plan
                 if cached is None or cached[0] != key:
                     # With the tensors, so that no new one takes the address of one that the key was made of.
-                    plan = Plan(_network(described), compute_dtype)
+                    parts: Any = SimpleNamespace(**described.parts, logits=described.logits)
+                    plan = Plan(parts, compute_dtype)
                     cached = self._plan = (key, plan, [t.detach() for t in tensors])
         return cached[1]
 
@@ -226,11 +235,6 @@ class I3D(reference.I3D):
 def _map_of(endpoint: str) -> str:
     """The last map of the trunk that an endpoint needs."""
     return _LAST if endpoint in network.HEAD else endpoint
-
-
-def _network(described: Description) -> Any:
-    """The parts under their names, as plans look for them."""
-    return SimpleNamespace(**described.parts, logits=described.logits)
 
 
 def _may_be_operator(x: Tensor, described: Description) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedTensorMixin
 
 _Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -38,7 +38,7 @@ def last_layer(module: nn.Module | None) -> nn.Module | None:
 def _weight(layer: nn.Module) -> Tensor | None:
     """The weight (out, in, ...) of a plain layer, which is right where an attribute may be out of date."""
     weight = layer.weight if isinstance(layer, _Weighted) else None
-    return weight if isinstance(weight, Tensor) and not is_lazy(weight) else None
+    return weight if isinstance(weight, Tensor) and not isinstance(weight, UninitializedTensorMixin) else None
 
 
 def _stated(layer: nn.Module, *names: str) -> int | None:

@@ -21,5 +21,5 @@ def pooled_features(model: I3D, pool: nn.Module, x: Tensor) -> Any:
     if isinstance(x, Tensor) and type(pool) is nn.AvgPool3d and _triple(pool.padding) == (0, 0, 0):
         stem = known_stem(model)
         window = _triple(pool.kernel_size) if keeps_grid(model) else None
-        check_clip(x, None if stem is None else model.in_channels, None, window=window)
+        check_clip(x, None if stem is None else stem.weight.shape[1] * stem.groups, None, window=window)
     return pool(model.forward_features(x))
