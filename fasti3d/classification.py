@@ -329,7 +329,7 @@ def classify(
     by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
     if len({len(parts[0]) for parts in by_stream.values()}) > 1:
         found = " and ".join(f"{name} {parts.shape[1]}" for name, parts in by_stream.items())
-        raise ValueError(f"both streams must have the same classes, but these are the logits of them: {found}")
+        raise ValueError(f"both streams must have the same classes, but got {found}")
     logits = reduce(torch.add, by_stream.values())
     if not logits.isfinite().all():
         raise FloatingPointError(f"{path}: the logits are not finite in {weight.dtype}: use dtype float32")

@@ -8,9 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd import forward_ad
-from torch.nn.modules import module as module_globals
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fasti3d import network
 from fasti3d.forms import MixedForm, PoolForm, Size, UnitForm, form_of, is_altered, stated_form
@@ -48,20 +45,6 @@ class Description(NamedTuple):
     eps: tuple[float, ...]
     tensors: list[Tensor]
     head_tensors: list[Tensor]
-
-
-def needs_ordinary_path(x: Tensor) -> bool:
-    """Whether something is watching or transforming the computation itself: a compiler, a tracer, vmap."""
-    return (
-        type(x) not in (Tensor, nn.Parameter)
-        or x.is_meta
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or is_in_torch_dispatch_mode()
-        or forward_ad._current_level >= 0
-        or module_globals._has_any_global_hook()
-    )
 
 
 def describe(model: nn.Module, names: tuple[str, ...]) -> Description | None:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from fasti3d import network, reference
-from fasti3d.eligibility import Description, describe, keeps_grid, known_stem, needs_ordinary_path
+from fasti3d.eligibility import Description, describe, keeps_grid, known_stem
 from fasti3d.forms import is_watched
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, warn_of_gradients
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import takes_gradients, takes_operators
-from fasti3d.plan import Plan, route
+from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
+from fasti3d.plan import Plan
 from fasti3d.reference import check_endpoints
+from fasti3d.routing import compute_dtype
 from fasti3d.traced import fused_endpoints
 from fasti3d.widths import last_layer
 
@@ -204,8 +205,8 @@ class I3D(reference.I3D):
         tensors = described.tensors + described.head_tensors
         if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
             return None  # without version counters an edit could not be seen
-        compute_dtype = route(x.device, dtype).compute_dtype
-        key = (described.eps, x.device, compute_dtype, fingerprint(tensors))
+        computed_in = compute_dtype(x.device, dtype)
+        key = (described.eps, x.device, computed_in, fingerprint(tensors))
         cached = self._plan
         if cached is None or cached[0] != key:
             if x.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -215,7 +216,7 @@ class I3D(reference.I3D):
                 if cached is None or cached[0] != key:
                     # With the tensors, so that no new one takes the address of one that the key was made of.
                     parts: Any = SimpleNamespace(**described.parts, logits=described.logits)
-                    plan = Plan(parts, compute_dtype)
+                    plan = Plan(parts, computed_in)
                     cached = self._plan = (key, plan, [t.detach() for t in tensors])
         return cached[1]
 

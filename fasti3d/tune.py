@@ -165,7 +165,9 @@ def tune(
         raise ValueError(f"nothing to tune for {dtype} on {device}: {why}")
     for shape in shapes:
         channels = shape[1] if len(shape) == 5 and shape[1] in (2, 3) else 3
-        check_clip(torch.empty(tuple(shape), dtype=dtype, device="meta"), channels, None, window=network.HEAD_POOL)
+        check_clip(
+            torch.empty(tuple(shape), dtype=dtype, device="meta"), channels, None, window=network.HEAD_POOL
+        )
     found: list[Convolution] = []
     for shape in shapes:
         plan = Plan(I3D(400, shape[1]).eval().to(device), dtype)

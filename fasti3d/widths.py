@@ -31,7 +31,9 @@ def out_width(module: nn.Module | None) -> int | None:
 def last_layer(module: nn.Module | None) -> nn.Module | None:
     """The last registered layer that states its output channels."""
     layers = [] if module is None else list(module.modules())
-    stated = (layer for layer in reversed(layers) if _stated(layer, "out_channels", "out_features") is not None)
+    stated = (
+        layer for layer in reversed(layers) if _stated(layer, "out_channels", "out_features") is not None
+    )
     return next(stated, None)
 
 

@@ -54,7 +54,9 @@ class _Aliased(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         *parents, own = self.aliases.get(name, name).split(".")
-        super().__setattr__(own, value) if not parents else setattr(reduce(getattr, parents, self), own, value)
+        super().__setattr__(own, value) if not parents else setattr(
+            reduce(getattr, parents, self), own, value
+        )
 
     def __delattr__(self, name: str) -> None:
         *parents, own = self.aliases.get(name, name).split(".")

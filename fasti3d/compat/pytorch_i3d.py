@@ -109,7 +109,9 @@ class Unit3D(_Padded, reference.Unit3D):
         self._use_bias = use_bias
         self.name = name
         self.padding = padding
-        self.conv3d = nn.Conv3d(in_channels, output_channels, _triple(kernel_shape), _triple(stride), bias=use_bias)
+        self.conv3d = nn.Conv3d(
+            in_channels, output_channels, _triple(kernel_shape), _triple(stride), bias=use_bias
+        )
         self.bn = (
             reference.BatchNorm3d(output_channels, eps=network.BN_EPS, momentum=BN_MOMENTUM)
             if use_batch_norm

@@ -11,7 +11,7 @@ from fasti3d import network, reference
 from fasti3d.dense.field import HEADS, parts, steps
 from fasti3d.dense.stages import staged
 from fasti3d.eligibility import has_windows
-from fasti3d.inputs import as_floats, check_clip, check_range
+from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 
 
 class FrameCountError(ValueError):
@@ -107,7 +107,7 @@ def _checked(model: reference.I3D, pieces: Iterable[Tensor], total: int, feature
         if seen > total:
             raise FrameCountError(f"total must be the number of frames, got {total}, but there are more")
         check_range(x)
-        given = [as_floats(x, weight_dtype)]
+        given = [as_floats(x, autocast_dtype(x.device) or weight_dtype)]
         del x  # a suspended generator would keep it
         yield given.pop()
     if seen < total:
