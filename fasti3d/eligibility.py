@@ -97,8 +97,8 @@ def _has_grid(form: Any, spec: Spec) -> bool:
 
 
 def has_windows(part: nn.Module | None, spec: Spec) -> bool:
-    """Whether each step of a part of the trunk depends on the steps that ``network`` says, whatever its layers
-    compute from them and whatever watches them.
+    """Whether each step of a part of the trunk depends on the steps that ``network`` says, whatever is computed
+    from them and whatever watches.
     """
     form = stated_form(part)
     if isinstance(spec, network.Pool):
@@ -197,7 +197,7 @@ def _add_unit(
 
 
 def _is_leaf(module: nn.Module | None, classes: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module is of one of torch's own classes, computes what that does, and has no modules inside."""
+    """Whether a module is of one of torch's own classes, computes what that does, and holds no modules."""
     cls = type(module)
     return (
         module is not None
@@ -209,7 +209,7 @@ def _is_leaf(module: nn.Module | None, classes: tuple[type[nn.Module], ...]) -> 
 
 
 def _fit_together(tensors: list[Tensor]) -> bool:
-    """Whether plain PyTorch would compute with these: filters of one dtype, and batch norms in it or float32."""
+    """Whether plain PyTorch would compute with these: filters of one dtype, batch norms in it or float32."""
     dtype = tensors[0].dtype
     return all(
         type(t) in _PLAIN_TENSORS and (t.dtype == dtype or (t.dim() == 1 and t.dtype == torch.float32))

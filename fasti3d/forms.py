@@ -1,7 +1,7 @@
 """What a part of the network says that it computes: the fused path goes by this, and by nothing else.
 
-A class states a form with ``@states_form``; the statement holds for its own instances alone, as subclasses may
-compute something else. So other interfaces bring classes of their own without anything being told here.
+A class states a form with ``@states_form``; the statement holds for its own instances alone, as subclasses
+may compute something else. So other interfaces bring classes of their own without anything being told here.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ class I3D(reference.I3D):
         names = (names,) if isinstance(names, str) else tuple(names)
         if len(names) != self.num_classes:
             raise ValueError(
-                f"labels must be a name for each of the {self.num_classes} classes, got {len(names)}: replace "
-                "the classifier first (replace_logits), then set labels"
+                f"labels must be a name for each of the {self.num_classes} classes, got {len(names)}: "
+                "replace the classifier first (replace_logits), then set labels"
             )
         self._labels = names, last_layer(self.logits)
 

@@ -134,8 +134,8 @@ def check_range(x: Tensor) -> None:
 def warn_of_gradients() -> None:
     """Warns, once a process, that the fused path is given up for gradients that may not be wanted."""
     _warn_once(
-        "the network is in eval mode, but gradients are on and all its parameters require them: it runs as an "
-        "ordinary module, which is slower and keeps every map for a backward pass. For inference, call it "
+        "the network is in eval mode, but gradients are on and all its parameters require them: it runs as "
+        "an ordinary module, which is slower and keeps every map for a backward pass. For inference, call it "
         "under torch.no_grad() or torch.inference_mode(). (Where you do call backward(), as in fine-tuning "
         "with frozen batch norms, all is well: this is said once.)",
         "gradients",

@@ -79,7 +79,7 @@ class TwoStreamI3D(nn.Module):
             )
         if rgb.shape != flow.shape:
             raise ValueError(
-                f"both streams must have the same classes, but rgb gives {rgb.shape[1]} and flow {flow.shape[1]}"
+                f"both streams must have the same classes, got {rgb.shape[1]} and {flow.shape[1]}"
             )
         return rgb + flow
 

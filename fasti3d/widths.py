@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
+_OUT = ("out_channels", "out_features")
 _Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
@@ -25,7 +26,7 @@ def out_width(module: nn.Module | None) -> int | None:
     if layer is None:
         return None
     weight = _weight(layer)
-    return _stated(layer, "out_channels", "out_features") if weight is None else weight.shape[0]
+    return _stated(layer, *_OUT) if weight is None else weight.shape[0]
 
 
 def last_layer(module: nn.Module | None) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """``I3D`` with the interface of hassony2/kinetics_i3d_pytorch, on fasti3d's network.
 
-Change ``from src.i3dpt import I3D`` to ``from fasti3d.compat.hassony2 import I3D``. The port's other classes are
-here too, with its arguments and attributes: ``Unit3Dpy``, ``MaxPool3dTFPadding`` and ``Mixed``.
+Change ``from src.i3dpt import I3D`` to ``from fasti3d.compat.hassony2 import I3D``. The port's other
+classes are here too, with its arguments and attributes: ``Unit3Dpy``, ``MaxPool3dTFPadding``, ``Mixed``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ fx.wrap("pad_same")
 
 
 def get_padding_shape(filter_shape: Sequence[int], stride: Sequence[int], mod: int = 0) -> tuple[int, ...]:
-    """The padding (front, back) of height, width and time, of clips whose frames leave ``mod`` by the stride."""
+    """Padding (front, back) of height, width and time; the number of frames is ``mod`` modulo the stride."""
     sides = []
     for axis, (kernel, step) in enumerate(zip(filter_shape, stride, strict=True)):
         total = max(kernel - (mod if axis == 0 and mod else step), 0)
@@ -137,8 +137,8 @@ class Unit3Dpy(_Aliased, reference.Unit3D):
 class MaxPool3dTFPadding(reference.MaxPool3dSame):
     """Max-pool with SAME padding, by a ``pad`` and a ``pool`` inside.
 
-    As they are built, padding follows from the clip's size and never wins against a real value. Once either was
-    changed, they run one after the other.
+    As they are built, padding follows from the clip's size and never wins against a real value. Once either
+    was changed, they run one after the other.
 
     Args:
         kernel_size, stride: of the pool.
@@ -314,6 +314,6 @@ class I3D(_Aliased, i3d.I3D):
             NotImplementedError: always; says what does the same.
         """
         raise NotImplementedError(
-            "load_tf_weights reads a TensorFlow session, which fasti3d does without: save the variables by name "
-            "with numpy.savez and load them with I3D(..., weights='variables.npz')"
+            "load_tf_weights reads a TensorFlow session, which fasti3d does without: save the variables by "
+            "name with numpy.savez and load them with I3D(..., weights='variables.npz')"
         )

@@ -1,8 +1,8 @@
 """``InceptionI3d`` with the interface of piergiaj/pytorch-i3d, on fasti3d's network.
 
-Change ``from pytorch_i3d import InceptionI3d`` to ``from fasti3d.compat.pytorch_i3d import InceptionI3d``. The
-port's other classes are here too, with its arguments and attributes: ``Unit3D``, ``MaxPool3dSamePadding`` and
-``InceptionModule``.
+Change ``from pytorch_i3d import InceptionI3d`` to ``from fasti3d.compat.pytorch_i3d import InceptionI3d``.
+The port's other classes are here too, with its arguments and attributes: ``Unit3D``, ``InceptionModule`` and
+``MaxPool3dSamePadding``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.modules.utils import _triple
 
 from fasti3d import network, reference
 from fasti3d.compat.head import pooled_features
-from fasti3d.forms import MixedForm, PoolForm, UnitForm, states_form
+from fasti3d.forms import PoolForm, UnitForm, states_form
 from fasti3d.i3d import I3D
 from fasti3d.same import pad_same
 

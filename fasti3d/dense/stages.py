@@ -147,8 +147,8 @@ def _logits(model: reference.I3D) -> Run:
         scores: Tensor = model.logits(model.dropout(_pooled(x)[..., None, None]))
         if scores.dim() < 3:
             raise ValueError(
-                f"model's classifier must keep the time axis for logits of each step, got {tuple(scores.shape)}: "
-                "take pooled features"
+                "model's classifier must keep the time axis for the logits of each step, got shape "
+                f"{tuple(scores.shape)}: take pooled features"
             )
         return scores.flatten(2)
 

@@ -48,7 +48,8 @@ def dense_stream(
     Raises:
         TypeError: a model that is no I3D.
         ValueError: at the call: a model in training mode or with parts whose windows are not known, unknown
-            features, no frames, or fewer than 9 for the head. Later: pieces that the network does not take, or not of one size.
+            features, no frames, or fewer than 9 for the head. Later: pieces that the network does not
+            take, or not of one size.
         FrameCountError: more frames than ``total``, or, at the end, fewer.
     """
     check_model(model)
@@ -71,9 +72,8 @@ def _check_windows(model: reference.I3D, features: str) -> None:
         part = getattr(model, name, None)
         if not has_windows(part, network.TRUNK[name]):
             raise ValueError(
-                f"model must have the network's own windows in time up to {features}, but its {name} is "
-                f"{'changed' if isinstance(part, reference.Unit3D | reference.Mixed) else type(part).__name__}: "
-                "take whole clips with forward_endpoints"
+                f"model must have the network's own windows in time up to {features}, but its {name} "
+                f"({type(part).__name__}) was changed: take whole clips with forward_endpoints"
             )
 
 
