@@ -97,8 +97,8 @@ def _has_grid(form: Any, spec: Spec) -> bool:
 
 
 def has_windows(part: nn.Module | None, spec: Spec) -> bool:
-    """Whether each step of a part of the trunk depends on the steps that ``network`` says, whatever is computed
-    from them and whatever watches.
+    """Whether each step of a part of the trunk depends on the steps that ``network`` says, whatever is
+    computed from them and whatever watches.
     """
     form = stated_form(part)
     if isinstance(spec, network.Pool):

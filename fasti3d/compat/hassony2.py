@@ -54,13 +54,17 @@ class _Aliased(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         *parents, own = self.aliases.get(name, name).split(".")
-        super().__setattr__(own, value) if not parents else setattr(
-            reduce(getattr, parents, self), own, value
-        )
+        if parents:
+            setattr(reduce(getattr, parents, self), own, value)
+        else:
+            super().__setattr__(own, value)
 
     def __delattr__(self, name: str) -> None:
         *parents, own = self.aliases.get(name, name).split(".")
-        super().__delattr__(own) if not parents else delattr(reduce(getattr, parents, self), own)
+        if parents:
+            delattr(reduce(getattr, parents, self), own)
+        else:
+            super().__delattr__(own)
 
 
 @states_form

@@ -1,0 +1,517 @@
+"""Every named part replaced by other modules: the result is the plain network's with the same replacement."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from i3d_making import NARROW, random_clip, randomise
+from tolerances import assert_close
+from torch import Tensor, nn
+
+from fasti3d import I3D, compat, network, reference
+
+CLASSES = 7
+FEATURES = 96  # of the narrow network
+CLIP = (1, 3, 5, 17, 20)
+# Endpoints in whose computation the parts take part.
+INNER = {
+    "Conv3d_1a_7x7": "Conv3d_1a_7x7",
+    "Conv3d_2c_3x3": "Conv3d_2c_3x3",
+    "Mixed_4c.b0": "Mixed_4c",
+    "Mixed_4c.b1b": "Mixed_4c",
+    "Mixed_4c.b3b": "Mixed_4c",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Iterator[None]:
+    """The network with few channels, which costs little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "TRUNK", NARROW)
+        patch.setattr(network, "FEATURE_CHANNELS", FEATURES)
+        yield
+
+
+def make(kind: Callable[[], reference.I3D] = lambda: I3D(CLASSES)) -> Any:
+    model = kind()
+    randomise(model)
+    return model.eval()
+
+
+class Twice(nn.Module):
+    """A wrapper that keeps what it wraps."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.part(x)
+
+
+def negated(part: nn.Module) -> nn.Module:
+    """An instance of a subclass with the same attributes."""
+    base = type(part)
+    part.__class__ = type("Negated", (base,), {"forward": lambda self, x: -base.forward(self, x)})
+    return part
+
+
+def with_hook(part: nn.Module) -> nn.Module:
+    part.register_forward_hook(lambda module, args, y: y - 1)
+    return part
+
+
+def with_pre_hook(part: nn.Module) -> nn.Module:
+    part.register_forward_pre_hook(lambda module, args: (args[0] * 0.5,))
+    return part
+
+
+def with_forward(part: nn.Module) -> nn.Module:
+    inner = copy.copy(part)
+    part.forward = lambda x: inner(x) * 3
+    return part
+
+
+def with_extra(part: nn.Module) -> nn.Module:
+    """A child that its class knows nothing of, and that a hook lets take part."""
+    part.extra = nn.Tanh()
+    part.register_forward_hook(lambda module, args, y: module.extra(y))
+    return part
+
+
+def compiled(part: nn.Module) -> nn.Module:
+    return torch.compile(part, backend="eager")
+
+
+# By what any module may be replaced that keeps the shape of its output.
+ANY: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "a sequence": lambda part: nn.Sequential(part, nn.Tanh()),
+    "a wrapper": Twice,
+    "a subclass": negated,
+    "a hook": with_hook,
+    "a pre-hook": with_pre_hook,
+    "a forward of its own": with_forward,
+    "another child": with_extra,
+}
+
+
+def widths(name: str) -> tuple[int, int, tuple[int, ...]]:
+    """(in, out, stride) of a part of the narrow trunk."""
+    channels = 3
+    for other, spec in NARROW.items():
+        out = channels if isinstance(spec, network.Pool) else spec.out_channels
+        if other == name:
+            return channels, out, getattr(spec, "stride", (1, 1, 1))
+        channels = out
+    raise KeyError(name)
+
+
+def check(model: I3D, name: str, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        actual = model.forward_endpoints(x, [name])[name]
+        expected = reference.I3D.forward_endpoints(model, x, [name])[name]
+    assert_close("i3d", actual, expected)
+    return actual
+
+
+KINDS: dict[str, Callable[[], reference.I3D]] = {
+    "I3D": lambda: I3D(CLASSES),
+    "InceptionI3d": lambda: compat.InceptionI3d(CLASSES),
+    "compat.I3D": lambda: compat.I3D(CLASSES),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NARROW)
+def test_parts_of_the_trunk(name: str, kind: str) -> None:
+    model, x = make(KINDS[kind]), random_clip(*CLIP)
+    channels, out, stride = widths(name)
+    original = getattr(model, name)
+    before = check(model, name, x)
+    assert model._plan is not None
+    others = dict(ANY) if kind == "I3D" else {what: ANY[what] for what in ("a subclass", "a hook")}
+    others["a convolution of torch's"] = lambda part: nn.Conv3d(channels, out, 1, stride)
+    for what, replace in others.items():
+        setattr(model, name, replace(copy.deepcopy(original)).eval())
+        assert not torch.equal(check(model, name, x), before), what
+    setattr(model, name, original)
+    assert torch.equal(check(model, name, x), before)
+
+
+def biased(unit: Any) -> nn.Module:
+    old = unit.conv3d
+    return nn.Conv3d(old.in_channels, old.out_channels, old.kernel_size, old.stride)
+
+
+def changed(unit: Any, **values: Any) -> nn.Module:
+    conv = copy.deepcopy(unit.conv3d)
+    conv.__dict__.update(values)
+    return conv
+
+
+def fewer(unit: Any) -> nn.Module:
+    """Filters taken out by hand, by which ``out_channels`` is not changed; the batch norm has to follow."""
+    conv = copy.deepcopy(unit.conv3d)
+    conv.weight = nn.Parameter(conv.weight[:8].detach())
+    unit.bn = nn.BatchNorm3d(8)
+    return conv
+
+
+def wider(unit: Any) -> nn.Module:
+    old = unit.conv3d
+    unit.bn = nn.BatchNorm3d(old.out_channels + 8)
+    return nn.Conv3d(old.in_channels, old.out_channels + 8, old.kernel_size, old.stride, bias=False)
+
+
+def norm(unit: Any, **options: Any) -> nn.Module:
+    bn = nn.BatchNorm3d(unit.conv3d.out_channels, **options)
+    if bn.running_mean is not None:
+        randomise(bn) if bn.affine else bn.running_mean.fill_(0.2)
+    return bn
+
+
+CONVS: dict[str, Callable[[Any], nn.Module]] = {
+    **{what: lambda unit, r=replace: r(copy.deepcopy(unit.conv3d)) for what, replace in ANY.items()},
+    "one with a bias": biased,
+    "circular padding": lambda unit: changed(unit, padding_mode="circular"),
+    "padding called valid": lambda unit: changed(unit, padding="valid"),
+    "fewer filters by hand": fewer,
+    "more filters": wider,
+    "other weights": lambda unit: nn.Conv3d(
+        *(unit.conv3d.in_channels, unit.conv3d.out_channels),
+        *(unit.conv3d.kernel_size, unit.conv3d.stride),
+        bias=False,
+    ),
+}
+NORMS: dict[str, Callable[[Any], nn.Module | None]] = {
+    **{what: lambda unit, r=replace: r(copy.deepcopy(unit.bn)) for what, replace in ANY.items()},
+    "identity": lambda unit: nn.Identity(),
+    "none": lambda unit: None,
+    "group norm": lambda unit: nn.GroupNorm(4, unit.conv3d.out_channels),
+    "instance norm": lambda unit: nn.InstanceNorm3d(unit.conv3d.out_channels),
+    "no parameters": lambda unit: norm(unit, affine=False),
+    "no statistics": lambda unit: norm(unit, track_running_stats=False),
+    "no momentum": lambda unit: norm(unit, momentum=None),
+    "another epsilon": lambda unit: norm(unit, eps=0.1),
+}
+POOLS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    **ANY,
+    "average": lambda pool: nn.AvgPool3d(3, 1, 1),
+    "torch's maximum": lambda pool: nn.MaxPool3d(3, 1, 1),
+    "identity": lambda pool: nn.Identity(),
+    "a larger window": lambda pool: reference.MaxPool3dSame((5, 3, 3), (1, 1, 1)),
+}
+
+
+def check_inner(path: str, attribute: str, replacements: dict[str, Callable[[Any], Any]]) -> None:
+    model, x = make(), random_clip(*CLIP)
+    before = check(model, INNER[path], x)
+    for what, replace in replacements.items():
+        if what == "more filters" and path == "Conv3d_1a_7x7":
+            continue
+        twin = copy.deepcopy(model)
+        unit = twin.get_submodule(path)
+        if what == "none":
+            unit.bn = None
+        else:
+            setattr(unit, attribute, replace(unit))
+        twin.eval()
+        assert not torch.equal(check(twin, INNER[path], x), before), what
+
+
+# These compute what was there before.
+SAME = ("circular padding", "padding called valid")
+
+
+@pytest.mark.parametrize("path", INNER)
+def test_convolutions_of_units(path: str) -> None:
+    check_inner(path, "conv3d", {what: r for what, r in CONVS.items() if what not in SAME})
+
+
+@pytest.mark.parametrize("path", INNER)
+def test_batch_norms_of_units(path: str) -> None:
+    check_inner(path, "bn", NORMS)
+
+
+def test_the_pool_of_a_block() -> None:
+    model, x = make(), random_clip(*CLIP)
+    before, original = check(model, "Mixed_4c", x), model.Mixed_4c.b3a
+    for what, replace in POOLS.items():
+        model.Mixed_4c.b3a = replace(copy.deepcopy(original)).eval()
+        assert not torch.equal(check(model, "Mixed_4c", x), before), what
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_values_that_torch_takes_for_the_same(what: str) -> None:
+    model, x = make(), random_clip(*CLIP)
+    model.Conv3d_2c_3x3.conv3d = CONVS[what](model.Conv3d_2c_3x3)
+    check(model, "Conv3d_2c_3x3", x)
+
+
+# ---------------------------------------------------------------- the head
+
+
+class Scores(nn.Module):
+    """A classifier that looks at what it likes and gives (N, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(FEATURES, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.amax(dim=(2, 3, 4)))
+
+
+def random_norm() -> nn.Module:
+    bn = nn.BatchNorm3d(FEATURES)
+    randomise(bn)
+    return bn
+
+
+DROPOUTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    **ANY,
+    "batch norm": lambda _: random_norm(),
+    "convolution": lambda _: nn.Conv3d(FEATURES, FEATURES, 1),
+    "sequence": lambda _: nn.Sequential(nn.Conv3d(FEATURES, FEATURES, 1), nn.ReLU()),
+    "softmax": lambda _: nn.Softmax(1),
+    "pool": lambda _: nn.AvgPool3d(1, 1, 0, divisor_override=3),
+    "unit": lambda _: reference.Unit3D(FEATURES, FEATURES),
+}
+CLASSIFIERS: dict[str, tuple[Callable[[nn.Module], nn.Module], int]] = {
+    **{what: (replace, CLASSES) for what, replace in ANY.items()},
+    "convolution": (lambda _: nn.Conv3d(FEATURES, 10, 1), 10),
+    "two convolutions": (
+        lambda _: nn.Sequential(nn.Conv3d(FEATURES, 8, 1), nn.ReLU(), nn.Conv3d(8, 3, 1)),
+        3,
+    ),
+    "linear": (lambda _: nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(FEATURES, 4)), 4),
+    "a module of the user's own": (lambda _: Scores(), 5),
+    "unit": (lambda _: reference.Unit3D(FEATURES, 6), 6),
+    "identity": (lambda _: nn.Identity(), FEATURES),
+}
+HEAD_CLIP = (1, 3, 9, 193, 193)
+
+
+@pytest.fixture(scope="module")
+def warm(narrow: None) -> I3D:
+    """A network with a plan, which the tests of the head copy."""
+    model = make()
+    with torch.no_grad():
+        model(random_clip(*HEAD_CLIP))
+    return model
+
+
+def check_head(model: I3D) -> Tensor:
+    """The head of the fused trunk against that of the plain network."""
+    x = random_clip(*HEAD_CLIP)
+    names = ("Mixed_5c", *network.HEAD)
+    with torch.no_grad():
+        maps = model.forward_endpoints(x, names)
+        assert list(maps) == list(names)
+        for name, expected in reference.I3D._head(model, maps["Mixed_5c"], {"Logits"}).items():
+            assert_close("i3d", maps[name], expected)
+    return maps["Logits"]
+
+
+def test_dropouts(warm: I3D) -> None:
+    before = check_head(warm)
+    for what, replace in DROPOUTS.items():
+        model = copy.deepcopy(warm)
+        model.dropout = replace(model.dropout).eval()
+        assert not torch.equal(check_head(model), before) or what == "softmax", what
+        assert model._plan is not None, what
+    for nothing in (nn.Identity(), nn.Dropout3d(0.9), nn.AlphaDropout(), nn.FeatureAlphaDropout()):
+        model = copy.deepcopy(warm)
+        model.dropout = nothing.eval()
+        assert torch.equal(check_head(model), before)
+
+
+def test_classifiers(warm: I3D) -> None:
+    for what, (replace, classes) in CLASSIFIERS.items():
+        model = copy.deepcopy(warm)
+        model.labels = tuple("abcdefg")
+        model.logits = replace(model.logits).eval()
+        assert check_head(model).shape == (1, classes), what
+        assert model.num_classes == classes, what
+        kept = what in ANY  # which is around the same layer
+        assert (model.labels is not None) == kept, what
+        assert model._plan is not None, what
+
+
+def test_only_a_classifier_that_learns(warm: I3D) -> None:
+    """The trunk stays fused below it."""
+    model = copy.deepcopy(warm).requires_grad_(False)
+    model.logits = nn.Conv3d(FEATURES, 3, 1)
+    model.eval()
+    model(random_clip(*HEAD_CLIP)).sum().backward()
+    assert model._plan is not None
+    assert model.logits.weight.grad.abs().sum() > 0
+
+
+# ---------------------------------------------------------------- the network as a whole
+
+
+def test_missing_parts_are_those_of_the_plain_network() -> None:
+    model, x = make(), random_clip(*CLIP)
+    del model.Mixed_4b
+    with torch.no_grad():
+        check(model, "Mixed_3c", x)
+        with pytest.raises(AttributeError, match="Mixed_4b"):
+            model.forward_endpoints(x, ["Mixed_4c"])
+    model = make()
+    model.Mixed_4b = None
+    with pytest.raises(TypeError), torch.no_grad():
+        model.forward_endpoints(x, ["Mixed_4c"])
+
+
+def shared(model: Any) -> None:
+    model.Mixed_4d.b1a = model.Mixed_4d.b2a
+    model.Mixed_4e = model.Mixed_4c
+
+
+def more_modules(model: Any) -> None:
+    model.extra = nn.Linear(3, 3)
+    model.Mixed_3b.extra = nn.Linear(3, 3)
+
+
+def mixed_dtypes(model: Any) -> None:
+    model.Mixed_4b.b0.bn.half()
+
+
+def narrower_norm(model: Any) -> None:
+    model.Mixed_4b.b0.bn = nn.BatchNorm3d(1)
+
+
+def patched_class(model: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reference.Mixed, "forward", lambda self, x: -self.b0(x).repeat(1, 6, 1, 1, 1))
+
+
+def test_other_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_clip(*CLIP)
+    for change in (more_modules, partial(patched_class, patch=monkeypatch)):
+        model = make()
+        check(model, "Mixed_4b", x)
+        change(model)
+        check(model, "Mixed_4b", x)
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "TRUNK", NARROW)
+        model = make()
+        narrower_norm(model)
+        with pytest.raises(RuntimeError, match="running_mean"), torch.no_grad():
+            model.forward_endpoints(x, ["Mixed_4b"])
+
+
+def test_a_class_between_the_network_and_its_reference() -> None:
+    class Negated(reference.I3D):
+        def forward_endpoints(self, x: Tensor, names: Any) -> dict[str, Tensor]:
+            return {name: -y for name, y in super().forward_endpoints(x, names).items()}
+
+    class Both(I3D, Negated):
+        pass
+
+    model, x = make(lambda: Both(CLASSES)), random_clip(*CLIP)
+    with torch.no_grad():
+        y = model.forward_endpoints(x, ["Mixed_3b"])["Mixed_3b"]
+        plain = reference.I3D.forward_endpoints(model, x, ["Mixed_3b"])["Mixed_3b"]
+    assert torch.equal(y, -plain)
+
+
+def test_imports_change_nothing(warm: I3D) -> None:
+    """Containers of compat's blocks are known in them alone."""
+    model = copy.deepcopy(warm)
+    conv = nn.Conv3d(FEATURES, FEATURES, 1)
+    model.dropout = nn.Sequential(conv).eval()
+    assert not torch.equal(check_head(model), check_head(warm))
+
+
+# ---------------------------------------------------------------- channels
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_stems_of_other_channels(channels: int) -> None:
+    x = random_clip(1, channels, *CLIP[2:])
+    for kind in KINDS.values():
+        for replaces_unit in (False, True):
+            model = make(kind)
+            if replaces_unit:
+                model.Conv3d_1a_7x7 = nn.Conv3d(channels, 24, 7, stride=2, padding=3)
+            else:
+                model.Conv3d_1a_7x7.conv3d = nn.Conv3d(channels, 24, 7, stride=2)
+            assert model.in_channels == channels
+            check(model, "Mixed_3b", x)
+    model = make()
+    model.Conv3d_1a_7x7.conv3d = nn.Conv3d(channels, 24, 7, stride=2, bias=False)
+    check(model, "Mixed_3b", x)
+    assert model._plan is not None
+    with pytest.raises(ValueError, match=f"x must have {channels} channels on axis 1, got 3"):
+        model.forward_endpoints(random_clip(*CLIP), ["Mixed_3b"])
+
+
+def test_a_stem_that_takes_its_channels_from_elsewhere() -> None:
+    """Nothing is said of clips before parts that may do anything with them."""
+    model = make()
+    stem = model.Conv3d_1a_7x7
+    model.Conv3d_1a_7x7 = nn.Sequential(nn.Conv3d(1, 3, 1), stem)
+    assert model.in_channels == 1
+    check(model, "Mixed_3b", random_clip(1, 1, *CLIP[2:]))
+    model.Conv3d_1a_7x7 = stem
+    stem.register_forward_pre_hook(lambda module, args: (args[0].repeat(1, 3, 1, 1, 1),))
+    check(model, "Mixed_3b", random_clip(1, 1, *CLIP[2:]))
+
+
+def test_sizes_follow_the_parts() -> None:
+    model = make()
+    model.MaxPool3d_5a_2x2 = nn.Identity()
+    x = random_clip(1, 3, 9, 97, 97)
+    with torch.no_grad():
+        assert model(x).shape == (1, CLASSES)
+
+
+# ---------------------------------------------------------------- what a network says of itself
+
+
+def test_numbers_follow_the_modules() -> None:
+    model = make()
+    model.labels = list("abcdefg")
+    assert model.labels == tuple("abcdefg")
+    for duplicate in (copy.copy(model), copy.deepcopy(model)):
+        assert duplicate.labels == model.labels
+    model.logits.conv3d = nn.Conv3d(FEATURES, 10, 1)
+    assert (model.num_classes, model.labels) == (10, None)
+    with pytest.raises(ValueError, match="labels must be a name for each of the 10 classes, got 7"):
+        model.labels = tuple("abcdefg")
+    model.num_classes = 10  # as those write who know of no property
+    with pytest.raises(ValueError, match=r"num_classes is that of the classifier, 10, got 3: .*_logits"):
+        model.num_classes = 3
+    model.replace_logits(4)
+    assert model.num_classes == 4
+    model.logits = nn.Conv3d(FEATURES, 3, 1).half()
+    model.replace_logits(5)
+    assert (model.num_classes, model.logits.conv3d.weight.dtype) == (5, torch.float16)
+    del model.logits
+    assert model.num_classes is None
+    model.replace_logits(2)
+    assert model.num_classes == 2
+
+
+def test_names_of_another_classifier_are_dropped() -> None:
+    model = make()
+    model.labels = tuple("abcdefg")
+    model.logits.conv3d = nn.Conv3d(FEATURES, CLASSES, 1)
+    assert model.labels is None
+
+
+def test_states_of_earlier_versions() -> None:
+    """In which numbers and labels were attributes."""
+    model = make()
+    state = model.__getstate__() | {"num_classes": 7, "in_channels": 3, "labels": tuple("abcdefg")}
+    del state["_labels"]
+    again = I3D.__new__(I3D)
+    again.__setstate__(state)
+    assert (again.num_classes, again.in_channels, again.labels) == (7, 3, tuple("abcdefg"))
