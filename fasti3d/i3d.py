@@ -187,7 +187,7 @@ class I3D(reference.I3D):
             return None
         if takes_gradients(x, *tensors):
             if not (torch.compiler.is_compiling() or takes_gradients(x)) and all(
-                p.requires_grad for p in self.parameters()
+                p.requires_grad and p.grad is None for p in self.parameters()
             ):
                 warn_of_gradients()
             return None

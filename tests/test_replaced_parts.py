@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,8 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 from fasti3d import I3D, compat, network, reference
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 CLASSES = 7
 FEATURES = 96  # of the narrow network
@@ -26,15 +28,6 @@ INNER = {
     "Mixed_4c.b1b": "Mixed_4c",
     "Mixed_4c.b3b": "Mixed_4c",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
-    """The network with few channels, which costs little."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "TRUNK", NARROW)
-        patch.setattr(network, "FEATURE_CHANNELS", FEATURES)
-        yield
 
 
 def make(kind: Callable[[], reference.I3D] = lambda: I3D(CLASSES)) -> Any:
