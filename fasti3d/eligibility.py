@@ -53,30 +53,30 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> Description | None:
     None where the ordinary path must run: a part of the trunk that is not exactly as the plan takes it to be,
     or any part in training mode. A head that is not is left out.
     """
-    if not names or names != tuple(network.TRUNK)[: len(names)]:
+    if not names or names != tuple(network.TRUNK)[: len(names)] or _torch_is_changed():
         return None
     parts: dict[str, nn.Module] = {}
-    eps: list[float] = []
-    tensors: list[Tensor] = []
+    trunk, head = _Found(), _Found()
+    channels: int | None = None  # any of the clip's, which is checked by itself
     for name in names:
         part = getattr(model, name, None)
-        if part is None or not _add_part(part, network.TRUNK[name], eps, tensors):
+        channels = trunk.part(part, network.TRUNK[name], channels)
+        if part is None or channels == 0:
             return None
         parts[name] = part
-    if not _fit_together(tensors):
+    if not _fit_together(trunk.tensors, trunk.tensors[0].dtype):
         return None
     dropout, logits = getattr(model, "dropout", None), getattr(model, "logits", None)
     if any(module.training for part in (dropout, logits) if part is not None for module in part.modules()):
         return None
-    head_tensors: list[Tensor] = []
-    known = (
+    knows_head = (
         _is_leaf(dropout, _DROPOUTS)
-        and _add_unit(logits, _ONE, _ONE, [], head_tensors, classifier=True)
-        and _fit_together(tensors + head_tensors)
+        and head.unit(logits, _ONE, _ONE, channels, classifier=True)
+        and _fit_together(head.tensors, trunk.tensors[0].dtype)
     )
-    if known:
-        return Description(parts, logits, tuple(eps), tensors, head_tensors)
-    return Description(parts, None, tuple(eps), tensors, [])
+    if knows_head:
+        return Description(parts, logits, tuple(trunk.eps), trunk.tensors, head.tensors)
+    return Description(parts, None, tuple(trunk.eps), trunk.tensors, [])
 
 
 def known_stem(model: nn.Module) -> nn.Conv3d | None:
@@ -93,6 +93,10 @@ def keeps_grid(model: nn.Module) -> bool:
 def _has_grid(form: Any, spec: Spec) -> bool:
     if isinstance(spec, network.Mixed):
         return isinstance(form, MixedForm)
+    if isinstance(form, UnitForm) and not (
+        _is_leaf(form.conv, (nn.Conv3d,)) and form.conv.stride == form.stride
+    ):
+        return False
     return isinstance(form, UnitForm | PoolForm) and form.stride == spec.stride
 
 
@@ -118,32 +122,6 @@ def has_windows(part: nn.Module | None, spec: Spec) -> bool:
     ) and (conv.kernel_size, conv.stride) == (spec.kernel, spec.stride)
 
 
-def _add_part(
-    part: nn.Module | None,
-    spec: Spec,
-    eps: list[float],
-    tensors: list[Tensor],
-) -> bool:
-    """Whether a part of the trunk is as the plan takes it to be; adds what it consists of."""
-    if isinstance(spec, network.Conv):
-        return _add_unit(part, spec.kernel, spec.stride, eps, tensors)
-    if isinstance(spec, network.Pool):
-        return _is_pool(part, spec.kernel, spec.stride)
-    block = form_of(part)
-    return (
-        isinstance(block, MixedForm)
-        and not part.training
-        and not any(container.training for container in block.containers)
-        and _add_unit(block.b0, _ONE, _ONE, eps, tensors)
-        and _add_unit(block.b1a, _ONE, _ONE, eps, tensors)
-        and _add_unit(block.b1b, _THREE, _ONE, eps, tensors)
-        and _add_unit(block.b2a, _ONE, _ONE, eps, tensors)
-        and _add_unit(block.b2b, _THREE, _ONE, eps, tensors)
-        and _is_pool(block.b3a, _THREE, _ONE)
-        and _add_unit(block.b3b, _ONE, _ONE, eps, tensors)
-    )
-
-
 def _is_pool(pool: nn.Module | None, kernel: Size, stride: Size) -> bool:
     form = form_of(pool)
     return (
@@ -154,64 +132,94 @@ def _is_pool(pool: nn.Module | None, kernel: Size, stride: Size) -> bool:
     )
 
 
-def _add_unit(
-    unit: nn.Module | None,
-    kernel: Size,
-    stride: Size,
-    eps: list[float],
-    tensors: list[Tensor],
-    *,
-    classifier: bool = False,
-) -> bool:
-    form = form_of(unit)
-    if not isinstance(form, UnitForm) or unit.training or not _is_leaf(form.conv, (nn.Conv3d,)):
-        return False
-    conv: Any = form.conv
-    if not (
-        form.kernel == conv.kernel_size == kernel
-        and form.stride == conv.stride == stride
-        and conv.padding == form.padding
-        and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1, 1), 1)
-        and conv.weight.shape == (conv.out_channels, conv.in_channels, *kernel)
-        and not conv.training
-    ):
-        return False
-    tensors.append(conv.weight)
-    if conv.bias is not None:
-        if conv.bias.dtype != conv.weight.dtype:
-            return False
-        tensors.append(conv.bias)
-    if classifier:
-        return form.bn is None and not form.relu
-    bn: Any = form.bn
-    if not (form.relu and _is_leaf(bn, _NORMS) and bn.affine and not bn.training):
-        return False
-    norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-    shape = (conv.out_channels,)
-    for t in norm:
-        if t is None or t.shape != shape:
-            return False
-    eps.append(bn.eps)
-    tensors.extend(norm)
-    return True
+class _Found:
+    """What parts consist of. Each method gives the channels of a part's output, or 0 where it is not exactly
+    as the plan takes it to be, on an input of ``channels``; None stands for any.
+    """
+
+    def __init__(self) -> None:
+        self.eps: list[float] = []
+        self.tensors: list[Tensor] = []
+
+    def part(self, part: nn.Module | None, spec: Spec, channels: int | None) -> int:
+        if isinstance(spec, network.Conv):
+            return self.unit(part, spec.kernel, spec.stride, channels)
+        if isinstance(spec, network.Pool):
+            return (channels or 0) if _is_pool(part, spec.kernel, spec.stride) else 0
+        block = form_of(part)
+        if (
+            not isinstance(block, MixedForm)
+            or part.training
+            or any(container.training for container in block.containers)
+            or not _is_pool(block.b3a, _THREE, _ONE)
+        ):
+            return 0
+        widths = (
+            self.unit(block.b0, _ONE, _ONE, channels),
+            self.unit(block.b1b, _THREE, _ONE, self.unit(block.b1a, _ONE, _ONE, channels)),
+            self.unit(block.b2b, _THREE, _ONE, self.unit(block.b2a, _ONE, _ONE, channels)),
+            self.unit(block.b3b, _ONE, _ONE, channels),
+        )
+        return sum(widths) if all(widths) else 0
+
+    def unit(
+        self,
+        unit: nn.Module | None,
+        kernel: Size,
+        stride: Size,
+        channels: int | None,
+        *,
+        classifier: bool = False,
+    ) -> int:
+        form = form_of(unit)
+        if not isinstance(form, UnitForm) or unit.training or not _is_leaf(form.conv, (nn.Conv3d,)):
+            return 0
+        conv: Any = form.conv
+        weight, bias, width = conv.weight, conv.bias, conv.out_channels
+        if not (
+            form.kernel == conv.kernel_size == kernel
+            and form.stride == conv.stride == stride
+            and conv.padding == form.padding
+            and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1, 1), 1)
+            and weight.shape == (width, conv.in_channels if channels is None else channels, *kernel)
+            and (bias is None or (bias.shape == (width,) and bias.dtype == weight.dtype))
+            and not conv.training
+        ):
+            return 0
+        self.tensors.append(weight)
+        if bias is not None:
+            self.tensors.append(bias)
+        if classifier:
+            return width if form.bn is None and not form.relu else 0
+        bn: Any = form.bn
+        if not (form.relu and _is_leaf(bn, _NORMS) and bn.affine and not bn.training):
+            return 0
+        norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+        shape = (width,)
+        for t in norm:
+            if t is None or t.shape != shape:
+                return 0
+        self.eps.append(bn.eps)
+        self.tensors.extend(norm)
+        return width
 
 
 def _is_leaf(module: nn.Module | None, classes: tuple[type[nn.Module], ...]) -> bool:
     """Whether a module is of one of torch's own classes, computes what that does, and holds no modules."""
     cls = type(module)
-    return (
-        module is not None
-        and cls in classes
-        and _methods(cls) == _METHODS[cls]
-        and not is_altered(module)
-        and not module._modules
-    )
+    return module is not None and cls in classes and not is_altered(module) and not module._modules
 
 
-def _fit_together(tensors: list[Tensor]) -> bool:
-    """Whether plain PyTorch would compute with these: filters of one dtype, batch norms in it or float32."""
-    dtype = tensors[0].dtype
-    return all(
-        type(t) in _PLAIN_TENSORS and (t.dtype == dtype or (t.dim() == 1 and t.dtype == torch.float32))
-        for t in tensors
-    )
+def _torch_is_changed() -> bool:
+    """Whether a method of torch's own classes was exchanged."""
+    return any(_methods(cls) != methods for cls, methods in _METHODS.items())
+
+
+def _fit_together(tensors: list[Tensor], dtype: torch.dtype) -> bool:
+    """Whether plain PyTorch would compute with these: filters in one dtype, batch norms in it or float32."""
+    for t in tensors:
+        if type(t) not in _PLAIN_TENSORS:
+            return False
+        if t.dtype != dtype and not (t.dim() == 1 and t.dtype == torch.float32):
+            return False
+    return True

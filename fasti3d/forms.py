@@ -93,20 +93,22 @@ def stated_form(module: nn.Module | None) -> Any:
 
 def is_altered(module: nn.Module) -> bool:
     """Whether a call of this very instance may do something else than its class's ``forward``."""
+    own = module.__dict__
     return (
         is_watched(module)
         or module._compiled_call_impl is not None
-        or "_conv_forward" in module.__dict__
-        or "_check_input_dim" in module.__dict__
+        or "_conv_forward" in own
+        or "_check_input_dim" in own
     )
 
 
 def is_watched(module: nn.Module) -> bool:
     """Whether something else runs when the module is called: a hook, or a ``forward`` of the instance."""
+    own = module.__dict__
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
     )
