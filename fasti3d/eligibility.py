@@ -25,7 +25,7 @@ def _methods(cls: type[Any]) -> tuple[Callable[..., Any] | None, ...]:
 
 
 # As torch has them: whoever exchanges a method of a class wants it to run.
-_METHODS = {cls: _methods(cls) for cls in (nn.Conv3d, *_NORMS, *_DROPOUTS)}
+_METHODS: dict[Any, Any] = {cls: _methods(cls) for cls in (nn.Conv3d, *_NORMS, *_DROPOUTS)}
 _PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)
 
 
@@ -51,7 +51,7 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> Description | None:
     """What the fused path needs to know of an eval-mode model whose trunk consists of ``names``.
 
     None where the ordinary path must run: a part of the trunk that is not exactly as the plan takes it to be,
-    or any part in training mode. A head that is not is left out.
+    or a batch norm or the dropout in training mode. A head that is not is left out.
     """
     if not names or names != tuple(network.TRUNK)[: len(names)] or _torch_is_changed():
         return None
@@ -67,7 +67,7 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> Description | None:
     if not _fit_together(trunk.tensors, trunk.tensors[0].dtype):
         return None
     dropout, logits = getattr(model, "dropout", None), getattr(model, "logits", None)
-    if any(module.training for part in (dropout, logits) if part is not None for module in part.modules()):
+    if dropout is not None and any(module.training for module in dropout.modules()):
         return None
     knows_head = (
         _is_leaf(dropout, _DROPOUTS)
@@ -82,7 +82,8 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> Description | None:
 def known_stem(model: nn.Module) -> nn.Conv3d | None:
     """The convolution that a model's clips go to, as they are; None where the stem may be anything."""
     form = form_of(getattr(model, "Conv3d_1a_7x7", None))
-    return form.conv if isinstance(form, UnitForm) and _is_leaf(form.conv, (nn.Conv3d,)) else None
+    conv = form.conv if isinstance(form, UnitForm) else None
+    return conv if isinstance(conv, nn.Conv3d) and _is_leaf(conv, (nn.Conv3d,)) else None
 
 
 def keeps_grid(model: nn.Module) -> bool:
@@ -109,8 +110,10 @@ def has_windows(part: nn.Module | None, spec: Spec) -> bool:
         return isinstance(form, PoolForm) and (form.kernel, form.stride) == (spec.kernel, spec.stride)
     if isinstance(spec, network.Mixed):
         one, three, pool = network.Conv(0, _ONE), network.Conv(0, _THREE), network.Pool(_THREE, _ONE)
-        specs = (one, one, three, one, three, pool, one)
-        return isinstance(form, MixedForm) and all(map(has_windows, form[:7], specs))
+        specs: tuple[Spec, ...] = (one, one, three, one, three, pool, one)
+        return isinstance(form, MixedForm) and all(
+            has_windows(inner, inner_spec) for inner, inner_spec in zip(form[:7], specs, strict=True)
+        )
     if not (isinstance(form, UnitForm) and isinstance(form.conv, nn.Conv3d)):
         return False
     conv = form.conv
@@ -124,12 +127,7 @@ def has_windows(part: nn.Module | None, spec: Spec) -> bool:
 
 def _is_pool(pool: nn.Module | None, kernel: Size, stride: Size) -> bool:
     form = form_of(pool)
-    return (
-        isinstance(form, PoolForm)
-        and not pool.training
-        and (form.kernel, form.stride) == (kernel, stride)
-        and not any(child is not None and child.training for child in form.children)
-    )
+    return isinstance(form, PoolForm) and (form.kernel, form.stride) == (kernel, stride)
 
 
 class _Found:
@@ -147,12 +145,7 @@ class _Found:
         if isinstance(spec, network.Pool):
             return (channels or 0) if _is_pool(part, spec.kernel, spec.stride) else 0
         block = form_of(part)
-        if (
-            not isinstance(block, MixedForm)
-            or part.training
-            or any(container.training for container in block.containers)
-            or not _is_pool(block.b3a, _THREE, _ONE)
-        ):
+        if not isinstance(block, MixedForm) or not _is_pool(block.b3a, _THREE, _ONE):
             return 0
         widths = (
             self.unit(block.b0, _ONE, _ONE, channels),
@@ -172,7 +165,7 @@ class _Found:
         classifier: bool = False,
     ) -> int:
         form = form_of(unit)
-        if not isinstance(form, UnitForm) or unit.training or not _is_leaf(form.conv, (nn.Conv3d,)):
+        if not isinstance(form, UnitForm) or not _is_leaf(form.conv, (nn.Conv3d,)):
             return 0
         conv: Any = form.conv
         weight, bias, width = conv.weight, conv.bias, conv.out_channels
@@ -183,7 +176,6 @@ class _Found:
             and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1, 1), 1)
             and weight.shape == (width, conv.in_channels if channels is None else channels, *kernel)
             and (bias is None or (bias.shape == (width,) and bias.dtype == weight.dtype))
-            and not conv.training
         ):
             return 0
         self.tensors.append(weight)

@@ -6,6 +6,7 @@ may compute something else. So other interfaces bring classes of their own witho
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from torch import nn
@@ -88,7 +89,8 @@ def stated_form(module: nn.Module | None) -> Any:
     stated = getattr(cls, "_stated", None)
     if module is None or stated is None or stated[0] is not cls or stated[1] != _methods(cls):
         return None
-    return module.stated_form()
+    form: Callable[[], Any] = module.stated_form  # type: ignore[assignment]
+    return form()
 
 
 def is_altered(module: nn.Module) -> bool:

@@ -219,7 +219,7 @@ class I3D(nn.Module):
             return MaxPool3dSame(spec.kernel, spec.stride)
         return Mixed(in_channels, spec)
 
-    def _make_logits(self, num_classes: int) -> nn.Module:
+    def _make_logits(self, num_classes: int) -> Unit3D:
         """A classifier, freshly initialized."""
         return Unit3D(network.FEATURE_CHANNELS, num_classes, classifier=True)
 

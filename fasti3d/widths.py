@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+_LAZY = (UninitializedBuffer, UninitializedParameter)
 _OUT = ("out_channels", "out_features")
 _Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -41,7 +42,7 @@ def last_layer(module: nn.Module | None) -> nn.Module | None:
 def _weight(layer: nn.Module) -> Tensor | None:
     """The weight (out, in, ...) of a plain layer, which is right where an attribute may be out of date."""
     weight = layer.weight if isinstance(layer, _Weighted) else None
-    return weight if isinstance(weight, Tensor) and not isinstance(weight, UninitializedTensorMixin) else None
+    return weight if isinstance(weight, Tensor) and not isinstance(weight, _LAZY) else None
 
 
 def _stated(layer: nn.Module, *names: str) -> int | None:

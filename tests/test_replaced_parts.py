@@ -205,19 +205,18 @@ POOLS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def check_inner(path: str, attribute: str, replacements: dict[str, Callable[[Any], Any]]) -> None:
     model, x = make(), random_clip(*CLIP)
-    given = map_before(model, INNER[path], x)
-    before = check(model, INNER[path], x, given)
+    name = INNER[path]
+    original, given = getattr(model, name), map_before(model, name, x)
+    before = check(model, name, x, given)
     for what, replace in replacements.items():
         if what == "more filters" and path == "Conv3d_1a_7x7":
             continue
-        twin = copy.deepcopy(model)
-        unit = twin.get_submodule(path)
-        if what == "none":
-            unit.bn = None
-        else:
-            setattr(unit, attribute, replace(unit))
-        twin.eval()
-        assert not torch.equal(check(twin, INNER[path], x, given), before), what
+        part = copy.deepcopy(original)
+        setattr(model, name, part)
+        unit = model.get_submodule(path)
+        setattr(unit, attribute, replace(unit))
+        part.eval()
+        assert not torch.equal(check(model, name, x, given), before), what
 
 
 # These compute what was there before.
@@ -317,20 +316,21 @@ def check_head(model: I3D) -> Tensor:
 
 def test_dropouts(warm: I3D) -> None:
     before = check_head(warm)
+    model, original = warm, warm.dropout
     for what, replace in DROPOUTS.items():
-        model = copy.deepcopy(warm)
-        model.dropout = replace(model.dropout).eval()
+        model.dropout = replace(copy.deepcopy(original)).eval()
         assert not torch.equal(check_head(model), before) or what == "softmax", what
         assert model._plan is not None, what
     for nothing in (nn.Identity(), nn.Dropout3d(0.9), nn.AlphaDropout(), nn.FeatureAlphaDropout()):
-        model = copy.deepcopy(warm)
         model.dropout = nothing.eval()
         assert torch.equal(check_head(model), before)
+    model.dropout = original
 
 
 def test_classifiers(warm: I3D) -> None:
+    model, original = warm, warm.logits
     for what, (replace, classes) in CLASSIFIERS.items():
-        model = copy.deepcopy(warm)
+        model.logits = copy.deepcopy(original)
         model.labels = tuple("abcdefg")
         model.logits = replace(model.logits).eval()
         assert check_head(model).shape == (1, classes), what
@@ -338,6 +338,7 @@ def test_classifiers(warm: I3D) -> None:
         kept = what in ANY  # which is around the same layer
         assert (model.labels is not None) == kept, what
         assert model._plan is not None, what
+    model.logits = original
 
 
 def test_only_a_classifier_that_learns(warm: I3D) -> None:

@@ -29,7 +29,7 @@ _ONE = (1, 1, 1)
 fx.wrap("pad_same")
 
 
-def get_padding_shape(filter_shape: Sequence[int], stride: Sequence[int], mod: int = 0) -> tuple[int, ...]:
+def get_padding_shape(filter_shape: Sequence[int], stride: Sequence[int], mod: int = 0) -> Any:
     """Padding (front, back) of height, width and time; the number of frames is ``mod`` modulo the stride."""
     sides = []
     for axis, (kernel, step) in enumerate(zip(filter_shape, stride, strict=True)):
@@ -88,8 +88,8 @@ class Unit3Dpy(_Aliased, reference.Unit3D):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: tuple[int, ...] = _ONE,
-        stride: tuple[int, ...] = _ONE,
+        kernel_size: tuple[int, int, int] = _ONE,
+        stride: tuple[int, int, int] = _ONE,
         activation: str | None = "relu",
         padding: str = "SAME",
         use_bias: bool = False,
@@ -125,7 +125,7 @@ class Unit3Dpy(_Aliased, reference.Unit3D):
             x = pad_same(x, self.kernel, self.stride)
         x = self.conv3d(x)
         if self.use_bn:
-            x = self.batch3d(x)
+            x = self.batch3d(x)  # type: ignore[misc]
         return x if self.activation is None else F.relu(x)
 
     def stated_form(self) -> UnitForm | None:
@@ -296,7 +296,7 @@ class I3D(_Aliased, i3d.I3D):
             return MaxPool3dTFPadding(spec.kernel, spec.stride)
         return Mixed(in_channels, spec)
 
-    def _make_logits(self, num_classes: int) -> nn.Module:
+    def _make_logits(self, num_classes: int) -> Unit3Dpy:
         return Unit3Dpy(network.FEATURE_CHANNELS, num_classes, activation=None, use_bias=True, use_bn=False)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:

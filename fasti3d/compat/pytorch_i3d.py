@@ -129,7 +129,7 @@ class Unit3D(_Padded, reference.Unit3D):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv3d(self._pad(x))
         if self._use_batch_norm:
-            x = self.bn(x)
+            x = self.bn(x)  # type: ignore[misc]
         return x if self._activation_fn is None else self._activation_fn(x)
 
     def stated_form(self) -> UnitForm | None:
@@ -221,7 +221,7 @@ class InceptionI3d(I3D):
             del self.dropout
             self.logits = None  # type: ignore[assignment]
         else:
-            self.avg_pool = nn.AvgPool3d(list(network.HEAD_POOL), stride=(1, 1, 1))
+            self.avg_pool = nn.AvgPool3d(list(network.HEAD_POOL), stride=(1, 1, 1))  # type: ignore[arg-type]
         # After the classifier, as in the port: saved optimizer states number parameters in this order.
         self.build()
         if weights is not None:
@@ -244,7 +244,7 @@ class InceptionI3d(I3D):
             name=self._prefix + name,
         )
 
-    def _make_logits(self, num_classes: int) -> nn.Module:
+    def _make_logits(self, num_classes: int) -> Unit3D:
         return Unit3D(
             network.FEATURE_CHANNELS,
             num_classes,
