@@ -94,11 +94,10 @@ def keeps_grid(model: nn.Module) -> bool:
 def _has_grid(form: Any, spec: Spec) -> bool:
     if isinstance(spec, network.Mixed):
         return isinstance(form, MixedForm)
-    if isinstance(form, UnitForm) and not (
-        _is_leaf(form.conv, (nn.Conv3d,)) and form.conv.stride == form.stride
-    ):
-        return False
-    return isinstance(form, UnitForm | PoolForm) and form.stride == spec.stride
+    if isinstance(form, UnitForm):
+        conv = form.conv
+        return isinstance(conv, nn.Conv3d) and form.stride == conv.stride == spec.stride
+    return isinstance(form, PoolForm) and form.stride == spec.stride
 
 
 def has_windows(part: nn.Module | None, spec: Spec) -> bool:
