@@ -31,6 +31,8 @@ def smallest_clip(window: tuple[int, int, int]) -> tuple[int, int, int]:
 
 # The shortest and smallest clip that still fills the head's pool.
 MIN_FRAMES, MIN_SIZE, _ = smallest_clip(HEAD_POOL)
+# N frames give N - 1 flows, and the head wants as many flows as frames.
+MIN_FLOW_FRAMES = MIN_FRAMES + 1
 
 
 class Conv(NamedTuple):
