@@ -38,7 +38,8 @@ class I3D(reference.I3D):
     mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it runs fused: batch norm folded in
     float32, no padded copies, branches written straight into their slice. What the fused path derives
     from the weights is never in the state dict and follows every change of them. Where a submodule
-    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped. In graphs
+    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped; a replaced
+    dropout or classifier runs as it is, on the fused trunk. In graphs
     of ``torch.compile`` and ``torch.export`` the fused network is the operator ``fasti3d::i3d``. (On a GPU
     an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
     parameter itself under ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA
@@ -59,7 +60,10 @@ class I3D(reference.I3D):
         dropout: probability of dropping a feature before the classifier, in training mode.
 
     Attributes:
-        labels: class names in logit order, where the weights bring them; else None.
+        num_classes, in_channels: those of the classifier and the stem that are there; None where these do
+            not say.
+        labels: class names in logit order, where the weights bring them; None otherwise, and once the
+            classifier that they were given for is replaced.
         gradient_checkpointing: set to True to recompute Mixed blocks in the backward pass, which
             takes less memory and more time.
 

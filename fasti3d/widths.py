@@ -47,4 +47,4 @@ def _weight(layer: nn.Module) -> Tensor | None:
 
 def _stated(layer: nn.Module, *names: str) -> int | None:
     values = (getattr(layer, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int)), None)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)  # 0: not known yet
