@@ -10,115 +10,20 @@ from typing import Any
 import pytest
 import torch
 from i3d_making import NARROW, random_clip, randomise
+from replacing import ANY, CLASSES, CLIP, FEATURES, KINDS, check, make, map_before, widths
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from fasti3d import I3D, compat, network, reference
+from fasti3d import I3D, network, reference
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-CLASSES = 7
-FEATURES = 96  # of the narrow network
-CLIP = (1, 3, 5, 17, 20)
 # Endpoints in whose computation the parts take part.
 INNER = {
     "Conv3d_1a_7x7": "Conv3d_1a_7x7",
     "Conv3d_2c_3x3": "Conv3d_2c_3x3",
     "Mixed_4c.b0": "Mixed_4c",
     "Mixed_4c.b1b": "Mixed_4c",
-}
-
-
-def make(kind: Callable[[], reference.I3D] = lambda: I3D(CLASSES)) -> Any:
-    model = kind()
-    randomise(model)
-    return model.eval()
-
-
-class Twice(nn.Module):
-    """A wrapper that keeps what it wraps."""
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * self.part(x)
-
-
-def negated(part: nn.Module) -> nn.Module:
-    """An instance of a subclass with the same attributes."""
-    base = type(part)
-    part.__class__ = type("Negated", (base,), {"forward": lambda self, x: -base.forward(self, x)})
-    return part
-
-
-def with_hook(part: nn.Module) -> nn.Module:
-    part.register_forward_hook(lambda module, args, y: y - 1)
-    return part
-
-
-def with_pre_hook(part: nn.Module) -> nn.Module:
-    part.register_forward_pre_hook(lambda module, args: (args[0] * 0.5,))
-    return part
-
-
-def with_forward(part: nn.Module) -> nn.Module:
-    inner = copy.copy(part)
-    part.forward = lambda x: inner(x) * 3
-    return part
-
-
-def with_extra(part: nn.Module) -> nn.Module:
-    """A child that its class knows nothing of, and that a hook lets take part."""
-    part.extra = nn.Tanh()
-    part.register_forward_hook(lambda module, args, y: module.extra(y))
-    return part
-
-
-# By what any module may be replaced that keeps the shape of its output.
-ANY: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "a sequence": lambda part: nn.Sequential(part, nn.Tanh()),
-    "a wrapper": Twice,
-    "a subclass": negated,
-    "a hook": with_hook,
-    "a pre-hook": with_pre_hook,
-    "a forward of its own": with_forward,
-    "another child": with_extra,
-}
-
-
-def widths(name: str) -> tuple[int, int, tuple[int, ...]]:
-    """(in, out, stride) of a part of the narrow trunk."""
-    channels = 3
-    for other, spec in NARROW.items():
-        out = channels if isinstance(spec, network.Pool) else spec.out_channels
-        if other == name:
-            return channels, out, getattr(spec, "stride", (1, 1, 1))
-        channels = out
-    raise KeyError(name)
-
-
-def map_before(model: I3D, name: str, x: Tensor) -> Tensor:
-    """What a part of the trunk is given."""
-    names = list(NARROW)[: list(NARROW).index(name)]
-    with torch.no_grad():
-        return reference.I3D.forward_endpoints(model, x, names[-1:])[names[-1]] if names else x
-
-
-def check(model: I3D, name: str, x: Tensor, given: Tensor | None = None) -> Tensor:
-    """The endpoint of a clip, compared with the plain network's: its part on what it is ``given``."""
-    with torch.no_grad():
-        actual = model.forward_endpoints(x, [name])[name]
-        given = map_before(model, name, x) if given is None else given
-        assert_close("i3d", actual, getattr(model, name)(given))
-    return actual
-
-
-KINDS: dict[str, Callable[[], reference.I3D]] = {
-    "I3D": lambda: I3D(CLASSES),
-    "InceptionI3d": lambda: compat.InceptionI3d(CLASSES),
-    "compat.I3D": lambda: compat.I3D(CLASSES),
 }
 
 
@@ -437,90 +342,3 @@ def test_imports_change_nothing(warm: I3D) -> None:
     conv = nn.Conv3d(FEATURES, FEATURES, 1)
     model.dropout = nn.Sequential(conv).eval()
     assert not torch.equal(check_head(model), check_head(warm))
-
-
-# ---------------------------------------------------------------- channels
-
-
-@pytest.mark.parametrize("channels", [1, 4])
-def test_stems_of_other_channels(channels: int) -> None:
-    x = random_clip(1, channels, *CLIP[2:])
-    for kind in KINDS.values():
-        for replaces_unit in (False, True):
-            model = make(kind)
-            if replaces_unit:
-                model.Conv3d_1a_7x7 = nn.Conv3d(channels, 24, 7, stride=2, padding=3)
-            else:
-                model.Conv3d_1a_7x7.conv3d = nn.Conv3d(channels, 24, 7, stride=2)
-            assert model.in_channels == channels
-            check(model, "Mixed_3b", x)
-    model = make()
-    model.Conv3d_1a_7x7.conv3d = nn.Conv3d(channels, 24, 7, stride=2, bias=False)
-    check(model, "Mixed_3b", x)
-    assert model._plan is not None
-    with pytest.raises(ValueError, match=f"x must have {channels} channels on axis 1, got 3"):
-        model.forward_endpoints(random_clip(*CLIP), ["Mixed_3b"])
-
-
-def test_a_stem_that_takes_its_channels_from_elsewhere() -> None:
-    """Nothing is said of clips before parts that may do anything with them."""
-    model = make()
-    stem = model.Conv3d_1a_7x7
-    model.Conv3d_1a_7x7 = nn.Sequential(nn.Conv3d(1, 3, 1), stem)
-    assert model.in_channels == 1
-    check(model, "Mixed_3b", random_clip(1, 1, *CLIP[2:]))
-    model.Conv3d_1a_7x7 = stem
-    stem.register_forward_pre_hook(lambda module, args: (args[0].repeat(1, 3, 1, 1, 1),))
-    check(model, "Mixed_3b", random_clip(1, 1, *CLIP[2:]))
-
-
-def test_sizes_follow_the_parts() -> None:
-    model = make()
-    model.MaxPool3d_5a_2x2 = nn.Identity()
-    x = random_clip(1, 3, 9, 97, 97)
-    with torch.no_grad():
-        assert model(x).shape == (1, CLASSES)
-
-
-# ---------------------------------------------------------------- what a network says of itself
-
-
-def test_numbers_follow_the_modules() -> None:
-    model = make()
-    model.labels = list("abcdefg")
-    assert model.labels == tuple("abcdefg")
-    for duplicate in (copy.copy(model), copy.deepcopy(model)):
-        assert duplicate.labels == model.labels
-    model.logits.conv3d = nn.Conv3d(FEATURES, 10, 1)
-    assert (model.num_classes, model.labels) == (10, None)
-    with pytest.raises(ValueError, match="labels must be a name for each of the 10 classes, got 7"):
-        model.labels = tuple("abcdefg")
-    model.num_classes = 10  # as those write who know of no property
-    with pytest.raises(ValueError, match=r"num_classes is that of the classifier, 10, got 3: .*_logits"):
-        model.num_classes = 3
-    model.replace_logits(4)
-    assert model.num_classes == 4
-    model.logits = nn.Conv3d(FEATURES, 3, 1).half()
-    model.replace_logits(5)
-    assert (model.num_classes, model.logits.conv3d.weight.dtype) == (5, torch.float16)
-    del model.logits
-    assert model.num_classes is None
-    model.replace_logits(2)
-    assert model.num_classes == 2
-
-
-def test_names_of_another_classifier_are_dropped() -> None:
-    model = make()
-    model.labels = tuple("abcdefg")
-    model.logits.conv3d = nn.Conv3d(FEATURES, CLASSES, 1)
-    assert model.labels is None
-
-
-def test_states_of_earlier_versions() -> None:
-    """In which numbers and labels were attributes."""
-    model = make()
-    state = model.__getstate__() | {"num_classes": 7, "in_channels": 3, "labels": tuple("abcdefg")}
-    del state["_labels"]
-    again = I3D.__new__(I3D)
-    again.__setstate__(state)
-    assert (again.num_classes, again.in_channels, again.labels) == (7, 3, tuple("abcdefg"))
