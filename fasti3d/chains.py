@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import fx, nn
 
-from fasti3d.eligibility import is_watched
+from fasti3d.forms import is_watched
 from fasti3d.i3d import I3D
+from fasti3d.reference import BatchNorm3d
 
 
 class Chain(NamedTuple):
@@ -47,7 +48,7 @@ def _has_kernel(conv: nn.Conv3d) -> bool:
 def _is_foldable(bn: nn.Module, channels: int) -> bool:
     return (
         isinstance(bn, nn.BatchNorm3d | nn.SyncBatchNorm)
-        and type(bn).forward in (nn.BatchNorm3d.forward, nn.SyncBatchNorm.forward)
+        and type(bn).forward in (nn.BatchNorm3d.forward, BatchNorm3d.forward, nn.SyncBatchNorm.forward)
         and bn.num_features == channels
         and bn.running_mean is not None
         and bn.running_var is not None

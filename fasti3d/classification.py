@@ -188,12 +188,11 @@ def load_model(
     checkpoint = weights.load(source)
     model = I3D(checkpoint.num_classes, checkpoint.in_channels)
     weights.load_into(model, checkpoint)
-    model.labels = checkpoint.labels
     return model.to(place, precision).eval()
 
 
-def check_models(models: dict[str, I3D]) -> tuple[str, ...]:
-    """A name for each class of one or two streams' networks.
+def check_models(models: dict[str, I3D]) -> tuple[str, ...] | None:
+    """The names of the classes of one or two streams' networks, where they have any.
 
     Raises:
         ValueError: networks that cannot be these streams, or not together.
@@ -207,8 +206,7 @@ def check_models(models: dict[str, I3D]) -> tuple[str, ...]:
             + " and ".join(f"{place.device} in {place.dtype}" for place in places)
         )
     first = next(iter(models.values()))
-    labels = TwoStreamI3D(**models).labels if len(models) > 1 else first.labels
-    return labels or tuple(f"class {i}" for i in range(first.num_classes))
+    return TwoStreamI3D(**models).labels if len(models) > 1 else first.labels
 
 
 def classify(
@@ -317,6 +315,9 @@ def classify(
                 progress(frames)
     seconds = time.perf_counter() - start
     by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
+    if len({len(parts[0]) for parts in by_stream.values()}) > 1:
+        found = " and ".join(f"{name} {parts.shape[1]}" for name, parts in by_stream.items())
+        raise ValueError(f"both streams must have the same classes, but got {found}")
     logits = reduce(torch.add, by_stream.values())
     if not logits.isfinite().all():
         raise FloatingPointError(
@@ -328,7 +329,7 @@ def classify(
         frames=frames,
         spans=tuple(spans),
         logits=logits,
-        labels=labels,
+        labels=labels or tuple(f"class {i}" for i in range(logits.shape[1])),
         warnings=tuple(odd),
         device=weight.device,
         dtype=weight.dtype,

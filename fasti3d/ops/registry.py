@@ -52,10 +52,11 @@ def register_cuda(name: str, kernel: Callable) -> None:
 def takes_operators(x: Tensor) -> bool:
     """Whether a compiler or an exporter, and nothing else, follows what is computed from ``x``.
 
-    Operators then go into its graph as they are.
+    Operators then go into its graph as they are; not into one for ONNX, which knows none of them.
     """
     return (
         torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
         and type(x) in (Tensor, nn.Parameter, FakeTensor)
         # Not "is None", which compilers take to be false of this.
         and isinstance(torch._C._functorch.peek_interpreter_stack(), NoneType)

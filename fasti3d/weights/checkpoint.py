@@ -114,17 +114,21 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copies a checkpoint's tensors into a network, in the network's own dtypes and devices.
 
-    All or nothing: every name and shape is checked before the first tensor is copied.
+    The network may have our names, which are pytorch-i3d's, or hassony2's. An `I3D` gets the checkpoint's
+    labels. All or nothing: every name and shape is checked before the first tensor is copied.
 
     Raises:
         WeightsError: it does not fit; lists what is missing, unexpected and of another shape, and
             what to do.
     """
-    expected = model.state_dict()
+    ours = formats.names_of(model.state_dict())
+    expected = {ours.get(key, key): tensor for key, tensor in model.state_dict().items()}
     problems = _compare(expected, checkpoint.state_dict)
     if problems:
         raise WeightsError(f"the weights of {checkpoint.source} do not fit the network: {problems}")
-    model.load_state_dict(checkpoint.state_dict)
+    model.load_state_dict({key: checkpoint.state_dict[ours.get(key, key)] for key in model.state_dict()})
+    if hasattr(type(model), "labels"):
+        model.labels = checkpoint.labels  # type: ignore[assignment]
 
 
 def _recorded(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -186,6 +186,12 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
     return Recognised(form, tensors, tuple(unexpected))
 
 
+def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
+    """Our name of each key of a network's state dict, in the format that knows most of them."""
+    keys = set(state_dict)
+    return max(FORMATS, key=lambda form: len(keys & form.keys.keys())).keys
+
+
 def _starts(key: str) -> Iterable[int]:
     """Where the part of a key that we may know can begin."""
     return (0, *(match.end() for match in re.finditer(r"[./]", key)))
