@@ -5,7 +5,7 @@ from fasti3d.weights.cache import get, verify
 from fasti3d.weights.checkpoint import Checkpoint, load_into
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
-from fasti3d.weights.loading import convert, load
+from fasti3d.weights.loading import convert, load, load_partial
 from fasti3d.weights.published import Entry, registry
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "get",
     "load",
     "load_into",
+    "load_partial",
     "registry",
     "verify",
 ]
