@@ -149,7 +149,7 @@ def _digest(state_dict: Mapping[str, Tensor]) -> str:
     """SHA-256 of the numbers, for what has never been a file."""
     digest = hashlib.sha256()
     for tensor in state_dict.values():
-        digest.update(tensor.numpy())
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
