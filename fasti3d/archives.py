@@ -129,11 +129,11 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: IO[bytes], size: int) -> Header:
-    """The header of an .npy file of ``size`` bytes, and the promise that the whole array is there.
+def read_header(file: IO[bytes]) -> Header:
+    """The header of an .npy file; whether the array is there, the caller checks.
 
     Raises:
-        ArchiveError: no such file, one of objects or fields, or one that is cut off.
+        ArchiveError: no such file, or one with fields.
     """
     start = file.read(10)
     if start[:6] != _MAGIC or len(start) < 10:
@@ -151,24 +151,25 @@ def read_header(file: IO[bytes], size: int) -> Header:
         dtype = np.dtype(descr) if _DTYPE.fullmatch(descr) else None
     except Exception as error:  # malformed text can raise nearly anything
         raise ArchiveError("its header is damaged: save it anew with np.save") from error
-    if not fits or dtype is None or dtype.hasobject or not dtype.itemsize:
-        raise ArchiveError(f"it holds {descr!r} of shape {shape!r}, and only plain numbers are read")
-    header = Header(shape, dtype, bool(fortran), 8 + len(prefix) + length)
-    if header.nbytes > size - header.offset:
-        raise ArchiveError(
-            f"it is cut off: shape {shape} in {dtype} takes {header.nbytes:,} bytes, and "
-            f"{max(size - header.offset, 0):,} are there"
-        )
-    return header
+    if not fits or dtype is None:
+        raise ArchiveError(f"it holds {descr!r} of shape {shape!r}, and only plain arrays are read")
+    return Header(shape, dtype, bool(fortran), 8 + len(prefix) + length)
 
 
 def read_array(file: IO[bytes], size: int) -> NDArray[Any]:
     """The array of an .npy file of ``size`` bytes, in memory of its own.
 
     Raises:
-        ArchiveError: as ``read_header``.
+        ArchiveError: as ``read_header``, one of objects, or one that is cut off.
     """
-    header = read_header(file, size)
+    header = read_header(file)
+    if header.dtype.hasobject or not header.dtype.itemsize:
+        raise ArchiveError(f"it holds {header.dtype}, and only plain numbers are read")
+    if header.nbytes > (there := size - header.offset):
+        raise ArchiveError(
+            f"it is cut off: shape {header.shape} in {header.dtype} takes {header.nbytes:,} bytes, and "
+            f"{there:,} are there"
+        )
     data = bytearray(file.read(header.nbytes))
     order = "F" if header.fortran else "C"
     return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)  # type: ignore[call-overload]

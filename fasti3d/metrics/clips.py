@@ -44,8 +44,7 @@ class ClipFormat:
     value_range: tuple[float, float] | None
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        check_layout(self.layout)
         if self.value_range is not None:
             try:
                 low, high = self.value_range
@@ -128,6 +127,12 @@ class ClipFormat:
                 UserWarning,
                 stacklevel=4,
             )
+
+
+def check_layout(layout: str) -> None:
+    """ValueError for a name that is not in ``LAYOUTS``."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
 
 
 def check_frames(frames: int) -> None:

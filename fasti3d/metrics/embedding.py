@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from os import PathLike
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +36,7 @@ class Embedding:
     def __init__(
         self,
         preset: Preset,
-        source: str | PathLike[str],
+        source: weights.Spec,
         *,
         device: str = "auto",
         dtype: str = "float32",
@@ -50,7 +49,7 @@ class Embedding:
         checkpoint = weights.load(source)
         if checkpoint.in_channels != 3:
             raise ValueError(
-                f"weights must take RGB, but those of {source} take {checkpoint.in_channels} channels"
+                f"weights must take RGB, but {checkpoint.source} takes {checkpoint.in_channels} channels"
             )
         self.weights = {"source": checkpoint.source, "sha256": checkpoint.sha256}
         self.width = checkpoint.num_classes

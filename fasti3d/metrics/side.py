@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fasti3d.metrics.statistics import Statistics
 
+_MAX = torch.finfo(torch.float32).max
+_MOST = 1 << 53  # whole numbers that float64 can count
+
 
 @dataclass(frozen=True, eq=False)
 class Side:
@@ -60,9 +63,28 @@ class Side:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Side:
-        """What ``state`` gave, wherever its tensors are now."""
-        here = ("cpu", torch.float64)
-        mean, scatter = (state[name].to(*here) for name in ("mean", "scatter"))
-        features = None if state["features"] is None else state["features"].to(*here)
-        sizes = Counter({(int(h), int(w)): int(count) for h, w, count in state["sizes"]})
-        return cls(Statistics(int(state["count"]), mean, scatter), sizes, features)
+        """What ``state`` gave, wherever its tensors are now.
+
+        Raises:
+            ValueError: numbers that no clips have.
+        """
+        try:
+            count, sizes = state["count"], [tuple(size) for size in state["sizes"]]
+            tensors = [state[name] for name in ("mean", "scatter", "features")]
+            mean, scatter, features = (None if x is None else x.to("cpu", torch.float64) for x in tensors)
+            shapes = [None if x is None else tuple(x.shape) for x in (mean, scatter, features)]
+            whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"it is not what was kept of clips: {error}") from error
+        width = shapes[0][0] if shapes[0] else 0
+        if not whole or any(len(size) != 3 for size in sizes) or sum(n for _, _, n in sizes) != count:
+            raise ValueError(f"it is said to be of {count} clips, of sizes {sizes[:3]}")
+        wanted = [(width,), (width, width), None if features is None else (count, width)]
+        if not width or shapes != wanted:
+            raise ValueError(f"its mean, scatter and features are of shapes {shapes} for {count} clips")
+        limits = ((mean, _MAX), (features, _MAX), (scatter, 4 * _MAX**2 * max(count, 1)))
+        if any(x is not None and not (x.abs() <= limit).all() for x, limit in limits):
+            raise ValueError("it holds NaN, or numbers that no logits in float32 are")
+        if (scatter.diagonal() < 0).any() or not torch.allclose(scatter, scatter.mT):
+            raise ValueError("its scatter must be symmetric, with a diagonal of 0 or more")
+        return cls(Statistics(count, mean, scatter), Counter({(h, w): n for h, w, n in sizes}), features)
