@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fasti3d import weights
 from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.i3d import I3D
+from fasti3d.inputs import range_is_known
 from fasti3d.metrics.presets import Preset, prepare
 from fasti3d.reference import head_pool
 from fasti3d.upload import upload
@@ -93,7 +94,8 @@ class Embedding:
 
     def _forward(self, clips: Tensor, low: float, high: float) -> Tensor:
         x = prepare(clips, low, high, self._preset).to(self.dtype)
-        last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
+        with range_is_known():
+            last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
         pooled = head_pool(last.double()).mean(dim=(2, 3, 4))
         return F.linear(pooled, self._weight, self._bias)
 
