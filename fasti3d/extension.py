@@ -1,7 +1,8 @@
 """Loads the compiled operators, where they were built, and says what they are.
 
 Importing this module does not fail where there are none: every operator then runs its reference, and
-``load_error`` tells why. FASTI3D_ISA=baseline|avx2|avx512 lowers the instruction set in use.
+``load_error`` tells why. FASTI3D_ISA=baseline|avx2|avx512 lowers the instruction set in use; any
+other value is an ``environment.SettingError``, at import.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from fasti3d.environment import wrong
+
+_ISAS = ("baseline", "avx2", "avx512")
 
 
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
@@ -28,14 +33,20 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
         return None, f"fasti3d.{name} does not load ({error}); likely it was {likely}"
 
 
+def _wanted_isa() -> str | None:
+    """FASTI3D_ISA, which is checked where there is no extension too."""
+    isa = os.environ.get("FASTI3D_ISA")
+    if isa and isa not in _ISAS:
+        raise wrong("FASTI3D_ISA", isa, ", ".join(_ISAS[:-1]) + f" or {_ISAS[-1]}")
+    return isa
+
+
 def _load_all() -> tuple[ModuleType | None, str | None]:
+    isa = _wanted_isa()
     core, error = _load("_C")
     if core is not None:
-        if isa := os.environ.get("FASTI3D_ISA"):
-            try:
-                core.limit_isa(isa)
-            except RuntimeError as wrong:
-                raise ValueError(f"FASTI3D_ISA: {wrong}") from None
+        if isa:
+            core.limit_isa(isa)
         if torch.version.cuda is not None:
             _, error = _load("_C_cuda")
     return core, error

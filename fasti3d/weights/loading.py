@@ -132,10 +132,13 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
     checkpoint = load(src)
     try:
         path = Path(dst).expanduser()
+    except RuntimeError as error:  # no such user
+        raise WeightsError(f"{brief(dst, 300)} cannot be written: {error}") from error
+    try:
         if path.exists() and Path(src).exists() and path.samefile(src):
             raise WeightsError(f"{dst} is the file to convert: give the result another name")
         write_checkpoint(checkpoint, path)
-    except (OSError, RuntimeError, ValueError) as error:  # the last two: no such user, or a NUL character
+    except (OSError, ValueError) as error:  # the second for a NUL character
         why = getattr(error, "strerror", None) or error
         raise WeightsError(f"{brief(dst, 300)} cannot be written: {why}") from error
     return path
