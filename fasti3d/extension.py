@@ -1,7 +1,11 @@
 """Loads the compiled operators, where they were built, and says what they are.
 
 Importing this module does not fail where there are none: every operator then runs its reference, and
-``load_error`` tells why. FASTI3D_ISA=baseline|avx2|avx512 lowers the instruction set in use; any
+``load_error`` tells why.
+
+FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
+before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
+which bfloat16 convolutions run in float32; ``amx`` leaves these to oneDNN and its matrix tiles. Any
 other value is an ``environment.SettingError``, at import.
 """
 
@@ -16,7 +20,7 @@ import torch
 
 from fasti3d.environment import wrong
 
-_ISAS = ("baseline", "avx2", "avx512")
+_ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
@@ -37,7 +41,7 @@ def _wanted_isa() -> str | None:
     """FASTI3D_ISA, which is checked where there is no extension too."""
     isa = os.environ.get("FASTI3D_ISA")
     if isa and isa not in _ISAS:
-        raise wrong("FASTI3D_ISA", isa, ", ".join(_ISAS[:-1]) + f" or {_ISAS[-1]}")
+        raise wrong("FASTI3D_ISA", isa, f"{', '.join(map(repr, _ISAS[:-1]))} or {_ISAS[-1]!r}")
     return isa
 
 
@@ -66,7 +70,7 @@ def load_error() -> str | None:
 
 
 def instruction_set() -> str | None:
-    """``baseline``, ``avx2`` or ``avx512``; None without the extension."""
+    """``baseline``, ``avx2``, ``avx512``, ``avx512_bf16`` or ``amx``; None without the extension."""
     return None if CORE is None else CORE.isa()
 
 
