@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from fasti3d.extraction.extractor import Outcome
 from fasti3d.extraction.output import OutputError
+from fasti3d.parsing import parse_json
 from fasti3d.weights.files import write_atomically
 
 NAME = "errors.jsonl"
@@ -39,7 +40,7 @@ class ErrorReport:
         entries = {}
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 entries[str(entry["video"])] = entry
             except (ValueError, TypeError, KeyError):
                 continue  # the process was killed over it

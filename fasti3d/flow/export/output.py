@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fasti3d.flow.export.settings import Settings, differences
 from fasti3d.flow.files import replacing
+from fasti3d.parsing import parse_json
 
 _RECORD = "flow.json"
 _LOCK = ".lock"
@@ -97,7 +98,7 @@ class Output(ABC):
     def _recorded(self, key: str = "settings") -> Any:
         """What the record in the folder says; None where there is none."""
         try:
-            return json.loads((self._folder / _RECORD).read_bytes()).get(key)
+            return parse_json((self._folder / _RECORD).read_bytes()).get(key)
         except (OSError, ValueError, AttributeError):
             return None
 

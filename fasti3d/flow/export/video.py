@@ -21,6 +21,7 @@ from torch import Tensor
 from fasti3d.flow.colour import flow_to_rgb
 from fasti3d.flow.export.output import FileOutput
 from fasti3d.flow.export.settings import Settings
+from fasti3d.parsing import parse_json
 
 # Frames of a part, which starts with a key frame: the most that a kill costs.
 PART = 50
@@ -95,7 +96,7 @@ class VideoOutput(FileOutput):
     def _inside(self) -> Settings | None:
         try:
             with av.open(str(self.target)) as container:
-                return json.loads(container.metadata["comment"])
+                return parse_json(container.metadata["comment"])
         except (OSError, FFmpegError, ValueError, KeyError):
             return None
 
