@@ -82,17 +82,19 @@ def known(name: str) -> None:
 
 def find(weights: str, option: str = "--weights") -> Path:
     """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
-    from fasti3d.weights import registry
+    from fasti3d.weights import WeightsError, registry
+    from fasti3d.weights.loading import find_file
 
     if weights in registry():
         return fetch(weights)
-    path = Path(weights).expanduser()
-    if not path.exists():
+    try:
+        return find_file(weights)
+    except WeightsError as error:
         raise typer.BadParameter(
-            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
+            f"{weights[:300]!r} is neither a file nor a name of `fasti3d weights list`: {error}, and the names "
+            f"are {', '.join(registry())}",
             param_hint=option,
-        )
-    return path
+        ) from None
 
 
 def fetch(name: str) -> Path:

@@ -75,7 +75,16 @@ def _source(spec: Spec) -> Source:
     if isinstance(spec, Mapping):
         return spec
     if isinstance(spec, str | os.PathLike):
-        return find(spec)
+        names = registry()
+        if isinstance(spec, str) and spec in names:
+            return get(spec)
+        try:
+            return find_file(spec)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{brief(repr(str(spec)), 300)} is neither a file nor public weights: {error}, and the names"
+                f" are {', '.join(names)}"
+            ) from error
     if not hasattr(spec, "read"):
         raise TypeError(
             "weights must be a name, a path, a file open for binary reading or a state dict, got "
@@ -86,15 +95,12 @@ def _source(spec: Spec) -> Source:
     return spec
 
 
-def find(spec: str | os.PathLike[str]) -> Path:
-    """The file of public weights, downloaded if need be, or of a path.
+def find_file(spec: str | os.PathLike[str]) -> Path:
+    """The path that is meant, where something is.
 
     Raises:
-        WeightsError: neither; a download that failed.
+        WeightsError: nothing is there, or it cannot be looked at; says why, without the path.
     """
-    names = registry()
-    if isinstance(spec, str) and spec in names:
-        return get(spec)
     try:
         path = Path(spec).expanduser()
         os.stat(path)
@@ -108,10 +114,7 @@ def find(spec: str | os.PathLike[str]) -> Path:
         why = str(error)
     else:
         return path
-    raise WeightsError(
-        f"{brief(repr(str(spec)), 300)} is neither a file nor public weights: {why}, and the names are"
-        f" {', '.join(names)}"
-    )
+    raise WeightsError(why)
 
 
 def _hint(spec: object) -> str:
