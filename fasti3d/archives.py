@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fasti3d.parsing import brief, first_line
 from fasti3d.resources import is_resource_error
 
 # What any archive may unpack to, however small it is: an I3D in float64, or some clips of one colour.
@@ -43,8 +44,7 @@ def damaged(what: str) -> Iterator[None]:
     except Exception as error:
         if is_resource_error(error):
             raise
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ArchiveError(f"{what} is damaged or cut short: {reason}") from error
+        raise ArchiveError(f"{what} is damaged or cut short: {first_line(error)}") from error
 
 
 class Archive:
@@ -66,10 +66,10 @@ class Archive:
             members = self._zip.infolist()
             for member in members:
                 if member.flag_bits & _ENCRYPTED:
-                    raise ArchiveError(f"{member.filename!r} in it is encrypted: save it without a password")
+                    raise ArchiveError(f"{brief(member.filename)} is encrypted: save it without a password")
                 if member.compress_type not in _METHODS:
                     raise ArchiveError(
-                        f"{member.filename!r} in it is compressed by method {member.compress_type}, and only "
+                        f"{brief(member.filename)} is compressed by method {member.compress_type}, and only "
                         "stored and deflated members are read: save it with np.savez"
                     )
             self._members = {member.filename: member for member in members}
@@ -95,14 +95,14 @@ class Archive:
     def size(self, name: str) -> int:
         """How many bytes a member has when unpacked; ArchiveError if there is none of that name."""
         if name not in self._members:
-            raise ArchiveError(f"it has no member {name!r}")
+            raise ArchiveError(f"it has no member {brief(name)}")
         return self._members[name].file_size
 
     @contextmanager
     def member(self, name: str) -> Iterator[IO[bytes]]:
         """A member to read from; ArchiveError if it turns out to be damaged."""
         self.size(name)
-        with damaged(f"{name!r} in the archive"), self._zip.open(name) as file:
+        with damaged(f"{brief(name)} in the archive"), self._zip.open(name) as file:
             yield file
 
     def read(self, name: str) -> bytes:
@@ -152,7 +152,7 @@ def read_header(file: IO[bytes]) -> Header:
     except Exception as error:  # malformed text can raise nearly anything
         raise ArchiveError("its header is damaged: save it anew with np.save") from error
     if not fits or dtype is None:
-        raise ArchiveError(f"it holds {descr!r} of shape {shape!r}, and only plain arrays are read")
+        raise ArchiveError(f"it holds {brief(descr)} of shape {brief(shape)}, and only plain arrays are read")
     return Header(shape, dtype, bool(fortran), 8 + len(prefix) + length)
 
 

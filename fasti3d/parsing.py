@@ -1,4 +1,4 @@
-"""JSON from files that anybody may have written."""
+"""JSON and names from files that anybody may have written."""
 
 from __future__ import annotations
 
@@ -16,3 +16,15 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def brief(text: object, most: int = 100) -> str:
+    """A name for a message: in one line, and at most ``most`` characters long."""
+    plain = str(text)
+    plain = plain if plain.isprintable() else repr(plain)
+    return plain if len(plain) <= most else f"{plain[: most - 30]}... ({len(plain):,} characters)"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return brief((str(error).splitlines() or [""])[0] or type(error).__name__, 300)

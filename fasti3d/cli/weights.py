@@ -91,8 +91,8 @@ def find(weights: str, option: str = "--weights") -> Path:
         return find_file(weights)
     except WeightsError as error:
         raise typer.BadParameter(
-            f"{weights[:300]!r} is neither a file nor a name of `fasti3d weights list`: {error}, and the names "
-            f"are {', '.join(registry())}",
+            f"{weights[:300]!r} is neither a file nor a name of `fasti3d weights list`: {error}, and those"
+            f" are {', '.join(registry())}",
             param_hint=option,
         ) from None
 

@@ -34,7 +34,7 @@ class ErrorReport:
     def read(self) -> dict[str, Entry]:
         """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return {}
         entries = {}

@@ -19,6 +19,7 @@ from fasti3d.flow.arrays import as_tensor
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
 from fasti3d.metrics.clips import LAYOUTS, Values
 from fasti3d.network import MIN_FRAMES
+from fasti3d.parsing import brief
 from fasti3d.plain_files import open_regular
 
 # Clips are read one at a time, so that only the time is at stake: drawn ones shrink a lot.
@@ -203,6 +204,6 @@ def _only_array(archive: Archive) -> str:
                     found.append(name)
     if len(found) != 1:
         raise ArchiveError(
-            f"it must hold one array with 5 axes, got {', '.join(found) or 'none'}: save the clips alone"
+            f"it must hold one array with 5 axes, got {brief(', '.join(found) or 'none')}: save it alone"
         )
     return found[0]

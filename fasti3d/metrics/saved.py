@@ -14,7 +14,7 @@ import torch
 
 from fasti3d.archives import Archive, ArchiveError, damaged
 from fasti3d.metrics.side import Side
-from fasti3d.parsing import parse_json
+from fasti3d.parsing import brief, parse_json
 from fasti3d.plain_files import open_regular
 from fasti3d.weights.files import write_atomically
 
@@ -105,4 +105,4 @@ def check_header(header: Mapping[str, Any]) -> None:
     texts = all(isinstance(header[key], str) for key in ("preset", "weights"))
     empty = frames is None and kind is None
     if not texts or not (empty or (type(frames) is int and frames > 0 and kind in ("uint8", "float"))):
-        raise ValueError(f"it is said to be of {dict(header)}")
+        raise ValueError(f"it is said to be of {brief(dict(header))}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.metrics.statistics import Statistics
+from fasti3d.parsing import brief, first_line
 
 _MAX = torch.finfo(torch.float32).max
 _MOST = 1 << 53  # whole numbers that float64 can count
@@ -75,13 +76,13 @@ class Side:
             shapes = [None if x is None else tuple(x.shape) for x in (mean, scatter, features)]
             whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"it is not what was kept of clips: {error}") from error
+            raise ValueError(f"it is not what was kept of clips: {first_line(error)}") from error
         width = shapes[0][0] if shapes[0] else 0
         if not whole or any(len(size) != 3 for size in sizes) or sum(n for _, _, n in sizes) != count:
-            raise ValueError(f"it is said to be of {count} clips, of sizes {sizes[:3]}")
+            raise ValueError(f"it is said to be of {brief(count)} clips, of sizes {brief(sizes)}")
         wanted = [(width,), (width, width), None if features is None else (count, width)]
         if not width or shapes != wanted:
-            raise ValueError(f"its mean, scatter and features are of shapes {shapes} for {count} clips")
+            raise ValueError(f"its mean, scatter and features have shapes {brief(shapes)} for {count} clips")
         limits = ((mean, _MAX), (features, _MAX), (scatter, 4 * _MAX**2 * max(count, 1)))
         if any(x is not None and not (x.abs() <= limit).all() for x, limit in limits):
             raise ValueError("it holds NaN, or numbers that no logits in float32 are")

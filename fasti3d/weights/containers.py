@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from fasti3d.archives import Archive, ArchiveError
-from fasti3d.parsing import parse_json
+from fasti3d.parsing import brief, first_line, parse_json
 from fasti3d.resources import is_resource_error
 from fasti3d.weights import torch_files
-from fasti3d.weights.errors import WeightsError, first_line
+from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.files import git_blob_sha1, sha256
 from fasti3d.weights.published import KINETICS_ARCHIVE, KINETICS_PICKLE
 from fasti3d.weights.torch_files import TorchFile, is_tensor
@@ -75,7 +75,7 @@ class Tensors(Mapping[str, Tensor]):
             with understood():
                 tensor = self._load(self._records[key])
         except WeightsError as error:
-            raise WeightsError(f"{key}: {error}") from error
+            raise WeightsError(f"{brief(key)}: {error}") from error
         self._left -= tensor.nbytes
         if self._left < 0:
             raise WeightsError("its tensors are the same bytes over and over: that is no I3D checkpoint")
@@ -226,14 +226,14 @@ def _safetensors(file: IO[bytes], size: int) -> Contents:
     def load(entry: dict[str, Any]) -> Tensor:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         if dtype not in _SAFETENSORS:
-            raise WeightsError(f"it is {dtype}, which is not read: save it as float32")
+            raise WeightsError(f"it is {brief(dtype)}, which is not read: save it as float32")
         if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
-            raise WeightsError(f"damaged: it has shape {shape}")
+            raise WeightsError(f"damaged: it has shape {brief(shape)}")
         if not begin <= end <= size - start:
             raise WeightsError(f"cut short: it ends at byte {start + end:,} of {size:,}")
         kind = _SAFETENSORS[dtype]
         if math.prod(shape) * kind.itemsize != end - begin:
-            raise WeightsError(f"damaged: shape {shape} in {dtype} has {end - begin:,} bytes")
+            raise WeightsError(f"damaged: shape {brief(shape)} in {dtype} has {end - begin:,} bytes")
         file.seek(start + begin)
         data = bytearray(file.read(end - begin))
         return (torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)).reshape(shape)

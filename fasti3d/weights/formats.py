@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.weights.errors import WeightsError, brief
+from fasti3d.parsing import brief
+from fasti3d.weights.errors import WeightsError
 
 STEM = "Conv3d_1a_7x7.conv3d.weight"
 CLASSIFIER = "logits.conv3d.weight"
@@ -171,7 +172,7 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str]
         raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors], skipped))
     (group, form, prefix), most = ranked[0]
     if len(ranked) > 1 and ranked[1][1] > most // 2:
-        places = " and ".join(repr(f"{g}{'.' if g else ''}{p}") for (g, _, p), _ in ranked)
+        places = " and ".join(repr(brief(f"{g}{'.' if g else ''}{p}")) for (g, _, p), _ in ranked[:3])
         raise WeightsError(
             f"it holds more than one I3D, at {places}: save the one you want in a file of its own"
         )

@@ -10,10 +10,11 @@ from typing import IO, Any
 
 from torch import Tensor
 
+from fasti3d.parsing import brief
 from fasti3d.resources import is_resource_error
 from fasti3d.weights.cache import get
 from fasti3d.weights.checkpoint import Checkpoint, Source, read_checkpoint, read_partial, write_checkpoint
-from fasti3d.weights.errors import WeightsError, brief
+from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.published import registry
 
 Spec = str | os.PathLike[str] | IO[bytes] | Mapping[str, Any]

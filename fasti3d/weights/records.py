@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasti3d.parsing import brief
 from fasti3d.weights.errors import WeightsError
 
 _STORAGES = {
@@ -85,12 +86,12 @@ class View(NamedTuple):
         dtype = storage.dtype or _DTYPES.get(str(getattr(self.dtype, "name", None)))
         numbers = (storage.numel, storage.offset, self.offset, *self.size, *self.stride)
         if dtype is None or not all(type(n) is int and n >= 0 for n in numbers):
-            raise WeightsError(f"it is no strided tensor of numbers, but of {storage.kind}")
+            raise WeightsError(f"it is no strided tensor of numbers, but of {brief(storage.kind)}")
         numel, offset = storage.nbytes // dtype.itemsize, storage.offset + self.offset
         count = math.prod(self.size)
         end = offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True)) + 1
         if count > numel or (count and end > numel):
-            raise WeightsError(f"a tensor of shape {self.size} does not lie in its {numel:,} numbers")
+            raise WeightsError(f"a tensor of shape {brief(self.size)} does not lie in its {numel:,} numbers")
         if not count:
             return torch.empty(self.size, dtype=dtype)
         flat = torch.frombuffer(read(storage), dtype=dtype, count=numel)
@@ -137,7 +138,7 @@ class Array:
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise WeightsError("it is an array of no shape")
         if math.prod(shape) * int(kind.spec[1]) != len(raw):
-            raise WeightsError(f"an array of shape {shape} in {kind.spec} has {len(raw):,} bytes")
+            raise WeightsError(f"an array of shape {brief(shape)} in {kind.spec} has {len(raw):,} bytes")
         dtype = np.dtype(kind.spec).newbyteorder(kind.order)
         array = np.frombuffer(raw, dtype).reshape(shape, order="F" if self.fortran else "C")
         return torch.from_numpy(array.astype(kind.spec, order="C"))

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 from torch import Tensor
 
 from fasti3d.archives import Archive
+from fasti3d.parsing import brief
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.records import Array, Storage, View
 from fasti3d.weights.unpickle import unpickle
@@ -79,7 +80,7 @@ def read_zip(archive: Archive) -> TorchFile:
         name = f"{root}data/{storage.key}"
         if archive.size(name) != storage.nbytes:
             raise WeightsError(
-                f"{name!r} has {archive.size(name):,} bytes, and {storage.nbytes:,} are needed"
+                f"{brief(name)} has {archive.size(name):,} bytes, and {storage.nbytes:,} are needed"
             )
         return stored(name)
 
@@ -108,7 +109,7 @@ def read_legacy(file: IO[bytes]) -> TorchFile:
         start += _COUNT.size
         end = start + storage.nbytes
         if count != storage.numel or end > len(data):
-            raise WeightsError(f"it is cut short: it ends in storage {storage.key}")
+            raise WeightsError(f"it is cut short: it ends in storage {brief(storage.key)}")
         places[storage.key] = slice(start, end)
         start = end
 
