@@ -80,21 +80,28 @@ def known(name: str) -> None:
         )
 
 
-def find(weights: str, option: str = "--weights") -> Path:
-    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+def check_there(weights: str, option: str = "--weights") -> None:
+    """Ends with exit code 2 for what is neither a name nor a file."""
     from fasti3d.weights import WeightsError, registry
-    from fasti3d.weights.loading import find_file
+    from fasti3d.weights.paths import find_file
 
-    if weights in registry():
-        return fetch(weights)
     try:
-        return find_file(weights)
+        if weights not in registry():
+            find_file(weights)
     except WeightsError as error:
         raise typer.BadParameter(
             f"{weights[:300]!r} is neither a file nor a name of `fasti3d weights list`: {error}, and those"
             f" are {', '.join(registry())}",
             param_hint=option,
         ) from None
+
+
+def find(weights: str, option: str = "--weights") -> Path:
+    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+    from fasti3d.weights import registry
+
+    check_there(weights, option)
+    return fetch(weights) if weights in registry() else Path(weights).expanduser()
 
 
 def fetch(name: str) -> Path:

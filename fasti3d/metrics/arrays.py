@@ -17,7 +17,8 @@ from torch import Tensor
 from fasti3d.archives import Archive, ArchiveError, Header, read_header
 from fasti3d.flow.arrays import as_tensor
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
-from fasti3d.metrics.clips import LAYOUTS, Values
+from fasti3d.metrics.clips import Values
+from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.network import MIN_FRAMES
 from fasti3d.parsing import brief
 from fasti3d.plain_files import open_regular

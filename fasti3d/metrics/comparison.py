@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from fasti3d.metrics import resampling, saved
+from fasti3d.metrics import resampling
 from fasti3d.metrics.choice import Clip, Skipped
-from fasti3d.metrics.clips import Values, check_frames
+from fasti3d.metrics.clips import Values
+from fasti3d.metrics.limits import check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import Given, SavedSource, Source, TensorSource, open_source
 from fasti3d.overlap import read_ahead
 from fasti3d.recording import recorded_warnings
+from fasti3d.targets import check_statistics
 from fasti3d.weights import Spec
 from fasti3d.weights.files import sha256
 
@@ -132,7 +134,7 @@ def fvd(
     }
     paths = {name: name if isinstance(sources[name], TensorSource) else str(sides[name]) for name in sides}
     if save_stats is not None:
-        saved.check_target(save_stats)
+        check_statistics(save_stats)
         if isinstance(sources["real"], SavedSource):
             raise ValueError(
                 f"{paths['real']} holds saved statistics already: save_stats would only copy them"

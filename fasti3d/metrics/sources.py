@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fasti3d.metrics import saved
 from fasti3d.metrics.arrays import ArraySource, TensorSource
-from fasti3d.metrics.clips import check_layout
+from fasti3d.metrics.limits import check_layout
 from fasti3d.metrics.videos import VideoSource
 
 Given = str | PathLike[str] | NDArray[Any] | Tensor

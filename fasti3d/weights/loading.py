@@ -6,18 +6,15 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
 
 from torch import Tensor
 
 from fasti3d.parsing import brief
-from fasti3d.resources import is_resource_error
 from fasti3d.weights.cache import get
 from fasti3d.weights.checkpoint import Checkpoint, Source, read_checkpoint, read_partial, write_checkpoint
 from fasti3d.weights.errors import WeightsError
+from fasti3d.weights.paths import Spec, find_file
 from fasti3d.weights.published import registry
-
-Spec = str | os.PathLike[str] | IO[bytes] | Mapping[str, Any]
 
 
 def load(spec: Spec) -> Checkpoint:
@@ -94,28 +91,6 @@ def _source(spec: Spec) -> Source:
     if isinstance(spec, io.TextIOBase) or not spec.seekable():
         raise TypeError("weights must be a seekable file open for binary reading: open(path, 'rb')")
     return spec
-
-
-def find_file(spec: str | os.PathLike[str]) -> Path:
-    """The path that is meant, where something is.
-
-    Raises:
-        WeightsError: nothing is there, or it cannot be looked at; says why, without the path.
-    """
-    try:
-        path = Path(spec).expanduser()
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        why = "nothing is at that path"
-    except OSError as error:
-        if is_resource_error(error):
-            raise
-        why = error.strerror or str(error)
-    except (RuntimeError, ValueError) as error:  # no such user, or a NUL character
-        why = str(error)
-    else:
-        return path
-    raise WeightsError(why)
 
 
 def _hint(spec: object) -> str:
