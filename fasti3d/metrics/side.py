@@ -72,6 +72,8 @@ class Side:
         try:
             count, sizes = state["count"], [tuple(size) for size in state["sizes"]]
             tensors = [state[name] for name in ("mean", "scatter", "features")]
+            if any(x is not None and not x.is_floating_point() for x in tensors):
+                raise ValueError("it holds no floating-point numbers")
             mean, scatter, features = (None if x is None else x.to("cpu", torch.float64) for x in tensors)
             shapes = [None if x is None else tuple(x.shape) for x in (mean, scatter, features)]
             whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)

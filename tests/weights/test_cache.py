@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -254,13 +255,13 @@ def test_the_cache_is_where_the_platform_or_the_user_says(monkeypatch: pytest.Mo
 def test_a_home_that_cannot_be(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTI3D_HOME", "~nosuchuser/x")
     said = "FASTI3D_HOME must be a folder of an existing user, got '~nosuchuser/x'"
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=re.escape(said)):
         cache_dir()
     for function in (get, verify, load):
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=re.escape(said)):
             function("mine")
     monkeypatch.setenv("FASTI3D_HOME", "x" * 5000)
-    with pytest.raises(WeightsError, match="cannot be used .File name too long.") as caught:
+    with pytest.raises(WeightsError, match=r"cannot be used \(File name too long\)") as caught:
         get("mine")
     assert len(str(caught.value)) < 1000
 
