@@ -322,10 +322,9 @@ def _differences(counts: dict[str, int], accounts: dict[str, _Account]) -> list[
 
 def _described(path: str, source: Source, account: _Account | None) -> dict[str, Any]:
     """Where the clips of a side are from."""
-    in_memory = isinstance(source, TensorSource)
-    where: dict[str, Any] = {"path": None if in_memory else path, "kind": source.kind}
-    if in_memory:
-        where |= source.description
+    where: dict[str, Any] = {"path": path, "kind": source.kind}
+    if isinstance(source, TensorSource):
+        where |= {"path": None} | source.description
     if account is None:
         return where | {"sha256": sha256(Path(path))}
     where["frames_of_videos"] = [min(account.lengths), max(account.lengths)]

@@ -71,23 +71,28 @@ class Side:
         """
         try:
             count, sizes = state["count"], [tuple(size) for size in state["sizes"]]
-            tensors = [state[name] for name in ("mean", "scatter", "features")]
-            if any(x is not None and not x.is_floating_point() for x in tensors):
-                raise ValueError("it holds no floating-point numbers")
-            mean, scatter, features = (None if x is None else x.to("cpu", torch.float64) for x in tensors)
-            shapes = [None if x is None else tuple(x.shape) for x in (mean, scatter, features)]
+            mean, scatter = (_float64(state[name]) for name in ("mean", "scatter"))
+            features = None if state["features"] is None else _float64(state["features"])
             whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"it is not what was kept of clips: {first_line(error)}") from error
-        width = shapes[0][0] if shapes[0] else 0
         if not whole or any(len(size) != 3 for size in sizes) or sum(n for _, _, n in sizes) != count:
             raise ValueError(f"it is said to be of {brief(count)} clips, of sizes {brief(sizes)}")
-        wanted = [(width,), (width, width), None if features is None else (count, width)]
-        if not width or shapes != wanted:
+        width = mean.numel()
+        expected = [(width,), (width, width), (count, width)]
+        tensors = [mean, scatter] if features is None else [mean, scatter, features]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if not width or shapes != expected[: len(shapes)]:
             raise ValueError(f"its mean, scatter and features have shapes {brief(shapes)} for {count} clips")
-        limits = ((mean, _MAX), (features, _MAX), (scatter, 4 * _MAX**2 * max(count, 1)))
-        if any(x is not None and not (x.abs() <= limit).all() for x, limit in limits):
+        limits = (_MAX, 4 * _MAX**2 * max(count, 1), _MAX)
+        if not all(bool((x.abs() <= limit).all()) for x, limit in zip(tensors, limits, strict=False)):
             raise ValueError("it holds NaN, or numbers that no logits in float32 are")
         if (scatter.diagonal() < 0).any() or not torch.allclose(scatter, scatter.mT):
             raise ValueError("its scatter must be symmetric, with a diagonal of 0 or more")
         return cls(Statistics(count, mean, scatter), Counter({(h, w): n for h, w, n in sizes}), features)
+
+
+def _float64(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        raise ValueError("it holds no floating-point numbers")
+    return tensor.to("cpu", torch.float64)

@@ -312,7 +312,7 @@ _REBUILT: dict[Global, Callable[..., Any]] = {
     Global("collections", "OrderedDict"): _Machine._ordered_dict,
     Global("torch._utils", "_rebuild_tensor"): lambda _, *parts: View(*parts),
     Global("torch._utils", "_rebuild_tensor_v2"): lambda _, *parts: View(*parts[:4]),
-    Global("torch._utils", "_rebuild_tensor_v3"): lambda _, *parts: View(*parts[:4], dtype=parts[6]),
+    Global("torch._utils", "_rebuild_tensor_v3"): lambda _, *parts: View(*parts[:4])._replace(dtype=parts[6]),
     Global("torch._utils", "_rebuild_parameter"): lambda _, data, *__: data,
     Global("torch._utils", "_rebuild_parameter_with_state"): lambda _, data, *__: data,
     _OF_A_TYPE: _Machine._of_a_type,
