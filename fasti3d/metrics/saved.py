@@ -76,6 +76,8 @@ def read(path: str | PathLike[str]) -> tuple[Side, dict[str, Any]]:
                 if name != _FEATURES or f"{name}.npy" in archive.names
             }
             notes = parse_json(str(arrays.pop(KEY)))
+            if any(array.dtype.kind != "f" for array in arrays.values()):
+                raise ArchiveError("it holds no floating-point numbers")
             state = {name: torch.from_numpy(array) for name, array in arrays.items()}
             side = Side.from_state({_FEATURES: None} | state | {key: notes[key] for key in _COUNTS})
             header = {key: notes[key] for key in _HEADER}

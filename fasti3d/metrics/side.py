@@ -71,8 +71,9 @@ class Side:
         """
         try:
             count, sizes = state["count"], [tuple(size) for size in state["sizes"]]
-            mean, scatter = (_float64(state[name]) for name in ("mean", "scatter"))
-            features = None if state["features"] is None else _float64(state["features"])
+            here = ("cpu", torch.float64)
+            mean, scatter = (state[name].to(*here) for name in ("mean", "scatter"))
+            features = None if state["features"] is None else state["features"].to(*here)
             whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"it is not what was kept of clips: {first_line(error)}") from error
@@ -90,9 +91,3 @@ class Side:
         if (scatter.diagonal() < 0).any() or not torch.allclose(scatter, scatter.mT):
             raise ValueError("its scatter must be symmetric, with a diagonal of 0 or more")
         return cls(Statistics(count, mean, scatter), Counter({(h, w): n for h, w, n in sizes}), features)
-
-
-def _float64(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        raise ValueError("it holds no floating-point numbers")
-    return tensor.to("cpu", torch.float64)
