@@ -78,7 +78,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
 def read_partial(source: Source) -> dict[str, Tensor]:
     """The network's tensors under our names, as far as they are there, with the same errors."""
     with _contents(source) as (contents, _):
-        found = _recognised(contents)
+        found, _ = _recognised(contents)
         return {key: _standard(key, tensor) for key, tensor in found.tensors.items()}
 
 
@@ -105,20 +105,19 @@ def _contents(source: Source) -> Iterator[tuple[Contents, str]]:
         raise WeightsError(f"{brief(name, 300)} cannot be read: {error.strerror or error}") from error
 
 
-def _recognised(contents: Contents) -> formats.Recognised:
-    """The network in a file, with what its format leaves out."""
+def _recognised(contents: Contents) -> tuple[formats.Recognised, dict[str, Tensor]]:
+    """The network in a file, with what its format leaves out, and what a whole one of its sizes has."""
     found = formats.recognise(contents.groups, contents.skipped)
-    _fill(found.tensors, _shapes(*_sizes(found.tensors)), scale=found.format.tensorflow)
-    return found
+    expected = _shapes(*_sizes(found.tensors))
+    _fill(found.tensors, expected, scale=found.format.tensorflow)
+    return found, expected
 
 
 def _assemble(contents: Contents, name: str) -> Checkpoint:
-    found = _recognised(contents)
+    found, expected = _recognised(contents)
     recorded = _recorded(contents.metadata)
     known = None if recorded else identify(contents.sha256, contents.git_blob_sha1)
     tensors = found.tensors
-    num_classes, in_channels = _sizes(tensors)
-    expected = _shapes(num_classes, in_channels)
     problems = _compare(expected, tensors, found.unexpected)
     if problems:
         missing = {key for key in expected if key not in tensors}
@@ -129,6 +128,7 @@ def _assemble(contents: Contents, name: str) -> Checkpoint:
             )
         raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
     state_dict = {key: _standard(key, tensors[key]) for key in expected}
+    num_classes, in_channels = _sizes(state_dict)
     labels = recorded.get("labels")
     if known is not None:
         labels = known.labels
