@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 
 from fasti3d.extraction import errors
+from fasti3d.extraction.sources import REPORT
 from fasti3d.flow import read_flo, read_kitti_png, write_flo, write_kitti_png
 from fasti3d.metrics import saved
 from fasti3d.metrics.side import Side
@@ -204,7 +205,7 @@ def _flow_loaders() -> list[Loader]:
 
 
 def _report(path: Path) -> object:
-    assert path.name == errors.NAME
+    assert path.name == REPORT
     return errors.ErrorReport(path.parent).read()
 
 
@@ -221,7 +222,7 @@ def _record_loaders() -> list[Loader]:
             lambda path: tables.read(path, gpu),
             (tables.TableError,),
         ),
-        Loader("records: errors.jsonl", "\n".join(lines).encode(), _report, (), errors.NAME),
+        Loader("records: errors.jsonl", "\n".join(lines).encode(), _report, (), REPORT),
     ]
 
 

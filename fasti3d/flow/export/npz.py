@@ -20,6 +20,7 @@ from fasti3d.flow.export.output import FileOutput
 from fasti3d.flow.export.settings import Settings
 from fasti3d.parsing import parse_json
 from fasti3d.plain_files import open_regular
+from fasti3d.resources import is_resource_error
 
 _COPY_BYTES = 1 << 24
 # Nothing shrinks more: of a whole video only the settings are read.
@@ -69,7 +70,9 @@ class NpzOutput(FileOutput):
         try:
             with open_regular(self.target) as file:
                 return parse_json(str(Archive(file, ratio=_DEFLATE_RATIO).array("settings.npy")))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if is_resource_error(error):
+                raise
             return None
 
     def _parts(self) -> list[Path]:
