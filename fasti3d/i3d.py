@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from os import PathLike
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +21,9 @@ from fasti3d.reference import check_endpoints
 from fasti3d.routing import compute_dtype
 from fasti3d.traced import fused_endpoints
 from fasti3d.widths import last_layer
+
+if TYPE_CHECKING:
+    from fasti3d.weights import Spec
 
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The methods that clips are given to.
@@ -55,8 +57,9 @@ class I3D(reference.I3D):
     Args:
         num_classes: classes of the head; 400 for Kinetics-400.
         in_channels: 3 for RGB clips, 2 for optical flow.
-        weights: a name from ``fasti3d.weights.registry()`` such as ``"kinetics400-rgb"``, or the path
-            of a checkpoint in any known format; None initialises at random.
+        weights: a name from ``fasti3d.weights.registry()`` such as ``"kinetics400-rgb"``, the path of a
+            checkpoint in any known format, such a file open for binary reading, or a state dict with any
+            known names; None initialises at random.
         dropout: probability of dropping a feature before the classifier, in training mode.
 
     Attributes:
@@ -84,7 +87,7 @@ class I3D(reference.I3D):
         num_classes: int = 400,
         in_channels: int = 3,
         *,
-        weights: str | PathLike[str] | None = None,
+        weights: Spec | None = None,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(num_classes, in_channels, dropout=dropout)
@@ -93,7 +96,7 @@ class I3D(reference.I3D):
         if weights is not None:
             self._load(weights)
 
-    def _load(self, weights: str | PathLike[str]) -> None:
+    def _load(self, weights: Spec) -> None:
         # Here and not at the top: most users of the module bring no weights, and reading checkpoints takes
         # packages that are slow to import.
         from fasti3d.weights import load, load_into

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ _FRAME_STEP = 8
 # here and 0 is as good as never seen.
 _DARK = 0.05
 _warned: set[str] = set()
+_known: ContextVar[bool] = ContextVar("_known", default=False)
 
 # Other clips of bytes, such as optical flow, are scaled in more than one way.
 RGB_CHANNELS = 3
@@ -110,7 +113,7 @@ def check_range(x: Tensor) -> None:
 
     Only on the CPU, where looking is free; a GPU would have to stop for it.
     """
-    if x.device.type != "cpu" or not x.is_floating_point():
+    if _known.get() or x.device.type != "cpu" or not x.is_floating_point():
         return
     low, high = (float(v) for v in torch.aminmax(x.detach()[:, :, ::_FRAME_STEP]))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
@@ -140,6 +143,16 @@ def warn_of_gradients() -> None:
         "with frozen batch norms, all is well: this is said once.)",
         "gradients",
     )
+
+
+@contextmanager
+def range_is_known() -> Iterator[None]:
+    """In the block ``check_range`` is silent: its caller has asked for the clips' range, and checked it."""
+    token = _known.set(True)
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 def _warn_once(text: str, kind: str) -> None:

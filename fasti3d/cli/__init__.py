@@ -23,6 +23,7 @@ from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
 from fasti3d.cli.tune import tune
 from fasti3d.cli.weights import app as weights
+from fasti3d.environment import SettingError
 from fasti3d.version import __version__
 
 
@@ -74,6 +75,9 @@ def main() -> None:
             app(prog_name="fasti3d")
         finally:
             sys.stdout.flush()
+    except SettingError as error:
+        output.complain("error", error)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -82,13 +82,18 @@ def known(name: str) -> None:
 
 def check_there(weights: str, option: str = "--weights") -> None:
     """Ends with exit code 2 for what is neither a name nor a file."""
-    from fasti3d.weights import registry
+    from fasti3d.weights import WeightsError, registry
+    from fasti3d.weights.paths import find_file
 
-    if weights not in registry() and not Path(weights).expanduser().exists():
+    try:
+        if weights not in registry():
+            find_file(weights)
+    except WeightsError as error:
         raise typer.BadParameter(
-            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
+            f"{weights[:300]!r} is neither a file nor a name of `fasti3d weights list`: {error}, and those"
+            f" are {', '.join(registry())}",
             param_hint=option,
-        )
+        ) from None
 
 
 def find(weights: str, option: str = "--weights") -> Path:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from os import PathLike
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,9 @@ from fasti3d import i3d, network, reference
 from fasti3d.compat.head import pooled_features
 from fasti3d.forms import MixedForm, PoolForm, UnitForm, is_altered, states_form
 from fasti3d.same import pad_same
+
+if TYPE_CHECKING:
+    from fasti3d.weights import Spec
 
 # That port leaves torch's default, a hundred times faster than the paper's.
 BN_MOMENTUM = 0.1
@@ -275,7 +277,7 @@ class I3D(_Aliased, i3d.I3D):
         dropout_prob: float = 0,
         name: str = "inception",
         *,
-        weights: str | PathLike[str] | None = None,
+        weights: Spec | None = None,
     ) -> None:
         if modality not in MODALITIES:
             raise ValueError(f"{modality} not among known modalities [rgb|flow]")

@@ -8,8 +8,7 @@ The port's other classes are here too, with its arguments and attributes: ``Unit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from os import PathLike
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -20,6 +19,9 @@ from fasti3d.compat.head import pooled_features
 from fasti3d.forms import PoolForm, UnitForm, states_form
 from fasti3d.i3d import I3D
 from fasti3d.same import pad_same
+
+if TYPE_CHECKING:
+    from fasti3d.weights import Spec
 
 # That port's running statistics move ten times faster than the paper's.
 BN_MOMENTUM = 0.01
@@ -204,7 +206,7 @@ class InceptionI3d(I3D):
         in_channels: int = 3,
         dropout_keep_prob: float = 0.5,
         *,
-        weights: str | PathLike[str] | None = None,
+        weights: Spec | None = None,
     ) -> None:
         if final_endpoint not in self.VALID_ENDPOINTS:
             raise ValueError(f"Unknown final endpoint {final_endpoint}")

@@ -13,6 +13,7 @@ from filelock import FileLock
 from fasti3d.extraction.extracting import Outcome
 from fasti3d.extraction.output import OutputError, remove_held
 from fasti3d.extraction.sources import REPORT, REPORT_LOCK
+from fasti3d.parsing import parse_json
 from fasti3d.weights.files import write_atomically
 
 Entry = dict[str, Any]
@@ -45,9 +46,9 @@ class ErrorReport:
         entries = {}
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 entries[str(entry["video"])] = entry
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError):
                 continue  # the process was killed over it
         return entries
 

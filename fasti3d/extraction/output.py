@@ -19,6 +19,7 @@ from fasti3d.extraction.formats import Contents
 from fasti3d.extraction.identity import Json, differences
 from fasti3d.extraction.settings import Settings
 from fasti3d.naming import quoted, shortened
+from fasti3d.parsing import parse_json
 from fasti3d.weights.files import sync_folder
 
 # How often, in seconds, whoever waits for another process looks whether it is to stop.
@@ -182,10 +183,10 @@ class Output:
 
     def _record(self) -> Any:
         try:
-            record = json.loads(self.record_path.read_bytes())
+            record = parse_json(self.record_path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
             return {"files": {}}  # of unknown origin

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from fasti3d import network
+from fasti3d.parsing import brief
 from fasti3d.weights.errors import WeightsError
 
 STEM = "Conv3d_1a_7x7.conv3d.weight"
@@ -127,6 +128,8 @@ FORMATS = (
     Format("deepmind-tf", _keys(_TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True),
 )
 
+# Of all known keys, with TensorFlow's output number.
+_LONGEST = max(len(key) for form in FORMATS for key in form.keys) + len(":0")
 # Fewer known keys than this are a coincidence.
 _MIN_KEYS = 10
 # Keys that give away other networks which people also call I3D.
@@ -146,12 +149,13 @@ class Recognised:
     unexpected: tuple[str, ...]
 
 
-def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
+def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str] = ()) -> Recognised:
     """Finds the I3D weights in a file and gives them our names and layout.
 
     Args:
         groups: the file's dicts of tensors by where they sit in it (a state dict on its own sits
-            at ``""``, one in a wrapper at ``"state_dict"``).
+            at ``""``, one in a wrapper at ``"state_dict"``). Only the network's own are looked at.
+        skipped: names of Python objects that were left out, for the message where nothing is left.
 
     Raises:
         WeightsError: no I3D weights, or more than one network's.
@@ -165,10 +169,10 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
                         votes[group, form, key[:start]] += 1
     ranked = [(choice, count) for choice, count in votes.most_common() if count >= _MIN_KEYS]
     if not ranked:
-        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors]))
+        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors], skipped))
     (group, form, prefix), most = ranked[0]
     if len(ranked) > 1 and ranked[1][1] > most // 2:
-        places = " and ".join(repr(f"{g}{'.' if g else ''}{p}") for (g, _, p), _ in ranked)
+        places = " and ".join(repr(brief(f"{g}{'.' if g else ''}{p}")) for (g, _, p), _ in ranked[:3])
         raise WeightsError(
             f"it holds more than one I3D, at {places}: save the one you want in a file of its own"
         )
@@ -176,12 +180,13 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
     tensors: dict[str, Tensor] = {}
     unexpected: list[str] = []
     # Keys outside the prefix belong to other parts of the user's model.
-    for key, tensor in groups[group].items():
+    for key in groups[group]:
         if key.startswith(prefix):
             ours = form.keys.get(_plain(key[len(prefix) :]))
             if ours is None:
                 unexpected.append(key)
             else:
+                tensor = groups[group][key]
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
     return Recognised(form, tensors, tuple(unexpected))
 
@@ -194,7 +199,7 @@ def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
 
 def _starts(key: str) -> Iterable[int]:
     """Where the part of a key that we may know can begin."""
-    return (0, *(match.end() for match in re.finditer(r"[./]", key)))
+    return (0, *(match.end() for match in re.finditer(r"[./]", key) if len(key) - match.end() <= _LONGEST))
 
 
 def _plain(key: str) -> str:
@@ -209,9 +214,16 @@ def _layout(tensor: Tensor, ours: str) -> Tensor:
     return tensor.reshape(-1)
 
 
-def _not_i3d(keys: list[str]) -> str:
+def _not_i3d(keys: list[str], skipped: Sequence[str]) -> str:
     for pattern, network_name in _OTHERS.items():
         if any(re.search(pattern, key) for key in keys):
             return f"these look like the weights of {network_name}, another network than Inception-v1 I3D"
-    shown = ", ".join(keys[:3]) or "none"
-    return f"no I3D weights in it: {len(keys)} tensors ({shown}{', ...' if len(keys) > 3 else ''})"
+    shown = ", ".join(map(brief, keys[:3])) or "none"
+    text = f"no I3D weights in it: {len(keys)} tensors ({shown}{', ...' if len(keys) > 3 else ''})"
+    if skipped:
+        text += (
+            f"; Python objects besides tensors ({', '.join(map(brief, skipped))}) are left out, because"
+            " loading them can run anything; where you trust it, load it yourself and save its weights alone:"
+            " torch.save(model.state_dict(), path)"
+        )
+    return text

@@ -18,6 +18,7 @@ from torch import Tensor
 from fasti3d.flow.export.settings import Settings, differences
 from fasti3d.flow.files import replacing
 from fasti3d.naming import quoted
+from fasti3d.parsing import parse_json
 
 _RECORD = "flow.json"
 _LOCK = ".lock"
@@ -108,8 +109,8 @@ class Output(ABC):
     def _recorded(self, key: str = "settings") -> Any:
         """What the record in the folder says; None where there is none."""
         try:
-            return json.loads((self._folder / _RECORD).read_bytes()).get(key)
-        except (OSError, ValueError, AttributeError, RecursionError):
+            return parse_json((self._folder / _RECORD).read_bytes()).get(key)
+        except (OSError, ValueError, AttributeError):
             return None
 
     def _record(self, **more: Any) -> None:

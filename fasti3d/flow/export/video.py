@@ -22,6 +22,7 @@ from fasti3d.flow.colour import flow_to_rgb
 from fasti3d.flow.export.output import ExportError, FileOutput
 from fasti3d.flow.export.settings import Settings
 from fasti3d.naming import quoted
+from fasti3d.parsing import parse_json
 
 # Frames of a part, which starts with a key frame: the most that a kill costs.
 PART = 50
@@ -105,8 +106,8 @@ class VideoOutput(FileOutput):
     def _inside(self) -> Settings | None:
         try:
             with av.open(str(self.target)) as container:
-                return json.loads(container.metadata["comment"])
-        except (OSError, FFmpegError, ValueError, KeyError, RecursionError):
+                return parse_json(container.metadata["comment"])
+        except (OSError, FFmpegError, ValueError, KeyError):
             return None
 
     @property
