@@ -4,7 +4,7 @@
 #   make test              the tests (ARGS="-k pool" goes on to pytest)
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make lint | format     the checks of style and types | what can be put right by itself
-#   make setup | clean     only set up | remove everything that make and Python created
+#   make setup | clean     set up all of it but the benchmarks' peers | remove what make and Python created
 #
 # PYTHON chooses the interpreter of a new .venv, TORCH the release of torch, FASTI3D_BUILD what is
 # compiled (see setup.py). Where packages come from, and with that whether torch is its CPU or its
@@ -25,13 +25,14 @@ CSRC := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # What is installed; a stamp carries what it depends on in its name.
 HAVE_TORCH := $(VENV)/.torch-$(TORCH)
 HAVE_FASTI3D := $(VENV)/.fasti3d-$(FASTI3D_BUILD)
+HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
 .PHONY: setup demo test bench lint format clean
 .DELETE_ON_ERROR:
 
-setup: $(HAVE_FASTI3D)
+setup: $(HAVE_TOOLS)
 
 $(HAVE_TORCH):
 	@echo "setup: torch $(TORCH) and the build tools, in $(VENV)"
@@ -46,14 +47,20 @@ $(HAVE_FASTI3D): $(HAVE_TORCH) pyproject.toml setup.py fasti3d/version.py $(CSRC
 	@echo "setup: fasti3d, compiling what has changed (a minute or two the first time)"
 	@$(BIN)/python setup.py --name > /dev/null
 	@rm -f $(VENV)/.fasti3d-* fasti3d/_C*.so
-	@$(PIP) install --no-build-isolation -e ".[dev]" "torch==$(TORCH)"
+	@$(PIP) install --no-build-isolation -e . "torch==$(TORCH)"
 	@$(BIN)/python -c "from fasti3d import extension as e; print('setup: done, operators run', \
 		f'in C++, {e.instruction_set()}' if e.CORE else e.load_error() or 'their references (make -B setup tries anew)')"
 	@touch $@
 
-$(HAVE_PEERS): $(HAVE_FASTI3D)
+# By name: pip finds the package installed, and adds the packages of an extra without building it again.
+$(HAVE_TOOLS): $(HAVE_FASTI3D)
+	@echo "setup: what the tests and checks need"
+	@$(PIP) install "fasti3d[dev,ray]" "torch==$(TORCH)"
+	@touch $@
+
+$(HAVE_PEERS): $(HAVE_TOOLS)
 	@echo "setup: what the benchmarks compare with"
-	@$(PIP) install --no-build-isolation -e ".[bench]" "torch==$(TORCH)"
+	@$(PIP) install "fasti3d[bench]" "torch==$(TORCH)"
 	@touch $@
 
 # For tests/ops/test_older_toolchain.py, in a folder beside the installed one; numpy 2.4 breaks its interpreter.
@@ -64,7 +71,7 @@ $(HAVE_OLDER_TRITON): $(HAVE_TORCH)
 		"triton==3.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'"
 	@touch $@
 
-demo: setup
+demo: $(HAVE_FASTI3D)
 	@$(BIN)/fasti3d demo $(if $(VIDEO),"$(VIDEO)")
 
 test: setup $(HAVE_OLDER_TRITON)

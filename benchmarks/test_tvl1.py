@@ -12,13 +12,16 @@ from torch import Tensor
 
 from benchmarks import flow_memory, flow_peers, flow_work
 from benchmarks.conftest import PairRace, Race, rounds_within
-from benchmarks.flow_data import CLIPS, MADE, Clip
-from fasti3d.flow import TVL1Params, tvl1_video
+from benchmarks.flow_data import CLIPS, MADE, Clip, made_frames
+from fasti3d.flow import TVL1Params, average_endpoint_error, tvl1_video
 
 DEFAULTS = TVL1Params()
 # OpenCV takes about a second a pair. scikit-image's time hardly depends on the pair: fewer will do.
 PAIRS = {flow_peers.OPENCV: 20, flow_peers.SCIKIT_IMAGE: 8}
 MOST = max(PAIRS.values())
+# 1080p no longer fits in the L3 cache, and costs OpenCV tens of seconds per moving pair.
+FULL_HD = (1080, 1920)
+FULL_HD_ROUNDS = 2
 # Memory is a matter of size alone: it is measured at 340x256.
 WITH_MEMORY = (CLIPS[0], Clip(MADE))
 
@@ -90,3 +93,20 @@ def test_tvl1_peer(pair_race: PairRace, clip: Clip, peer: str) -> None:
         ours=flow_peers.fasti3d(),
         our_batch=lambda: tvl1_video(images),
     )
+
+
+@pytest.mark.parametrize("candidate", [flow_memory.SINGLE, flow_peers.OPENCV])
+@pytest.mark.parametrize("motion", ["moving", "still"])
+def test_tvl1_1080p(pair_race: PairRace, motion: str, candidate: str) -> None:
+    ours = flow_peers.fasti3d()
+    solve = ours
+    frame0, frame1 = made_frames(2, *FULL_HD)
+    pair = (frame0, frame1 if motion == "moving" else frame0)
+    if candidate == flow_peers.OPENCV:
+        flow_peers.skip_without(candidate)
+        solve = flow_peers.opencv()
+        assert average_endpoint_error(ours(*pair), solve(*pair)) < flow_peers.OPENCV_TOLERANCE
+    case = f"a {motion} pair, 1920x1080"
+    pair_race.benchmark.group = f"TV-L1 clip {case}"
+    pair_race.benchmark.extra_info |= {"candidate": candidate, "case": case}
+    pair_race(solve, [pair] * FULL_HD_ROUNDS, ours=None if solve is ours else ours)
