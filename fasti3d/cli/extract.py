@@ -20,12 +20,15 @@ from fasti3d.cli.classify import open_model
 from fasti3d.cli.options import (
     Device,
     Dtype,
+    FlowBound,
+    FlowFrom,
     FlowPreset,
     FlowWeights,
     Rate,
     TVL1Preset,
     Weights,
     at_least,
+    check_flow_options,
     to_rate,
     to_tvl1,
 )
@@ -118,6 +121,8 @@ def extract(
     ] = "default",
     flow_preset: FlowPreset = "readme",
     tvl1_preset: TVL1Preset = "i3d",
+    flow_from: FlowFrom = None,
+    flow_bound: FlowBound = 20.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     workers: Annotated[
@@ -181,6 +186,7 @@ def extract(
     params = to_tvl1(tvl1_preset)
     part = _part(shard)
     _check(asked, params, streams, flow_weights, sources)
+    check_flow_options(flow_from, flow_bound, streams, flow_preset, params)
     models: dict[str, Any] = {}
     if ray is not None:  # the devices are those of the cluster, which only shows what they are
         models = {"model": weights, "flow_model": flow_weights, "device": device, "dtype": dtype, "ray": ray}
@@ -197,6 +203,8 @@ def extract(
                 **asked,
                 **models,
                 tvl1_params=params,
+                flow_from=flow_from,
+                flow_bound=flow_bound,
                 workers=workers,
                 shard=part,
                 retry_errors=retry_errors,

@@ -18,6 +18,7 @@ from fasti3d.cli.options import (
     Rate,
     TVL1Preset,
     Videos,
+    blaming,
     expected_frames,
     to_device,
     to_rate,
@@ -36,8 +37,8 @@ def flow(
             "--out",
             "-o",
             metavar="DIR|FILE.mp4|FILE.npz",
-            help="A folder, for a file a pair (several videos: a folder each); a colour video; or NumPy "
-            "arrays: flow, times, fps, params, settings.",
+            help="A folder, for a file a pair (several videos, and the layout denseflow: a folder each); a "
+            "colour video; or NumPy arrays: flow, times, fps, params, settings.",
             show_default=False,
         ),
     ],
@@ -48,6 +49,18 @@ def flow(
     viz: Annotated[
         bool, typer.Option("--viz", help="Files of a folder: pictures (.png), with direction as hue.")
     ] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="default|denseflow",
+            help="denseflow: DIR/NAME/flow_x_00001.jpg and flow_y_00001.jpg for each video, as of denseflow "
+            "and TSN: 8-bit grey, quality 95.",
+        ),
+    ] = "default",
+    bound: Annotated[
+        float,
+        typer.Option(help="Motion in pixels that the layout denseflow cuts off at: 0 is -bound, 255 bound."),
+    ] = 20.0,
     max_magnitude: Annotated[
         float, typer.Option(help="Motion in pixels that has the full colour; pictures and colour video.")
     ] = 20.0,
@@ -65,14 +78,17 @@ def flow(
     What was interrupted goes on when called again in the same way, and ends with the same files. Exit
     code 1 means that a video failed (the others are still done), 2 that the call was wrong.
     """
+    from fasti3d.flow.encoding import check_bound
     from fasti3d.flow.export import Options, settings_of
     from fasti3d.video import VideoError
 
     if not 0 < max_magnitude < float("inf"):
         raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
+    with blaming("--bound"):
+        check_bound(bound)
     params = to_tvl1(preset, "--preset")
-    options = Options(params, to_rate(fps), _side(resize), to_device(device), max_magnitude)
-    kind = _kind(out, file_format, viz)
+    options = Options(params, to_rate(fps), _side(resize), to_device(device), max_magnitude, bound)
+    kind = _kind(out, file_format, viz, layout)
     jobs: list[tuple[Path, Output | VideoError]] = []
     for video, target in zip(videos, _targets(out, kind, videos), strict=True):
         if video.exists() and target.exists() and video.samefile(target):
@@ -164,13 +180,23 @@ def _side(text: str) -> int | None:
     return int(text)
 
 
-def _kind(out: Path, file_format: str, viz: bool) -> Kind:
-    """What to write, from the name of the output and the two options about the files of a folder."""
+def _kind(out: Path, file_format: str, viz: bool, layout: str) -> Kind:
+    """What to write, from the name of the output and the three options about the files of a folder."""
+    if layout not in ("default", "denseflow"):
+        raise typer.BadParameter(f"must be default or denseflow, got {layout!r}", param_hint="--layout")
+    if layout == "denseflow" and (viz or file_format != "flo"):
+        raise typer.BadParameter(
+            "denseflow has its own files: leave out --format and --viz", param_hint="--layout"
+        )
     if file_format not in ("flo", "kitti"):
         raise typer.BadParameter(f"must be flo or kitti, got {file_format!r}", param_hint="--format")
     if viz and file_format != "flo":
         raise typer.BadParameter("is for arrays, and --viz for pictures: give one", param_hint="--format")
     suffix = out.suffix.lower()
+    if layout == "denseflow":
+        if suffix in (".mp4", ".npz") and not out.is_dir():
+            raise typer.BadParameter(f"--layout denseflow is of a folder, not of {out}", param_hint="--out")
+        return "denseflow"
     if out.is_dir() or not suffix:
         return "colour" if viz else "kitti" if file_format == "kitti" else "flo"
     if suffix not in (".mp4", ".npz"):
@@ -198,7 +224,7 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
         raise typer.BadParameter(f"{there} is a file: name a folder", param_hint="--out")
     if not os.access(there, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")
-    if len(videos) == 1:
+    if len(videos) == 1 and kind != "denseflow":
         return [out]
     stems = [video.stem for video in videos]
     if len(set(stems)) < len(stems):

@@ -24,6 +24,18 @@ FlowWeights = Annotated[
 ]
 FlowPreset = Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")]
 TVL1Preset = Annotated[str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")]
+FlowFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Read flow instead of computing it: DIR/NAME/flow_x_00001.jpg and so on, of denseflow, TSN or "
+        "`fasti3d flow --layout denseflow`, extracted at the same --fps, short side 256.",
+        show_default=False,
+    ),
+]
+FlowBound = Annotated[
+    float, typer.Option(help="With --flow-from, the motion in pixels that 0 and 255 stand for.")
+]
 Rate = Annotated[str, typer.Option(help="Frames a second to sample, or `native` for all there are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
@@ -101,6 +113,16 @@ def to_tvl1(preset: str, option: str = "--tvl1-preset") -> TVL1Params:
 
     with blaming(option):
         return TVL1Params.preset(preset)
+
+
+def check_flow_options(
+    flow_from: Path | None, bound: float, streams: str, preset: str, params: TVL1Params
+) -> None:
+    """Ends with exit code 2 for flow to be read that does not go with the other options."""
+    from fasti3d.flow.folder import check_flow_from
+
+    with blaming("--flow-from"):
+        check_flow_from(flow_from, bound, flowing=streams != "rgb", preset=preset, params=params)
 
 
 def expected_frames(path: Path, fps: float | None) -> float | None:

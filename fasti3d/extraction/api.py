@@ -26,6 +26,8 @@ from fasti3d.extraction.progress import Progress, Tracker
 from fasti3d.extraction.run import default_workers, run
 from fasti3d.extraction.settings import POOLED, Format, Layout, Mode, Tail, settle
 from fasti3d.extraction.sources import find_sources
+from fasti3d.flow.encoding import LIMIT
+from fasti3d.flow.folder import check_flow_from
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import FlowPreset
 from fasti3d.i3d import I3D
@@ -77,6 +79,8 @@ def extract(
     layout: Layout = "default",
     flow_preset: FlowPreset = "readme",
     tvl1_params: TVL1Params = PRESETS["i3d"],
+    flow_from: StrPath | None = None,
+    flow_bound: float = LIMIT,
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
@@ -147,6 +151,12 @@ def extract(
         flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``. ``mediapipe`` squashes
             frames to 224x224, and so has one crop.
         tvl1_params: those of TV-L1.
+        flow_from: a folder of folders of flow, as denseflow, TSN's tools and ``fasti3d flow --layout
+            denseflow`` write them (``flow.FlowFolder``), to be read instead of computed: that of a video is
+            called as its output. Its frames were those of the video at ``fps``, with a short side of 256; the
+            number of flows tells, N-1 or N for N frames sampled. The record says which folder it was, and in
+            what state.
+        flow_bound: with ``flow_from`` the motion in pixels that was cut off at.
         device, dtype: for weights given by name or path; a network has its own.
         workers: videos in work at once, one of which is in the networks while the others are read; None is 2
             on a CPU and up to 8 with a GPU. Each keeps a few windows in memory. With ``ray`` the processes
@@ -176,6 +186,7 @@ def extract(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     check_streams(streams, flow_model)
+    check_flow_from(flow_from, flow_bound, flowing=streams != "rgb", preset=flow_preset, params=tvl1_params)
     settings = settle(
         streams=streams,
         mode=mode,
@@ -191,7 +202,9 @@ def extract(
         layout=layout,
         flow_preset=flow_preset,
         tvl1=tvl1_params,
+        flow_bound=None if flow_from is None else float(flow_bound),
     )
+    flows = None if flow_from is None else Path(flow_from).absolute()
     videos = find_sources(given)
     if shard is not None:
         videos = every(videos, *shard)
@@ -211,13 +224,14 @@ def extract(
 
         start = time.perf_counter()
         with evaluating(nn.ModuleDict(models)):
-            work = extractor(settings, models, folder, overwrite=overwrite)
+            work = extractor(settings, models, folder, overwrite=overwrite, flow_from=flows)
             job = Job(videos, work, folder, retry_errors=retry_errors)
             tracker = None if progress is None else Tracker(job.tally, progress)
             if ray is None:
                 run(job, work, workers or default_workers(weight.device), tracker)
             else:
-                on_ray.run_on_ray(job, on_ray.Order(settings, models, folder, overwrite), workers, tracker)
+                order = on_ray.Order(settings, models, folder, overwrite, flows)
+                on_ray.run_on_ray(job, order, workers, tracker)
     tally = job.tally
     seconds = time.perf_counter() - start
     return Extraction(tally.videos, tally.done, tally.there, tuple(job.failures), tally.rows, seconds)

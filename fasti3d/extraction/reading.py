@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fasti3d.extraction.rows import Watch
 from fasti3d.extraction.settings import Settings
+from fasti3d.flow.folder import FlowFolder, FolderFlow
 from fasti3d.flow.stream import CROP
-from fasti3d.flow.windows import with_pair_flow
+from fasti3d.flow.windows import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.overlap import READ_AHEAD, read_ahead
 from fasti3d.video import Frame, VideoError, Window, read_frames
 
@@ -41,9 +42,16 @@ class Reading:
 
 
 def ahead(
-    windows: Iterator[Window], settings: Settings, device: torch.device, watch: Watch
+    windows: Iterator[Window],
+    settings: Settings,
+    device: torch.device,
+    watch: Watch,
+    folder: FlowFolder | None = None,
 ) -> Generator[tuple[Window, Tensor | None], None, None]:
-    """The windows in order, with their flow where it is needed; each made ahead, in a thread of its own."""
+    """The windows in order, with their flow where it is needed; each made ahead, in a thread of its own.
+
+    ``folder``: where flow is read from instead of computed.
+    """
     with ExitStack() as threads:
         read = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
         if not settings.flowing:
@@ -51,9 +59,13 @@ def ahead(
                 watch.check()
                 yield window, None
             return
-        flows = with_pair_flow(
-            read, settings.flow_preset, settings.tvl1, device, watch.stop, cropped=settings.crops == 1
-        )
+        cropped = settings.crops == 1
+        pairs: PairFlow
+        if folder is None:
+            pairs = SolvedFlow(settings.flow_preset, settings.tvl1, device, cropped=cropped)
+        else:
+            pairs = FolderFlow(folder, device, cropped=cropped)
+        flows = with_pair_flow(read, pairs, watch.stop)
         for found in threads.enter_context(closing(read_ahead(flows, READ_AHEAD))):
             watch.check()
             yield found

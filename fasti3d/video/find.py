@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fasti3d.video.source import IMAGE_SUFFIXES
+from fasti3d.video.source import is_frame
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
@@ -37,7 +37,7 @@ def find_videos(folder: Path) -> Iterator[Path]:
         suffixes = {name: os.path.splitext(name)[1].lower() for name in shown}
         videos = [Path(place, name) for name in shown if suffixes[name] in VIDEO_SUFFIXES]
         yield from videos
-        if not videos and any(suffix in IMAGE_SUFFIXES for suffix in suffixes.values()):
+        if not videos and any(map(is_frame, shown)):
             yield Path(place)
 
 

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import torch
 
+from fasti3d.flow.encoding import LIMIT
+from fasti3d.flow.jpeg import QUALITY
 from fasti3d.flow.params import TVL1Params
 from fasti3d.video import VideoError
 from fasti3d.video.source import images
 
-Kind = Literal["flo", "kitti", "colour", "npz", "mp4"]
+Kind = Literal["flo", "kitti", "colour", "denseflow", "npz", "mp4"]
 Settings = dict[str, Any]
 
 
@@ -25,6 +27,7 @@ class Options:
         fps, resize: as for ``fasti3d.video.read_frames``.
         device: where flow is computed.
         max_magnitude: the length in pixels that gets the full colour, in pictures.
+        bound: the largest motion that denseflow's pictures hold, in pixels.
     """
 
     params: TVL1Params
@@ -32,6 +35,7 @@ class Options:
     resize: int | None
     device: torch.device
     max_magnitude: float
+    bound: float = LIMIT
 
 
 def settings_of(video: Path, kind: Kind, options: Options) -> Settings:
@@ -57,6 +61,8 @@ def settings_of(video: Path, kind: Kind, options: Options) -> Settings:
     }
     if kind in ("colour", "mp4"):
         settings["max_magnitude"] = options.max_magnitude
+    if kind == "denseflow":
+        settings |= {"bound": options.bound, "quality": QUALITY}
     return settings
 
 
