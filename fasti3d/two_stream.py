@@ -9,10 +9,12 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
-from fasti3d.flow.encoding import LIMIT
+from fasti3d.choices import FlowPreset, check_preset
+from fasti3d.flow.checks import BOUND
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, centre, check_preset, flow_clips
+from fasti3d.flow.stream import centre, flow_clips
 from fasti3d.i3d import I3D, clip_for
+from fasti3d.network import MIN_FLOW_FRAMES
 
 CHANNELS = {"rgb": 3, "flow": 2}
 
@@ -91,7 +93,7 @@ class TwoStreamI3D(nn.Module):
         preset: FlowPreset = "readme",
         params: TVL1Params = PRESETS["i3d"],
         flow_from: StrPath | Sequence[StrPath] | None = None,
-        flow_bound: float = LIMIT,
+        flow_bound: float = BOUND,
         first: int | Sequence[int] = 0,
     ) -> Tensor:
         """The logits from frames: TV-L1 flow is computed on their device, or read from folders of pictures.

@@ -18,12 +18,13 @@ from fasti3d.cli.options import (
     Rate,
     TVL1Preset,
     Videos,
-    blaming,
+    checked,
     expected_frames,
     to_device,
     to_rate,
     to_tvl1,
 )
+from fasti3d.flow.checks import check_bound
 
 if TYPE_CHECKING:
     from fasti3d.flow.export import Exported, Kind, Options, Output
@@ -59,7 +60,10 @@ def flow(
     ] = "default",
     bound: Annotated[
         float,
-        typer.Option(help="Motion in pixels that the layout denseflow cuts off at: 0 is -bound, 255 bound."),
+        typer.Option(
+            help="Motion in pixels that the layout denseflow cuts off at: 0 is -bound, 255 bound.",
+            callback=checked(check_bound),
+        ),
     ] = 20.0,
     max_magnitude: Annotated[
         float, typer.Option(help="Motion in pixels that has the full colour; pictures and colour video.")
@@ -78,19 +82,18 @@ def flow(
     What was interrupted goes on when called again in the same way, and ends with the same files. Exit
     code 1 means that a video failed (the others are still done), 2 that the call was wrong.
     """
-    from fasti3d.flow.encoding import check_bound
+    if not 0 < max_magnitude < float("inf"):
+        raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
+    params = to_tvl1(preset, "--preset")
+    rate, side = to_rate(fps), _side(resize)
+    kind = _kind(out, file_format, viz, layout)
+    targets = _targets(out, kind, videos)
     from fasti3d.flow.export import Options, settings_of
     from fasti3d.video import VideoError
 
-    if not 0 < max_magnitude < float("inf"):
-        raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
-    with blaming("--bound"):
-        check_bound(bound)
-    params = to_tvl1(preset, "--preset")
-    options = Options(params, to_rate(fps), _side(resize), to_device(device), max_magnitude, bound)
-    kind = _kind(out, file_format, viz, layout)
+    options = Options(params, rate, side, to_device(device), max_magnitude, bound)
     jobs: list[tuple[Path, Output | VideoError]] = []
-    for video, target in zip(videos, _targets(out, kind, videos), strict=True):
+    for video, target in zip(videos, targets, strict=True):
         if video.exists() and target.exists() and video.samefile(target):
             raise typer.BadParameter(f"{target} is the video itself: write elsewhere", param_hint="--out")
         try:

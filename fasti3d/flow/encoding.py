@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fasti3d.flow.arrays import Array, as_flow, as_tensor, like
+from fasti3d.flow.checks import BOUND, check_bound
 from fasti3d.flow.frames import looks
 
 # Motion beyond this is cut off, in pixels a frame: the range that the network was trained on.
@@ -80,7 +81,7 @@ def encode_mediapipe(flow: Array) -> Array:
     return like((shares * 255).to(torch.uint8), flow)
 
 
-def encode_denseflow(flow: Array, bound: float = LIMIT) -> Array:
+def encode_denseflow(flow: Array, bound: float = BOUND) -> Array:
     """Flow as the bytes of denseflow's pictures: 127.5 + v * 127.5 / bound, rounded, ties to even.
 
     Motion beyond the bound is cut off: -bound is 0, bound 255; none at all is 128, the even one of the two
@@ -108,7 +109,7 @@ def encode_denseflow(flow: Array, bound: float = LIMIT) -> Array:
     return like(values.round().to(torch.uint8), flow)
 
 
-def decode_denseflow(pictures: Array, bound: float = LIMIT) -> Array:
+def decode_denseflow(pictures: Array, bound: float = BOUND) -> Array:
     """The bytes of denseflow's pictures as flow: (b - 127.5) * bound / 127.5, and none at all for 128.
 
     That is the middle of what ``encode_denseflow`` rounds to b, within half a step, bound / 255 pixels; but
@@ -135,12 +136,6 @@ def decode_denseflow(pictures: Array, bound: float = LIMIT) -> Array:
         raise ValueError(f"pictures must be uint8, got {stored.dtype}: round what lies between")
     values = (as_flow("pictures", pictures) - 127.5) * (bound / 127.5)
     return like(values.masked_fill_(stored == 128, 0.0), pictures)
-
-
-def check_bound(bound: float, name: str = "bound") -> None:
-    """ValueError for a bound that nothing can be scaled by."""
-    if not 0 < bound < float("inf"):
-        raise ValueError(f"{name} must be above 0, in pixels, got {bound}")
 
 
 def to_flow_clip(encoded: Array) -> Array:

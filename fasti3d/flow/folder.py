@@ -17,9 +17,10 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from fasti3d.flow.encoding import LIMIT, check_bound, decode_denseflow, encode_readme, to_flow_clip, to_grey
-from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import FlowPreset, centre
+from fasti3d.choices import FlowPreset
+from fasti3d.flow.checks import BOUND, check_bound
+from fasti3d.flow.encoding import decode_denseflow, encode_readme, to_flow_clip, to_grey
+from fasti3d.flow.stream import centre
 from fasti3d.video import VideoError, count_frames
 from fasti3d.video.errors import collected_warnings
 
@@ -55,7 +56,7 @@ class FlowFolder:
     Source: github.com/open-mmlab/denseflow; github.com/yjxiong/temporal-segment-networks.
     """
 
-    def __init__(self, path: StrPath, bound: float = LIMIT) -> None:
+    def __init__(self, path: StrPath, bound: float = BOUND) -> None:
         check_bound(bound)
         self.path, self.bound = Path(path), bound
         self._check_record()
@@ -163,7 +164,7 @@ class FlowFolder:
         return picture
 
 
-def flow_folder(parent: StrPath, video: StrPath, bound: float = LIMIT) -> FlowFolder:
+def flow_folder(parent: StrPath, video: StrPath, bound: float = BOUND) -> FlowFolder:
     """The flow of a video in a folder of such folders: that of its name, of a file without the suffix.
 
     Raises:
@@ -171,25 +172,6 @@ def flow_folder(parent: StrPath, video: StrPath, bound: float = LIMIT) -> FlowFo
     """
     path = Path(os.path.abspath(video))
     return FlowFolder(Path(parent) / (path.name if path.is_dir() else path.stem), bound)
-
-
-def check_flow_from(
-    flow_from: StrPath | None, bound: float, *, flowing: bool, preset: str, params: TVL1Params
-) -> None:
-    """ValueError for a folder of flow to read from, or none, that does not go with the other arguments."""
-    if flow_from is None:
-        if bound != LIMIT:
-            raise ValueError(f"flow_bound is that of flow_from, which is not given: give both, got {bound}")
-        return
-    check_bound(bound, "flow_bound")
-    if not flowing:
-        raise ValueError("flow_from is given, but streams is 'rgb': choose 'flow' or 'both'")
-    if preset != "readme":
-        raise ValueError(f"flow_preset must be readme with flow_from, as flow is stored, got {preset!r}")
-    if params != PRESETS["i3d"]:
-        raise ValueError("tvl1_params are for computing flow, which flow_from spares: give one of them")
-    if not Path(flow_from).is_dir():
-        raise ValueError(f"flow_from must be a folder that holds a folder of flow per video, got {flow_from}")
 
 
 def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from fasti3d.flow.encoding import LIMIT
+from fasti3d.flow.checks import BOUND
 from fasti3d.flow.jpeg import QUALITY
 from fasti3d.flow.params import TVL1Params
 from fasti3d.video import VideoError
@@ -35,7 +35,7 @@ class Options:
     resize: int | None
     device: torch.device
     max_magnitude: float
-    bound: float = LIMIT
+    bound: float = BOUND
 
 
 def settings_of(video: Path, kind: Kind, options: Options) -> Settings:
