@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from fasti3d.flow.checks import BOUND, check_flow_from
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.i3d import I3D
 from fasti3d.two_stream import check_channels
+
+_VIDEO_FEATURES_EPS = 1e-5
 
 StrPath = str | os.PathLike[str]
 Weights = I3D | StrPath
@@ -143,8 +145,12 @@ def extract(
         format: ``"npy"``, a file a stream, ``NAME_rgb.npy`` and ``NAME_flow.npy``; or one file with all
             streams, ``"npz"``, which also holds each row's place, or ``"safetensors"``. All float32.
         layout: ``"video_features"`` writes what v-iashin/video_features does for I3D: ``NAME_rgb.npy``,
-            ``NAME_flow.npy``, ``NAME_fps.npy`` and ``NAME_timestamps_ms.npy``, and like it reads N+1 frames
-            for a window of N, so that both streams have N.
+            ``NAME_flow.npy``, ``NAME_fps.npy`` and ``NAME_timestamps_ms.npy``, in float64, and like it reads
+            N+1 frames for a window of N, so that both streams have N. With ``fps`` None and a ``stack`` that is
+            a multiple of 4 the RGB stream's values are its too, from the same weights: frames are converted as
+            by OpenCV and scaled as by Pillow, and batch norms have the eps of its network, 1e-5. (It encodes
+            videos anew for another rate, pads other lengths otherwise, does not deinterlace, and its flow is
+            that of RAFT or PWC-Net.)
         flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``. ``mediapipe`` squashes
             frames to 224x224, and so has one crop.
         tvl1_params: those of TV-L1.
@@ -220,7 +226,8 @@ def extract(
         )
 
         start = time.perf_counter()
-        with evaluating(nn.ModuleDict(models)):
+        eps = _VIDEO_FEATURES_EPS if layout == "video_features" else None
+        with evaluating(nn.ModuleDict(models)), _batch_norm_eps(nn.ModuleDict(models), eps):
             work = extractor(settings, models, folder, overwrite=overwrite, flow_from=flows)
             job = Job(videos, work, folder, retry_errors=retry_errors)
             tracker = None if progress is None else Tracker(job.tally, progress)
@@ -249,3 +256,17 @@ def _load(given: dict[str, Weights | None], names: Iterable[str], device: str, d
         said = " and ".join(f"{device} in {dtype}" for device, dtype in places)
         raise ValueError(f"model and flow_model must be on one device and in one dtype, got {said}")
     return models
+
+
+@contextmanager
+def _batch_norm_eps(model: nn.Module, eps: float | None) -> Iterator[None]:
+    """Batch norms have this eps inside, or with None their own; each gets its own back."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d) and eps is not None]
+    before = [norm.eps for norm in norms]
+    try:
+        for norm in norms:
+            norm.eps = eps or norm.eps
+        yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            norm.eps = own

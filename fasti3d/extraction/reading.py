@@ -16,17 +16,25 @@ from fasti3d.flow.stream import CROP
 from fasti3d.flow.windows import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.overlap import READ_AHEAD, read_ahead
 from fasti3d.video import Frame, VideoError, Window, read_frames
+from fasti3d.video.pillow import PillowTransform
+from fasti3d.video.read import read_transformed
+
+_SHORT_SIDE = 256
 
 
 class Reading:
     """The frames of a video as settings want them, counted; all that goes wrong is a VideoError."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        whole = settings.flowing or settings.crops > 1
+        crop = None if settings.flowing or settings.crops > 1 else CROP
+        strict = not settings.partial
         self._path = path
-        self._frames: Iterable[Frame] = read_frames(
-            path, fps=settings.fps, crop=None if whole else CROP, strict=not settings.partial
-        )
+        self._frames: Iterable[Frame]
+        if settings.layout == "video_features":
+            transform = PillowTransform(_SHORT_SIDE, crop)
+            self._frames = read_transformed(path, transform, fps=settings.fps, strict=strict)
+        else:
+            self._frames = read_frames(path, fps=settings.fps, resize=_SHORT_SIDE, crop=crop, strict=strict)
         self.count = 0
 
     def __iter__(self) -> Iterator[Frame]:

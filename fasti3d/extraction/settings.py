@@ -144,6 +144,8 @@ class Settings:
                 del fields[name]
         if not self.flowing:
             del fields["flow_preset"], fields["tvl1"]
+        if self.layout == "video_features":  # before 0.2 it had other values
+            fields["frames"] = "pillow"
         if self.flow_bound is None:
             del fields["flow_bound"]
         else:

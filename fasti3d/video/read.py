@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from av.error import FFmpegError
+from av.video.frame import VideoFrame
 from torch import Tensor
 
 from fasti3d.video.deinterlace import deinterlaced
@@ -79,6 +80,18 @@ def read_frames(
     return _read_frames(Path(path), fps, Transform(resize, crop), strict)
 
 
+def read_transformed(
+    path: str | os.PathLike[str],
+    transform: Callable[[VideoFrame, float], Tensor],
+    *,
+    fps: float | None,
+    strict: bool,
+) -> Iterator[Frame]:
+    """As ``read_frames``, but for what makes an image (H, W, 3) of a decoded frame and its pixels' aspect."""
+    check_arguments(fps, None, None)
+    return _read_frames(Path(path), fps, transform, strict)
+
+
 def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> None:
     """ValueError for what ``read_frames`` cannot do."""
     if fps is not None and not (math.isfinite(fps) and fps > 0):
@@ -90,7 +103,9 @@ def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> 
         raise ValueError(f"crop must be at most resize={resize}, got {crop}")
 
 
-def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bool) -> Iterator[Frame]:
+def _read_frames(
+    path: Path, fps: float | None, transform: Callable[[VideoFrame, float], Tensor], strict: bool
+) -> Iterator[Frame]:
     pictures: Iterator[Picture]
     if path.is_dir():
         pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)

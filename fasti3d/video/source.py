@@ -23,7 +23,7 @@ _FLOW = re.compile(r"flow_[xy]_\d+\.", re.IGNORECASE)
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file is an image of a video, by its name; hidden ones are other programs' notes about them."""
+    """Whether a file is an image of a video, by its name; hidden ones are other programs' notes on them."""
     image = name.lower().endswith(IMAGE_SUFFIXES)
     return image and not name.startswith(".") and not _FLOW.match(name)
 
