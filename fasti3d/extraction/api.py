@@ -146,11 +146,11 @@ def extract(
             streams, ``"npz"``, which also holds each row's place, or ``"safetensors"``. All float32.
         layout: ``"video_features"`` writes what v-iashin/video_features does for I3D: ``NAME_rgb.npy``,
             ``NAME_flow.npy``, ``NAME_fps.npy`` and ``NAME_timestamps_ms.npy``, in float64, and like it reads
-            N+1 frames for a window of N, so that both streams have N. With ``fps`` None and a ``stack`` that is
-            a multiple of 4 the RGB stream's values are its too, from the same weights: frames are converted as
-            by OpenCV and scaled as by Pillow, and batch norms have the eps of its network, 1e-5. (It encodes
-            videos anew for another rate, pads other lengths otherwise, does not deinterlace, and its flow is
-            that of RAFT or PWC-Net.)
+            N+1 frames for a window of N, so that both streams have N. With ``fps`` None and a ``stack`` that
+            is a multiple of 4, the RGB stream also has its values from the same weights: frames are converted
+            as by OpenCV and scaled as by Pillow, and batch norms have the eps of its network, 1e-5. (For
+            another rate it encodes videos anew, other lengths it pads otherwise, it does not deinterlace, and
+            its flow is that of RAFT or PWC-Net.)
         flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``. ``mediapipe`` squashes
             frames to 224x224, and so has one crop.
         tvl1_params: those of TV-L1.

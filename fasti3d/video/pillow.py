@@ -9,7 +9,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fasti3d.video.orientation import orientation
+from fasti3d.video.orientation import Orientation, orientation
 
 
 class PillowTransform:
@@ -17,8 +17,8 @@ class PillowTransform:
 
     Frames are converted at the size they are stored in, bit for bit as by OpenCV (swscale, without its
     accurate rounding, two pixels sharing a colour), turned upright, and only then scaled: bilinear, averaging
-    where they shrink, in Pillow's fixed-point numbers but for rounding in fewer than one of 50 values. The long
-    side is rounded down; pixels count as square.
+    where they shrink, in fixed-point numbers as Pillow's, but for rounding in fewer than one of 50 values.
+    The long side is rounded down; pixels count as square. The first frame fixes the size.
 
     Args:
         resize: the short side after scaling.
@@ -30,6 +30,9 @@ class PillowTransform:
     def __init__(self, resize: int, crop: int | None) -> None:
         self._resize = resize
         self._crop = crop
+        self._size: tuple[int, int] | None = None
+        self._turn: Orientation | None = None
+        self._rotation = 0
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame, pixel_aspect: float) -> Tensor:
@@ -37,15 +40,16 @@ class PillowTransform:
         rgb = self._reformatter.reformat(
             frame, format="rgb24", interpolation=Interpolation.BICUBIC, dst_color_range=ColorRange.JPEG
         ).to_ndarray()
-        image = torch.from_numpy(np.ascontiguousarray(orientation(frame).apply(rgb)))
-        height, width = image.shape[:2]
-        if min(height, width) != self._resize:
-            if width < height:
-                size = int(self._resize * height / width), self._resize
-            else:
-                size = self._resize, int(self._resize * width / height)
+        if self._turn is None or frame.rotation != self._rotation:
+            self._turn, self._rotation = orientation(frame), frame.rotation
+        image = torch.from_numpy(np.ascontiguousarray(self._turn.apply(rgb)))
+        if self._size is None:
+            height, width = image.shape[:2]
+            short = min(height, width)
+            self._size = self._resize * height // short, self._resize * width // short
+        if image.shape[:2] != self._size:
             planes = image.permute(2, 0, 1)[None]
-            scaled = interpolate(planes, size, mode="bilinear", antialias=True)
+            scaled = interpolate(planes, self._size, mode="bilinear", antialias=True)
             image = scaled[0].permute(1, 2, 0)
         if self._crop is not None:
             top, left = ((side - self._crop) // 2 for side in image.shape[:2])
