@@ -32,6 +32,12 @@ def register(name: str, schema: str, reference: Callable) -> None:
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
 
 
+def register_shapes(name: str, shapes: Callable) -> None:
+    """Gives a compiled operator without a reference its results for tracing, where it was compiled."""
+    if extension.CORE is not None:
+        torch.library.register_fake(f"fasti3d::{name}", shapes)
+
+
 def register_cuda(name: str, kernel: Callable) -> None:
     """Makes an operator run ``kernel``, written in Python, on GPUs where no CUDA kernel was compiled."""
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA"):

@@ -14,7 +14,13 @@ from fasti3d.network import same_shape
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
-from fasti3d.ops.registry import define, needs_ordinary_path, takes_gradients, takes_operators
+from fasti3d.ops.registry import (
+    define,
+    needs_ordinary_path,
+    register_shapes,
+    takes_gradients,
+    takes_operators,
+)
 from fasti3d.routing import compute_dtype, has_kernel
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
@@ -69,6 +75,24 @@ def _conv3d_split_triton(
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d_split
 
     conv3d_split(x, weight, bias, relu, out, second)
+
+
+def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None) -> Tensor:
+    """As csrc/conv3d/cpu.cpp lays weights out."""
+    outputs, channels, *kernel = weight.shape
+    pairs = dtype == torch.bfloat16
+    merged = channels < FEW_CHANNELS or (pairs and channels % 2 != 0)
+    run = kernel[2] * channels if merged else channels
+    plane = kernel[1] * (1 if merged else kernel[2])
+    # In the direct form every frame of the window is a phase of its own.
+    phases = kernel[0] if filters is None else filters.shape[1]
+    shape = (-(-outputs // _PANEL), phases * plane, run + run % 2 if pairs else run, _PANEL)
+    return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
+
+
+register_shapes("conv3d_pack", _packed_shape)
+register_shapes("conv3d_packed_", lambda *arguments: None)
+register_shapes("conv3d_winograd_", lambda *arguments: None)
 
 
 @torch.library.register_fake("fasti3d::conv3d_split_triton_")
@@ -181,7 +205,7 @@ class PackedConv3d:
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
         geometry = (out_channels, kernel, stride, padding, relu)
-        if not has_kernel(weight.device, dtype):
+        if not has_kernel(weight.device, dtype, few_channels=weight.shape[1] < FEW_CHANNELS):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
             return PackedConv3d(packed, bias.to(dtype), *geometry, "reference")
         if weight.device.type == "cuda":
