@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,7 @@ class DualTVL1OpticalFlow:
         if not fits:
             return result if umat is None else umat(result)
         if _is_umat(flow):
-            import cv2  # which made it
-
-            cv2.copyTo(result, None, flow)
+            sys.modules["cv2"].copyTo(result, None, flow)  # which made it
             return flow
         flow[...] = result
         return flow if umat is None else umat(flow)

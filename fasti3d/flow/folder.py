@@ -141,9 +141,9 @@ class FlowFolder:
             raise VideoError(self.path, "holds no flow: no flow_x_00001.jpg")
         first = min(min(numbers), 1)
         for number in range(first, max(numbers) + 1):
-            for axis, other in ("xy", "yx"):
-                if number not in axes[axis]:
-                    raise VideoError(self._missing(axes, axis, other, number), "is missing")
+            for name, other in ("xy", "yx"):
+                if number not in axes[name]:
+                    raise VideoError(self._missing(axes, name, other, number), "is missing")
         return [(axes["x"][number], axes["y"][number]) for number in sorted(numbers)]
 
     def _missing(self, axes: dict[str, dict[int, Path]], axis: str, other: str, number: int) -> Path:

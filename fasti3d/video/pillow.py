@@ -42,7 +42,8 @@ class PillowTransform:
         ).to_ndarray()
         if self._turn is None or frame.rotation != self._rotation:
             self._turn, self._rotation = orientation(frame), frame.rotation
-        image = torch.from_numpy(np.ascontiguousarray(self._turn.apply(rgb)))
+        upright = self._turn.apply(np.asarray(rgb, np.uint8))
+        image = torch.from_numpy(np.ascontiguousarray(upright))
         if self._size is None:
             height, width = image.shape[:2]
             short = min(height, width)
