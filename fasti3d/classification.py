@@ -33,6 +33,8 @@ from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP
 from fasti3d.flow.windows import FlowWindow, PairFlow, SolvedFlow, with_flow
 from fasti3d.i3d import I3D, clip_for
+from fasti3d.limits import check_arguments
+from fasti3d.naming import quoted
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
@@ -270,6 +272,8 @@ def classify(
         fasti3d.weights.WeightsError: weights that cannot be had or read.
         FloatingPointError: logits that are not finite, as float16 can give with some weights.
 
+        MemoryError, torch.OutOfMemoryError, OSError: memory or descriptors ran out.
+
     Warns:
         fasti3d.video.VideoWarning: a file that is odd but gives frames; also in ``warnings``.
     """
@@ -284,8 +288,7 @@ def classify(
     for name, value in (("stride", stride), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if fps is not None and not 0 < fps < float("inf"):
-        raise ValueError(f"fps must be above 0, or None for the video's own rate, got {fps}")
+    check_arguments(fps, None, None)
     check_preset(flow_preset)
     check_flow_from(flow_from, flow_bound, flowing=flowing, preset=flow_preset, params=tvl1_params)
     folder = None
@@ -341,7 +344,9 @@ def classify(
     by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
     logits = reduce(torch.add, by_stream.values())
     if not logits.isfinite().all():
-        raise FloatingPointError(f"{path}: the logits are not finite in {weight.dtype}: use dtype float32")
+        raise FloatingPointError(
+            f"{quoted(path)}: the logits are not finite in {weight.dtype}: use dtype float32"
+        )
     return Classification(
         path=Path(path),
         fps=fps,

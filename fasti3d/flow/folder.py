@@ -21,8 +21,9 @@ from fasti3d.choices import FlowPreset
 from fasti3d.flow.checks import BOUND, check_bound
 from fasti3d.flow.encoding import decode_denseflow, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.stream import centre
+from fasti3d.naming import output_name
 from fasti3d.video import VideoError, count_frames
-from fasti3d.video.errors import collected_warnings
+from fasti3d.video.errors import blamed, collected_warnings
 
 StrPath = str | os.PathLike[str]
 
@@ -76,7 +77,7 @@ class FlowFolder:
         try:
             states = [path.stat() for pair in self._files for path in pair]
         except OSError as error:
-            raise VideoError(self.path, f"cannot be read: {error.strerror}") from error
+            raise blamed(self.path, f"cannot be read: {error.strerror}", error) from error
         return {
             "folder": str(self.path.absolute()),
             "flows": len(self),
@@ -129,7 +130,7 @@ class FlowFolder:
         try:
             names = sorted(os.listdir(self.path))
         except OSError as error:
-            raise VideoError(self.path, f"cannot be read as a folder of flow: {error.strerror}") from error
+            raise blamed(self.path, f"cannot be read as a folder of flow: {error.strerror}", error) from error
         for name in names:
             if match := _NAME.fullmatch(name):
                 axis, number = axes[match[1].lower()], int(match[2])
@@ -170,8 +171,7 @@ def flow_folder(parent: StrPath, video: StrPath, bound: float = BOUND) -> FlowFo
     Raises:
         ValueError, VideoError: as ``FlowFolder``.
     """
-    path = Path(os.path.abspath(video))
-    return FlowFolder(Path(parent) / (path.name if path.is_dir() else path.stem), bound)
+    return FlowFolder(Path(parent) / output_name(video, is_folder=os.path.isdir(video)), bound)
 
 
 def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None:
@@ -268,7 +268,7 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
             raise VideoError(path, "is not a file")
         data = path.read_bytes()
     except OSError as error:
-        raise VideoError(path, f"cannot be read: {error.strerror}") from error
+        raise blamed(path, f"cannot be read: {error.strerror}", error) from error
     kind = _DECODERS[path.suffix[1:].lower()]
     if kind == "mjpeg" and _JPEG_END not in data:
         raise VideoError(path, f"is cut off, or no JPEG file ({len(data)} bytes)")
@@ -277,8 +277,8 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
     context.options = _OPTIONS
     try:
         (frame,) = [*context.decode(Packet(data)), *context.decode(None)]
-    except (FFmpegError, ValueError):
-        raise VideoError(path, "is broken: it cannot be decoded") from None
+    except (FFmpegError, ValueError) as error:
+        raise blamed(path, "is broken: it cannot be decoded", error) from error
     return _grey(path, frame)
 
 
