@@ -27,13 +27,13 @@ def dtype_name(array: NDArray[Any] | Tensor) -> str:
     return str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
 
 
-def as_images(name: str, array: NDArray[Any] | Tensor) -> Tensor:
+def as_images(name: str, array: NDArray[Any] | Tensor, *, any_range: bool = False) -> Tensor:
     """(H, W), (N, H, W) or (N, 1, H, W) as a contiguous (N, H, W), uint8 or float32.
 
     Raises:
         TypeError: neither a NumPy array nor a tensor.
-        ValueError: another shape or dtype, a side under 3, float values that are not finite or not 0 to 1,
-            or a tensor that wants a gradient.
+        ValueError: another shape or dtype, a side under 3, float values that are not finite or, unless
+            ``any_range``, not 0 to 1, or a tensor that wants a gradient.
     """
     tensor = _as_tensor(name, array, ("uint8", *_FLOATS), "uint8 (0 to 255) or floating point (0 to 1)")
     shape = tuple(tensor.shape)
@@ -56,7 +56,7 @@ def as_images(name: str, array: NDArray[Any] | Tensor) -> Tensor:
         )
     if images.dtype != torch.uint8:
         images = images.to(torch.float32)
-        _check_range(name, images)
+        _check_range(name, images, any_range)
     return images.contiguous()
 
 
@@ -130,7 +130,7 @@ def looks(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _check_range(name: str, images: Tensor) -> None:
+def _check_range(name: str, images: Tensor, any_range: bool) -> None:
     if not images.numel() or not looks(images):
         return
     extremes = torch.stack(torch.aminmax(images.flatten(1), dim=1), dim=1).tolist()
@@ -140,7 +140,7 @@ def _check_range(name: str, images: Tensor) -> None:
             raise ValueError(
                 f"{where} must be finite, but has values from {low} to {high}: look at where it came from"
             )
-        if low < -_ROUNDING or high > 1.0 + _ROUNDING:
+        if not any_range and (low < -_ROUNDING or high > 1.0 + _ROUNDING):
             raise ValueError(
                 f"{where} must lie in 0 to 1, being floating point, but has values from {low:.4g} to "
                 f"{high:.4g}: divide values of 0 to 255 by 255 or pass uint8; clamp what a filter overshot"
