@@ -14,12 +14,19 @@ def fingerprint_reference(tensors: list[Tensor]) -> int:
     """CRC-32 over the shapes and bytes of contiguous CPU tensors, chained."""
     crc = len(tensors)
     for tensor in tensors:
+        if not tensor.is_contiguous():
+            raise ValueError("tensors must be contiguous")
         crc = zlib.crc32(str(tensor.shape).encode(), crc)
         crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
 
 register("fingerprint", "(Tensor[] tensors) -> int", fingerprint_reference)
+
+
+@torch.library.register_fake("fasti3d::fingerprint")
+def _fake(tensors: list[Tensor]) -> int:
+    raise NotImplementedError("fingerprint reads values, which tensors that stand for others do not have")
 
 
 def fingerprint(tensors: list[Tensor]) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fasti3d import extension, gpu
 from fasti3d.network import same_shape
+from fasti3d.ops.border import MAX_PADDING, Triple, check_clip, check_out, triple
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
@@ -71,10 +72,28 @@ def _conv3d_split_triton(
     conv3d_split(x, weight, bias, relu, out, second)
 
 
-@torch.library.register_fake("fasti3d::conv3d_split_triton_")
-@torch.library.register_fake("fasti3d::conv3d_triton_")
 def _fake(*arguments: object) -> None:
     return None
+
+
+def _fake_pack(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None) -> Tensor:
+    outputs, channels, *kernel = weight.shape
+    panels, pair = -(-outputs // _PANEL), 2 if dtype == torch.bfloat16 else 1
+    # A tap is a pixel, or a row of them where clips have few channels or pairs cannot be of one pixel.
+    merged = channels < FEW_CHANNELS or channels % pair != 0
+    run = channels * (kernel[2] if merged else 1)
+    taps = kernel[1] * (1 if merged else kernel[2])
+    frames = kernel[0] if filters is None else filters.shape[1]
+    shape = (panels, frames * taps, -(-run // pair) * pair, _PANEL)
+    return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
+
+
+for _name in ("conv3d_triton_", "conv3d_split_triton_"):
+    torch.library.register_fake(f"fasti3d::{_name}", _fake)
+if extension.CORE is not None:
+    for _name in ("conv3d_packed_", "conv3d_winograd_"):
+        torch.library.register_fake(f"fasti3d::{_name}", _fake)
+    torch.library.register_fake("fasti3d::conv3d_pack", _fake_pack)
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
@@ -98,9 +117,6 @@ def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     if has_kernel(device, dtype) or not has_kernel(device, torch.float32):
         return dtype
     return dtype if dtype == torch.bfloat16 and extension.has_amx_bf16() else torch.float32
-
-
-Triple = tuple[int, int, int]
 
 
 def winograd_form(
@@ -138,14 +154,46 @@ def output_size(
     return [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
 
 
-def check_fills(size: Sequence[int], kernel: Sequence[int], padding: Sequence[int] | None) -> None:
-    """ValueError for a clip of (T, H, W) that does not fill the kernel even once."""
+def check_fills(shape: Sequence[int], kernel: Sequence[int], padding: Sequence[int] | None) -> None:
+    """ValueError for clips of a shape (N, C, T, H, W) without pixels, or that do not fill the kernel even once.
+
+    As in torch, only a batch of no clips may be of zeros alone.
+    """
+    clips, _, *size = shape
+    if (clips or padding is None) and 0 in size:
+        raise ValueError(f"x must have frames, rows and columns, got (N, C, T, H, W) {tuple(shape)}")
     if padding is None or all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)):
         return
     raise ValueError(
         f"x of (T, H, W) {tuple(size)} with padding {tuple(padding)} must fill the kernel of "
         f"{tuple(kernel)}: pad more, or give a larger clip"
     )
+
+
+def check_fits(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Literal["same"] | Sequence[int] | None,
+) -> Triple | None:
+    """The padding, None for SAME, of a clip, weights and a geometry that fit together."""
+    check_clip("x", x)
+    if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
+        raise ValueError(
+            f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), none of them 0, got shape {tuple(weight.shape)}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, but x on {x.device}: move one to the other")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    triple("stride must be", stride, 1)
+    zeros = None
+    if padding is not None and not (isinstance(padding, str) and padding == "same"):
+        zeros = triple('padding must be "same" or', padding, 0, MAX_PADDING)
+    check_fills(x.shape, weight.shape[2:], zeros)
+    return zeros
 
 
 def pack_triton(weight: Tensor, stride: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
@@ -288,11 +336,12 @@ def conv3d_bn_relu(
         x: (N, Cin, T, H, W), float32, bfloat16 or float16, channels_last_3d for speed.
         weight: (Cout, Cin, kt, kh, kw) in x's dtype or float32.
         bias: (Cout,) or None for zeros.
-        stride: steps (t, h, w), at least 1.
+        stride: steps (t, h, w), at least 1 and less than 2**31.
         relu: whether to zero what is negative.
-        out: where to write, e.g. a channel slice of a wider channels_last_3d clip; x's dtype.
+        out: where to write, e.g. a channel slice of a wider channels_last_3d clip; x's dtype. It shares
+            no element with x, weight or bias.
         padding: ``"same"`` for TensorFlow's SAME, which is uneven where a stride asks for it, or zeros
-            (t, h, w) on both sides of each axis, as ``torch.nn.Conv3d`` takes them.
+            (t, h, w) on both sides of each axis, as ``torch.nn.Conv3d`` takes them, less than 2**15.
 
     Returns:
         (N, Cout, T', H', W') in x's dtype: ``out`` if given. Sums are float32. T' is ceil(T / st) with
@@ -300,7 +349,8 @@ def conv3d_bn_relu(
         Where gradients are needed it runs as ordinary differentiable PyTorch (then ``out`` must be None).
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together, or ``out`` with gradients.
+        ValueError: shapes, dtypes or devices that do not fit together; clips without frames, rows or
+            columns; ``out`` with gradients, or one that shares memory with itself or with what is read.
     """
     zeros = _check(x, weight, bias, stride, out, padding)
     step = (int(stride[0]), int(stride[1]), int(stride[2]))
@@ -337,39 +387,14 @@ def _check(
     stride: Sequence[int],
     out: Tensor | None,
     padding: Literal["same"] | Sequence[int],
-) -> tuple[int, int, int] | None:
+) -> Triple | None:
     """The padding, None for SAME, of arguments that fit together."""
-    if x.dim() != 5:
-        raise ValueError(f"x must be (N, Cin, T, H, W), got shape {tuple(x.shape)}")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
-    if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
-        raise ValueError(f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), got shape {tuple(weight.shape)}")
+    zeros = check_fits(x, weight, bias, stride, padding)
     if weight.dtype not in (x.dtype, torch.float32):
         raise ValueError(f"weight must be {x.dtype}, like x, or torch.float32, got {weight.dtype}")
-    for name, tensor in (("weight", weight), ("bias", bias), ("out", out)):
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, but x on {x.device}: move one to the other")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    if len(stride) != 3 or min(stride) < 1:
-        raise ValueError(f"stride must be 3 positive steps (t, h, w), got {tuple(stride)}")
-    zeros = None
-    if padding != "same":
-        if isinstance(padding, str | int) or len(padding) != 3 or min(padding) < 0:
-            raise ValueError(f'padding must be "same" or 3 numbers of zeros (t, h, w), got {padding!r}')
-        zeros = (int(padding[0]), int(padding[1]), int(padding[2]))
-    check_fills(x.shape[2:], weight.shape[2:], zeros)
     if out is not None:
-        size = output_size(x.shape[2:], weight.shape[2:], stride, zeros)
-        expected = (x.shape[0], weight.shape[0], *size)
-        if tuple(out.shape) != expected or out.dtype != x.dtype:
-            raise ValueError(
-                f"out must be {x.dtype} of shape {expected}, got {out.dtype} of {tuple(out.shape)}"
-            )
-        if out.shape[1] > 1 and out.stride(1) != 1:
-            raise ValueError(
-                f"out must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
-                "memory_format=torch.channels_last_3d"
-            )
+        if out.device != x.device:
+            raise ValueError(f"out is on {out.device}, but x on {x.device}: move one to the other")
+        shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, zeros))
+        check_out(out, shape, x=x, weight=weight, bias=bias)
     return zeros
