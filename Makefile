@@ -3,6 +3,7 @@
 #   make demo              what people do in a sample clip (VIDEO=path: in yours)
 #   make test              the tests (ARGS="-k pool" goes on to pytest)
 #   make bench             the benchmarks and their tables (ARGS too)
+#   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
 #   make lint | format     the checks of style and types | what can be put right by itself
 #   make setup | clean     set up all of it but the benchmarks' peers | remove what make and Python created
 #
@@ -29,7 +30,7 @@ HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
-.PHONY: setup demo test bench lint format clean
+.PHONY: setup demo test bench sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(HAVE_TOOLS)
@@ -83,6 +84,9 @@ bench: $(HAVE_PEERS)
 	@mkdir -p .benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=.benchmarks/latest.json $(ARGS)
 	@$(BIN)/python benchmarks/report.py .benchmarks/latest.json
+
+sanitize: setup
+	@$(BIN)/python tests/campaign/sanitize.py $(ARGS)
 
 lint: setup
 	@echo "lint: ruff, mypy, clang-format"

@@ -1,5 +1,5 @@
-// Whether tensors share memory: an operator that writes where it reads, or twice to one place, gives
-// wrong results in silence.
+// Whether tensors share memory: an operator that writes where it reads, or twice to one place,
+// gives wrong results in silence.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -14,7 +14,8 @@
 
 namespace fasti3d {
 
-// The bytes of a tensor's elements: first + the sum of index[i] * step[i], 0 <= index[i] < count[i].
+// The bytes of a tensor's elements: first + the sum of index[i] * step[i], 0 <= index[i] <
+// count[i].
 struct Bytes {
   struct Axis {
     int64_t step, count;

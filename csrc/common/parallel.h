@@ -1,5 +1,5 @@
-// torch's threads. Exceptions leave them as they were thrown: torch's own parallel_for keeps that there
-// was one, but not what it says.
+// torch's threads. Exceptions leave them as they were thrown: torch's own parallel_for keeps that
+// there was one, but not what it says.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -16,8 +16,9 @@
 namespace fasti3d {
 
 #if defined(__SANITIZE_THREAD__)
-// The thread sanitizer cannot see where OpenMP, which is not built with it, starts threads and waits
-// for them, and takes all that they share for races. It does see std::thread. Shares are torch's.
+// The thread sanitizer cannot see where OpenMP, which is not built with it, starts threads and
+// waits for them, and takes all that they share for races. It does see std::thread. Shares are
+// torch's.
 template <class Work>
 void fork_and_join(int64_t begin, int64_t end, int64_t grain, const Work& work) {
   const int64_t threads =

@@ -58,9 +58,8 @@ void max_pool3d_same_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t
 Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride) {
   const ClipView in = clip_view(x, "x");
   const Window window = same_window(in, kernel, stride);
-  Tensor out = allocate(
-      "max_pool3d_same", {in.n, in.c, window.t.out, window.h.out, window.w.out}, x.scalar_type(), x,
-      torch::headeronly::MemoryFormat::ChannelsLast3d);
+  Tensor out = allocate("max_pool3d_same", {in.n, in.c, window.t.out, window.h.out, window.w.out},
+                        x.scalar_type(), x, torch::headeronly::MemoryFormat::ChannelsLast3d);
   max_pool3d_same_(x, kernel, stride, out);
   return out;
 }

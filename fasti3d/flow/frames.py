@@ -51,7 +51,9 @@ def as_images(name: str, array: NDArray[Any] | Tensor) -> Tensor:
             "enlarge it"
         )
     if max(height, width) > MAX_SIDE:
-        raise ValueError(f"{name} must have sides of at most {MAX_SIDE} pixels, got {height}x{width}: cut it up")
+        raise ValueError(
+            f"{name} must have sides of at most {MAX_SIDE} pixels, got {height}x{width}: cut it up"
+        )
     if images.dtype != torch.uint8:
         images = images.to(torch.float32)
         _check_range(name, images)

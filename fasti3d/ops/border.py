@@ -21,7 +21,7 @@ Triple = tuple[int, int, int]
 
 
 def triple(must_be: str, values: Any, least: int, most: int = MAX_LENGTH) -> Triple:
-    """Three whole numbers (t, h, w) in a range; ValueError, which begins with ``must_be``, for anything else."""
+    """Three whole numbers (t, h, w) in a range; else a ValueError that begins with ``must_be``."""
     whole = isinstance(values, Sequence) and all(isinstance(value, Integral) for value in values)
     if not whole or len(values) != 3 or min(values) < least or max(values) > most:
         shown = tuple(values) if isinstance(values, list | tuple) else repr(values)
@@ -29,21 +29,19 @@ def triple(must_be: str, values: Any, least: int, most: int = MAX_LENGTH) -> Tri
     return int(values[0]), int(values[1]), int(values[2])
 
 
-def check_clip(name: str, x: Tensor) -> None:
+def check_clip(x: Tensor, channels: str = "C") -> None:
     """ValueError for what is no clip of one of the dtypes that operators compute."""
     if x.dim() != 5:
-        raise ValueError(f"{name} must be (N, C, T, H, W), got shape {tuple(x.shape)}")
+        raise ValueError(f"x must be (N, {channels}, T, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"{name} must be float32, bfloat16 or float16, got {x.dtype}")
+        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
 
 
-def check_out(out: Tensor, shape: Sequence[int], **inputs: Tensor | None) -> None:
-    """ValueError unless ``out`` is a channels-last clip of this shape, of x's dtype, and of memory of its own."""
-    x = inputs["x"]
-    assert x is not None
-    if tuple(out.shape) != tuple(shape) or out.dtype != x.dtype:
+def check_out(out: Tensor, shape: Sequence[int], dtype: torch.dtype, **inputs: Tensor | None) -> None:
+    """ValueError unless ``out`` is a channels-last clip of this shape and dtype, in memory of its own."""
+    if tuple(out.shape) != tuple(shape) or out.dtype != dtype:
         raise ValueError(
-            f"out must be {x.dtype} of shape {tuple(shape)}, got {out.dtype} of {tuple(out.shape)}"
+            f"out must be {dtype} of shape {tuple(shape)}, got {out.dtype} of {tuple(out.shape)}"
         )
     if out.shape[1] > 1 and out.stride(1) != 1:
         raise ValueError(

@@ -32,7 +32,9 @@ SENTINEL = 12345.0
 def layout(pick: random.Random, x: Tensor) -> Tensor:
     """The same numbers in another order, in a part of other memory, or not aligned."""
     n, c, t, h, w = x.shape
-    kind = pick.choice(("as it is", "channels last", "channels of more", "pixels of more", "every other", "offset"))
+    kind = pick.choice(
+        ("as it is", "channels last", "channels of more", "pixels of more", "every other", "offset")
+    )
     if kind == "channels last":
         return x.contiguous(memory_format=CHANNELS_LAST)
     if kind == "offset":
@@ -71,7 +73,9 @@ def geometry(pick: random.Random) -> dict[str, Any]:
     kernel = pick.choice(usual) if pick.random() < 0.5 else tuple(pick.choices(range(1, 6), k=3))
     stride = tuple(pick.choices((1, 1, 1, 2, 2, 5, 2**31 - 1), k=3))
     padding = None if pick.random() < 0.5 else tuple(pick.randint(0, k + 1) for k in kernel)
-    least = [1 if padding is None else max(k - 2 * p, 1) for k, p in zip(kernel, padding or kernel, strict=True)]
+    least = [
+        1 if padding is None else max(k - 2 * p, 1) for k, p in zip(kernel, padding or kernel, strict=True)
+    ]
     return {
         "n": pick.choice((0, 1, 1, 2)),
         "channels": pick.choice((1, 3, 15, 16, 17, 24, 33, pick.randint(1, 50))),
@@ -180,7 +184,12 @@ def same_bits(a: Tensor, b: Tensor) -> None:
 
 
 def head(pick: random.Random) -> None:
-    shape = (pick.choice((0, 1, 2)), pick.choice((0, 1, 5, 64)), pick.randint(2, 5), *pick.choices((7, 8, 10), k=2))
+    shape = (
+        pick.choice((0, 1, 2)),
+        pick.choice((0, 1, 5, 64)),
+        pick.randint(2, 5),
+        *pick.choices((7, 8, 10), k=2),
+    )
     x = layout(pick, torch.randn(shape).to(pick.choice(DTYPES)))
     classes = pick.choice((0, 1, 7))
     weight, bias = torch.randn(classes, shape[1]), torch.randn(classes)

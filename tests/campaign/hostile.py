@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tvl1_making import arguments
 
+import fasti3d.ops.i3d_head.op  # noqa: F401 - registers the operator
 from fasti3d.flow import TVL1Params
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
-import fasti3d.ops.i3d_head.op  # noqa: F401 - registers the operator
 
 Arguments = dict[str, Any]
 HUGE = 2**63 - 1
@@ -36,7 +36,19 @@ def winograd() -> Arguments:
     matrices = minimal_filter(4, 3)
     packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 3, 3, 3), torch.float32, matrices.filters)
     changes = {"packed": packed, "inputs": matrices.inputs, "outputs": matrices.outputs, "kernel": [3, 3, 3]}
-    order = ("x", "packed", "bias", "inputs", "outputs", "kernel", "stride", "padding", "relu", "out", "start")
+    order = (
+        "x",
+        "packed",
+        "bias",
+        "inputs",
+        "outputs",
+        "kernel",
+        "stride",
+        "padding",
+        "relu",
+        "out",
+        "start",
+    )
     given = direct() | changes
     return {name: given[name] for name in order}
 
@@ -50,7 +62,11 @@ def pool_into() -> Arguments:
 
 
 def packing() -> Arguments:
-    return {"weight": torch.randn(16, 16, 3, 3, 3), "dtype": torch.float32, "filters": minimal_filter(4, 3).filters}
+    return {
+        "weight": torch.randn(16, 16, 3, 3, 3),
+        "dtype": torch.float32,
+        "filters": minimal_filter(4, 3).filters,
+    }
 
 
 def flow() -> Arguments:
@@ -72,13 +88,22 @@ def prints() -> Arguments:
 
 def fused() -> Arguments:
     weight = torch.randn(16, 16, 3, 3, 3)
-    return {"x": clip(1, 16, 4, 5, 6), "weight": weight, "bias": None, "stride": [1] * 3, "padding": None, "relu": True}
+    return {
+        "x": clip(1, 16, 4, 5, 6),
+        "weight": weight,
+        "bias": None,
+        "stride": [1] * 3,
+        "padding": None,
+        "relu": True,
+    }
 
 
 def overlapping(shape: tuple[int, ...]) -> Tensor:
     """Rows that begin in the row before."""
     n, c, t, h, w = shape
-    return torch.zeros(10 * c * n * t * h * w).as_strided(shape, (c * w * h * t, 1, c * w * h, c * (w - 1), c))
+    return torch.zeros(10 * c * n * t * h * w).as_strided(
+        shape, (c * w * h * t, 1, c * w * h, c * (w - 1), c)
+    )
 
 
 def twice(x: Tensor) -> Tensor:
@@ -98,7 +123,10 @@ def of(name: str, change: Callable[[Tensor], Any], error: str) -> Change:
 
 def triples(name: str, least: int, most: int) -> list[Change]:
     return [
-        *(put(name, [1, value, 1], f"{name} must .*{value}") for value in (least - 1, -HUGE - 1, most + 1, HUGE)),
+        *(
+            put(name, [1, value, 1], f"{name} must .*{value}")
+            for value in (least - 1, -HUGE - 1, most + 1, HUGE)
+        ),
         *(put(name, [1] * count, f"{name} must .*") for count in (0, 2, 4)),
     ]
 
@@ -114,7 +142,7 @@ def into(*read: str) -> list[Change]:
         of("out", lambda out: overlapping(tuple(out.shape)), "more than one element of out"),
         ("out", lambda given: given["x"], "some elements of x and out refer to a single memory location"),
         *(
-            ("out", lambda given, name=name: behind(given[name], given["out"]), f"some elements of {name} and out")
+            ("out", lambda given, name=name: behind(given[name], given["out"]), f"elements of {name} and out")
             for name in read
         ),
     ]  # fmt: skip
@@ -126,7 +154,9 @@ def behind(read: Tensor, out: Tensor) -> Tensor:
     memory[: read.numel()] = read.flatten()
     read.set_(memory.untyped_storage(), 0, read.shape, read.stride())
     n, c, t, h, w = out.shape
-    return memory[read.numel() - 1 : read.numel() - 1 + out.numel()].view(n, t, h, w, c).permute(0, 4, 1, 2, 3)
+    return (
+        memory[read.numel() - 1 : read.numel() - 1 + out.numel()].view(n, t, h, w, c).permute(0, 4, 1, 2, 3)
+    )
 
 
 CLIPS: list[Change] = [
@@ -138,7 +168,10 @@ CONVOLUTIONS = [
     *CLIPS,
     of("x", Tensor.contiguous, "x must be channels-last"),
     of("x", lambda x: x[:, :0], "x must have channels|packed does not"),
-    *(of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have channels|out must") for axis in (2, 3, 4)),
+    *(
+        of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have channels|out must")
+        for axis in (2, 3, 4)
+    ),
     of("x", lambda x: x[:1], "out must hold"),
     of("bias", lambda bias: bias[:15], "bias must be float32 with 16"),
     of("bias", Tensor.double, "bias must be float32 with 16"),
@@ -165,7 +198,13 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *(
                 of(name, change, "inputs and outputs must")
                 for name in ("inputs", "outputs")
-                for change in (Tensor.double, lambda m: m[:0], lambda m: m[0], lambda m: m[..., :0], lambda m: m.T)
+                for change in (
+                    Tensor.double,
+                    lambda m: m[:0],
+                    lambda m: m[0],
+                    lambda m: m[..., :0],
+                    lambda m: m.transpose(0, 1),
+                )
             ),
             put("inputs", torch.zeros(9, 1, 6), "inputs and outputs must"),
             put("inputs", torch.zeros(6, 1, 17), "inputs and outputs must"),
@@ -187,7 +226,10 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             of("weight", lambda w: w[:0], "weight must be contiguous float32 and not empty"),
             of("weight", lambda w: w.transpose(0, 1), "weight must be contiguous"),
             put("dtype", torch.float16, "dtype must be float32 or bfloat16"),
-            *(of("filters", change, "filters must") for change in (Tensor.float, lambda m: m[:0], lambda m: m[0])),
+            *(
+                of("filters", change, "filters must")
+                for change in (Tensor.float, lambda m: m[:0], lambda m: m[0])
+            ),
             of("filters", lambda m: m[..., :2].contiguous(), "filters must"),
         ],
     ),
@@ -205,7 +247,11 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *(put("epsilon", value, "epsilon must") for value in (-0.1, float("nan"))),
             *(put("nscales", value, "nscales must") for value in (0, -1, 1001, HUGE)),
             *(put("warps", value, "warps must") for value in (-1, 1001, HUGE)),
-            *(put(f"{n}_iterations", v, f"{n}_iterations.* must") for n in ("inner", "outer") for v in (0, HUGE, 2**31)),
+            *(
+                put(f"{n}_iterations", v, f"{n}_iterations.* must")
+                for n in ("inner", "outer")
+                for v in (0, HUGE, 2**31)
+            ),
             *(put("scale_step", value, "scale_step must") for value in (0.0, 1.0, -1.0, float("nan"))),
             *(put("median_filtering", value, "median_filtering must") for value in (-1, 2, 7, HUGE)),
             put("mode", "", "mode must"),
@@ -227,7 +273,11 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *(
                 of("initial_flow", change, "initial_flow must")
                 for change in (
-                    Tensor.double, lambda f: f[0], lambda f: f[:1], lambda f: f + float("nan"), lambda f: f + 1e20,
+                    Tensor.double,
+                    lambda f: f[0],
+                    lambda f: f[:1],
+                    lambda f: f + float("nan"),
+                    lambda f: f + 1e20,
                 )
             ),
         ],
@@ -242,7 +292,7 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             of("weight", lambda w: w[:, :3], "weight must be"),
             of("weight", lambda w: w[:2], "weight must be"),
             of("weight", Tensor.half, "weight must be torch.float32"),
-            of("bias", lambda b: b[0], "weight must be .* and bias"),
+            of("bias", lambda b: b[0], "bias must be"),
         ],
     ),
     ("fingerprint", prints, [put("tensors", [torch.zeros(3, 2).T], "tensors must be contiguous")]),

@@ -54,7 +54,9 @@ def library(name: str) -> str:
         [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
     ).stdout.strip()
     if not os.path.isabs(found):
-        raise SystemExit(f"sanitize: {compiler} has no {name}: install GCC with its sanitizers, or name one by CXX")
+        raise SystemExit(
+            f"sanitize: {compiler} has no {name}: install GCC with its sanitizers, or name one by CXX"
+        )
     return found
 
 
@@ -64,7 +66,14 @@ def build(name: str, sanitizer: Sanitizer) -> Path:
     # Python's own flags make overflow defined, which hides it. Warnings are for the ordinary build.
     flags = f"{sanitizer.flags} -fno-wrapv -fno-omit-frame-pointer -g1 -w"
     environment = os.environ | {"CFLAGS": flags, "LDFLAGS": sanitizer.flags, "FASTI3D_BUILD": "cpu"}
-    command = [sys.executable, "setup.py", "-q", "build", f"--build-base={base}", f"--build-lib={base / 'lib'}"]
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build",
+        f"--build-base={base}",
+        f"--build-lib={base / 'lib'}",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"sanitize: {name}: the build failed\n{done.stdout}{done.stderr}")
@@ -76,7 +85,9 @@ def run(name: str, sanitizer: Sanitizer, folder: Path, cases: str, seed: str) ->
     environment = os.environ | sanitizer.environment
     # The C++ runtime too: an address sanitizer that finds none at the start cannot follow exceptions.
     environment["LD_PRELOAD"] = f"{library(sanitizer.library)}:{library('libstdc++.so.6')}"
-    environment["PYTHONPATH"] = os.pathsep.join((str(folder), str(ROOT / "tests"), str(ROOT / "tests" / "ops")))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        (str(folder), str(ROOT / "tests"), str(ROOT / "tests" / "ops"))
+    )
     campaign = Path(__file__).with_name("campaign.py")
     command = [*sanitizer.command, sys.executable, str(campaign), cases, seed, str(folder)]
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode

@@ -29,6 +29,34 @@ define(
 )
 
 
+def check_triton(x: Tensor, weight: Tensor, bias: Tensor, size: Sequence[int], *outs: Tensor) -> None:
+    """ValueError unless ``outs`` together hold a convolution's channels, and (T, H, W) of ``size``.
+
+    Packed weights show no more than their channels; out has their dtype, as x has unless it is bytes.
+    """
+    if (
+        x.dim() != 5
+        or weight.dim() != 3
+        or bias.shape != weight.shape[:1]
+        or 0 in (*weight.shape, *x.shape[1:])
+    ):
+        raise ValueError(
+            "x must be (N, Cin, T, H, W), weight packed and bias (Cout,), none of them empty, got "
+            f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    if x.dtype not in (weight.dtype, torch.uint8) or bias.dtype != torch.float32:
+        raise ValueError(
+            f"x must be {weight.dtype}, as weight, and bias torch.float32, got {x.dtype} and {bias.dtype}"
+        )
+    if any(tensor.device != x.device for tensor in (weight, bias, *outs)):
+        raise ValueError(f"weight, bias and out must be on {x.device}, where x is")
+    if any(out.dim() != 5 for out in outs) or sum(out.shape[1] for out in outs) != len(bias):
+        got = ", ".join(str(tuple(out.shape)) for out in outs)
+        raise ValueError(f"out must have {len(bias)} channels, as bias, got {got}")
+    for out in outs:
+        check_out(out, (x.shape[0], out.shape[1], *size), weight.dtype, x=x, weight=weight, bias=bias)
+
+
 @torch.library.impl("fasti3d::conv3d_triton_", "default")
 def _conv3d_triton(
     x: Tensor,
@@ -41,20 +69,16 @@ def _conv3d_triton(
     out: Tensor,
     start: int,
 ) -> None:
+    window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
+    zeros = None if padding is None else triple("padding must be", padding, 0, MAX_PADDING)
+    frames, *pixels = output_size(x.shape[2:], window, step, zeros)
+    if start < 0 or start + out.shape[2] > frames:
+        raise ValueError(f"out must hold frames from {start} on of {frames}, got {out.shape[2]}")
+    check_triton(x, weight, bias, (out.shape[2], *pixels), out)
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d
 
-    conv3d(
-        x,
-        weight,
-        bias,
-        (kernel[0], kernel[1], kernel[2]),
-        (stride[0], stride[1], stride[2]),
-        None if padding is None else (padding[0], padding[1], padding[2]),
-        relu,
-        out,
-        start,
-    )
+    conv3d(x, weight, bias, window, step, zeros, relu, out, start)
 
 
 define(
@@ -67,6 +91,7 @@ define(
 def _conv3d_split_triton(
     x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
 ) -> None:
+    check_triton(x, weight, bias, x.shape[2:], out, second)
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d_split
 
     conv3d_split(x, weight, bias, relu, out, second)
@@ -155,7 +180,7 @@ def output_size(
 
 
 def check_fills(shape: Sequence[int], kernel: Sequence[int], padding: Sequence[int] | None) -> None:
-    """ValueError for clips of a shape (N, C, T, H, W) without pixels, or that do not fill the kernel even once.
+    """ValueError for clips (N, C, T, H, W) without pixels, or that do not fill the kernel even once.
 
     As in torch, only a batch of no clips may be of zeros alone.
     """
@@ -178,10 +203,11 @@ def check_fits(
     padding: Literal["same"] | Sequence[int] | None,
 ) -> Triple | None:
     """The padding, None for SAME, of a clip, weights and a geometry that fit together."""
-    check_clip("x", x)
+    check_clip(x, "Cin")
     if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
         raise ValueError(
-            f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), none of them 0, got shape {tuple(weight.shape)}"
+            f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), none of them 0, got shape "
+            f"{tuple(weight.shape)}"
         )
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.device != x.device:
@@ -396,5 +422,5 @@ def _check(
         if out.device != x.device:
             raise ValueError(f"out is on {out.device}, but x on {x.device}: move one to the other")
         shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, zeros))
-        check_out(out, shape, x=x, weight=weight, bias=bias)
+        check_out(out, shape, x.dtype, x=x, weight=weight, bias=bias)
     return zeros

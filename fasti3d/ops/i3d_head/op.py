@@ -15,19 +15,19 @@ define("i3d_head", "(Tensor x, Tensor weight, Tensor bias) -> (Tensor features, 
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    check_clip("x", x)
-    if any(n < k for n, k in zip(x.shape[2:], HEAD_POOL, strict=True)):
+    if x.dim() != 5 or any(n < k for n, k in zip(x.shape[2:], HEAD_POOL, strict=True)):
         raise ValueError(f"x must be (N, C, T, H, W) of at least {HEAD_POOL} a clip, got {tuple(x.shape)}")
-    if bias.dim() != 1 or weight.shape != (bias.shape[0], x.shape[1]):
+    check_clip(x)
+    if bias.dim() != 1:
+        raise ValueError(f"bias must be (classes,), got {tuple(bias.shape)}")
+    if weight.shape != (len(bias), x.shape[1]):
         raise ValueError(
-            f"weight must be (classes, {x.shape[1]}) and bias (classes,) for x, got {tuple(weight.shape)} and "
-            f"{tuple(bias.shape)}"
+            f"weight must be ({len(bias)}, {x.shape[1]}) for bias and x, got {tuple(weight.shape)}"
         )
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor.dtype != torch.float32 or tensor.device != x.device:
-            raise ValueError(
-                f"{name} must be torch.float32 on {x.device}, where x is, got {tensor.dtype} on {tensor.device}"
-            )
+            kind = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name} must be torch.float32 on {x.device}, where x is, got {kind}")
 
 
 @torch.library.impl("fasti3d::i3d_head", "default")

@@ -21,14 +21,14 @@ from fasti3d.ops.registry import register, register_cuda
 
 
 def _check(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> None:
-    check_clip("x", x)
+    check_clip(x)
     triple("kernel must be", kernel, 1)
     triple("stride must be", stride, 1)
 
 
 def _check_into(x: Tensor, kernel: Sequence[int], stride: Sequence[int], out: Tensor) -> None:
     _check(x, kernel, stride)
-    check_out(out, (*x.shape[:2], *same_shape(x.shape[2:], stride)), x=x)
+    check_out(out, (*x.shape[:2], *same_shape(x.shape[2:], stride)), x.dtype, x=x)
 
 
 def _pool(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
@@ -62,7 +62,9 @@ def _pool_on_gpu_into(x: Tensor, kernel: list[int], stride: list[int], out: Tens
         # Here and not at the top: triton is slow to import, and absent where there is no GPU.
         from fasti3d.ops.max_pool3d_same.launch import max_pool3d
 
-        max_pool3d(x, triple("kernel must be", covering(x, kernel), 1), triple("stride must be", stride, 1), out)
+        max_pool3d(
+            x, triple("kernel must be", covering(x, kernel), 1), triple("stride must be", stride, 1), out
+        )
 
 
 def _has_triton_kernel(x: Tensor, kernel: list[int]) -> bool:
@@ -109,8 +111,8 @@ def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> 
 
     Returns:
         (N, C, ceil(T/st), ceil(H/sh), ceil(W/sw)) in x's dtype, channels_last_3d; of an empty clip an empty
-        one. Padding never wins; a NaN in the window does. Differentiable: as in torch the gradient goes to the first
-        maximum of a window.
+        one. Padding never wins; a NaN in the window does. Differentiable: as in torch the gradient goes to
+        the first maximum of a window.
 
     Raises:
         ValueError: x is not 5-dimensional or not floating, kernel or stride are not 3 positive numbers.

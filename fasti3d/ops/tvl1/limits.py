@@ -47,7 +47,9 @@ def check_params(
     )
     require("scale_step", scale_step, 0 < scale_step < 1, "lie between 0 and 1 (OpenCV's default is 0.8)")
     require("gamma", gamma, gamma >= 0, "be at least 0")
-    require("median_filtering", median_filtering, median_filtering in MEDIANS, "be 3 or 5, or 0 or 1 for none")
+    require(
+        "median_filtering", median_filtering, median_filtering in MEDIANS, "be 3 or 5, or 0 or 1 for none"
+    )
     require("mode", mode, mode in MODES, f"be one of {', '.join(MODES)}")
     for name, number in (
         ("theta", theta),
@@ -66,7 +68,9 @@ def check_tensors(frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | 
         if frames.dim() != 3 or frames.dtype not in (torch.uint8, torch.float32):
             raise ValueError(f"{name} must be (N, H, W), uint8 or float32, got {_kind(frames)}")
         if not all(MIN_SIDE <= side <= MAX_SIDE for side in frames.shape[1:]):
-            raise ValueError(f"{name} must have sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {_kind(frames)}")
+            raise ValueError(
+                f"{name} must have sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {_kind(frames)}"
+            )
         if (frames.shape, frames.dtype, frames.device) != (frame0.shape, frame0.dtype, frame0.device):
             raise ValueError(f"{name} must be as frame0, {_kind(frame0)}, got {_kind(frames)}")
     pairs = frame0.shape[0] if frame1 is not None else max(frame0.shape[0] - 1, 0)
