@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -233,14 +234,15 @@ def flow(pick: random.Random, *, any_values: bool = False) -> None:
         "mode": pick.choice(("opencv-cpu", "opencv-cuda")),
     }
     if any_values:
+        theta = 10 ** pick.uniform(-12, 6)
+        changes["theta"] = theta
         wild = {
-            "tau": 10 ** pick.uniform(-320, 12),
-            "lambda_": 10 ** pick.uniform(-320, 12),
-            "theta": 10 ** pick.uniform(-12, 6),
+            "tau": theta * 10 ** pick.uniform(-20, 6.3),
+            "lambda_": 10 ** pick.uniform(-20, 6.3) / theta,
             "gamma": 10 ** pick.uniform(-50, 6),
             "epsilon": 10 ** pick.uniform(-320, 300),
             "scale_step": pick.choice((5e-324, 1e-9, 0.01, 0.999, 1 - 1e-12)),
-            "nscales": pick.choice((1, 40, 1000)),
+            "nscales": pick.choices((1, 20, 1000), (60, 37, 3))[0],
         }
         changes |= {name: value for name, value in wild.items() if pick.random() < 0.5}
         if changes["nscales"] == 1000:
@@ -256,9 +258,9 @@ def flow(pick: random.Random, *, any_values: bool = False) -> None:
     try:
         params = TVL1Params(**changes)
     except ValueError as error:
-        assert any_values, error
-        assert " must be at most 1e+06" in str(error) or "above 0" in str(error), error
-        return
+        if any_values and re.search(r" must be (at most 1e\+06|above 0)", str(error)):
+            return
+        raise
     result = tvl1(*frames, params=params, initial_flow=start)
     assert result.shape == (pairs, 2, h, w)
     assert result.isfinite().all(), params
