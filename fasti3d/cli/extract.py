@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 from typer.core import TyperCommand
 
+from fasti3d.choices import check_streams
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model
 from fasti3d.cli.options import (
@@ -29,6 +31,9 @@ from fasti3d.cli.options import (
     to_rate,
     to_tvl1,
 )
+from fasti3d.cli.weights import check_there
+from fasti3d.extraction.settings import settle
+from fasti3d.naming import quoted
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction
@@ -156,13 +161,10 @@ def extract(
     Beside the features of NAME.mp4 lies NAME.json, which says how they were made and which frames and
     seconds each row covers. Videos that fail are listed in errors.jsonl in the output folder. The same
     command, given again after a kill or an error, goes on with what is missing and ends with the same
-    files; several may share one output folder. Exit code 1 means that videos failed, or that the folder
-    cannot be written to; 2 that the call was wrong or other features are there.
+    files; several may share one output folder. Exit code 1 means that videos failed, that the folder
+    cannot be written to, or that memory or file descriptors ran out; 2 that the call was wrong or other
+    features are there.
     """
-    from fasti3d.extraction import ConflictError, OutputError
-    from fasti3d.extraction import extract as run
-    from fasti3d.weights import WeightsError
-
     asked: dict[str, Any] = {
         "streams": streams,
         "mode": mode,
@@ -181,6 +183,14 @@ def extract(
     params = to_tvl1(tvl1_preset)
     part = _part(shard)
     _check(asked, params, streams, flow_weights, sources)
+    if ray is None and streams != "flow":
+        check_there(weights)
+    if ray is None and flow_weights is not None:
+        check_there(flow_weights, "--flow-weights")
+    from fasti3d.extraction import ConflictError, OutputError
+    from fasti3d.extraction import extract as run
+    from fasti3d.weights import WeightsError
+
     models: dict[str, Any] = {}
     if ray is not None:  # the devices are those of the cluster, which only shows what they are
         models = {"model": weights, "flow_model": flow_weights, "device": device, "dtype": dtype, "ray": ray}
@@ -215,7 +225,7 @@ def extract(
         output.complain("warning", "interrupted; the same command goes on from where it stopped")
         raise
     for failure in result.failed[:_SHOWN]:
-        output.complain("error", f"{failure.path}: {failure.reason}")
+        output.complain("error", f"{quoted(failure.path)}: {failure.reason}")
     if (more := len(result.failed) - _SHOWN) > 0:
         output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
     if not quiet:
@@ -231,17 +241,14 @@ def _check(
     sources: list[Path],
 ) -> None:
     """Ends with exit code 2 for what can be seen to be wrong before weights are fetched."""
-    from fasti3d.classification import check_streams
-    from fasti3d.extraction.settings import settle
-
     try:
         check_streams(streams, flow_weights, "--flow-weights")
         settle(**asked, tvl1=params)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     for path in sources:
-        if not path.exists():
-            raise typer.BadParameter(f"{path} is not there", param_hint="VIDEO|DIR|LIST.txt")
+        if not os.path.exists(path):
+            raise typer.BadParameter(f"{quoted(path)} is not there", param_hint="VIDEO|DIR|LIST.txt")
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:

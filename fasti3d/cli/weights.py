@@ -80,19 +80,23 @@ def known(name: str) -> None:
         )
 
 
-def find(weights: str, option: str = "--weights") -> Path:
-    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+def check_there(weights: str, option: str = "--weights") -> None:
+    """Ends with exit code 2 for what is neither a name nor a file."""
     from fasti3d.weights import registry
 
-    if weights in registry():
-        return fetch(weights)
-    path = Path(weights).expanduser()
-    if not path.exists():
+    if weights not in registry() and not Path(weights).expanduser().exists():
         raise typer.BadParameter(
             f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
             param_hint=option,
         )
-    return path
+
+
+def find(weights: str, option: str = "--weights") -> Path:
+    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+    from fasti3d.weights import registry
+
+    check_there(weights, option)
+    return fetch(weights) if weights in registry() else Path(weights).expanduser()
 
 
 def fetch(name: str) -> Path:

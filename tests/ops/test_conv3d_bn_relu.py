@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor
 
+from fasti3d import extension
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.same import pad_same
@@ -117,6 +118,22 @@ def test_3x3x3_at_every_remainder_of_a_tile(isa: str) -> None:
 def test_the_stem(isa: str, dtype: torch.dtype) -> None:
     for in_channels, size in itertools.product((2, 3), [(9, 17, 16), (4, 5, 18), (1, 1, 1), (2, 30, 3)]):
         check(make_case(2, in_channels, 64, size, (7, 7, 7), (2, 2, 2), dtype=dtype))
+
+
+@pytest.mark.isa
+@pytest.mark.skipif(extension.CORE is None, reason="oneDNN runs where the extension was not built")
+def test_single_frames_of_few_channels_in_bfloat16() -> None:
+    """In which oneDNN's kernels for AMX read what is not theirs, here made to be NaN."""
+    for in_channels, kernel, stride in (
+        (3, (3, 3, 3), (1, 1, 1)),
+        (2, (7, 7, 7), (2, 2, 2)),
+        (15, (3, 3, 3), (1, 1, 1)),
+    ):
+        poison = [
+            torch.full((n,), float("nan"), dtype=torch.bfloat16) for n in 8 * (64, 256, 1024, 4096, 16384)
+        ]
+        del poison
+        check(make_case(1, in_channels, 17, (1, 8, 8), kernel, stride, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

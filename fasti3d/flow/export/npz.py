@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fasti3d.flow.export.output import FileOutput
 from fasti3d.flow.export.settings import Settings
+from fasti3d.resources import is_resource_error
 
 _COPY_BYTES = 1 << 24
 # The first date that the format knows: equal content gives equal bytes.
@@ -64,7 +65,9 @@ class NpzOutput(FileOutput):
         try:
             with np.load(self.target) as arrays:
                 return json.loads(str(arrays["settings"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        except Exception as error:  # somebody else's file may be broken in any way
+            if isinstance(error, OSError) and is_resource_error(error):
+                raise
             return None
 
     def _parts(self) -> list[Path]:

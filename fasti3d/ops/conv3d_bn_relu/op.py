@@ -10,13 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d import extension, gpu
 from fasti3d.network import same_shape
 from fasti3d.ops.border import MAX_PADDING, Triple, check_clip, check_out, triple
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
-from fasti3d.ops.registry import define, takes_gradients, takes_operators
+from fasti3d.ops.registry import (
+    define,
+    needs_ordinary_path,
+    register_shapes,
+    takes_gradients,
+    takes_operators,
+)
+from fasti3d.routing import compute_dtype, has_kernel
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16
@@ -97,51 +103,28 @@ def _conv3d_split_triton(
     conv3d_split(x, weight, bias, relu, out, second)
 
 
-def _fake(*arguments: object) -> None:
-    return None
-
-
-def _fake_pack(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None) -> Tensor:
+def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None) -> Tensor:
+    """As csrc/conv3d/cpu.cpp lays weights out."""
     outputs, channels, *kernel = weight.shape
-    panels, pair = -(-outputs // _PANEL), 2 if dtype == torch.bfloat16 else 1
-    # A tap is a pixel, or a row of them where clips have few channels or pairs cannot be of one pixel.
-    merged = channels < FEW_CHANNELS or channels % pair != 0
-    run = channels * (kernel[2] if merged else 1)
-    taps = kernel[1] * (1 if merged else kernel[2])
-    frames = kernel[0] if filters is None else filters.shape[1]
-    shape = (panels, frames * taps, -(-run // pair) * pair, _PANEL)
+    pairs = dtype == torch.bfloat16
+    merged = channels < FEW_CHANNELS or (pairs and channels % 2 != 0)
+    run = kernel[2] * channels if merged else channels
+    plane = kernel[1] * (1 if merged else kernel[2])
+    # In the direct form every frame of the window is a phase of its own.
+    phases = kernel[0] if filters is None else filters.shape[1]
+    shape = (-(-outputs // _PANEL), phases * plane, run + run % 2 if pairs else run, _PANEL)
     return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
 
 
-for _name in ("conv3d_triton_", "conv3d_split_triton_"):
-    torch.library.register_fake(f"fasti3d::{_name}", _fake)
-if extension.CORE is not None:
-    for _name in ("conv3d_packed_", "conv3d_winograd_"):
-        torch.library.register_fake(f"fasti3d::{_name}", _fake)
-    torch.library.register_fake("fasti3d::conv3d_pack", _fake_pack)
+register_shapes("conv3d_pack", _packed_shape)
+register_shapes("conv3d_packed_", lambda *arguments: None)
+register_shapes("conv3d_winograd_", lambda *arguments: None)
 
 
-def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a fused kernel that beats the reference serves this device and dtype.
-
-    bfloat16 needs AVX512_BF16 to be worth it; on CPUs with AMX, whose tiles do eight times the
-    work of that instruction, oneDNN (which the reference runs on) is left to use them. On GPUs see
-    ``fasti3d.gpu.why_not``.
-    """
-    if device.type == "cuda":
-        return gpu.why_not(device, dtype) is None
-    if device.type != "cpu" or extension.CORE is None:
-        return False
-    if dtype == torch.bfloat16:
-        return extension.has_bf16_dot() and not extension.has_amx_bf16()
-    return dtype == torch.float32
-
-
-def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What a convolution of clips of ``dtype`` is computed in, where no gradient is needed."""
-    if has_kernel(device, dtype) or not has_kernel(device, torch.float32):
-        return dtype
-    return dtype if dtype == torch.bfloat16 and extension.has_amx_bf16() else torch.float32
+@torch.library.register_fake("fasti3d::conv3d_split_triton_")
+@torch.library.register_fake("fasti3d::conv3d_triton_")
+def _fake(*arguments: object) -> None:
+    return None
 
 
 def winograd_form(
@@ -278,7 +261,7 @@ class PackedConv3d:
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
         geometry = (out_channels, kernel, stride, padding, relu)
-        if not has_kernel(weight.device, dtype):
+        if not has_kernel(weight.device, dtype, few_channels=weight.shape[1] < FEW_CHANNELS):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
             return PackedConv3d(packed, bias.to(dtype), *geometry, "reference")
         if weight.device.type == "cuda":
@@ -384,13 +367,11 @@ def conv3d_bn_relu(
     needs_grad = takes_gradients(*tensors)
     if needs_grad and out is not None:
         raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
-    if takes_operators(x) and not needs_grad:  # graph.py's
+    if takes_operators(x):  # graph.py's
         y = torch.ops.fasti3d.conv3d_bn_relu(x, weight, bias, step, zeros, relu)
         return y if out is None else out.copy_(y)
-    if needs_grad or torch.compiler.is_compiling():
-        y = conv3d_bn_relu_reference(
-            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu, zeros
-        )
+    if needs_grad or needs_ordinary_path(x):
+        y = conv3d_bn_relu_reference(x, weight, bias, step, relu, zeros)
         return y if out is None else out.copy_(y)
     dtype = compute_dtype(x.device, x.dtype)
     packed = PackedConv3d.pack(*in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)

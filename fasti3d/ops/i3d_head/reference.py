@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fasti3d.inputs import without_autocast
 from fasti3d.network import HEAD_POOL
 
 
@@ -17,4 +18,5 @@ def i3d_head_reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor,
         features = F.avg_pool3d(x.float(), HEAD_POOL, stride=1).mean(dim=(3, 4))
     else:  # of which torch's pool refuses those without channels
         features = x.new_empty((*x.shape[:2], x.shape[2] - HEAD_POOL[0] + 1), dtype=torch.float32)
-    return features, F.linear(features.mean(dim=2), weight, bias)
+    with without_autocast(x.device):
+        return features, F.linear(features.mean(dim=2), weight, bias)

@@ -37,19 +37,9 @@ def _fake(
     scale_step: float, gamma: float, median_filtering: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     check_params(
-        mode,
-        tau,
-        lambda_,
-        theta,
-        nscales,
-        warps,
-        epsilon,
-        inner_iterations,
-        outer_iterations,
-        scale_step,
-        gamma,
-        median_filtering,
-    )
+        mode, tau, lambda_, theta, nscales, warps, epsilon, inner_iterations, outer_iterations, scale_step,
+        gamma, median_filtering,
+    )  # fmt: skip
     check_tensors(frame0, frame1, initial_flow)
     images, height, width = frame0.shape
     pairs = max(images - 1, 0) if frame1 is None else images
