@@ -29,7 +29,7 @@ def instruction_sets() -> list[str]:
     if extension.CORE is None:
         return []
     best = extension.CORE.isa()
-    names = ["baseline", "avx2", "avx512"]
+    names = ["baseline", "avx2", "avx512", "avx512_bf16", "amx"]
     return names[: names.index(best) + 1]
 
 
