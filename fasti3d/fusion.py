@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fasti3d import gpu
 from fasti3d.batch_norm import fold
 from fasti3d.chains import find_chains
 from fasti3d.inputs import autocast_dtype
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills
+from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills, convolve
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.registry import needs_ordinary_path, takes_operators
 from fasti3d.routing import compute_dtype
@@ -69,7 +70,7 @@ class FusedConv3d(nn.Module):
         if self.in_channels >= FEW_CHANNELS:
             clip = clip.contiguous(memory_format=torch.channels_last_3d)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self._pack(dtype)(clip).to(x.dtype)
+            return convolve(self._pack(dtype), clip, partial(self._packed_for, dtype)).to(x.dtype)
 
     def _check(self, x: Tensor) -> None:
         weight = self.folded_weight
@@ -90,19 +91,23 @@ class FusedConv3d(nn.Module):
             with _pack_lock:
                 cached = self._packed
                 if cached is None or cached[0] != key:
-                    packed = PackedConv3d.pack(
-                        weight.float(),
-                        bias.float(),
-                        self.stride,
-                        relu=self.relu,
-                        dtype=dtype,
-                        padding=self.padding,
-                    )
+                    packed = self._packed_for(dtype)
                     if not gpu.settle(weight.device):
                         return packed  # the graph's own, made again by every replay
                     # With the tensors, so that no new one gets the id of one that the key was made of.
                     cached = self._packed = (key, packed, (weight, bias))
         return cached[1]
+
+    def _packed_for(self, dtype: torch.dtype, *, winograd: bool = True) -> PackedConv3d:
+        return PackedConv3d.pack(
+            self.folded_weight.float(),
+            self.folded_bias.float(),
+            self.stride,
+            relu=self.relu,
+            dtype=dtype,
+            padding=self.padding,
+            winograd=winograd,
+        )
 
     def extra_repr(self) -> str:
         return (

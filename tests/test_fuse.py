@@ -514,6 +514,17 @@ def test_changes_of_the_fused_weights_are_followed() -> None:
     assert (run(fused, x) == 1).all()
 
 
+@pytest.mark.usefixtures("no_graphs")
+def test_values_that_are_not_finite_spread_no_further_than_in_torch() -> None:
+    module = chain()
+    fused, x = fasti3d.fuse(module), random(1, 16, 9, 6, 7)
+    x[0, 2, 4, 3, 3] = float("nan")
+    expected = run(module, x).isnan()
+    assert 0 < expected.sum() < expected.numel() / 4
+    for network in (fused, torch.compile(fused, fullgraph=True, backend="eager")):
+        assert torch.equal(run(network, x).isnan(), expected)
+
+
 def test_what_a_graph_packs_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a GPU captures, nothing is computed yet that others could read."""
     monkeypatch.setattr(gpu, "settle", lambda device: False)

@@ -26,7 +26,7 @@ register("fingerprint", "(Tensor[] tensors) -> SymInt", fingerprint_reference)
 
 
 @torch.library.register_fake("fasti3d::fingerprint")
-def _fake(tensors: list[Tensor]) -> int:
+def _fake(tensors: list[Tensor]) -> int | torch.SymInt:
     """A number that is only known when the graph runs; any where no symbol can stand for it."""
     try:
         return torch.library.get_ctx().new_dynamic_size()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -253,10 +255,12 @@ class PackedConv3d:
         relu: bool,
         dtype: torch.dtype,
         padding: tuple[int, int, int] | None = None,
+        winograd: bool = True,
     ) -> PackedConv3d:
         """Packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for clips of ``dtype``.
 
-        ``padding`` is zeros on both sides of each axis; None is SAME.
+        ``padding`` is zeros on both sides of each axis; None is SAME. ``winograd``: whether that form may be
+        chosen, which spreads a value that is not finite over its whole tile (see ``spread``).
         """
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
@@ -267,9 +271,9 @@ class PackedConv3d:
         if weight.device.type == "cuda":
             return PackedConv3d(pack_triton(weight, stride, dtype), bias.contiguous(), *geometry, "triton")
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
-        tile = winograd_form(weight.shape[1], kernel, stride, dtype)
+        tile = winograd_form(weight.shape[1], kernel, stride, dtype) if winograd else None
         by_rows = False
-        if tile is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
+        if winograd and tile is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
             tile = winograd_form(weight.shape[1], _by_rows(kernel), _by_rows(stride), dtype)
             by_rows = tile is not None
         if by_rows:
@@ -304,6 +308,19 @@ class PackedConv3d:
             # (C, T, H, W) as T clips of H frames, one row each.
             self._run(clip.transpose(0, 1).unsqueeze(3), target.transpose(0, 1).unsqueeze(3), 0, *geometry)
         return out
+
+    def spread(self, y: Tensor) -> bool:
+        """Whether a value that is not finite may have reached more of the result ``y`` than it should have.
+
+        The Winograd form makes tiles of output frames (of rows, with ``by_rows``) from the same sums: 4, in
+        bfloat16 2. Where one of a tile's inputs is not finite, all its outputs of all channels are NaN: the
+        first of one channel tells.
+        """
+        if self.transform is None or not y.numel():
+            return False
+        axis, tile = 3 if self.by_rows else 2, len(self.transform.outputs)
+        firsts = y[:, :1].movedim(axis, 0)[::tile]
+        return not math.isfinite(firsts.sum(dtype=torch.float32).item())
 
     def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
         """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.
@@ -354,7 +371,8 @@ def conv3d_bn_relu(
 
     Returns:
         (N, Cout, T', H', W') in x's dtype: ``out`` if given. Sums are float32. T' is ceil(T / st) with
-        SAME, else floor((T + 2 pt - kt) / st) + 1; H' and W' likewise.
+        SAME, else floor((T + 2 pt - kt) / st) + 1; H' and W' likewise. Values that are not finite reach
+        the outputs whose windows they are in, and no others.
         Where gradients are needed it runs as ordinary differentiable PyTorch (then ``out`` must be None).
 
     Raises:
@@ -374,12 +392,20 @@ def conv3d_bn_relu(
         y = conv3d_bn_relu_reference(x, weight, bias, step, relu, zeros)
         return y if out is None else out.copy_(y)
     dtype = compute_dtype(x.device, x.dtype)
-    packed = PackedConv3d.pack(*in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)
+    pack = partial(PackedConv3d.pack, *in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if dtype == x.dtype:
-        return packed(x, out)
-    y = packed(x.to(dtype))
+        return convolve(pack(), x, pack, out)
+    y = convolve(pack(), x.to(dtype), pack)
     return y.to(x.dtype) if out is None else out.copy_(y)
+
+
+def convolve(
+    packed: PackedConv3d, x: Tensor, pack: Callable[..., PackedConv3d], out: Tensor | None = None
+) -> Tensor:
+    """Convolves x, once more by the direct form, which ``pack`` makes, where values are not finite."""
+    y = packed(x, out)
+    return pack(winograd=False)(x, out) if packed.spread(y) else y
 
 
 def in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
