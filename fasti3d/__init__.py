@@ -10,7 +10,7 @@ from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, dense, extraction, flow, video, weights
+    from fasti3d import compat, dense, extraction, flow, inflate, video, weights
     from fasti3d.classification import Classification, classify
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
@@ -34,6 +34,7 @@ __all__ = [
     "flow",
     "fuse",
     "fvd",
+    "inflate",
     "ops",
     "reference",
     "tvl1",
@@ -57,6 +58,7 @@ _LAZY = {
     "flow": None,
     "fuse": "fasti3d.fusion",
     "fvd": "fasti3d.metrics",
+    "inflate": None,
     "tvl1": "fasti3d.flow",
     "tvl1_video": "fasti3d.flow",
     "video": None,

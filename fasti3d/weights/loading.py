@@ -53,10 +53,19 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
     """
     checkpoint = load(src)
     path = Path(dst).expanduser()
+    save(checkpoint, path, source=Path(src))
+    return path
+
+
+def save(checkpoint: Checkpoint, path: Path, *, source: Path) -> None:
+    """Writes what was made of the file ``source`` to ``path``, whole or not at all.
+
+    Raises:
+        WeightsError: ``path`` cannot be written, or is ``source``.
+    """
     try:
-        if path.exists() and Path(src).exists() and path.samefile(src):
-            raise WeightsError(f"{dst} is the file to convert: give the result another name")
+        if path.exists() and source.exists() and path.samefile(source):
+            raise WeightsError(f"{path} is the file to convert: give the result another name")
         write_checkpoint(checkpoint, path)
     except OSError as error:
-        raise WeightsError(f"{dst} cannot be written: {error.strerror or error}") from error
-    return path
+        raise WeightsError(f"{path} cannot be written: {error.strerror or error}") from error
