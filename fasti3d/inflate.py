@@ -1,11 +1,11 @@
 """2-D Inception-v1 weights of ImageNet, inflated into I3D.
 
-Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017), "Bootstrapping 3D filters from
-2D Filters": on a video of one repeated image the inflated network computes what the 2-D network computes on
-the image. Read are the two public forms of the network, which hold the same weights: torchvision's GoogLeNet,
-and the variables of TF-slim's Inception-v1 that it was converted from. Both were trained on values in [-1, 1],
-with batch norm of eps 1e-3 and 3x3 convolutions in branch 2, so they go into I3D as they are. (torchvision's
-``transform_input`` only maps its normalised images back to [-1, 1]; nothing is to be folded into the stem.)
+Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017), "Bootstrapping 3D filters from 2D
+Filters": on a video of one repeated image the inflated network computes what the 2-D network computes on the
+image. Two public forms of the network are read, torchvision's GoogLeNet and the TF-slim variables that it was
+converted from. Both were trained on values in [-1, 1], with batch norm of eps 1e-3 and 3x3 convolutions in
+branch 2, so they go into I3D as they are. (torchvision's ``transform_input`` only maps its normalised images
+back to [-1, 1]; nothing is to be folded into the stem.)
 """
 
 from __future__ import annotations
@@ -263,7 +263,9 @@ def _inflated(
     given = _flat(source)
     found = formats.find({"": given}, _FORMATS, "2-D Inception-v1")
     if found is None:
-        raise WeightsError(f"no 2-D Inception-v1 weights in it: {len(given)} tensors ({_some(given)}){_advice(given)}")
+        raise WeightsError(
+            f"no 2-D Inception-v1 weights in it: {len(given)} tensors ({_some(given)}){_advice(given)}"
+        )
     state_dict = model.state_dict()
     try:
         wanted = formats.recognise({"": state_dict})

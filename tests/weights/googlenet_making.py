@@ -7,6 +7,7 @@ by 32: there, padding as below is TensorFlow's SAME.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import numpy as np
 import torch
@@ -87,19 +88,24 @@ class GoogLeNet(nn.Module):
         return maps
 
 
+@cache
 def googlenet_weights(seed: int = 0) -> Tensors:
     """A GoogLeNet of torchvision's, with its auxiliary classifiers, and batch norms far from the identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = GoogLeNet().state_dict()
         for aux, inputs in (("aux1", 512), ("aux2", 528)):
-            shapes |= {f"{aux}.{k}": t for k, t in _Unit(inputs, 128, 1, 1e-3).state_dict(prefix="conv.").items()}
+            shapes |= {
+                f"{aux}.{k}": t for k, t in _Unit(inputs, 128, 1, 1e-3).state_dict(prefix="conv.").items()
+            }
             shapes |= {f"{aux}.{k}": t for k, t in nn.Linear(2048, 1024).state_dict(prefix="fc1.").items()}
 
     def values(key: str, shape: torch.Size) -> Tensor:
         if key.endswith("num_batches_tracked"):
             return torch.tensor(7)
-        low, high = {"running_var": (0.1, 1.1), "running_mean": (-0.2, 0.2)}.get(key.split(".")[-1], (-0.5, 0.5))
+        low, high = {"running_var": (0.1, 1.1), "running_mean": (-0.2, 0.2)}.get(
+            key.split(".")[-1], (-0.5, 0.5)
+        )
         if key.endswith("bn.weight"):
             low, high = 0.5, 1.5
         if len(shape) == 4:
@@ -128,7 +134,7 @@ _SLIM_BRANCHES = {
 
 
 def to_slim(tensors: Tensors, *, gamma: bool = False) -> dict[str, NDArray[np.generic]]:
-    """The variables of TF-slim's Inception-v1, the one with the wrong name included; without the scale if so."""
+    """TF-slim's variables, the one with the wrong name included; batch norm has its scale if ``gamma``."""
     leaves = _SLIM_LEAVES | ({"bn.weight": "BatchNorm/gamma"} if gamma else {})
     variables: dict[str, NDArray[np.generic]] = {
         "InceptionV1/Logits/Conv2d_0c_1x1/weights": np.zeros((1, 1, 1024, 1001), np.float32),
