@@ -2,7 +2,7 @@
 
 Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017), "Bootstrapping 3D filters from 2D
 Filters": on a video of one repeated image the inflated network computes what the 2-D network computes on the
-image. Two public forms of the network are read, torchvision's GoogLeNet and the TF-slim variables that it was
+image, at the steps that see no padding in time (of Mixed_5c, the first such step needs 101 frames). Two public forms of the network are read, torchvision's GoogLeNet and the TF-slim variables that it was
 converted from. Both were trained on values in [-1, 1], with batch norm of eps 1e-3 and 3x3 convolutions in
 branch 2, so they go into I3D as they are. (torchvision's ``transform_input`` only maps its normalised images
 back to [-1, 1]; nothing is to be folded into the stem.)
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasti3d import network, reference
+from fasti3d import reference
 from fasti3d.weights import containers, formats
 from fasti3d.weights.checkpoint import Checkpoint, standard
 from fasti3d.weights.errors import WeightsError
@@ -31,6 +31,8 @@ from fasti3d.weights.loading import save
 from fasti3d.weights.unpickle import walk
 
 MODES = ("average", "centre")
+# Of batch norm, in both public forms of the 2-D network.
+_EPS = 1e-3
 
 # torchvision's letters are one behind I3D's, which count the max-pool before a block.
 _TORCHVISION_BLOCKS = {
@@ -191,9 +193,18 @@ def inflate(state_dict_2d: Mapping[str, Any], model: nn.Module, mode: str = "ave
         ('logits.conv3d.weight', 'logits.conv3d.bias')
     """
     tensors, report = _inflated(state_dict_2d, model, mode)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
+    state_dict = model.state_dict()
+    if any(tensor.is_meta for tensor in state_dict.values()):
         raise ValueError("model is on the meta device: give it memory first, with model.to_empty(device=...)")
-    model.load_state_dict(tensors, strict=False)
+    before = {name: state_dict[name].clone() for name in tensors}
+    try:
+        model.load_state_dict(tensors, strict=False)
+    except BaseException:  # a hook of the user's, a parameter that cannot be written to, an interrupt
+        with torch.no_grad():
+            for name, tensor in before.items():
+                if not torch.equal(state_dict[name], tensor):
+                    state_dict[name].copy_(tensor)
+        raise
     return report
 
 
@@ -319,11 +330,11 @@ def _check_eps(model: nn.Module, wanted: Recognised) -> None:
     for ours, name in wanted.names.items():
         if ours.endswith("bn.running_var"):
             norm = name.rpartition(".")[0]
-            eps = getattr(model.get_submodule(norm), "eps", network.BN_EPS)
-            if eps != network.BN_EPS:
+            eps = getattr(model.get_submodule(norm), "eps", _EPS)
+            if eps != _EPS:
                 raise WeightsError(
-                    f"these weights were trained with a batch norm of eps {network.BN_EPS}, and that of the"
-                    f" network has {eps} at {norm}: set it to {network.BN_EPS} first"
+                    f"these weights were trained with a batch norm of eps {_EPS}, and that of the network has"
+                    f" {eps} at {norm}: set it to {_EPS} first"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Inflated weights compute on a still clip what the 2-D network does on its image; what does not fit is left."""
+"""Inflated weights give on a still clip what the 2-D ones give on its image; what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -571,6 +571,22 @@ def test_networks_that_do_not_fit_are_left_alone(
     with pytest.raises(error, match=said):
         inflate(weights_2d, model)
     assert before == {} or same(dict(model.state_dict()), before)
+
+
+def test_a_copy_that_breaks_off_is_undone(
+    weights_2d: Tensors, untouched: tuple[reference.I3D, Tensors]
+) -> None:
+    model, before = untouched
+
+    def interrupt(*_: object) -> None:
+        assert not same(dict(model.state_dict()), before)
+        raise KeyboardInterrupt
+
+    hook = model.Mixed_5c.b3b.register_load_state_dict_post_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        inflate(weights_2d, model)
+    hook.remove()
+    assert same(dict(model.state_dict()), before)
 
 
 def test_a_module_is_not_its_weights() -> None:
