@@ -2,6 +2,7 @@
 #
 #   make demo              what people do in a sample clip (VIDEO=path: in yours)
 #   make test              the tests (ARGS="-k pool" goes on to pytest)
+#   make test-isa          those that depend on the instruction set, with each lower one of this CPU
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make lint | format     the checks of style and types | what can be put right by itself
 #   make setup | clean     set up all of it but the benchmarks' peers | remove what make and Python created
@@ -29,7 +30,7 @@ HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
-.PHONY: setup demo test bench lint format clean
+.PHONY: setup demo test test-isa bench lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(HAVE_TOOLS)
@@ -77,6 +78,16 @@ demo: $(HAVE_FASTI3D)
 test: setup $(HAVE_OLDER_TRITON)
 	@echo "test: pytest"
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Sets the extension up as on an older CPU.
+LOWER_ISAS = $(BIN)/python -c "from fasti3d import extension as e; \
+	sets = e.build_info()['instruction_sets'] if e.CORE else (); print(*sets[:sets.index(e.instruction_set())] if sets else ())"
+
+test-isa: setup
+	@set -e; for isa in $$($(LOWER_ISAS)); do \
+		echo "test-isa: $$isa"; \
+		FASTI3D_ISA=$$isa $(BIN)/python -m pytest -q -m isa $(ARGS); \
+	done
 
 bench: $(HAVE_PEERS)
 	@echo "bench: pytest benchmarks"

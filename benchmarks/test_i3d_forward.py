@@ -13,7 +13,7 @@ import torch
 from benchmarks import memory, peers
 from benchmarks.conftest import Race, rounds_within
 from benchmarks.peers import Case
-from fasti3d import plan
+from fasti3d import routing
 from fasti3d.layers import network_flop
 
 LONG: tuple[int, ...] = (1, 3, 64, 224, 224)
@@ -99,7 +99,7 @@ def test_i3d_forward(race: Race, case: Case, name: str) -> None:
         "first_result_seconds": ready,
     }
     if name == peers.OURS:
-        route = plan.route(torch.device(case.device), case.dtype)
+        route = routing.route(torch.device(case.device), case.dtype)
         race.benchmark.extra_info |= {"path": route.path, "why": route.why}
     if on_gpu:
         race.benchmark.extra_info["device_mb"] = device_mb

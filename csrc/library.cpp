@@ -42,7 +42,8 @@ PYBIND11_MODULE(_C, m) {
     info["torch"] = FASTI3D_TEXT(FASTI3D_TORCH_VERSION);
     info["cuda_architectures"] = FASTI3D_TEXT(FASTI3D_CUDA_ARCHITECTURES);
 #if defined(__x86_64__)
-    info["instruction_sets"] = pybind11::make_tuple("baseline", "avx2", "avx512", "avx512_bf16");
+    info["instruction_sets"] =
+        pybind11::make_tuple("baseline", "avx2", "avx512", "avx512_bf16", "amx");
 #else
     info["instruction_sets"] = pybind11::make_tuple("baseline");
 #endif
@@ -50,7 +51,7 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def(
       "isa", [] { return fasti3d::isa_name(fasti3d::isa()); },
-      "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+      "The instruction set in use: 'baseline', 'avx2', 'avx512', 'avx512_bf16' or 'amx'.");
   m.def("limit_isa", &fasti3d::limit_isa, pybind11::arg("name"),
         "Uses no more than this instruction set from now on.");
   m.def("has_bf16_dot", &fasti3d::has_bf16_dot, "Whether bfloat16 dot products run in hardware.");

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fasti3d import ops, reference
-from fasti3d.i3d import I3D
+from fasti3d.lazy import lazily
+from fasti3d.registration import register_operators
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, dense, extraction, flow, inflate, video, weights
+    from fasti3d import compat, dense, extraction, flow, inflate, ops, reference, video, weights
     from fasti3d.classification import Classification, classify
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion import fuse
+    from fasti3d.i3d import I3D
     from fasti3d.metrics import FrechetVideoDistance, fvd
     from fasti3d.two_stream import TwoStreamI3D
 
@@ -43,8 +43,9 @@ __all__ = [
     "weights",
 ]
 
-# Loaded when first used, so that importing the network does not wait for decoders and file formats.
-_LAZY = {
+# Loaded when first used: the command line need not wait for torch, nor the network for decoders.
+_HOMES = {
+    "I3D": "fasti3d.i3d",
     "Classification": "fasti3d.classification",
     "Extraction": "fasti3d.extraction",
     "FrechetVideoDistance": "fasti3d.metrics",
@@ -59,25 +60,13 @@ _LAZY = {
     "fuse": "fasti3d.fusion",
     "fvd": "fasti3d.metrics",
     "inflate": None,
+    "ops": None,
+    "reference": None,
     "tvl1": "fasti3d.flow",
     "tvl1_video": "fasti3d.flow",
     "video": None,
     "weights": None,
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'fasti3d' has no attribute {name!r}")
-    home = _LAZY[name]
-    value = (
-        importlib.import_module(f"fasti3d.{name}")
-        if home is None
-        else getattr(importlib.import_module(home), name)
-    )
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = lazily(__name__, _HOMES, then=register_operators)
+register_operators()

@@ -18,24 +18,23 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from threading import Event
-from typing import Literal, NamedTuple, cast, get_args
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from fasti3d import network, video, weights
+from fasti3d.choices import FlowPreset, Streams, check_preset, check_streams
 from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import CROP, MIN_FLOW_FRAMES, FlowPreset, check_preset
+from fasti3d.flow.stream import CROP
 from fasti3d.flow.windows import FlowWindow, with_flow
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
 from fasti3d.upload import upload
-
-Streams = Literal["rgb", "flow", "both"]
 
 DEFAULT_WEIGHTS = "kinetics400-rgb"
 
@@ -191,20 +190,6 @@ def load_model(
     return model.to(place, precision).eval()
 
 
-def check_streams(streams: str, flow: object, argument: str = "flow_model") -> None:
-    """ValueError for unknown streams, and for flow weights (``argument``) missing or out of place."""
-    if streams not in get_args(Streams):
-        raise ValueError(f"streams must be one of {', '.join(get_args(Streams))}, got {streams!r}")
-    if streams != "rgb" and flow is None:
-        names = [name for name, entry in weights.registry().items() if entry.stream == "flow"]
-        raise ValueError(
-            f"streams {streams!r} needs {argument}: a checkpoint's path, or one of {', '.join(names)}, which "
-            f"are fetched when first used or with `fasti3d weights get {names[0]}`"
-        )
-    if streams == "rgb" and flow is not None:
-        raise ValueError(f"{argument} is given, but streams is 'rgb': choose 'flow' or 'both'")
-
-
 def check_models(models: dict[str, I3D]) -> tuple[str, ...]:
     """A name for each class of one or two streams' networks.
 
@@ -276,7 +261,7 @@ def classify(
     """
     check_streams(streams, flow_model)
     flowing = streams != "rgb"
-    least = MIN_FLOW_FRAMES if flowing else network.MIN_FRAMES
+    least = network.MIN_FLOW_FRAMES if flowing else network.MIN_FRAMES
     if window < least:
         raise ValueError(
             f"window must be at least {least} frames, the shortest clip I3D takes"

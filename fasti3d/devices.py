@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-DEVICES = ("cpu", "cuda")
+from fasti3d.choices import check_device, check_dtype
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -16,18 +17,15 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in DEVICES or (device.type == "cpu" and device.index):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    name = str(name)
+    check_device(name)
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r} is not there: torch finds {torch.cuda.device_count()} GPUs; "
             "use cpu, or see `fasti3d doctor`"
         )
-    return device
+    return torch.device(name)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -38,8 +36,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     # On a CPU bfloat16 is faster where there are instructions for it, but moves probabilities by up to
     # 0.03 and swaps close classes, which nobody should get without asking.
+    check_dtype(name)
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]

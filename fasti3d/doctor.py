@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fasti3d import extension, plan, weights
+from fasti3d import extension, routing, weights
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.tvl1 import has_kernel
 from fasti3d.version import __version__
@@ -233,7 +233,7 @@ def _routes() -> tuple[Route, ...]:
     rows = []
     for device in _devices():
         for dtype in DTYPES:
-            route = plan.route(device, dtype)
+            route = routing.route(device, dtype)
             rows.append(Route(str(device), _name(dtype), route.path, _name(route.compute_dtype), route.why))
     return tuple(rows)
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as module_globals
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fasti3d import network
 from fasti3d.reference import BatchNorm3d, MaxPool3dSame, Mixed, Unit3D
@@ -26,20 +22,6 @@ KNOWN: set[type[nn.Module]] = {
 }
 
 Size = tuple[int, int, int]
-
-
-def needs_ordinary_path(x: Tensor) -> bool:
-    """Whether something is watching or transforming the computation itself: a compiler, a tracer, vmap."""
-    return (
-        type(x) not in (Tensor, nn.Parameter)
-        or x.is_meta
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or is_in_torch_dispatch_mode()
-        or forward_ad._current_level >= 0
-        or module_globals._has_any_global_hook()
-    )
 
 
 def describe(model: nn.Module) -> tuple[tuple[float, ...], list[Tensor]] | None:

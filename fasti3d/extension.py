@@ -1,7 +1,11 @@
 """Loads the compiled operators, where they were built, and says what they are.
 
 Importing this module does not fail where there are none: every operator then runs its reference, and
-``load_error`` tells why. FASTI3D_ISA=baseline|avx2|avx512 lowers the instruction set in use.
+``load_error`` tells why.
+
+FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
+before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
+which bfloat16 convolutions run in float32; ``amx`` leaves these to oneDNN and its matrix tiles.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ def load_error() -> str | None:
 
 
 def instruction_set() -> str | None:
-    """``baseline``, ``avx2`` or ``avx512``; None without the extension."""
+    """``baseline``, ``avx2``, ``avx512``, ``avx512_bf16`` or ``amx``; None without the extension."""
     return None if CORE is None else CORE.isa()
 
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from fasti3d import gpu
 from fasti3d.batch_norm import fold
 from fasti3d.chains import find_chains
-from fasti3d.eligibility import needs_ordinary_path
 from fasti3d.inputs import autocast_dtype
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.registry import takes_gradients, takes_operators
-from fasti3d.plan import route
+from fasti3d.ops.registry import needs_ordinary_path, takes_operators
+from fasti3d.routing import compute_dtype
 
 _pack_lock = threading.Lock()
 
@@ -58,20 +57,18 @@ class FusedConv3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        dtype = autocast_dtype(x.device) or x.dtype
-        if takes_operators(x) and not takes_gradients(x):
-            return torch.ops.fasti3d.conv3d_bn_relu(
-                x.to(dtype), self.folded_weight, self.folded_bias, self.stride, self.padding, self.relu
-            )
+        x = x.to(autocast_dtype(x.device) or x.dtype)
+        weight, bias = self.folded_weight, self.folded_bias
+        if takes_operators(x):
+            return torch.ops.fasti3d.conv3d_bn_relu(x, weight, bias, self.stride, self.padding, self.relu)
         if (torch.is_grad_enabled() and x.requires_grad) or needs_ordinary_path(x):
-            weight, bias = self.folded_weight.to(dtype), self.folded_bias.to(dtype)
-            return conv3d_bn_relu_reference(x.to(dtype), weight, bias, self.stride, self.relu, self.padding)
-        compute_dtype = route(x.device, dtype).compute_dtype
-        x = x.to(compute_dtype)
+            return conv3d_bn_relu_reference(x, weight, bias, self.stride, self.relu, self.padding)
+        dtype = compute_dtype(x.device, x.dtype)
+        clip = x.to(dtype)
         if self.in_channels >= FEW_CHANNELS:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
+            clip = clip.contiguous(memory_format=torch.channels_last_3d)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self._pack(compute_dtype)(x).to(dtype)
+            return self._pack(dtype)(clip).to(x.dtype)
 
     def _check(self, x: Tensor) -> None:
         weight = self.folded_weight

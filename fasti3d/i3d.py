@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d import network, reference
-from fasti3d.eligibility import describe, is_watched, needs_ordinary_path
+from fasti3d.eligibility import describe, is_watched
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import takes_gradients, takes_operators
-from fasti3d.plan import Plan, route
+from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
+from fasti3d.plan import Plan
 from fasti3d.reference import check_endpoints
+from fasti3d.routing import compute_dtype
 from fasti3d.traced import fused_endpoints
 
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -142,8 +143,8 @@ class I3D(reference.I3D):
         eps, tensors = described
         if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
             return None  # without version counters an edit could not be seen
-        compute_dtype = route(x.device, dtype).compute_dtype
-        key = (eps, x.device, compute_dtype, fingerprint(tensors))
+        computed_in = compute_dtype(x.device, dtype)
+        key = (eps, x.device, computed_in, fingerprint(tensors))
         cached = self._plan
         if cached is None or cached[0] != key:
             if x.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -152,7 +153,7 @@ class I3D(reference.I3D):
                 cached = self._plan
                 if cached is None or cached[0] != key:
                     # With the tensors, so that no new one takes the address of one that the key was made of.
-                    cached = self._plan = (key, Plan(self, compute_dtype), [t.detach() for t in tensors])
+                    cached = self._plan = (key, Plan(self, computed_in), [t.detach() for t in tensors])
         return cached[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017), "Bootstrapping 3D filters from 2D
 Filters": on a video of one repeated image the inflated network computes what the 2-D network computes on the
-image, at the steps that see no padding in time (of Mixed_5c, the first such step needs 101 frames). Two public forms of the network are read, torchvision's GoogLeNet and the TF-slim variables that it was
+image, at the steps that see no padding in time (Mixed_5c has its first such step in clips of 101 frames).
+
+Two public forms of the 2-D network are read, torchvision's GoogLeNet and the TF-slim variables that it was
 converted from. Both were trained on values in [-1, 1], with batch norm of eps 1e-3 and 3x3 convolutions in
 branch 2, so they go into I3D as they are. (torchvision's ``transform_input`` only maps its normalised images
-back to [-1, 1]; nothing is to be folded into the stem.)
+back to [-1, 1]; nothing is to be folded into the stem.) torchvision pads the stem by one pixel more in front
+than TensorFlow and I3D, which moves its maps by one pixel and changes no weight.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasti3d import reference
+from fasti3d.choices import check_inflation
 from fasti3d.weights import containers, formats
 from fasti3d.weights.checkpoint import Checkpoint, standard
 from fasti3d.weights.errors import WeightsError
@@ -30,7 +34,6 @@ from fasti3d.weights.formats import Format, Recognised, tensor_keys
 from fasti3d.weights.loading import save
 from fasti3d.weights.unpickle import walk
 
-MODES = ("average", "centre")
 # Of batch norm, in both public forms of the 2-D network.
 _EPS = 1e-3
 
@@ -146,7 +149,7 @@ def inflate_conv2d(weight: Tensor, time: int, mode: str = "average") -> Tensor:
         >>> inflate_conv2d(torch.ones(64, 3, 7, 7), 7).shape
         torch.Size([64, 3, 7, 7, 7])
     """
-    check_mode(mode)
+    check_inflation(mode)
     if weight.ndim != 4 or not weight.is_floating_point():
         raise ValueError(
             "weight must be (out, in, H, W) in floating point,"
@@ -260,17 +263,11 @@ def _new_classifier(model: reference.I3D) -> dict[str, Tensor]:
     return {formats.CLASSIFIER: weight, formats.CLASSIFIER_BIAS: torch.zeros(model.num_classes)}
 
 
-def check_mode(mode: str) -> None:
-    """Raises a ValueError for a mode that does not exist."""
-    if mode not in MODES:
-        raise ValueError(f"mode must be {' or '.join(MODES)}, got {mode!r}")
-
-
 def _inflated(
     source: Mapping[str, Any], model: nn.Module, mode: str
 ) -> tuple[dict[str, Tensor], InflationReport]:
     """The tensors of ``model`` that 2-D weights fill, by the model's names; the model is not changed."""
-    check_mode(mode)
+    check_inflation(mode)
     given = _flat(source)
     found = formats.find({"": given}, _FORMATS, "2-D Inception-v1")
     if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -35,6 +36,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "meta" or not available or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off on this device, on any kind of which it may be asked for."""
+    if autocast_dtype(device) is None:
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype | None, *, to_head: bool) -> None:

@@ -21,6 +21,8 @@ TIME_STRIDE = 8
 SPACE_STRIDE = 32
 # The shortest and smallest clip that still fills the head's pool.
 MIN_FRAMES = (HEAD_POOL[0] - 1) * TIME_STRIDE + 1
+# N frames give N - 1 flows, and the head wants as many flows as frames.
+MIN_FLOW_FRAMES = MIN_FRAMES + 1
 MIN_SIZE = (HEAD_POOL[1] - 1) * SPACE_STRIDE + 1
 
 FEATURE_CHANNELS = 1024

@@ -7,56 +7,20 @@ immutable, so threads may share it; ``I3D`` makes a new one whenever the model's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fasti3d import extension, gpu, network
+from fasti3d import network
 from fasti3d.arena import Arena
 from fasti3d.batch_norm import fold
 from fasti3d.gpu_steps import GpuMixedStep
 from fasti3d.graphs import Graphs
 from fasti3d.inputs import as_floats
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, has_kernel
+from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D
 from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
-
-
-@dataclass(frozen=True)
-class Route:
-    """Which path clips of one dtype take on one device.
-
-    ``path`` is ``fused-gpu``, ``fused-cpu`` or ``reference`` (the operators' PyTorch references, still
-    with folded batch norm); ``compute_dtype`` is what the convolutions read, and ``why`` one sentence.
-    """
-
-    path: str
-    compute_dtype: torch.dtype
-    why: str
-
-
-def route(device: torch.device, dtype: torch.dtype) -> Route:
-    """The path of eval-mode clips of ``dtype`` (float32, bfloat16 or float16) on ``device``."""
-    if device.type != "cpu":
-        if why := gpu.why_not(device, dtype):
-            return Route("reference", dtype, why)
-        capability = "{}.{}".format(*gpu.chip(device).capability)
-        return Route("fused-gpu", dtype, f"Triton kernels for compute capability {capability}, float32 sums")
-    if extension.CORE is None:
-        why = extension.load_error() or "the extension was not built (FASTI3D_BUILD=none)"
-        return Route("reference", torch.float32 if dtype == torch.float16 else dtype, why)
-    isa = extension.instruction_set()
-    if dtype == torch.bfloat16:
-        if has_kernel(device, dtype):
-            return Route("fused-cpu", dtype, "AVX512_BF16 dot products, summed in float32")
-        if extension.has_amx_bf16():
-            return Route("reference", dtype, "the CPU has AMX, which oneDNN's bfloat16 convolutions use")
-        return Route("fused-cpu", torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
-    if dtype == torch.float16:
-        return Route("fused-cpu", torch.float32, f"no float16 arithmetic is used: runs in float32 ({isa})")
-    return Route("fused-cpu", torch.float32, f"{isa} kernels")
 
 
 class Plan:
@@ -111,11 +75,11 @@ class Plan:
         return self.graphs.run(self.compute, x, wanted, dtype)
 
     def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The wanted outputs, step by step."""
+        """The wanted outputs, step by step, of a clip that is rounded to ``dtype`` as they are."""
         arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted, x.device)[1])
         maps: dict[str, Tensor] = {}
         if x.dtype != torch.uint8 or not self.reads_bytes:
-            x = as_floats(x, self.dtype)
+            x = as_floats(x, dtype).to(self.dtype)
         if x.shape[1] >= FEW_CHANNELS:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         for name, step in self.choose(wanted):

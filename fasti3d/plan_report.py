@@ -11,8 +11,9 @@ from fasti3d.gpu_steps import GpuMixedStep
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.layers import Layer, layers
-from fasti3d.plan import Plan, Route, route
+from fasti3d.plan import Plan
 from fasti3d.roofline import Chip, floor_seconds
+from fasti3d.routing import Route, route
 from fasti3d.steps import ConvPoolStep
 
 

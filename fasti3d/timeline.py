@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fasti3d.classification import Classification
+from fasti3d.targets import check_target
 from fasti3d.weights.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-FORMATS = (".png", ".svg", ".pdf")
 
 # Okabe & Ito's palette, which people with any colour vision tell apart; its yellow and sky blue
 # are too close to others or too pale for a line on white.
@@ -43,26 +42,6 @@ _TITLE_CHARACTERS = 70
 
 _TIME_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
 _MOST_TICKS = 10
-
-
-def check_target(path: str | PathLike[str]) -> Path:
-    """The path, if a picture can be written there: to be asked before the work that it will show.
-
-    Raises:
-        ValueError: another format than .png, .svg or .pdf.
-        OSError: a folder that is not there or takes no files, or a folder in the picture's place.
-    """
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise ValueError(f"{target}: a picture's name must end in {', '.join(FORMATS)}")
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder: name a file in it")
-    folder = target.parent
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder: create it, or write the picture elsewhere")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} takes no files from this user: write the picture elsewhere")
-    return target
 
 
 def format_time(seconds: float) -> str:

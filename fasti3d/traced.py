@@ -17,8 +17,9 @@ from fasti3d.inputs import as_floats
 from fasti3d.network import same_shape
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
-from fasti3d.plan import Plan, route
+from fasti3d.plan import Plan
 from fasti3d.reference import Mixed, Unit3D
+from fasti3d.routing import compute_dtype
 
 # A CUDA graph around it would replay what was made of the weights when it was captured.
 define(
@@ -117,7 +118,7 @@ def _i3d(
     x: Tensor, tensors: list[Tensor], eps: list[float], wanted: list[str], dtype: torch.dtype
 ) -> list[Tensor]:
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        plan = _plan(tensors, eps, x.device, route(x.device, dtype).compute_dtype)
+        plan = _plan(tensors, eps, x.device, compute_dtype(x.device, dtype))
         return list(plan.run(x, set(wanted), dtype).values())
 
 

@@ -7,9 +7,11 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from fasti3d.choices import FlowPreset, check_preset
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, centre, check_preset, flow_clips
+from fasti3d.flow.stream import centre, flow_clips
 from fasti3d.i3d import I3D, clip_for
+from fasti3d.network import MIN_FLOW_FRAMES
 
 CHANNELS = {"rgb": 3, "flow": 2}
 

@@ -61,6 +61,7 @@ def test_layouts(model: I3D) -> None:
             assert torch.equal(model.forward_features(layout), expected)
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
     """Scaled in float32 and not rounded before the network rounds."""
@@ -75,6 +76,7 @@ def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
     assert_close("i3d", y, ordinary(widened, scaled(x), FEATURES)[FEATURES])
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(model: I3D, runs: list[torch.dtype], dtype: torch.dtype) -> None:
     x = random_bytes(*SMALL)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fasti3d import video
+from fasti3d import choices, video
 from fasti3d.flow import stream, windows
 from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
@@ -154,7 +154,7 @@ def test_small_frames_and_other_presets_are_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 224x224 pixels, got 223x300.*256"):
         stream_flow(random_frames(2, 223, 300), "readme", QUICK)
     with pytest.raises(ValueError, match="one of readme, mediapipe, got 'raw'"):
-        stream.check_preset("raw")
+        choices.check_preset("raw")
 
 
 # ---------------------------------------------------------------- the windows of a video
@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     path = plain(tmp_path / "long.mkv", 200)
     script = """
 import resource, sys, torch
-from fasti3d import video
+from fasti3d import choices, video
 from fasti3d.flow import stream, windows
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.windows import with_flow

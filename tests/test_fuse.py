@@ -51,6 +51,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     return randomise(NETWORKS[request.param](SMALL, 10))
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_give_what_they_gave(name: str, dtype: torch.dtype) -> None:
@@ -468,6 +469,7 @@ def test_what_a_graph_packs_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused[0]._packed is not None
 
 
+@pytest.mark.isa
 def test_casts_and_moves() -> None:
     module = chain()
     fused = fasti3d.fuse(module)
@@ -520,6 +522,7 @@ def test_inference_mode() -> None:
     assert x.grad is not None
 
 
+@pytest.mark.isa
 @pytest.mark.usefixtures("no_graphs")
 def test_compile_and_export() -> None:
     network = randomise(r3d((16, 24), 10))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fasti3d import gpu, plan
-from fasti3d.ops.conv3d_bn_relu.op import has_kernel, pack_triton
+from fasti3d import gpu, routing
+from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.routing import has_kernel
 
 CUDA = torch.device("cuda", 0)
 HALVES = (torch.float16, torch.bfloat16)
@@ -28,7 +29,7 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def test_half_precision_runs_fused(capability: dict[str, tuple[int, int]], dtype: torch.dtype) -> None:
     for capability["is"] in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
         assert has_kernel(CUDA, dtype)
-        route = plan.route(CUDA, dtype)
+        route = routing.route(CUDA, dtype)
         assert (route.path, route.compute_dtype) == ("fused-gpu", dtype)
         assert "{}.{}".format(*capability["is"]) in route.why
 
@@ -38,7 +39,7 @@ def test_what_does_not_says_why(
 ) -> None:
     def why(dtype: torch.dtype = torch.float16) -> str:
         assert not has_kernel(CUDA, dtype)
-        route = plan.route(CUDA, dtype)
+        route = routing.route(CUDA, dtype)
         assert (route.path, route.compute_dtype) == ("reference", dtype)
         return route.why
 

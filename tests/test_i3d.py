@@ -184,6 +184,7 @@ def test_layouts_of_the_clip(model: I3D, runs: list[torch.dtype]) -> None:
     assert_close("i3d", expected, ordinary(model, x, FEATURES)[FEATURES])
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
     model = make_i3d().to(dtype)
@@ -202,6 +203,7 @@ def test_half_precision(runs: list[torch.dtype], dtype: torch.dtype) -> None:
     assert_maps_close(actual, ordinary(widened, x.float(), *network.OUTPUTS))
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(model: I3D, runs: list[torch.dtype], dtype: torch.dtype) -> None:
     x = random_clip(*SMALL)
@@ -216,6 +218,7 @@ def test_autocast(model: I3D, runs: list[torch.dtype], dtype: torch.dtype) -> No
     assert_maps_close(actual, ordinary(model, x, *TRUNK))
 
 
+@pytest.mark.isa
 def test_a_plan_made_under_autocast_or_inference_mode_serves_outside(runs: list[torch.dtype]) -> None:
     model = make_i3d()
     x = random_clip(*SMALL)
@@ -289,7 +292,7 @@ if sys.argv[1] == "none":
     sys.modules["fasti3d._C"] = None  # as if it had not been built
 import torch
 from fasti3d import extension
-from fasti3d.plan import route
+from fasti3d.routing import route
 from i3d_making import assert_maps_close, make_i3d, ordinary, random_clip, SMALL
 from fasti3d.network import TRUNK
 from tolerances import error

@@ -114,6 +114,47 @@ print(json.dumps([any(before.values()), all(after.values())]))
     assert printed(code) == [False, True]
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import fasti3d; import torch",
+        "import torch; import fasti3d",
+        "from fasti3d.video import VideoError; import torch",
+        "from fasti3d import metrics; import torch",
+        "import fasti3d.gpu; fasti3d.weights.registry; fasti3d.I3D; import torch",
+    ],
+)
+def test_the_operators_are_there_with_torch(order: str) -> None:
+    names = ("i3d", "max_pool3d_same", "conv3d_bn_relu", "i3d_head", "tvl1", "pooled_conv3d_triton_")
+    code = f"""
+import json
+{order}
+print(json.dumps([hasattr(torch.ops.fasti3d, name) for name in {names}]))
+"""
+    assert printed(code) == [True] * len(names)
+
+
+def test_the_network_imports_nothing_above_it() -> None:
+    code = """
+import json, sys
+import fasti3d.i3d
+from fasti3d.registration import ABOVE_THE_NETWORK
+names = [name for name in sys.modules if name.startswith("fasti3d.")]
+print(json.dumps([name for name in names if name.split(".")[1] in ABOVE_THE_NETWORK]))
+"""
+    assert printed(code) == []
+
+
+def test_importing_waits_for_nothing_and_works_where_there_is_no_torch() -> None:
+    code = """
+import json, sys
+sys.modules["torch"] = None
+import fasti3d
+print(json.dumps([fasti3d.__version__, "I3D" in dir(fasti3d)]))
+"""
+    assert printed(code) == [fasti3d.__version__, True]
+
+
 def test_works_without_the_extension() -> None:
     code = """
 import json, sys
@@ -159,7 +200,7 @@ def broken(name, *args):
 importlib.import_module = broken
 import torch, fasti3d
 from fasti3d import extension
-from fasti3d.plan import route
+from fasti3d.routing import route
 path = route(torch.device("cpu"), torch.float32).path
 print(json.dumps([extension.build_info() is None, extension.load_error(), path]))
 """
@@ -177,7 +218,7 @@ def test_build_info() -> None:
     assert info["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
     assert "baseline" in info["instruction_sets"]
     assert extension.load_error() is None
-    assert extension.instruction_set() in ("baseline", "avx2", "avx512")
+    assert extension.instruction_set() in info["instruction_sets"]
 
 
 @pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
@@ -188,7 +229,7 @@ def test_the_instruction_set_can_be_lowered_but_not_misspelt() -> None:
     assert printed(code, FASTI3D_ISA="baseline") == "baseline"
     done = in_new_process(code, FASTI3D_ISA="sse9")
     assert done.returncode != 0
-    assert "'baseline', 'avx2' or 'avx512', got 'sse9'" in done.stderr
+    assert "'baseline', 'avx2', 'avx512', 'avx512_bf16' or 'amx', got 'sse9'" in done.stderr
     assert "FASTI3D_ISA" in done.stderr
 
 

@@ -161,6 +161,7 @@ def test_plans_go_with_the_network(compiled: Callable[..., Any], graphs: list[An
     assert len(traced._plans) == before
 
 
+@pytest.mark.isa
 def test_autocast(model: I3D, compiled: Callable[..., Any]) -> None:
     x = random_clip(*SMALL)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -169,6 +170,7 @@ def test_autocast(model: I3D, compiled: Callable[..., Any]) -> None:
         assert torch.equal(y, model.forward_features(x))
 
 
+@pytest.mark.isa
 def test_half_precision(compiled: Callable[..., Any]) -> None:
     model, x = make_i3d().half(), random_clip(*SMALL).half()
     with torch.no_grad():

@@ -19,11 +19,8 @@ using torch::stable::parallel_for;
 const ConvKernels& choose(bool pairs) {
 #if defined(__x86_64__)
   if (pairs) return avx512_bf16::kBfloatDot;
-  switch (isa()) {
-    case Isa::kAvx512: return avx512::kFloat;
-    case Isa::kAvx2: return avx2::kFloat;
-    default: break;
-  }
+  if (isa() >= Isa::kAvx512) return avx512::kFloat;
+  if (isa() >= Isa::kAvx2) return avx2::kFloat;
 #endif
   return baseline::kFloat;
 }
@@ -32,11 +29,8 @@ const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
 #if defined(__x86_64__)
   if (pairs) return avx512_bf16::kWinograd;
   if (type == ScalarType::BFloat16) return avx512_bf16::kWinogradInFloat;
-  switch (isa()) {
-    case Isa::kAvx512: return avx512::kWinograd;
-    case Isa::kAvx2: return avx2::kWinograd;
-    default: break;
-  }
+  if (isa() >= Isa::kAvx512) return avx512::kWinograd;
+  if (isa() >= Isa::kAvx2) return avx2::kWinograd;
 #endif
   return baseline::kWinograd;
 }

@@ -14,11 +14,8 @@ namespace {
 
 PoolRows choose() {
 #if defined(__x86_64__)
-  switch (isa()) {
-    case Isa::kAvx512: return avx512::pool_rows_any;
-    case Isa::kAvx2: return avx2::pool_rows_any;
-    default: break;
-  }
+  if (isa() >= Isa::kAvx512) return avx512::pool_rows_any;
+  if (isa() >= Isa::kAvx2) return avx2::pool_rows_any;
 #endif
   return baseline::pool_rows_any;
 }

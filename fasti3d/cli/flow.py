@@ -65,16 +65,18 @@ def flow(
     What was interrupted goes on when called again in the same way, and ends with the same files. Exit
     code 1 means that a video failed (the others are still done), 2 that the call was wrong.
     """
-    from fasti3d.flow.export import Options, settings_of
-    from fasti3d.video import VideoError
-
     if not 0 < max_magnitude < float("inf"):
         raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
     params = to_tvl1(preset, "--preset")
-    options = Options(params, to_rate(fps), _side(resize), to_device(device), max_magnitude)
+    rate, side = to_rate(fps), _side(resize)
     kind = _kind(out, file_format, viz)
+    targets = _targets(out, kind, videos)
+    from fasti3d.flow.export import Options, settings_of
+    from fasti3d.video import VideoError
+
+    options = Options(params, rate, side, to_device(device), max_magnitude)
     jobs: list[tuple[Path, Output | VideoError]] = []
-    for video, target in zip(videos, _targets(out, kind, videos), strict=True):
+    for video, target in zip(videos, targets, strict=True):
         if video.exists() and target.exists() and video.samefile(target):
             raise typer.BadParameter(f"{target} is the video itself: write elsewhere", param_hint="--out")
         try:

@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.text import Text
 
+from fasti3d.choices import FVDPreset, check_choice, check_dtype
 from fasti3d.cli import output
-from fasti3d.cli.options import Device, Weights, at_least, blaming, to_device, to_dtype, to_rate
-from fasti3d.cli.weights import find
+from fasti3d.cli.options import (
+    Device,
+    Weights,
+    at_least,
+    blaming,
+    checked,
+    to_device,
+    to_dtype,
+    to_rate,
+)
+from fasti3d.cli.weights import check_there, find
+from fasti3d.metrics.limits import check_frames, check_layout, check_range
+from fasti3d.targets import check_statistics, check_target
 
 if TYPE_CHECKING:
     from fasti3d.metrics import FVDResult
@@ -20,14 +32,36 @@ if TYPE_CHECKING:
 _SIDE = "A folder of videos or of folders of images, an .npy or .npz array, or saved statistics."
 
 
+def _limits(text: str | None) -> tuple[float, float] | None:
+    """``LOW,HIGH`` as two numbers."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"must be two numbers, LOW,HIGH, got {text!r}") from None
+    return low, high
+
+
+def _check_draws(count: int) -> None:
+    if count < 0 or count == 1:
+        raise ValueError(f"must be at least 2, or 0, got {count}")
+
+
 def fvd(
     real: Annotated[Path, typer.Argument(metavar="REAL", help=_SIDE, show_default=False)],
     generated: Annotated[
         Path, typer.Argument(metavar="GENERATED", help="The same of the other side.", show_default=False)
     ],
-    frames: Annotated[int, typer.Option(help="Frames in a clip, at least 9.")] = 16,
+    frames: Annotated[
+        int, typer.Option(help="Frames in a clip, at least 9.", callback=checked(check_frames))
+    ] = 16,
     preset: Annotated[
-        str, typer.Option(help="Whose variant: tf (the original), stylegan-v, videogpt or cd-fvd.")
+        str,
+        typer.Option(
+            help="Whose variant: tf (the original), stylegan-v, videogpt or cd-fvd.",
+            callback=checked(lambda name: check_choice("preset", name, get_args(FVDPreset))),
+        ),
     ] = "tf",
     weights: Weights = "kinetics400-rgb",
     clips: Annotated[
@@ -40,9 +74,16 @@ def fvd(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of clips.")] = 0,
     fps: Annotated[
-        str, typer.Option(help="Frames a second to sample from video files, or `native` for all there are.")
+        str,
+        typer.Option(
+            help="Frames a second to sample from video files, or `native` for all there are.",
+            callback=checked(to_rate),
+        ),
     ] = "native",
-    layout: Annotated[str, typer.Option(help="Axes of arrays: NTHWC, NCTHW or NTCHW.")] = "NTHWC",
+    layout: Annotated[
+        str,
+        typer.Option(help="Axes of arrays: NTHWC, NCTHW or NTCHW.", callback=checked(check_layout)),
+    ] = "NTHWC",
     value_range: Annotated[
         str | None,
         typer.Option(
@@ -50,10 +91,16 @@ def fvd(
             metavar="LOW,HIGH",
             help="Black and white of floating-point arrays: 0,1 or -1,1 or 0,255.",
             show_default=False,
+            callback=checked(lambda text: check_range(_limits(text))),
         ),
     ] = None,
     bootstrap: Annotated[
-        int, typer.Option(metavar="N", help="Draws for a 95 % interval, about 200; 0 for none.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Draws for a 95 % interval, about 200; 0 for none.",
+            callback=checked(_check_draws),
+        ),
     ] = 0,
     extrapolate: Annotated[
         bool, typer.Option("--extrapolate", help="Estimate the score of infinitely many clips.")
@@ -77,7 +124,10 @@ def fvd(
     ] = False,
     device: Device = "auto",
     dtype: Annotated[
-        str, typer.Option(help="float32, in which scores are published, bfloat16 or float16.")
+        str,
+        typer.Option(
+            help="float32, in which scores are published, bfloat16 or float16.", callback=checked(check_dtype)
+        ),
     ] = "float32",
     batch: Annotated[
         int | None,
@@ -96,28 +146,19 @@ def fvd(
     Clips are taken at random places, the same for the same seed. Videos that are damaged or too short are
     left out with a warning. Exit code 1 means that there is no score, 2 that the call was wrong.
     """
-    from fasti3d.metrics.clips import ClipFormat, check_frames
+    rate, limits = to_rate(fps), _limits(value_range)
+    if save_stats is not None:
+        with blaming("--save-stats"):
+            check_statistics(save_stats)
+    if plot is not None:
+        with blaming("--plot"):
+            check_target(plot)
+    check_there(weights)
     from fasti3d.metrics.comparison import fvd as compare
     from fasti3d.metrics.plot import draw_curve
-    from fasti3d.metrics.presets import find_preset
-    from fasti3d.metrics.saved import check_target as check_statistics
-    from fasti3d.timeline import check_target as check_picture
     from fasti3d.video import VideoError
     from fasti3d.weights import WeightsError
 
-    rate, limits = to_rate(fps), _limits(value_range)
-    for option, check in {
-        "--frames": lambda: check_frames(frames),
-        "--preset": lambda: find_preset(preset),
-        "--layout": lambda: ClipFormat(layout, None),
-        "--range": lambda: ClipFormat("NTHWC", limits),
-        "--save-stats": lambda: save_stats is None or check_statistics(save_stats),
-        "--plot": lambda: plot is None or check_picture(plot),
-    }.items():
-        with blaming(option):
-            check()
-    if bootstrap < 0 or bootstrap == 1:
-        raise typer.BadParameter(f"must be at least 2, or 0, got {bootstrap}", param_hint="--bootstrap")
     to_dtype(dtype, to_device(device))
     source = find(weights)
     try:
@@ -160,19 +201,6 @@ def fvd(
             output.fail(f"{plot}: {error}")
         except OSError as error:
             output.fail(f"{plot}: {error.strerror or error}")
-
-
-def _limits(text: str | None) -> tuple[float, float] | None:
-    """``LOW,HIGH`` as two numbers."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"must be two numbers, LOW,HIGH, got {text!r}", param_hint="--range"
-        ) from None
-    return low, high
 
 
 def _print(result: FVDResult) -> None:

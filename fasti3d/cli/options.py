@@ -5,32 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fasti3d.choices import check_device, check_dtype, check_preset
+from fasti3d.flow.params import TVL1Params
+
 if TYPE_CHECKING:
     import torch
-
-    from fasti3d.flow import TVL1Params
-
-Videos = Annotated[
-    list[Path],
-    typer.Argument(metavar="VIDEO", help="Video files, or folders of images.", show_default=False),
-]
-Weights = Annotated[str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")]
-FlowWeights = Annotated[
-    str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
-]
-FlowPreset = Annotated[str, typer.Option(help="How frames become flow: readme or mediapipe.")]
-TVL1Preset = Annotated[str, typer.Option(help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.")]
-Rate = Annotated[str, typer.Option(help="Frames a second to sample, or `native` for all there are.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[
-    str,
-    typer.Option(help="auto, float32, bfloat16 or float16; auto is float16 on a GPU, float32 on a CPU."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @contextmanager
@@ -42,15 +25,26 @@ def blaming(option: str) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
-    """A check of an option, where it is given, that names the value it got, unlike typer's own ``min``."""
+def checked(check: Callable[[Any], object]) -> Callable[[typer.CallbackParam, Any], Any]:
+    """Calls ``check`` with an option's value, where it is given, as soon as it is parsed."""
 
-    def check(option: typer.CallbackParam, value: int | None) -> int | None:
-        if value is not None and value < least:
-            raise typer.BadParameter(f"must be at least {least}, got {value}", param_hint=option.opts[0])
+    def callback(option: typer.CallbackParam, value: Any) -> Any:
+        if value is not None:
+            with blaming(option.opts[0]):
+                check(value)
         return value
 
-    return check
+    return callback
+
+
+def at_least(least: int) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A check of an option that names the value it got, unlike typer's own ``min``."""
+
+    def check(value: int) -> None:
+        if value < least:
+            raise ValueError(f"must be at least {least}, got {value}")
+
+    return checked(check)
 
 
 def to_shape(text: str) -> list[int]:
@@ -79,6 +73,38 @@ def to_rate(text: str) -> float | None:
     return rate
 
 
+Videos = Annotated[
+    list[Path],
+    typer.Argument(metavar="VIDEO", help="Video files, or folders of images.", show_default=False),
+]
+Weights = Annotated[str, typer.Option(help="A name of `fasti3d weights list`, or a checkpoint's path.")]
+FlowWeights = Annotated[
+    str | None, typer.Option(help="As --weights, for the flow stream.", show_default=False)
+]
+FlowPreset = Annotated[
+    str, typer.Option(help="How frames become flow: readme or mediapipe.", callback=checked(check_preset))
+]
+TVL1Preset = Annotated[
+    str,
+    typer.Option(
+        help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.", callback=checked(TVL1Params.preset)
+    ),
+]
+Rate = Annotated[
+    str,
+    typer.Option(help="Frames a second to sample, or `native` for all there are.", callback=checked(to_rate)),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", callback=checked(check_device))]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16; auto is float16 on a GPU, float32 on a CPU.",
+        callback=checked(check_dtype),
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
 def to_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there."""
     from fasti3d.devices import resolve_device
@@ -97,8 +123,6 @@ def to_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def to_tvl1(preset: str, option: str = "--tvl1-preset") -> TVL1Params:
     """The parameters of a preset."""
-    from fasti3d.flow.params import TVL1Params
-
     with blaming(option):
         return TVL1Params.preset(preset)
 

@@ -35,14 +35,14 @@ def plan(
     Nothing is run. The last columns are the least time that a step can take on a GPU in half precision, by
     its published peaks of arithmetic and of memory; no program reaches them everywhere.
     """
+    if dtype not in _DTYPES:
+        raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
+    sizes = to_shape(shape)
     import torch
 
     from fasti3d.plan_report import report_plan
 
     where = to_device(device)
-    if dtype not in _DTYPES:
-        raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
-    sizes = to_shape(shape)
     with blaming("--shape"):
         report = report_plan(sizes, getattr(torch, dtype), where)
     if as_json:

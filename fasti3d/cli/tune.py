@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fasti3d.choices import check_device
 from fasti3d.cli import output
-from fasti3d.cli.options import to_device, to_shape
+from fasti3d.cli.options import checked, to_device, to_shape
 
 if TYPE_CHECKING:
     from fasti3d.tune import Result
@@ -32,7 +33,9 @@ def tune(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Of the clips: float16 or bfloat16.")] = "float16",
-    device: Annotated[str, typer.Option(help="auto, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cuda or cuda:N.", callback=checked(check_device))
+    ] = "auto",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The table, instead of that in the cache, which is used by itself."),
@@ -44,6 +47,9 @@ def tune(
     Ctrl-C keeps what was measured until then; convolutions of other clips that were measured before, with the
     same releases of torch and triton, stay in the table. Nothing else should run on the GPU meanwhile.
     """
+    if dtype not in _DTYPES:
+        raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
+    shapes = [to_shape(text) for text in shape or _SHAPES]
     import torch
 
     from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
@@ -52,9 +58,6 @@ def tune(
     from fasti3d.weights.files import write_atomically
 
     where = to_device(device)
-    if dtype not in _DTYPES:
-        raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
-    shapes = [to_shape(text) for text in shape or _SHAPES]
     if where.type != "cuda":
         output.fail("there is no GPU to tune for: torch finds none, or --device is cpu")
     its = gpu(where)

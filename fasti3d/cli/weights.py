@@ -9,8 +9,9 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from fasti3d.choices import check_inflation
 from fasti3d.cli import output
-from fasti3d.cli.options import blaming
+from fasti3d.cli.options import checked
 
 app = typer.Typer(help="List, fetch, check, convert and inflate checkpoints.", no_args_is_help=True)
 
@@ -86,16 +87,15 @@ def inflate(
     mode: Annotated[
         str,
         typer.Option(
-            help="average: every frame's filter is the 2-D one's share; centre: the middle frame's."
+            help="average: the 2-D filter at every frame, over their number; centre: at the middle frame.",
+            callback=checked(check_inflation),
         ),
     ] = "average",
 ) -> None:
     """Inflate a 2-D network of ImageNet into an I3D of 400 classes, whose classifier is untrained."""
-    from fasti3d.inflate import check_mode, inflate_file
+    from fasti3d.inflate import inflate_file
     from fasti3d.weights import WeightsError
 
-    with blaming("--mode"):
-        check_mode(mode)
     try:
         report = inflate_file(src, out, flow=flow, mode=mode)
     except WeightsError as error:
@@ -118,19 +118,23 @@ def known(name: str) -> None:
         )
 
 
-def find(weights: str, option: str = "--weights") -> Path:
-    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+def check_there(weights: str, option: str = "--weights") -> None:
+    """Ends with exit code 2 for what is neither a name nor a file."""
     from fasti3d.weights import registry
 
-    if weights in registry():
-        return fetch(weights)
-    path = Path(weights).expanduser()
-    if not path.exists():
+    if weights not in registry() and not Path(weights).expanduser().exists():
         raise typer.BadParameter(
             f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
             param_hint=option,
         )
-    return path
+
+
+def find(weights: str, option: str = "--weights") -> Path:
+    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+    from fasti3d.weights import registry
+
+    check_there(weights, option)
+    return fetch(weights) if weights in registry() else Path(weights).expanduser()
 
 
 def fetch(name: str) -> Path:

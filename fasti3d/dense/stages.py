@@ -18,10 +18,10 @@ from torch import Tensor
 from fasti3d import reference
 from fasti3d.arena import Arena
 from fasti3d.dense.field import HEADS, Field, chained, parts
-from fasti3d.eligibility import needs_ordinary_path
 from fasti3d.i3d import I3D
 from fasti3d.inputs import autocast_dtype
 from fasti3d.network import HEAD_POOL
+from fasti3d.ops.registry import needs_ordinary_path
 from fasti3d.reference import head_pool
 from fasti3d.steps import Step
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fasti3d import network, reference
 from fasti3d.dense.field import HEADS, steps
 from fasti3d.dense.stages import staged
-from fasti3d.inputs import as_floats, check_clip, check_range
+from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 
 
 class FrameCountError(ValueError):
@@ -93,7 +93,7 @@ def _checked(model: reference.I3D, pieces: Iterable[Tensor], total: int, feature
         if seen > total:
             raise FrameCountError(f"total must be the number of frames, got {total}, but there are more")
         check_range(x)
-        given = [as_floats(x, weight_dtype)]
+        given = [as_floats(x, autocast_dtype(x.device) or weight_dtype)]
         del x  # a suspended generator would keep it
         yield given.pop()
     if seen < total:

@@ -11,23 +11,21 @@ from pathlib import Path
 
 from torch import nn
 
+from fasti3d.choices import POOLED, FlowPreset, Format, Layout, Mode, Streams, Tail, check_streams
 from fasti3d.classification import (
     DEFAULT_WEIGHTS,
-    Streams,
-    check_streams,
     evaluating,
     load_model,
 )
 from fasti3d.devices import resolve_dtype
 from fasti3d.extraction import on_ray
-from fasti3d.extraction.extractor import extractor
+from fasti3d.extraction.extracting import extractor
 from fasti3d.extraction.job import Failure, Job, every, ready
+from fasti3d.extraction.local import default_workers, run
 from fasti3d.extraction.progress import Progress, Tracker
-from fasti3d.extraction.run import default_workers, run
-from fasti3d.extraction.settings import POOLED, Format, Layout, Mode, Tail, settle
+from fasti3d.extraction.settings import settle
 from fasti3d.extraction.sources import find_sources
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import FlowPreset
 from fasti3d.i3d import I3D
 from fasti3d.two_stream import check_channels
 

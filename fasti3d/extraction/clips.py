@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasti3d.extraction.settings import MAP, POOLED, Tail
+from fasti3d.choices import MAP, POOLED, Tail
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.stream import CROP
 from fasti3d.i3d import I3D, clip_for

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fasti3d.choices import MAP, POOLED
 from fasti3d.dense import FrameCountError, Support, dense_stream, support
 from fasti3d.dense.field import HEADS
 from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
-from fasti3d.extraction.settings import MAP, POOLED, Settings
+from fasti3d.extraction.settings import Settings
 from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.i3d import I3D
 from fasti3d.network import MIN_FRAMES

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from fasti3d.extraction.extractor import Outcome
+from fasti3d.extraction.extracting import Outcome
 from fasti3d.extraction.output import OutputError
 from fasti3d.weights.files import write_atomically
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasti3d.extraction.errors import ErrorReport
-from fasti3d.extraction.extractor import Extractor, Outcome
+from fasti3d.extraction.extracting import Extractor, Outcome
 from fasti3d.extraction.output import ConflictError, OutputError
 from fasti3d.extraction.sources import Source
 

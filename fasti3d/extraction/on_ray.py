@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fasti3d.extraction.extractor import Outcome, extractor
+from fasti3d.extraction.extracting import Outcome, extractor
 from fasti3d.extraction.job import Job
 from fasti3d.extraction.output import OutputError
 from fasti3d.extraction.progress import Tracker

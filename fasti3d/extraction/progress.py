@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from fasti3d.extraction.extractor import Outcome
+from fasti3d.extraction.extracting import Outcome
 from fasti3d.extraction.identity import source_state
 from fasti3d.extraction.job import Tally
 from fasti3d.extraction.sources import Source

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from fasti3d import network
-from fasti3d.classification import Streams
-from fasti3d.devices import DTYPES
+from fasti3d.choices import (
+    MAP,
+    POOLED,
+    Dtype,
+    FlowPreset,
+    Format,
+    Layout,
+    Mode,
+    Streams,
+    Tail,
+    check_choice,
+    check_preset,
+)
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import MIN_FLOW_FRAMES, FlowPreset, check_preset
-
-Mode = Literal["windows", "dense"]
-Format = Literal["npy", "npz", "safetensors"]
-Layout = Literal["default", "video_features"]
-Tail = Literal["drop", "pad", "loop"]
 
 # The end of a video is kept, but where another program's number of rows is wanted.
 _DEFAULT_TAIL: dict[Layout, Tail] = {"default": "pad", "video_features": "drop"}
-
-# Names of features beside those of the network's endpoints: what each stands for.
-POOLED, MAP = "pooled", "map"
 
 # Settings that only windows have.
 _OF_WINDOWS = ("stack", "step", "tail")
@@ -76,11 +78,11 @@ class Settings:
     def __post_init__(self) -> None:
         kinds = {"streams": Streams, "mode": Mode, "tail": Tail, "format": Format, "layout": Layout}
         for name, kind in kinds.items():
-            _check_choice(name, getattr(self, name), get_args(kind))
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("features", self.features, (POOLED, MAP, *network.ENDPOINTS))
+            check_choice(name, getattr(self, name), get_args(kind))
+        check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("features", self.features, (POOLED, MAP, *network.ENDPOINTS))
         check_preset(self.flow_preset)
-        least = MIN_FLOW_FRAMES if self.flowing else network.MIN_FRAMES
+        least = network.MIN_FLOW_FRAMES if self.flowing else network.MIN_FRAMES
         if self.stack < least:
             raise ValueError(
                 f"stack must be at least {least} frames{' with flow' if self.flowing else ''}, the shortest "
@@ -158,8 +160,3 @@ def settle(
     # An unknown layout is for Settings to refuse.
     tail = _DEFAULT_TAIL.get(layout, "pad") if tail is None else tail
     return Settings(mode=mode, stack=stack, step=step, layout=layout, tail=tail, **others)
-
-
-def _check_choice(name: str, value: object, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fasti3d.flow.colour import flow_to_rgb
-from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
-from fasti3d.flow.error import average_endpoint_error
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.solve import tvl1, tvl1_video
+from fasti3d.lazy import lazily
 
 if TYPE_CHECKING:
+    from fasti3d.flow.colour import flow_to_rgb
+    from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
+    from fasti3d.flow.error import average_endpoint_error
     from fasti3d.flow.files import read_flo, read_kitti_png, write_flo, write_kitti_png
+    from fasti3d.flow.solve import tvl1, tvl1_video
 
 __all__ = [
     "PRESETS",
@@ -31,17 +31,21 @@ __all__ = [
     "write_kitti_png",
 ]
 
-# Loaded when first used, so that computing flow does not wait for decoders.
-_FILES = ("read_flo", "read_kitti_png", "write_flo", "write_kitti_png")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILES:
-        raise AttributeError(f"module 'fasti3d.flow' has no attribute {name!r}")
-    value = getattr(importlib.import_module("fasti3d.flow.files"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_FILES})
+# Loaded when first used: parameters need no torch, and computing flow no decoders.
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "average_endpoint_error": "fasti3d.flow.error",
+        "encode_mediapipe": "fasti3d.flow.encoding",
+        "encode_readme": "fasti3d.flow.encoding",
+        "flow_to_rgb": "fasti3d.flow.colour",
+        "read_flo": "fasti3d.flow.files",
+        "read_kitti_png": "fasti3d.flow.files",
+        "to_flow_clip": "fasti3d.flow.encoding",
+        "to_grey": "fasti3d.flow.encoding",
+        "tvl1": "fasti3d.flow.solve",
+        "tvl1_video": "fasti3d.flow.solve",
+        "write_flo": "fasti3d.flow.files",
+        "write_kitti_png": "fasti3d.flow.files",
+    },
+)

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from fasti3d.choices import FlowPreset
 from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.solve import tvl1, tvl1_video
-from fasti3d.network import MIN_FRAMES
-
-FlowPreset = Literal["readme", "mediapipe"]
 
 # The side of the square that the network was trained on, in pixels.
 CROP = 224
-# N frames give N - 1 flows, and the head wants as many flows as frames.
-MIN_FLOW_FRAMES = MIN_FRAMES + 1
 
 # Pairs of several clips that are solved in one call, or those of one clip. The last pairs of a call leave
 # some of a GPU idle: with this many they hardly count, and flow of 340x256 takes 180 MB until it is cropped.
 _PAIRS_AT_ONCE = 256
-
-
-def check_preset(preset: str) -> None:
-    """ValueError for a preset that there is not."""
-    if preset not in get_args(FlowPreset):
-        raise ValueError(f"the flow preset must be one of {', '.join(get_args(FlowPreset))}, got {preset!r}")
 
 
 def centre(height: int, width: int) -> tuple[slice, slice]:

@@ -9,8 +9,9 @@ from threading import Event
 import torch
 from torch import Tensor
 
+from fasti3d.choices import FlowPreset
 from fasti3d.flow.params import TVL1Params
-from fasti3d.flow.stream import FlowPreset, centre, still_flow, stream_flow
+from fasti3d.flow.stream import centre, still_flow, stream_flow
 from fasti3d.network import MIN_FRAMES
 from fasti3d.upload import upload
 from fasti3d.video import Window

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
-from fasti3d.metrics.clips import LAYOUTS, Values
+from fasti3d.metrics.clips import Values
+from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.network import MIN_FRAMES
 
 

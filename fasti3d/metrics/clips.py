@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.flow.arrays import as_tensor
-from fasti3d.network import MIN_FRAMES
+from fasti3d.metrics.limits import LAYOUTS, check_frames, check_layout, check_range
 
 # What clips are made of: bytes, or floating point of any size.
 Values = Literal["uint8", "float"]
-
-# Each with the order that makes (N, T, C, H, W) of it.
-LAYOUTS = {"NTHWC": (0, 1, 4, 2, 3), "NCTHW": (0, 2, 1, 3, 4), "NTCHW": (0, 1, 2, 3, 4)}
 
 # As a share of the range: what filters overshoot by rounding.
 _ROUNDING = 1e-3
@@ -44,19 +41,8 @@ class ClipFormat:
     value_range: tuple[float, float] | None
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        if self.value_range is not None:
-            try:
-                low, high = self.value_range
-                fits = -float("inf") < low < high < float("inf")
-            except (TypeError, ValueError):  # no two numbers
-                fits = False
-            if not fits:
-                raise ValueError(
-                    "value_range must be black and white, as (0, 1), (-1, 1) or (0, 255), got "
-                    f"{self.value_range!r}"
-                )
+        check_layout(self.layout)
+        check_range(self.value_range)
 
     def limits(self, dtype: torch.dtype) -> tuple[float, float]:
         """Black and white of clips of that dtype."""
@@ -128,12 +114,3 @@ class ClipFormat:
                 UserWarning,
                 stacklevel=4,
             )
-
-
-def check_frames(frames: int) -> None:
-    """ValueError for clips shorter than the network takes."""
-    if frames < MIN_FRAMES:
-        raise ValueError(
-            f"clips must have at least {MIN_FRAMES} frames, the shortest that I3D takes, got {frames}: use "
-            "longer clips; repeating frames also works but gives scores that compare with no others"
-        )

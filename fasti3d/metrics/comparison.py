@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from fasti3d.metrics import resampling, saved
+from fasti3d.metrics import resampling
 from fasti3d.metrics.choice import Clip, Skipped
-from fasti3d.metrics.clips import Values, check_frames
+from fasti3d.metrics.clips import Values
+from fasti3d.metrics.limits import check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import SavedSource, Source, open_source
 from fasti3d.overlap import read_ahead
 from fasti3d.recording import recorded_warnings
+from fasti3d.targets import check_statistics
 from fasti3d.weights.files import sha256
 
 # Videos that were left out, of each side, that are warned of one by one.
@@ -122,7 +124,7 @@ def fvd(
     paths = {"real": real, "generated": generated}
     sources = {name: open_source(path, layout=layout, fps=fps, strict=strict) for name, path in paths.items()}
     if save_stats is not None:
-        saved.check_target(save_stats)
+        check_statistics(save_stats)
         if isinstance(sources["real"], SavedSource):
             raise ValueError(f"{real} holds saved statistics already: save_stats would only copy them")
     read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.metrics import resampling, saved
-from fasti3d.metrics.clips import ClipFormat, Values, check_frames
+from fasti3d.metrics.clips import ClipFormat, Values
 from fasti3d.metrics.distance import frechet_distance
 from fasti3d.metrics.embedding import Embedding
+from fasti3d.metrics.limits import check_frames
 from fasti3d.metrics.presets import find_preset
 from fasti3d.metrics.receipt import versions
 from fasti3d.metrics.reduction import distributed, reduced

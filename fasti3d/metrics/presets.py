@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d import network
+from fasti3d.choices import check_choice
 
 SIZE = 224
 # Frames that are scaled at once, in float32: those of films take many times what the network does.
@@ -86,8 +87,7 @@ PRESETS = {
 
 def find_preset(name: str) -> Preset:
     """The preset of that name; ValueError with the names there are if there is none."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    check_choice("preset", name, PRESETS)
     return PRESETS[name]
 
 

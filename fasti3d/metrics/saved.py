@@ -13,27 +13,13 @@ import numpy as np
 import torch
 
 from fasti3d.metrics.side import Side
+from fasti3d.targets import check_statistics
 from fasti3d.weights.files import write_atomically
 
 # The array that tells such a file from others: in JSON, what the statistics are of.
 KEY = "fasti3d_fvd"
 
 _ARRAYS = ("mean", "scatter")
-
-
-def check_target(path: str | PathLike[str]) -> Path:
-    """The path, if statistics can be written there: to be asked before the work.
-
-    Raises:
-        ValueError: a name that does not end in .npz.
-        OSError: its folder is not there.
-    """
-    target = Path(path)
-    if target.suffix != ".npz":
-        raise ValueError(f"{target}: the name of saved statistics must end in .npz")
-    if not target.parent.is_dir():
-        raise NotADirectoryError(f"{target.parent} is not a folder: create it, or write elsewhere")
-    return target
 
 
 def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> None:
@@ -43,7 +29,7 @@ def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> No
         ValueError: a name that does not end in .npz.
         OSError: a place that cannot be written.
     """
-    target = check_target(path)
+    target = check_statistics(path)
     state = side.state()
     arrays: dict[str, Any] = {name: state[name].numpy() for name in _ARRAYS}
     if state["features"] is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fasti3d import extension
 
@@ -49,6 +50,20 @@ def takes_operators(x: Tensor) -> bool:
         and isinstance(torch._C._functorch.peek_interpreter_stack(), NoneType)
         and forward_ad._current_level < 0
         and not module_globals._has_any_global_hook()
+    )
+
+
+def needs_ordinary_path(x: Tensor) -> bool:
+    """Whether something is watching or transforming the computation itself: a compiler, a tracer, vmap."""
+    return (
+        type(x) not in (Tensor, nn.Parameter)
+        or x.is_meta
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_in_torch_dispatch_mode()
+        or forward_ad._current_level >= 0
+        or module_globals._has_any_global_hook()
     )
 
 

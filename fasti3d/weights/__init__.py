@@ -1,12 +1,19 @@
 """Public I3D weights by name, local ones by path, all under one set of names."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fasti3d.home import cache_dir
-from fasti3d.weights.cache import get, verify
-from fasti3d.weights.checkpoint import Checkpoint, load_into
+from fasti3d.lazy import lazily
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
-from fasti3d.weights.loading import convert, load
 from fasti3d.weights.published import Entry, registry
+
+if TYPE_CHECKING:
+    from fasti3d.weights.cache import get, verify
+    from fasti3d.weights.checkpoint import Checkpoint, load_into
+    from fasti3d.weights.loading import convert, load
 
 __all__ = [
     "KINETICS_400_LABELS",
@@ -21,3 +28,16 @@ __all__ = [
     "registry",
     "verify",
 ]
+
+# Loaded when first used, so that the names of weights can be told without torch.
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "Checkpoint": "fasti3d.weights.checkpoint",
+        "convert": "fasti3d.weights.loading",
+        "get": "fasti3d.weights.cache",
+        "load": "fasti3d.weights.loading",
+        "load_into": "fasti3d.weights.checkpoint",
+        "verify": "fasti3d.weights.cache",
+    },
+)

@@ -108,6 +108,7 @@ def test_hooks_are_not_skipped(warm: I3D) -> None:
     assert sum(lengths) >= 10
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
     model = make_i3d().to(dtype)
@@ -118,6 +119,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
         assert_close("i3d", found, one_pass(model, x, features))
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_head_in_half_precision(dtype: torch.dtype) -> None:
     model = make_i3d().to(dtype)
@@ -128,6 +130,7 @@ def test_the_head_in_half_precision(dtype: torch.dtype) -> None:
         assert_close("i3d", found, one_pass(model, x, features))
 
 
+@pytest.mark.isa
 def test_autocast(warm: I3D) -> None:
     x = random_clip(1, 3, 30, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -51,6 +51,7 @@ def test_operator_contract() -> None:
     torch.library.opcheck(OPERATOR, (*tensors, (1, 2, 1), None, True))
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels", [3, 17])
 def test_a_compiled_call_gives_what_an_eager_one_gives(channels: int, dtype: torch.dtype) -> None:

@@ -90,7 +90,7 @@ def test_the_window_s_filters_add_up_to_the_2d_one(time: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype", "time", "mode", "said"),
     [
-        ((4, 3, 5, 5), torch.float32, 3, "center", "mode must be average or centre, got 'center'"),
+        ((4, 3, 5, 5), torch.float32, 3, "center", "mode must be one of average, centre, got 'center'"),
         ((4, 3, 5, 5), torch.float32, 0, "average", "time must be at least 1, got 0"),
         ((4, 3, 5), torch.float32, 3, "average", r"got torch.float32 of shape \(4, 3, 5\)"),
         ((4, 3, 5, 5), torch.int64, 3, "centre", "in floating point, got torch.int64"),
@@ -598,7 +598,7 @@ def test_a_module_is_not_its_weights() -> None:
 
 
 def test_an_unknown_mode_is_named(weights_2d: Tensors) -> None:
-    with pytest.raises(ValueError, match="mode must be average or centre, got 'mean'"):
+    with pytest.raises(ValueError, match="mode must be one of average, centre, got 'mean'"):
         inflate(weights_2d, blank(), "mean")
 
 
@@ -653,7 +653,13 @@ def test_flow_from_the_command_line(kind: str, files: dict[str, Path], tmp_path:
 @pytest.mark.parametrize(
     ("src", "out", "options", "code", "said"),
     [
-        ("pth", "there.safetensors", ["--mode", "mean"], 2, "Invalid value for --mode: mode must be average"),
+        (
+            "pth",
+            "there.safetensors",
+            ["--mode", "mean"],
+            2,
+            "Invalid value for --mode: mode must be one of average, centre",
+        ),
         ("nothing.pth", "there.safetensors", [], 1, "nothing.pth cannot be read: No such file"),
         ("junk.pth", "there.safetensors", [], 1, "junk.pth: not a weights file"),
         (

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, compute_dtype, in_float32, output_size
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, in_float32, output_size
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
+from fasti3d.routing import compute_dtype
 
 define(
     "conv3d_bn_relu",
@@ -90,6 +91,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Ten
     x_grad, weight_grad, bias_grad = conv3d_bn_relu_backward(
         grad, x, weight, y, ctx.stride, ctx.relu, ctx.padding, needed
     )
+    if x_grad is not None:
+        x_grad = x_grad.to(x.dtype)
     if weight_grad is not None:
         weight_grad = weight_grad.to(weight.dtype)
     if bias_grad is not None:

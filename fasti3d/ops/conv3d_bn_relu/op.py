@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d import extension, gpu
 from fasti3d.network import same_shape
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
-from fasti3d.ops.registry import define, takes_gradients, takes_operators
+from fasti3d.ops.registry import define, needs_ordinary_path, takes_gradients, takes_operators
+from fasti3d.routing import compute_dtype, has_kernel
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16
@@ -75,29 +75,6 @@ def _conv3d_split_triton(
 @torch.library.register_fake("fasti3d::conv3d_triton_")
 def _fake(*arguments: object) -> None:
     return None
-
-
-def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a fused kernel that beats the reference serves this device and dtype.
-
-    bfloat16 needs AVX512_BF16 to be worth it; on CPUs with AMX, whose tiles do eight times the
-    work of that instruction, oneDNN (which the reference runs on) is left to use them. On GPUs see
-    ``fasti3d.gpu.why_not``.
-    """
-    if device.type == "cuda":
-        return gpu.why_not(device, dtype) is None
-    if device.type != "cpu" or extension.CORE is None:
-        return False
-    if dtype == torch.bfloat16:
-        return extension.has_bf16_dot() and not extension.has_amx_bf16()
-    return dtype == torch.float32
-
-
-def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What a convolution of clips of ``dtype`` is computed in, where no gradient is needed."""
-    if has_kernel(device, dtype) or not has_kernel(device, torch.float32):
-        return dtype
-    return dtype if dtype == torch.bfloat16 and extension.has_amx_bf16() else torch.float32
 
 
 Triple = tuple[int, int, int]
@@ -308,13 +285,11 @@ def conv3d_bn_relu(
     needs_grad = takes_gradients(*tensors)
     if needs_grad and out is not None:
         raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
-    if takes_operators(x) and not needs_grad:  # graph.py's
+    if takes_operators(x):  # graph.py's
         y = torch.ops.fasti3d.conv3d_bn_relu(x, weight, bias, step, zeros, relu)
         return y if out is None else out.copy_(y)
-    if needs_grad or torch.compiler.is_compiling():
-        y = conv3d_bn_relu_reference(
-            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), step, relu, zeros
-        )
+    if needs_grad or needs_ordinary_path(x):
+        y = conv3d_bn_relu_reference(x, weight, bias, step, relu, zeros)
         return y if out is None else out.copy_(y)
     dtype = compute_dtype(x.device, x.dtype)
     packed = PackedConv3d.pack(*in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fasti3d.inputs import without_autocast
 from fasti3d.network import same_padding
+from fasti3d.routing import compute_dtype
 from fasti3d.same import pad_same
 
 
@@ -20,11 +22,17 @@ def conv3d_bn_relu_reference(
     relu: bool,
     padding: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    """conv3d with zeros on both sides of each axis, or SAME-padded, plus bias, then ReLU if asked for."""
+    """conv3d with zeros on both sides of each axis, or SAME-padded, plus bias, then ReLU if asked for.
+
+    Returned in x's dtype, whatever autocast would make of it.
+    """
+    dtype = compute_dtype(x.device, x.dtype)
+    clip, weight = x.to(dtype), weight.to(dtype)
     if padding is None:
-        x, padding = pad_same(x, weight.shape[2:], stride), (0, 0, 0)
-    y = F.conv3d(x, weight, bias, stride, padding)
-    return F.relu(y) if relu else y
+        clip, padding = pad_same(clip, weight.shape[2:], stride), (0, 0, 0)
+    with without_autocast(x.device):
+        y = F.conv3d(clip, weight, None if bias is None else bias.to(dtype), stride, padding)
+    return (F.relu(y) if relu else y).to(x.dtype)
 
 
 def conv3d_bn_relu_backward(
@@ -40,12 +48,14 @@ def conv3d_bn_relu_backward(
     """Gradients with respect to x, weight and bias, as far as needed, of the result y."""
     if relu:
         grad = torch.where(y > 0, grad, 0)
-    padded = pad_same(x, weight.shape[2:], stride) if padding is None else x
+    dtype = compute_dtype(x.device, x.dtype)
+    clip = x.to(dtype)
+    padded = pad_same(clip, weight.shape[2:], stride) if padding is None else clip
     zeros = [0, 0, 0]
     x_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
-        grad,
+        grad.to(dtype),
         padded,
-        weight.to(x.dtype),
+        weight.to(dtype),
         [weight.shape[0]],
         stride,
         padding or zeros,

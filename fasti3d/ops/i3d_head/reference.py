@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from fasti3d.inputs import without_autocast
 from fasti3d.network import HEAD_POOL
 
 
@@ -13,4 +14,5 @@ def i3d_head_reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor,
     that gives the mean of its outputs.
     """
     features = F.avg_pool3d(x.float(), HEAD_POOL, stride=1).mean(dim=(3, 4))
-    return features, F.linear(features.mean(dim=2), weight, bias)
+    with without_autocast(x.device):
+        return features, F.linear(features.mean(dim=2), weight, bias)

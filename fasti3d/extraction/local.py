@@ -11,7 +11,7 @@ from threading import Event, Lock
 
 import torch
 
-from fasti3d.extraction.extractor import Extractor, Outcome
+from fasti3d.extraction.extracting import Extractor, Outcome
 from fasti3d.extraction.job import Job
 from fasti3d.extraction.progress import Tracker
 from fasti3d.extraction.rows import Watch

@@ -1,0 +1,70 @@
+"""Names that users choose from, where the command line can read them without importing torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from fasti3d.weights.published import registry
+
+Streams = Literal["rgb", "flow", "both"]
+FlowPreset = Literal["readme", "mediapipe"]
+TVL1Preset = Literal["i3d", "opencv-cuda", "large-motion"]
+FVDPreset = Literal["tf", "stylegan-v", "videogpt", "cd-fvd"]
+ClipLayout = Literal["NTHWC", "NCTHW", "NTCHW"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+# What becomes of a 2-D network's filters.
+Inflation = Literal["average", "centre"]
+
+# Of extracted features.
+Mode = Literal["windows", "dense"]
+Format = Literal["npy", "npz", "safetensors"]
+Layout = Literal["default", "video_features"]
+Tail = Literal["drop", "pad", "loop"]
+Crops = Literal[1, 5, 10]
+# Names of features beside those of the network's endpoints: what each stands for.
+POOLED, MAP = "pooled", "map"
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """ValueError for a value that is none of the choices."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_inflation(mode: str) -> None:
+    """ValueError for a way to inflate that there is not."""
+    check_choice("mode", mode, get_args(Inflation))
+
+
+def check_streams(streams: str, flow: object, argument: str = "flow_model") -> None:
+    """ValueError for unknown streams, and for flow weights (``argument``) missing or out of place."""
+    check_choice("streams", streams, get_args(Streams))
+    if streams != "rgb" and flow is None:
+        names = [name for name, entry in registry().items() if entry.stream == "flow"]
+        raise ValueError(
+            f"streams {streams!r} needs {argument}: a checkpoint's path, or one of {', '.join(names)}, which "
+            f"are fetched when first used or with `fasti3d weights get {names[0]}`"
+        )
+    if streams == "rgb" and flow is not None:
+        raise ValueError(f"{argument} is given, but streams is 'rgb': choose 'flow' or 'both'")
+
+
+def check_preset(preset: str) -> None:
+    """ValueError for a preset that there is not."""
+    if preset not in get_args(FlowPreset):
+        raise ValueError(f"the flow preset must be one of {', '.join(get_args(FlowPreset))}, got {preset!r}")
+
+
+def check_device(name: str) -> None:
+    """ValueError for what is not the name of a device; whether it is there, torch knows."""
+    if not re.fullmatch(r"auto|cpu(:0)?|cuda(:[0-9]+)?", name):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+
+
+def check_dtype(name: str) -> None:
+    """ValueError for what is not the name of a dtype to compute in, or auto."""
+    if name not in ("auto", *get_args(Dtype)):
+        raise ValueError(f"dtype must be auto, {', '.join(get_args(Dtype))}, got {name!r}")

@@ -1,0 +1,70 @@
+"""Which path convolutions take on a device, and the dtype they are computed in: the one place that decides.
+
+A clip is first rounded to the dtype of the result, which is the clip's own or autocast's. Then what a
+convolution reads, clip and weights, is cast to the compute dtype; its sums are float32, and the result is
+rounded once. That holds in eager mode, in graphs of compilers and exporters, and where gradients are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fasti3d import extension, gpu
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which path clips of one dtype take on one device.
+
+    ``path`` is ``fused-gpu``, ``fused-cpu`` or ``reference`` (the operators' PyTorch references, still
+    with folded batch norm); ``compute_dtype`` is what the convolutions read, and ``why`` one sentence.
+    """
+
+    path: str
+    compute_dtype: torch.dtype
+    why: str
+
+
+def route(device: torch.device, dtype: torch.dtype) -> Route:
+    """The path of eval-mode clips of ``dtype`` on ``device``.
+
+    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16 makes that worth it. On CPUs with AMX, whose tiles
+    do eight times the work of that instruction, oneDNN (which the reference runs on) is left to use them.
+    """
+    if device.type != "cpu":
+        if why := gpu.why_not(device, dtype):
+            return Route("reference", dtype, why)
+        capability = "{}.{}".format(*gpu.chip(device).capability)
+        return Route("fused-gpu", dtype, f"Triton kernels for compute capability {capability}, float32 sums")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return Route("reference", dtype, f"there are no fused kernels for {dtype}: torch's own run")
+    if extension.CORE is None:
+        why = extension.load_error() or "the extension was not built (FASTI3D_BUILD=none)"
+        return Route("reference", torch.float32 if dtype == torch.float16 else dtype, why)
+    isa = extension.instruction_set()
+    if dtype == torch.bfloat16:
+        if extension.has_amx_bf16():
+            return Route("reference", dtype, "the CPU has AMX, which oneDNN's bfloat16 convolutions use")
+        if extension.has_bf16_dot():
+            return Route("fused-cpu", dtype, "AVX512_BF16 dot products, summed in float32")
+        return Route("fused-cpu", torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
+    if dtype == torch.float16:
+        return Route("fused-cpu", torch.float32, f"no float16 arithmetic is used: runs in float32 ({isa})")
+    return Route("fused-cpu", torch.float32, f"{isa} kernels")
+
+
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What a convolution of clips of ``dtype`` is computed in; itself is computed in itself."""
+    return route(device, dtype).compute_dtype
+
+
+# For compilers, which cannot look into the extension; torch.compiler.assume_constant_result would load one.
+compute_dtype._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a fused kernel that beats the reference computes in ``dtype`` on this device."""
+    chosen = route(device, dtype)
+    return chosen.path != "reference" and chosen.compute_dtype == dtype
