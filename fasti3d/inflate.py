@@ -337,11 +337,12 @@ def _check_eps(model: nn.Module, wanted: Recognised) -> None:
 
 def _fill(found: Recognised, wanted: Recognised) -> None:
     """Adds what a format leaves out: step counts, and the scale of TensorFlow's batch norm."""
+    has_scale = any(name.endswith("bn.weight") for name in found.tensors)
     for name, tensor in wanted.tensors.items():
         if name.endswith("bn.num_batches_tracked"):
             found.tensors.setdefault(name, torch.zeros((), dtype=torch.int64))
-        elif found.format.tensorflow and name.endswith("bn.weight"):
-            found.tensors.setdefault(name, torch.ones(tensor.shape))
+        elif found.format.tensorflow and not has_scale and name.endswith("bn.weight"):
+            found.tensors[name] = torch.ones(tensor.shape)
 
 
 def _problems(found: Recognised, wanted: Recognised, trunk: list[str]) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fasti3d import network
@@ -217,7 +218,9 @@ def _plain(key: str) -> str:
 
 
 def _layout(tensor: Tensor, ours: str) -> Tensor:
-    """From TensorFlow's layout to torch's."""
+    """From TensorFlow's layout to torch's; what is no plain tensor stays as it is, to be refused."""
+    if tensor.layout != torch.strided:
+        return tensor
     if ours.endswith("conv3d.weight"):
         return tensor.permute(-1, -2, *range(tensor.ndim - 2)) if tensor.ndim > 2 else tensor
     return tensor.reshape(-1)

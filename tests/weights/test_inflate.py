@@ -497,6 +497,16 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Any], list[str]]] = {
         changed("inception5b.branch4.1.conv.weight", lambda w: w.to(torch.int8)),
         ["inception5b.branch4.1.conv.weight is torch.int8"],
     ),
+    "one scale of all missing": (
+        lambda t: without(
+            to_slim(t, gamma=True), "InceptionV1/Mixed_4c/Branch_0/Conv2d_0a_1x1/BatchNorm/gamma"
+        ),
+        ["missing: Mixed_4c/Branch_0/Conv2d_0a_1x1/BatchNorm/gamma"],
+    ),
+    "no plain tensor": (
+        lambda t: to_slim(t) | {"InceptionV1/Conv2d_1a_7x7/BatchNorm/beta": torch.ones(64).to_sparse()},
+        ["InceptionV1/Conv2d_1a_7x7/BatchNorm/beta is torch.float32 (torch.sparse_coo); plain"],
+    ),
     "no number": (
         changed("inception5b.branch4.1.bn.running_mean", lambda w: w * float("nan")),
         ["inception5b.branch4.1.bn.running_mean has values that are infinite"],
