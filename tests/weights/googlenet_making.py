@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from weights_making import Tensors
+
+from fasti3d import reference
+
+# What inflation leaves new.
+CLASSIFIER = ("logits.conv3d.weight", "logits.conv3d.bias")
+
+Network = TypeVar("Network", bound=reference.I3D)
 
 # In, then what the six convolutions give, by torchvision's name; with the endpoint's name in I3D.
 BLOCKS = {
@@ -150,3 +158,37 @@ def to_slim(tensors: Tensors, *, gamma: bool = False) -> dict[str, NDArray[np.ge
         array = (tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor).contiguous().numpy()
         variables[f"InceptionV1/{name}/{leaves[match[3]]}"] = array
     return variables
+
+
+def blank(num_classes: int = 7, in_channels: int = 3, kind: type[Network] = reference.I3D) -> Network:
+    """A network of zeros, which takes less time than one at random."""
+    with torch.device("meta"):
+        model = kind(num_classes, in_channels)
+    model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return model
+
+
+def swapped(tensors: Tensors, one: str, other: str) -> Tensors:
+    """The same with two prefixes of names exchanged."""
+
+    def rename(key: str) -> str:
+        for start, end in ((one, other), (other, one)):
+            if key.startswith(start):
+                return end + key.removeprefix(start)
+        return key
+
+    return {rename(key): tensor for key, tensor in tensors.items()}
+
+
+def without(tensors: dict[str, Any], *starts: str) -> dict[str, Any]:
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith(starts)}
+
+
+def copy_of(model: nn.Module) -> Tensors:
+    return {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
