@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -25,6 +26,8 @@ CHIPS = {
     "B200": Chip((10, 0), 148),
     "RTX 5090": Chip((12, 0), 170),
 }
+# The chips that all is compiled for; for the others only what is chosen first, unless FASTI3D_SLOW=1.
+_IN_FULL = ("A100", "H200")
 _HERE = Path(__file__).resolve().parent
 _TYPES = {
     torch.float16: "fp16",
@@ -34,6 +37,11 @@ _TYPES = {
     torch.uint8: "u8",
 }
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def in_full(device: str) -> bool:
+    """Whether everything that may be launched on a chip is compiled, which takes minutes per chip."""
+    return device in _IN_FULL or os.environ.get("FASTI3D_SLOW") == "1"
 
 
 class Launch(NamedTuple):

@@ -20,7 +20,7 @@ from fasti3d.ops.pooled_conv3d import config as conv_config
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, Launch, Recorder, build
+from ahead_of_time import CHIPS, Launch, Recorder, build, in_full
 from background import Outcome
 
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
@@ -42,20 +42,23 @@ def meta(batch: int, channels: int, size: Triple, dtype: torch.dtype) -> Tensor:
     return torch.empty((batch, *size, channels), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
 
 
-def launches(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
-    """What the network's pools launch on a chip, alone and in front of a convolution."""
+def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
+    """What the network's pools launch on a chip, alone and in front of a convolution; without ``every``, of a
+    large batch, and in front of a convolution in float16.
+    """
     found: set[Launch] = set()
     for module, name in ((pool_launch, "_max_pool3d_same_kernel"), (conv_launch, "_pooled_conv3d_kernel")):
         monkeypatch.setattr(module, "chip", lambda device: chip)
         monkeypatch.setattr(module, name, Recorder(getattr(module, name), found))
-    halves = (torch.float16, torch.bfloat16)
+    batches = (1, 8) if every else (8,)
+    halves = (torch.float16, torch.bfloat16) if every else (torch.float16,)
     # Tiles are the same in every dtype but float32, of which half as many values fit one.
-    float16 = itertools.product((1, 8), POOLS, [torch.float16])
+    float16 = itertools.product(batches, POOLS, [torch.float16])
     for batch, layer, dtype in (*float16, *itertools.product([8], POOLS, (torch.float32, torch.bfloat16))):
         x = meta(batch, layer.in_channels, layer.in_size, dtype)
         out = meta(batch, layer.in_channels, layer.out_size, dtype)
         pool_launch.max_pool3d(x, layer.spec.kernel, layer.spec.stride, out)
-    for batch, layer, dtype in itertools.product((1, 8), POOLED, halves):
+    for batch, layer, dtype in itertools.product(batches, POOLED, halves):
         x, out = (meta(batch, n, layer.in_size, dtype) for n in (layer.in_channels, layer.out_channels))
         weight = torch.empty((layer.out_channels, 1, layer.in_channels), dtype=dtype, device="meta")
         bias = torch.empty(layer.out_channels, device="meta")
@@ -68,7 +71,7 @@ def test_every_configuration_compiles_to_what_it_should(device: str, monkeypatch
     """Nothing is spilled, values move 16 bytes at a time, and products run on the matrix units."""
     chip = CHIPS[device]
     product = {9: "wgmma.mma_async", 10: "tcgen05.mma"}.get(chip.capability[0], "mma.sync")
-    found = launches(chip, monkeypatch)
+    found = launches(chip, in_full(device), monkeypatch)
     assert len({one.kernel for one in found}) == 2
     for one in found:
         built = build(one, chip.capability)
