@@ -347,7 +347,7 @@ def _fill(found: Recognised, wanted: Recognised) -> None:
 
 def _problems(found: Recognised, wanted: Recognised, trunk: list[str]) -> str:
     """What keeps the weights from filling the trunk of the network; empty if nothing does."""
-    theirs = {ours: key for key, ours in found.format.keys.items()}
+    theirs = {ours: found.prefix + key for key, ours in found.format.keys.items()}
     known = {key.removesuffix(":0") for key in found.names.values()}
     shapes = {name: _shape_2d(name, wanted.tensors[name]) for name in trunk if name in wanted.tensors}
     problems = {

@@ -143,9 +143,18 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """A format found in a file, its tensors and their own names by ours, and what had no name of ours."""
+    """Weights found in a file.
+
+    Attributes:
+        format: whose names they have.
+        prefix: what stands in front of these.
+        tensors: by our names.
+        names: the file's own, by ours.
+        unexpected: the file's names behind the prefix that have none of ours.
+    """
 
     format: Format
+    prefix: str
     tensors: dict[str, Tensor]
     names: dict[str, str]
     unexpected: tuple[str, ...]
@@ -204,7 +213,7 @@ def find(
             else:
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
                 names[ours] = key
-    return Recognised(form, tensors, names, tuple(unexpected))
+    return Recognised(form, prefix, tensors, names, tuple(unexpected))
 
 
 def _starts(key: str) -> Iterable[int]:

@@ -68,7 +68,11 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Any], list[str]]] = {
         lambda t: {
             k.replace("InceptionV1", "InceptionV3"): v for k, v in to_slim(t).items() if "Mixed_" in k
         },
-        ["missing: Conv2d_1a_7x7/weights, Conv2d_2b_1x1/weights, Conv2d_2c_3x3/weights", "later Inception"],
+        [
+            "missing: InceptionV3/Conv2d_1a_7x7/weights, InceptionV3/Conv2d_2b_1x1/weights,"
+            " InceptionV3/Conv2d_2c_3x3/weights",
+            "later Inception",
+        ],
     ),
     "ResNet": (
         lambda _: {
@@ -157,7 +161,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Any], list[str]]] = {
         lambda t: without(
             to_slim(t, gamma=True), "InceptionV1/Mixed_4c/Branch_0/Conv2d_0a_1x1/BatchNorm/gamma"
         ),
-        ["missing: Mixed_4c/Branch_0/Conv2d_0a_1x1/BatchNorm/gamma"],
+        ["missing: InceptionV1/Mixed_4c/Branch_0/Conv2d_0a_1x1/BatchNorm/gamma"],
     ),
     "no plain tensor": (
         lambda t: to_slim(t) | {"InceptionV1/Conv2d_1a_7x7/BatchNorm/beta": torch.ones(64).to_sparse()},
