@@ -7,6 +7,9 @@ import os
 import pytest
 import torch
 
+# A kernel that is wrong is to fail its tests and not to be replaced.
+os.environ.setdefault("FASTI3D_SELF_CHECK", "0")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("FASTI3D_SLOW") != "1":

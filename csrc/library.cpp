@@ -28,7 +28,7 @@ STABLE_TORCH_LIBRARY(fasti3d, m) {
   m.def(
       "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
       "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start) -> ()");
-  m.def("fingerprint(Tensor[] tensors) -> int");
+  m.def("fingerprint(Tensor[] tensors) -> SymInt");
   m.def("tvl1" FASTI3D_TVL1);
   m.def("tvl1_exact" FASTI3D_TVL1);
 }

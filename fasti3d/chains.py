@@ -5,25 +5,30 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import fx, nn
 
-from fasti3d.eligibility import is_watched
+from fasti3d.forms import is_watched
 from fasti3d.i3d import I3D
+from fasti3d.reference import BatchNorm3d
 
 
 class Chain(NamedTuple):
-    """Names of a convolution and of the modules behind it that may be computed with it."""
+    """Names of a convolution and of the modules behind it that may be computed with it.
+
+    ``fused``: whether the library's kernel can stand in for the convolution; else the batch norm is folded.
+    """
 
     conv: str
+    fused: bool
     bn: str | None = None
     relu: str | None = None
 
 
-def _is_fusible(conv: nn.Module) -> bool:
-    """Whether the fused convolution can stand in for a module."""
+def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv3d]:
+    """Whether a module computes a convolution of its weights and nothing else."""
     return (
         isinstance(conv, nn.Conv3d)
         # A subclass may choose the arguments, but not compute something else.
@@ -31,15 +36,19 @@ def _is_fusible(conv: nn.Module) -> bool:
         and type(conv)._conv_forward is nn.Conv3d._conv_forward
         and "weight" in conv._parameters  # and is not derived from others at every call
         and conv.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1, 1), "zeros")
         and not is_watched(conv)
     )
+
+
+def _has_kernel(conv: nn.Conv3d) -> bool:
+    """Whether the library's kernel knows its geometry."""
+    return (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1, 1), "zeros")
 
 
 def _is_foldable(bn: nn.Module, channels: int) -> bool:
     return (
         isinstance(bn, nn.BatchNorm3d | nn.SyncBatchNorm)
-        and type(bn).forward in (nn.BatchNorm3d.forward, nn.SyncBatchNorm.forward)
+        and type(bn).forward in (nn.BatchNorm3d.forward, BatchNorm3d.forward, nn.SyncBatchNorm.forward)
         and bn.num_features == channels
         and bn.running_mean is not None
         and bn.running_var is not None
@@ -143,15 +152,18 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
 
     chains = []
     for conv, name in names.items():
-        if conv in fixed or not _is_fusible(conv):
+        if conv in fixed or not _is_plain(conv):
             continue
         bn = behind(conv)
         if bn is not None and not _is_foldable(bn, conv.out_channels):
             bn = None
+        if bn is None and not _has_kernel(conv):
+            continue
         relu = behind(bn or conv)
         if relu is not None and not _is_relu(relu):
             relu = None
-        chains.append(Chain(name, names[bn] if bn else None, names[relu] if relu else None))
+        others = (names[module] if module else None for module in (bn, relu))
+        chains.append(Chain(name, _has_kernel(conv), *others))
     # A ModuleList and the like have no forward to follow.
     followable = {m: error for m, error in opaque.items() if type(m).forward is not nn.Module.forward}
     return chains, {names[module]: error for module, error in followable.items()}

@@ -31,6 +31,8 @@ from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP
 from fasti3d.flow.windows import FlowWindow, with_flow
 from fasti3d.i3d import I3D, clip_for
+from fasti3d.limits import check_arguments
+from fasti3d.naming import quoted
 from fasti3d.overlap import READ_AHEAD, batched, read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.two_stream import TwoStreamI3D, check_channels
@@ -186,12 +188,11 @@ def load_model(
     checkpoint = weights.load(source)
     model = I3D(checkpoint.num_classes, checkpoint.in_channels)
     weights.load_into(model, checkpoint)
-    model.labels = checkpoint.labels
     return model.to(place, precision).eval()
 
 
-def check_models(models: dict[str, I3D]) -> tuple[str, ...]:
-    """A name for each class of one or two streams' networks.
+def check_models(models: dict[str, I3D]) -> tuple[str, ...] | None:
+    """The names of the classes of one or two streams' networks, where they have any.
 
     Raises:
         ValueError: networks that cannot be these streams, or not together.
@@ -205,8 +206,7 @@ def check_models(models: dict[str, I3D]) -> tuple[str, ...]:
             + " and ".join(f"{place.device} in {place.dtype}" for place in places)
         )
     first = next(iter(models.values()))
-    labels = TwoStreamI3D(**models).labels if len(models) > 1 else first.labels
-    return labels or tuple(f"class {i}" for i in range(first.num_classes))
+    return TwoStreamI3D(**models).labels if len(models) > 1 else first.labels
 
 
 def classify(
@@ -256,6 +256,8 @@ def classify(
         fasti3d.weights.WeightsError: weights that cannot be had or read.
         FloatingPointError: logits that are not finite, as float16 can give with some weights.
 
+        MemoryError, torch.OutOfMemoryError, OSError: memory or descriptors ran out.
+
     Warns:
         fasti3d.video.VideoWarning: a file that is odd but gives frames; also in ``warnings``.
     """
@@ -270,8 +272,7 @@ def classify(
     for name, value in (("stride", stride), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if fps is not None and not 0 < fps < float("inf"):
-        raise ValueError(f"fps must be above 0, or None for the video's own rate, got {fps}")
+    check_arguments(fps, None, None)
     check_preset(flow_preset)
     sources = {"rgb": model, "flow": flow_model}
     models = {
@@ -314,16 +315,21 @@ def classify(
                 progress(frames)
     seconds = time.perf_counter() - start
     by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
+    if len({len(parts[0]) for parts in by_stream.values()}) > 1:
+        found = " and ".join(f"{name} {parts.shape[1]}" for name, parts in by_stream.items())
+        raise ValueError(f"both streams must have the same classes, but got {found}")
     logits = reduce(torch.add, by_stream.values())
     if not logits.isfinite().all():
-        raise FloatingPointError(f"{path}: the logits are not finite in {weight.dtype}: use dtype float32")
+        raise FloatingPointError(
+            f"{quoted(path)}: the logits are not finite in {weight.dtype}: use dtype float32"
+        )
     return Classification(
         path=Path(path),
         fps=fps,
         frames=frames,
         spans=tuple(spans),
         logits=logits,
-        labels=labels,
+        labels=labels or tuple(f"class {i}" for i in range(logits.shape[1])),
         warnings=tuple(odd),
         device=weight.device,
         dtype=weight.dtype,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fasti3d.plain_files import remove_planted
 from fasti3d.weights import WeightsError, cache_dir
 from fasti3d.weights.download import Progress, pip_download
 from fasti3d.weights.files import sha256
@@ -37,7 +38,9 @@ def sample_clip(progress: Progress | None = None) -> Path:
     folder = cache_dir() / "demo"
     clip = folder / "sports2d-demo.mp4"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "sports2d-demo.lock"):
+    lock = folder / "sports2d-demo.lock"
+    remove_planted(lock)
+    with FileLock(lock):
         if not (clip.is_file() and sha256(clip) == CLIP_SHA256):
             _fetch(clip, progress)
     return clip

@@ -14,6 +14,8 @@ import torch
 from fasti3d import extension, routing, weights
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.tvl1 import has_kernel
+from fasti3d.proof import guard
+from fasti3d.proof.verdicts import Verdicts
 from fasti3d.version import __version__
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -89,6 +91,19 @@ class FlowPath:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What was found of a kernel on ``device``, and when: ``kind`` is ``good``, ``wrong``, ``broken`` (it
+    does not compile or launch), ``crashed`` or ``hung``. All but good ones are left to PyTorch.
+    """
+
+    device: str
+    kernel: str
+    kind: str
+    fault: str
+    date: str
+
+
+@dataclass(frozen=True)
 class CachedFile:
     """A file in the cache; ``size`` in bytes."""
 
@@ -107,6 +122,8 @@ class Diagnosis:
     routes: tuple[Route, ...]
     tuned: tuple[TunedTable, ...]
     flow: tuple[FlowPath, ...]
+    proofs: tuple[Proof, ...]
+    self_check: bool
     problems: tuple[str, ...]
     home: str
     home_from: str
@@ -138,6 +155,8 @@ def diagnose() -> Diagnosis:
         routes=_routes(),
         tuned=tuned,
         flow=_flow(),
+        proofs=_proofs(),
+        self_check=not guard.is_off(),
         problems=(*known_problems(torch.__version__, cudnn), *refused),
         home=str(home),
         home_from="FASTI3D_HOME" if os.environ.get("FASTI3D_HOME") else "default",
@@ -259,6 +278,14 @@ def _flow() -> tuple[FlowPath, ...]:
         else:
             why = "the extension has no solver for it: plain PyTorch runs, far slower"
             rows.append(FlowPath(str(device), "reference", why))
+    return tuple(rows)
+
+
+def _proofs() -> tuple[Proof, ...]:
+    rows = []
+    for i in range(torch.cuda.device_count()):
+        found = Verdicts(guard.environment(torch.device("cuda", i))).all()
+        rows += [Proof(f"cuda:{i}", its.title, its.kind, its.fault, its.date) for its in found.values()]
     return tuple(rows)
 
 

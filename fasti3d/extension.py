@@ -5,7 +5,8 @@ Importing this module does not fail where there are none: every operator then ru
 
 FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
 before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
-which bfloat16 convolutions run in float32; ``amx`` leaves these to oneDNN and its matrix tiles.
+which bfloat16 convolutions run in float32; ``amx`` leaves these to oneDNN and its matrix tiles. Any
+other value is an ``environment.SettingError``, at import.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from fasti3d.environment import wrong
+
+_ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
@@ -32,14 +37,20 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
         return None, f"fasti3d.{name} does not load ({error}); likely it was {likely}"
 
 
+def _wanted_isa() -> str | None:
+    """FASTI3D_ISA, which is checked where there is no extension too."""
+    isa = os.environ.get("FASTI3D_ISA")
+    if isa and isa not in _ISAS:
+        raise wrong("FASTI3D_ISA", isa, f"{', '.join(map(repr, _ISAS[:-1]))} or {_ISAS[-1]!r}")
+    return isa
+
+
 def _load_all() -> tuple[ModuleType | None, str | None]:
+    isa = _wanted_isa()
     core, error = _load("_C")
     if core is not None:
-        if isa := os.environ.get("FASTI3D_ISA"):
-            try:
-                core.limit_isa(isa)
-            except RuntimeError as wrong:
-                raise ValueError(f"FASTI3D_ISA: {wrong}") from None
+        if isa:
+            core.limit_isa(isa)
         if torch.version.cuda is not None:
             _, error = _load("_C_cuda")
     return core, error

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasti3d import gpu
 from fasti3d.batch_norm import fold
 from fasti3d.chains import find_chains
 from fasti3d.inputs import autocast_dtype
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills
+from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills, convolve
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.registry import needs_ordinary_path, takes_operators
 from fasti3d.routing import compute_dtype
@@ -68,7 +70,7 @@ class FusedConv3d(nn.Module):
         if self.in_channels >= FEW_CHANNELS:
             clip = clip.contiguous(memory_format=torch.channels_last_3d)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self._pack(dtype)(clip).to(x.dtype)
+            return convolve(self._pack(dtype), clip, partial(self._packed_for, dtype)).to(x.dtype)
 
     def _check(self, x: Tensor) -> None:
         weight = self.folded_weight
@@ -89,19 +91,23 @@ class FusedConv3d(nn.Module):
             with _pack_lock:
                 cached = self._packed
                 if cached is None or cached[0] != key:
-                    packed = PackedConv3d.pack(
-                        weight.float(),
-                        bias.float(),
-                        self.stride,
-                        relu=self.relu,
-                        dtype=dtype,
-                        padding=self.padding,
-                    )
+                    packed = self._packed_for(dtype)
                     if not gpu.settle(weight.device):
                         return packed  # the graph's own, made again by every replay
                     # With the tensors, so that no new one gets the id of one that the key was made of.
                     cached = self._packed = (key, packed, (weight, bias))
         return cached[1]
+
+    def _packed_for(self, dtype: torch.dtype, *, winograd: bool = True) -> PackedConv3d:
+        return PackedConv3d.pack(
+            self.folded_weight.float(),
+            self.folded_bias.float(),
+            self.stride,
+            relu=self.relu,
+            dtype=dtype,
+            padding=self.padding,
+            winograd=winograd,
+        )
 
     def extra_repr(self) -> str:
         return (
@@ -112,6 +118,43 @@ class FusedConv3d(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave what is packed behind: it is derived and quick to make."""
         return self.__dict__ | {"_packed": None}
+
+
+class FoldedConv3d(nn.Module):
+    """A Conv3d with groups, dilation or other padding than zeros, its batch norm folded in: inference only.
+
+    Torch's own convolution runs, as in ``torch.nn.Conv3d``, and with ``relu`` the ReLU in place on its
+    result. Its weights are the buffers ``folded_weight`` and ``folded_bias``.
+    """
+
+    folded_weight: Tensor
+    folded_bias: Tensor
+
+    def __init__(self, conv: nn.Conv3d, bn: nn.modules.batchnorm._BatchNorm | None, relu: bool) -> None:
+        super().__init__()
+        for name, value in zip(("folded_weight", "folded_bias"), fold(conv, bn), strict=True):
+            self.register_buffer(name, value.to(conv.weight.dtype, copy=True))
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self.dilation, self.groups, self.padding_mode = conv.dilation, conv.groups, conv.padding_mode
+        self.relu = relu
+        self._sides = list(conv._reversed_padding_repeated_twice)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._sides, self.padding_mode), (0, 0, 0)
+        y = F.conv3d(
+            x, self.folded_weight, self.folded_bias, self.stride, padding, self.dilation, self.groups
+        )
+        return F.relu(y, inplace=True) if self.relu else y
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"padding_mode={self.padding_mode}, relu={self.relu}"
+        )
 
 
 def _zeros(conv: nn.Conv3d) -> tuple[int, int, int] | None:
@@ -136,10 +179,11 @@ def fuse(module: nn.Module) -> nn.Module:
     """A copy of an eval-mode network whose convolutions run on fasti3d's fused kernel.
 
     Every ``nn.Conv3d`` becomes a `FusedConv3d`, with the ``nn.BatchNorm3d`` (or ``SyncBatchNorm``) and the
-    ``nn.ReLU`` behind it, each of which may be missing; these become ``nn.Identity``. All else stays as it
-    is: the network's classes, names, methods and Python code, other layers, and convolutions with groups,
-    dilation, other padding than zeros, hooks, parametrizations or float64 weights. An `I3D` inside fuses
-    itself and stays too.
+    ``nn.ReLU`` behind it, each of which may be missing; these become ``nn.Identity``. Torch's own
+    kernel runs those with groups (also depthwise), dilation or other padding than zeros: with a batch norm
+    they become a `FoldedConv3d`, which it is folded into, without one they stay. All else stays as it is: the
+    network's classes, names, methods and Python code, other layers, and convolutions with hooks,
+    parametrizations or float64 weights. An `I3D` inside fuses itself and stays too.
 
     What is behind a convolution is read off a symbolic trace (torch.fx) of the network's ``forward``. A batch
     norm or ReLU is taken in if it is a module that is called once, and the only reader of what it is called
@@ -178,13 +222,14 @@ def fuse(module: nn.Module) -> nn.Module:
         chains, untraced = find_chains(fused)
         if not chains:
             raise ValueError(
-                f"module ({type(module).__name__}) holds no nn.Conv3d that can be fused: those with groups, "
-                "dilation or hooks cannot, and a fasti3d.I3D fuses itself in eval mode"
+                f"module ({type(module).__name__}) holds no nn.Conv3d that can be fused: those with "
+                "hooks cannot, nor those with groups or dilation but no batch norm, and a fasti3d.I3D fuses "
+                "itself"
             )
         parts = dict(fused.named_modules())
         for chain in chains:
             conv, bn = parts[chain.conv], parts[chain.bn] if chain.bn else None
-            _become(conv, FusedConv3d(conv, bn, chain.relu is not None))
+            _become(conv, (FusedConv3d if chain.fused else FoldedConv3d)(conv, bn, chain.relu is not None))
             for name in (chain.bn, chain.relu):
                 if name:
                     _become(parts[name], nn.Identity())

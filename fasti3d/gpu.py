@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from fasti3d.proof.guard import triton_fault
+
 # Older GPUs have no bfloat16 and no asynchronous copies to shared memory.
 LEAST_CAPABILITY = (8, 0)
 
@@ -65,6 +67,8 @@ def why_no_triton(device: torch.device) -> str | None:
         )
     if error := _triton_error():
         return f"triton, which the fused kernels are written in, does not import ({error}): install it"
+    if fault := triton_fault(device):
+        return f"triton runs no kernel on this machine ({fault}): torch's own (cuDNN) run"
     return None
 
 

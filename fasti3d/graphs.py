@@ -24,6 +24,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from fasti3d.proof import guard
+
 Maps = dict[str, Tensor]
 Work = Callable[[Tensor, set[str], torch.dtype], Maps]
 Key = tuple[object, ...]
@@ -35,13 +37,15 @@ _MOST_GRAPHS = 4
 _LEAST_FREE = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Captured:
     """A recorded run: it reads ``x`` and writes ``maps``, in memory of its own, whenever it is replayed."""
 
     x: Tensor
     maps: Maps
     replay: Callable[[], None]
+    # Whether a replay gave what a run without a graph does.
+    proved: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -61,6 +65,8 @@ class Cuda:
         self._orders: dict[torch.device, torch.cuda.Event] = {}
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._pools: dict[torch.device, tuple[Any, WeakSet[Captured]]] = {}
+        # Of which a replay gave something else than a run without a graph.
+        self.wrong: set[torch.device] = set()
 
     def run(self, captured: Captured, x: Tensor) -> Maps:
         """Replays on the current stream; within the lock."""
@@ -160,7 +166,8 @@ class Graphs:
     def run(self, work: Work, x: Tensor, wanted: set[str], dtype: torch.dtype) -> Maps:
         """``work(x, wanted, dtype)``, which must do the same launches whenever x has the same layout."""
         with self._cuda.device_of(x):
-            if _is_off() or type(x) is not Tensor or not self._cuda.serves(x):
+            off = _is_off() or x.device in self._cuda.wrong
+            if off or type(x) is not Tensor or not self._cuda.serves(x):
                 return work(x, wanted, dtype)
             # Of a dense copy, as which it will be read.
             strides = torch.empty_like(x, device="meta").stride()
@@ -170,7 +177,10 @@ class Graphs:
                 if key in self._graphs:
                     _, captured = self._graphs.pop(key)
                     self._graphs[key] = self._calls, captured
-                    return self._cuda.run(captured, x)
+                    maps = self._cuda.run(captured, x)
+                    if captured.proved or guard.is_off():
+                        return maps
+                    return self._prove(captured, maps, work(x, wanted, dtype), x)
                 due = self._is_due(key)
             if not due:
                 return work(x, wanted, dtype)
@@ -203,6 +213,21 @@ class Graphs:
             return False
         return len(self._graphs) < self._most or next(iter(self._graphs.values()))[0] < before
 
+    def _prove(self, captured: Captured, maps: Maps, expected: Maps, x: Tensor) -> Maps:
+        """The first replay's maps, or where they are not what was to be expected those and no graph again."""
+        if _agree(maps, expected):
+            captured.proved = True
+            return maps
+        self._cuda.wrong.add(x.device)
+        self._graphs.clear()
+        warnings.warn(
+            f"CUDA graphs are not used on {x.device}: of a clip of shape {tuple(x.shape)} a replay gave "
+            "another result than a run without one. Please report this, with what `fasti3d doctor` prints",
+            guard.SelfCheckWarning,
+            stacklevel=2,
+        )
+        return expected
+
     def _capture(self, key: Key, x: Tensor, work: Callable[[Tensor], Maps]) -> None:
         """Adds a graph; where that cannot be, the shape, and after some such shapes all, go without."""
         self._seen.pop(key, None)
@@ -234,3 +259,13 @@ def _is_off() -> bool:
         or torch.are_deterministic_algorithms_enabled()
         or torch.compiler.is_compiling()
     )
+
+
+def _agree(maps: Maps, expected: Maps) -> bool:
+    """Whether two runs of the same kernels gave the same, but for the order of a library's sums."""
+    for name, y in expected.items():
+        finite = torch.where(y.isfinite(), y, 0).abs()
+        limit = 4 * torch.finfo(y.dtype).eps * (finite.max().item() if y.numel() else 0.0)
+        if not torch.allclose(maps[name], y, rtol=0.0, atol=limit, equal_nan=True):
+            return False
+    return True

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fasti3d.environment import wrong
+
 
 def cache_dir() -> Path:
-    """The folder everything fetched is kept in: ``FASTI3D_HOME``, or the platform's cache folder."""
+    """The folder everything fetched is kept in: ``FASTI3D_HOME``, or the platform's cache folder.
+
+    Raises:
+        fasti3d.environment.SettingError: ``FASTI3D_HOME`` names the home folder of a user that there is not.
+    """
     if home := os.environ.get("FASTI3D_HOME"):
-        return Path(home).expanduser()
+        try:
+            return Path(home).expanduser()
+        except RuntimeError:
+            raise wrong("FASTI3D_HOME", home, "a folder of an existing user") from None
     # Here and not at the top: machines that only run the operators may lack it.
     import platformdirs
 

@@ -17,22 +17,22 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasti3d import reference
 from fasti3d.choices import check_inflation
-from fasti3d.weights import containers, formats
-from fasti3d.weights.checkpoint import Checkpoint, standard
+from fasti3d.parsing import brief
+from fasti3d.weights import formats
+from fasti3d.weights.checkpoint import Checkpoint, Source, contents_of, digest, standard
+from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.formats import Format, Recognised, tensor_keys
-from fasti3d.weights.loading import save
-from fasti3d.weights.unpickle import walk
+from fasti3d.weights.labels import KINETICS_400_LABELS
+from fasti3d.weights.loading import opened, save
+from fasti3d.weights.paths import Spec, find_file
 
 # Of batch norm, in both public forms of the 2-D network.
 _EPS = 1e-3
@@ -164,7 +164,7 @@ def inflate_conv2d(weight: Tensor, time: int, mode: str = "average") -> Tensor:
     return F.pad(weight, (0, 0, 0, 0, before, time - 1 - before)).contiguous()
 
 
-def inflate(state_dict_2d: Mapping[str, Any], model: nn.Module, mode: str = "average") -> InflationReport:
+def inflate(state_dict_2d: Spec, model: nn.Module, mode: str = "average") -> InflationReport:
     """Fills the trunk of an I3D with the weights of a 2-D Inception-v1.
 
     Batch norm's scale, shift and statistics are carried over; TensorFlow's has no scale, which is 1 then.
@@ -176,7 +176,9 @@ def inflate(state_dict_2d: Mapping[str, Any], model: nn.Module, mode: str = "ave
     Args:
         state_dict_2d: tensors or NumPy arrays by torchvision's GoogLeNet names or TF-slim's Inception-v1
             names, complete; ``fc``, ``aux1``, ``aux2`` and ``Logits`` may be there or not. Wrappers
-            (``{"state_dict": ...}``) and prefixes (``module.``, ``InceptionV1/``) are seen through.
+            (``{"state_dict": ...}``) and prefixes (``module.``, ``InceptionV1/``) are seen through. Also the
+            path of a file of them, or one open for binary reading: what ``torch.save`` writes, safetensors
+            or npz. No code in a file is ever run.
         model: ``fasti3d.I3D``, one of ``fasti3d.compat``, or a module that holds one. One that ends early
             takes the weights of the blocks it has.
         mode: ``"average"`` or ``"centre"``, see ``inflate_conv2d``.
@@ -186,19 +188,24 @@ def inflate(state_dict_2d: Mapping[str, Any], model: nn.Module, mode: str = "ave
 
     Raises:
         fasti3d.weights.WeightsError: weights of another network, or that do not fit; names the first three
-            units that are missing, unexpected or of another shape.
+            units that are missing, unexpected or of another shape. Also a file that cannot be read.
         ValueError: an unknown mode, or a model on the meta device.
-        TypeError: ``state_dict_2d`` is not a mapping.
+        TypeError: ``state_dict_2d`` is neither a state dict nor a file.
+        MemoryError, OSError: memory or file descriptors ran out.
 
     Example:
         >>> model = fasti3d.I3D(num_classes=101)
         >>> inflate(torchvision.models.googlenet(weights="DEFAULT").state_dict(), model).new
         ('logits.conv3d.weight', 'logits.conv3d.bias')
     """
-    tensors, report = _inflated(state_dict_2d, model, mode)
-    state_dict = model.state_dict()
-    if any(tensor.is_meta for tensor in state_dict.values()):
+    check_inflation(mode)
+    source = _source(state_dict_2d, "state_dict_2d")
+    wanted = _wanted(model)
+    if any(tensor.is_meta for tensor in wanted.tensors.values()):
         raise ValueError("model is on the meta device: give it memory first, with model.to_empty(device=...)")
+    with contents_of(source) as (contents, _):
+        tensors, report = _inflated(contents, model, wanted, mode)
+    state_dict = model.state_dict()
     before = {name: state_dict[name].clone() for name in tensors}
     try:
         model.load_state_dict(tensors, strict=False)
@@ -212,7 +219,7 @@ def inflate(state_dict_2d: Mapping[str, Any], model: nn.Module, mode: str = "ave
 
 
 def inflate_file(
-    src: str | PathLike[str], dst: str | PathLike[str], *, flow: bool = False, mode: str = "average"
+    src: Spec, dst: str | PathLike[str], *, flow: bool = False, mode: str = "average"
 ) -> InflationReport:
     """Inflates a file of 2-D weights into one that ``fasti3d.I3D(weights=dst)`` loads.
 
@@ -220,72 +227,89 @@ def inflate_file(
     classifier is new (normal of 0.01, the same in every file): train it, or call ``replace_logits``.
 
     Args:
-        src: torchvision's GoogLeNet as saved by ``torch.save`` or safetensors, or TF-slim's variables as an
-            npz file.
+        src: as for ``inflate``.
         dst: the file to write; one that is there is replaced.
         flow: inflate for 2 channels of optical flow in place of 3 colours.
         mode: ``"average"`` or ``"centre"``, see ``inflate_conv2d``.
 
     Raises:
-        fasti3d.weights.WeightsError: as ``inflate``, or a file that cannot be read or written.
+        fasti3d.weights.WeightsError: as ``inflate``, or ``dst`` cannot be written, or is ``src``.
         ValueError: an unknown mode.
+        TypeError, MemoryError, OSError: as ``inflate``.
 
     Example:
         >>> inflate_file("googlenet-1378be20.pth", "imagenet-flow.safetensors", flow=True)
     """
-    source, path = Path(src).expanduser(), Path(dst).expanduser()
+    check_inflation(mode)
+    source = _source(src, "src")
+    num_classes, in_channels = len(KINETICS_400_LABELS), 2 if flow else 3
     with torch.device("meta"):
-        model = reference.I3D(in_channels=2 if flow else 3)
-    try:
-        contents = containers.read(source)
-        tensors, report = _inflated(contents.groups, model, mode)
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{source} cannot be read: {error.strerror or error}") from error
+        model = reference.I3D(num_classes, in_channels)
+    wanted = _wanted(model)
+    with contents_of(source) as (contents, name):
+        tensors, report = _inflated(contents, model, wanted, mode)
+    state_dict = tensors | _new_classifier(model)
     checkpoint = Checkpoint(
-        state_dict=tensors | _new_classifier(model),
+        state_dict=state_dict,
         format=report.format,
-        source=f"{source}, inflated ({mode})",
-        sha256=contents.sha256,
-        num_classes=model.num_classes,
-        in_channels=model.in_channels,
+        source=f"{name}, inflated ({mode})",
+        sha256=contents.sha256 or digest(state_dict),
+        num_classes=num_classes,
+        in_channels=in_channels,
         labels=None,
     )
-    save(checkpoint, path, source=source)
+    save(checkpoint, dst, source=source)
     return report
+
+
+def _source(spec: Spec, argument: str) -> Source:
+    """Where 2-D weights are read from; names of public I3D weights are none."""
+    if not isinstance(spec, str | PathLike):
+        return opened(spec, argument, "a path")
+    try:
+        return find_file(spec)
+    except WeightsError as error:
+        raise WeightsError(f"{brief(spec, 300)} cannot be read: {error}") from error
 
 
 def _new_classifier(model: reference.I3D) -> dict[str, Tensor]:
     """A classifier as TF-slim initialises them, the same every time."""
     weight = torch.empty(model.logits.conv3d.weight.shape, device="cpu")
     nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=torch.Generator().manual_seed(0))
-    return {formats.CLASSIFIER: weight, formats.CLASSIFIER_BIAS: torch.zeros(model.num_classes)}
+    return {formats.CLASSIFIER: weight, formats.CLASSIFIER_BIAS: torch.zeros(weight.shape[0])}
 
 
-def _inflated(
-    source: Mapping[str, Any], model: nn.Module, mode: str
-) -> tuple[dict[str, Tensor], InflationReport]:
-    """The tensors of ``model`` that 2-D weights fill, by the model's names; the model is not changed."""
-    check_inflation(mode)
-    given = _flat(source)
-    found = formats.find({"": given}, _FORMATS, "2-D Inception-v1")
-    if found is None:
-        raise WeightsError(
-            f"no 2-D Inception-v1 weights in it: {len(given)} tensors ({_some(given)}){_advice(given)}"
-        )
-    state_dict = model.state_dict()
+def _wanted(model: nn.Module) -> Recognised:
+    """The tensors of a network to fill.
+
+    Raises:
+        WeightsError: it is not an I3D, or its batch norm has another eps.
+    """
     try:
-        wanted = formats.recognise({"": state_dict})
+        wanted = formats.recognise({"": model.state_dict()})
     except WeightsError as error:
         raise WeightsError(f"the network, {type(model).__name__}, is not an I3D: {error}") from error
     _check_eps(model, wanted)
+    return wanted
 
+
+def _inflated(
+    contents: Contents, model: nn.Module, wanted: Recognised, mode: str
+) -> tuple[dict[str, Tensor], InflationReport]:
+    """The tensors of ``model`` that 2-D weights fill, by the model's names; the model is not changed."""
+    groups = contents.groups
+    found = formats.find(groups, _FORMATS, "2-D Inception-v1")
+    given = [_full(group, key) for group, keys in groups.items() for key in keys]
+    if found is None:
+        raise WeightsError(
+            f"no 2-D Inception-v1 weights in it: {len(given)} tensors ({_some(given)}){_advice(groups)}"
+        )
     blocks = {_block(name) for name in wanted.names}
     trunk = [name for name in _TRUNK if _block(name) in blocks]
     _fill(found, wanted)
     if problems := _problems(found, wanted, trunk):
-        raise WeightsError(f"it has {found.format.name} names but does not fit: {problems}{_advice(given)}")
+        advice = _advice(groups, found.tensors.values())
+        raise WeightsError(f"it has {found.format.name} names but does not fit: {problems}{advice}")
 
     tensors = {}
     for name in trunk:
@@ -296,26 +320,18 @@ def _inflated(
                 tensor = tensor.mean(1, keepdim=True).expand(-1, channels, -1, -1)
             tensor = inflate_conv2d(tensor, time, mode)
         tensors[wanted.names[name]] = tensor
-    used = {found.names.get(name) for name in trunk}
+    used = {_full(found.group, found.names[name]) for name in trunk if name in found.names}
     return tensors, InflationReport(
         format=found.format.name,
         filled=tuple(tensors),
         unused=tuple(key for key in given if key not in used),
-        new=tuple(key for key in state_dict if key not in tensors),
+        new=tuple(key for key in model.state_dict() if key not in tensors),
     )
 
 
-def _flat(source: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Every tensor of nested mappings by its dotted place."""
-    if not isinstance(source, Mapping):
-        raise TypeError(f"state_dict_2d must be a mapping of names to tensors, got {type(source).__name__}")
-    flat = {}
-    for place, leaf in walk(source):
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiu":
-            leaf = torch.from_numpy(leaf.astype(leaf.dtype.newbyteorder("=")))
-        if isinstance(leaf, Tensor):
-            flat[".".join(filter(None, place))] = leaf
-    return flat
+def _full(group: str, key: str) -> str:
+    """The name of a tensor in a dict that sits there."""
+    return f"{group}.{key}" if group else key
 
 
 def _block(name: str) -> str:
@@ -389,17 +405,18 @@ def _one_per_unit(keys: Iterable[str]) -> list[str]:
 
 def _some(keys: Iterable[str]) -> str:
     first, more = list(keys)[:_SHOWN], len(list(keys)) - _SHOWN
-    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(brief(key, 200) for key in first) + (f" and {more} more" if more > 0 else "")
 
 
-def _advice(given: Mapping[str, Tensor]) -> str:
-    """What else the weights are, where that can be told."""
+def _advice(groups: Mapping[str, Mapping[str, Tensor]], tensors: Iterable[Tensor] = ()) -> str:
+    """What else the weights are, where their names tell, or those of them that were read."""
+    keys = [key for named in groups.values() for key in named]
     for pattern, other in _OTHERS.items():
-        if any(re.search(pattern, key) for key in given):
+        if any(re.search(pattern, key) for key in keys):
             return f"; these look like the weights of {other}"
-    if any((5, 5) in (tensor.shape[:2], tensor.shape[2:]) for tensor in given.values()):
+    if any((5, 5) in (tensor.shape[:2], tensor.shape[2:]) for tensor in tensors):
         return f"; these look like the weights of {_CAFFE}"
-    found = formats.find({"": given}, formats.FORMATS, "I3D")
-    if found is not None:
-        return f"; this is an I3D already, in {found.format.name} names: I3D(weights=...) loads it"
+    if ranked := formats.places(groups, formats.FORMATS):
+        (place, _), *_ = ranked
+        return f"; this is an I3D already, in {place.format.name} names: I3D(weights=...) loads it"
     return ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ _FRAME_STEP = 8
 # here and 0 is as good as never seen.
 _DARK = 0.05
 _warned: set[str] = set()
+_known: ContextVar[bool] = ContextVar("_known", default=False)
 
 # Other clips of bytes, such as optical flow, are scaled in more than one way.
 RGB_CHANNELS = 3
@@ -45,18 +48,24 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype | None, *, to_head: bool) -> None:
+def check_clip(
+    x: Tensor,
+    in_channels: int | None,
+    weight_dtype: torch.dtype | None,
+    *,
+    window: tuple[int, int, int] | None = None,
+) -> None:
     """Raises a ValueError or TypeError for a clip the network cannot take.
 
-    ``weight_dtype``: that of the stem's weights, None where there are none to go by.
-    ``to_head``: whether the head will run, which needs 9 frames of 193x193 pixels.
+    ``in_channels`` and ``weight_dtype``: those of the stem, None where any will do.
+    ``window``: of the head's pool, where it will run: one of (2, 7, 7) needs 9 frames of 193x193 pixels.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor (N, C, T, H, W), got {type(x).__name__}")
     if x.dim() != 5:
         hint = " (add a batch axis with x[None])" if x.dim() == 4 else ""
         raise ValueError(f"x must be (N, C, T, H, W), got shape {tuple(x.shape)}{hint}")
-    if x.shape[1] != in_channels:
+    if in_channels is not None and x.shape[1] != in_channels:
         hint = ""
         if x.shape[-1] == in_channels:
             hint = "; x looks channels-last (N, T, H, W, C): use x.permute(0, 4, 1, 2, 3)"
@@ -68,9 +77,9 @@ def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype | None, *,
     if 0 in x.shape:
         raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     if x.dtype == torch.uint8:
-        if in_channels != RGB_CHANNELS:
+        if x.shape[1] != RGB_CHANNELS:
             raise ValueError(
-                f"x is uint8, which stands for RGB, but has {in_channels} channels: scale it to [-1, 1] in "
+                f"x is uint8, which stands for RGB, but has {x.shape[1]} channels: scale it to [-1, 1] in "
                 "floating point, as it was scaled when the weights were trained"
             )
     elif not x.is_floating_point():
@@ -80,20 +89,21 @@ def check_clip(x: Tensor, in_channels: int, weight_dtype: torch.dtype | None, *,
         )
     elif weight_dtype not in (None, x.dtype) and autocast_dtype(x.device) is None:
         raise ValueError(f"x is {x.dtype} but the weights are {weight_dtype}: cast one to the other")
-    if to_head:
-        _check_size(x)
+    if window is not None:
+        _check_size(x, window)
 
 
-def _check_size(x: Tensor) -> None:
+def _check_size(x: Tensor, window: tuple[int, int, int]) -> None:
     frames, height, width = x.shape[2:]
-    if frames < network.MIN_FRAMES:
+    least_frames, least_height, least_width = network.smallest_clip(window)
+    if frames < least_frames:
         raise ValueError(
-            f"x must have at least {network.MIN_FRAMES} frames for the head, got {frames}: repeat frames, "
+            f"x must have at least {least_frames} frames for the head, got {frames}: repeat frames, "
             "or use forward_features, which takes any length"
         )
-    if min(height, width) < network.MIN_SIZE:
+    if height < least_height or width < least_width:
         raise ValueError(
-            f"x must be at least {network.MIN_SIZE}x{network.MIN_SIZE} pixels for the head, got "
+            f"x must be at least {least_height}x{least_width} pixels for the head, got "
             f"{height}x{width}: enlarge it (the network was trained at 224x224), or use forward_features"
         )
 
@@ -103,7 +113,7 @@ def check_range(x: Tensor) -> None:
 
     Only on the CPU, where looking is free; a GPU would have to stop for it.
     """
-    if x.device.type != "cpu" or not x.is_floating_point():
+    if _known.get() or x.device.type != "cpu" or not x.is_floating_point():
         return
     low, high = (float(v) for v in torch.aminmax(x.detach()[:, :, ::_FRAME_STEP]))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
@@ -122,6 +132,27 @@ def check_range(x: Tensor) -> None:
             "[-1, 1]: use 2 * x - 1",
             "unit",
         )
+
+
+def warn_of_gradients() -> None:
+    """Warns, once a process, that the fused path is given up for gradients that may not be wanted."""
+    _warn_once(
+        "the network is in eval mode, but gradients are on and all its parameters require them: it runs as "
+        "an ordinary module, which is slower and keeps every map for a backward pass. For inference, call it "
+        "under torch.no_grad() or torch.inference_mode(). (Where you do call backward(), as in fine-tuning "
+        "with frozen batch norms, all is well: this is said once.)",
+        "gradients",
+    )
+
+
+@contextmanager
+def range_is_known() -> Iterator[None]:
+    """In the block ``check_range`` is silent: its caller has asked for the clips' range, and checked it."""
+    token = _known.set(True)
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 def _warn_once(text: str, kind: str) -> None:

@@ -19,13 +19,20 @@ HEAD_POOL = (2, 7, 7)
 # Mixed_5c is 8 times shorter and 32 times smaller than the clip, rounded up.
 TIME_STRIDE = 8
 SPACE_STRIDE = 32
+GRID = (TIME_STRIDE, SPACE_STRIDE, SPACE_STRIDE)
+FEATURE_CHANNELS = 1024
+
+
+def smallest_clip(window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Frames, height and width of the smallest clip whose Mixed_5c fills a window."""
+    t, h, w = ((n - 1) * step + 1 for n, step in zip(window, GRID, strict=True))
+    return t, h, w
+
+
 # The shortest and smallest clip that still fills the head's pool.
-MIN_FRAMES = (HEAD_POOL[0] - 1) * TIME_STRIDE + 1
+MIN_FRAMES, MIN_SIZE, _ = smallest_clip(HEAD_POOL)
 # N frames give N - 1 flows, and the head wants as many flows as frames.
 MIN_FLOW_FRAMES = MIN_FRAMES + 1
-MIN_SIZE = (HEAD_POOL[1] - 1) * SPACE_STRIDE + 1
-
-FEATURE_CHANNELS = 1024
 
 
 class Conv(NamedTuple):
@@ -87,12 +94,14 @@ TRUNK: dict[str, Conv | Pool | Mixed] = {
 ENDPOINTS: tuple[str, ...] = (*TRUNK, "Logits", "Predictions")
 # What the head gives, and every name that ``forward_endpoints`` knows.
 HEAD: tuple[str, ...] = ("Features", "Logits", "Predictions")
+SCORES: tuple[str, ...] = ("Logits", "Predictions")
 OUTPUTS: tuple[str, ...] = (*TRUNK, *HEAD)
 
 
 def same_output(size: int, stride: int) -> int:
     """Output length of a TensorFlow SAME window along one axis."""
-    return -(-size // stride)
+    # Not -(-size // stride): ONNX rounds quotients of negative numbers up.
+    return (size + stride - 1) // stride
 
 
 def same_shape(size: Iterable[int], stride: Iterable[int]) -> list[int]:

@@ -24,7 +24,11 @@ from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateM
 
 
 class Plan:
-    """The eval-mode network for one compute dtype, with weights of its own."""
+    """The eval-mode network for one compute dtype, with weights of its own.
+
+    A value that is not finite reaches whole tiles of its Winograd forms (see ``PackedConv3d.spread``), up to
+    3 frames or rows, at each layer, that it would not reach in plain PyTorch.
+    """
 
     def __init__(self, model: I3D, dtype: torch.dtype) -> None:
         self.dtype = dtype

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fasti3d import network
 from fasti3d.gpu_steps import GpuMixedStep
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
@@ -75,7 +76,7 @@ def report_plan(
     """
     channels = shape[1] if len(shape) == 5 and shape[1] in (2, 3) else 3
     clip = torch.empty(tuple(shape), dtype=dtype, device="meta")
-    check_clip(clip, channels, None, to_head=True)
+    check_clip(clip, channels, None, window=network.HEAD_POOL)
     chosen = route(device, dtype)
     plan = Plan(I3D(num_classes, channels).eval().to(device), chosen.compute_dtype)
     maps, arena_bytes = plan.measure(clip.shape, {"Logits"}, device)

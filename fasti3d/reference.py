@@ -8,7 +8,6 @@ so that state dicts load in both directions with ``strict=True``.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -16,11 +15,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from fasti3d import network
+from fasti3d.forms import MixedForm, PoolForm, UnitForm, states_form
 from fasti3d.same import pad_same
+from fasti3d.widths import in_width, out_width
+
+# These look at shapes and dtypes: torch.fx's traces call them as they are.
+fx.wrap("pad_same")
+fx.wrap("head_pool")
+fx.wrap("over_positions")
 
 
 class BatchNorm3d(nn.BatchNorm3d):
@@ -30,6 +36,11 @@ class BatchNorm3d(nn.BatchNorm3d):
     convolution needs its full precision; torch normalises half-precision maps with float32
     statistics without a cast.
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):  # one call, as torch's own layers are in a trace
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        return super().forward(x)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         def keep_float32(t: Tensor) -> Tensor:
@@ -62,6 +73,7 @@ def _checkpoint_contexts(
     return nullcontext(), _scratch_statistics(block)
 
 
+@states_form
 class MaxPool3dSame(nn.Module):
     """Max-pool with TensorFlow SAME padding, which never wins against a real value."""
 
@@ -74,10 +86,14 @@ class MaxPool3dSame(nn.Module):
         padded = pad_same(x, self.kernel, self.stride, float("-inf"))
         return F.max_pool3d(padded, self.kernel, self.stride)
 
+    def stated_form(self) -> PoolForm | None:
+        return PoolForm(self.kernel, self.stride)
+
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}"
 
 
+@states_form
 class Unit3D(nn.Module):
     """conv3d with SAME padding, then batch norm and ReLU unless it is the classifier."""
 
@@ -104,7 +120,11 @@ class Unit3D(nn.Module):
         x = self.conv3d(pad_same(x, self.kernel, self.stride))
         return x if self.bn is None else F.relu(self.bn(x))
 
+    def stated_form(self) -> UnitForm | None:
+        return UnitForm(self.conv3d, self.bn, self.kernel, self.stride, relu=self.bn is not None)
 
+
+@states_form
 class Mixed(nn.Module):
     """Inception block: four branches over one input, concatenated over channels."""
 
@@ -127,11 +147,19 @@ class Mixed(nn.Module):
         )
         return torch.cat(branches, dim=1)
 
+    def stated_form(self) -> MixedForm | None:
+        return MixedForm(self.b0, self.b1a, self.b1b, self.b2a, self.b2b, self.b3a, self.b3b)
+
 
 def head_pool(x: Tensor) -> Tensor:
     """The head's 2x7x7 average pool, stride 1, no padding; summed in float32 at least."""
     half = x.dtype in (torch.float16, torch.bfloat16)  # which torch does not pool on the CPU
     return F.avg_pool3d(x.float() if half else x, network.HEAD_POOL, stride=1).to(x.dtype)
+
+
+def over_positions(scores: Tensor) -> Tensor:
+    """(N, classes, ...), as any classifier gives them, averaged over all positions: (N, classes)."""
+    return scores.mean(dim=tuple(range(2, scores.dim()))) if scores.dim() > 2 else scores
 
 
 def check_endpoints(names: Iterable[str]) -> set[str]:
@@ -147,21 +175,10 @@ def check_endpoints(names: Iterable[str]) -> set[str]:
     return wanted
 
 
-def build_trunk(in_channels: int) -> OrderedDict[str, nn.Module]:
-    """The modules of ``network.TRUNK``, in order and by name."""
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = in_channels
-    for name, spec in network.TRUNK.items():
-        if isinstance(spec, network.Pool):
-            modules[name] = MaxPool3dSame(spec.kernel, spec.stride)
-            continue
-        modules[name] = (
-            Unit3D(channels, spec.out_channels, spec.kernel, spec.stride)
-            if isinstance(spec, network.Conv)
-            else Mixed(channels, spec)
-        )
-        channels = spec.out_channels
-    return modules
+def _check_true(name: str, value: int, found: int | None, where: str, remedy: str) -> None:
+    """ValueError for a number that is not what the modules say, which alone decide."""
+    if found is not None and value != found:
+        raise ValueError(f"{name} is that of {where}, {found}, got {value}: replace {where} ({remedy})")
 
 
 class I3D(nn.Module):
@@ -173,7 +190,7 @@ class I3D(nn.Module):
         dropout: probability of *dropping* a feature before the classifier, in training mode.
 
     Clips are ``(N, in_channels, T, H, W)`` with values in [-1, 1]. Padding is TensorFlow SAME on
-    every axis and for every size, batch norm has eps 1e-3.
+    every axis and for every size, batch norm has eps 1e-3. Every part may be replaced by another module.
     """
 
     Conv3d_1a_7x7: Unit3D
@@ -184,22 +201,65 @@ class I3D(nn.Module):
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.num_classes = num_classes
-        self.in_channels = in_channels
         self.gradient_checkpointing = False
-        for name, module in build_trunk(in_channels).items():
-            self.add_module(name, module)
+        channels = in_channels
+        for name, spec in network.TRUNK.items():
+            self.add_module(name, self._make_part(name, channels, spec))
+            channels = channels if isinstance(spec, network.Pool) else spec.out_channels
         self.dropout = nn.Dropout(dropout)
-        self.logits = Unit3D(network.FEATURE_CHANNELS, num_classes, classifier=True)
+        self.logits = self._make_logits(num_classes)
+
+    def _make_part(
+        self, name: str, in_channels: int, spec: network.Conv | network.Pool | network.Mixed
+    ) -> nn.Module:
+        """A part of the trunk, freshly initialized."""
+        if isinstance(spec, network.Conv):
+            return Unit3D(in_channels, spec.out_channels, spec.kernel, spec.stride)
+        if isinstance(spec, network.Pool):
+            return MaxPool3dSame(spec.kernel, spec.stride)
+        return Mixed(in_channels, spec)
+
+    def _make_logits(self, num_classes: int) -> Unit3D:
+        """A classifier, freshly initialized."""
+        return Unit3D(network.FEATURE_CHANNELS, num_classes, classifier=True)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the classifier that is there, by its last layer; None without a classifier."""
+        logits = getattr(self, "logits", None)
+        return None if logits is None else out_width(logits) or network.FEATURE_CHANNELS
+
+    @num_classes.setter
+    def num_classes(self, value: int) -> None:
+        _check_true("num_classes", value, self.num_classes, "the classifier", f"replace_logits({value})")
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels that the stem takes, by its first layer; None where that does not say."""
+        return in_width(getattr(self, "Conv3d_1a_7x7", None))
+
+    @in_channels.setter
+    def in_channels(self, value: int) -> None:
+        _check_true("in_channels", value, self.in_channels, "the stem", "the part Conv3d_1a_7x7")
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script asks first."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}, whose Python it does not know: use "
+            "torch.jit.trace(model, clip), torch.export.export(model, (clip,)) or torch.compile(model)"
+        )
 
     def replace_logits(self, num_classes: int) -> None:
         """Puts a freshly initialised classifier of ``num_classes`` in place, as fine-tuning needs."""
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        old = self.logits.conv3d.weight
-        logits = Unit3D(network.FEATURE_CHANNELS, num_classes, classifier=True)
-        self.logits = logits.to(old.device, old.dtype).train(self.training)
-        self.num_classes = num_classes
+        old = getattr(self, "logits", None) or self  # which a truncated network lacks
+        like = next((p for p in old.parameters() if p.is_floating_point()), torch.empty(0))
+        self.logits = self._make_logits(num_classes).to(like.device, like.dtype).train(self.training)
+
+    def _trunk(self) -> Iterable[str]:
+        """The names of the parts that run before the head, in order."""
+        return network.TRUNK
 
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Runs no further than needed and returns the maps asked for.
@@ -215,7 +275,7 @@ class I3D(nn.Module):
         """
         wanted = check_endpoints(names)
         maps: dict[str, Tensor] = {}
-        for name in network.TRUNK:
+        for name in self._trunk():
             if wanted.issubset(maps):
                 break
             module = getattr(self, name)
@@ -227,12 +287,17 @@ class I3D(nn.Module):
             if name in wanted:
                 maps[name] = x
         if wanted.intersection(network.HEAD):
-            pooled = head_pool(x)
-            maps["Features"] = pooled.mean(dim=(3, 4))
-            if wanted & {"Logits", "Predictions"}:
-                logits = self.logits(self.dropout(pooled)).mean(dim=(2, 3, 4))
-                maps |= {"Logits": logits, "Predictions": logits.softmax(dim=1)}
+            maps |= self._head(x, wanted)
         return {name: maps[name] for name in network.OUTPUTS if name in wanted}
+
+    def _head(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+        """What follows Mixed_5c: the features and, where wanted, the logits and predictions."""
+        pooled = head_pool(x)
+        maps = {"Features": pooled.mean(dim=(3, 4))}
+        if wanted.intersection(network.SCORES):
+            logits = over_positions(self.logits(self.dropout(pooled)))
+            maps |= {"Logits": logits, "Predictions": logits.softmax(dim=1)}
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, T, H, W) in [-1, 1] -> time-averaged logits (N, num_classes)."""

@@ -34,7 +34,7 @@ def _below_the_network() -> bool:
     return any(
         name.startswith("fasti3d.")
         and name.split(".")[1] not in ABOVE_THE_NETWORK
-        and getattr(getattr(module, "__spec__", None), "_initializing", False)
+        and getattr(getattr(module, "__spec__", None), "_initializing", False)  # None hides a module
         for name, module in list(sys.modules.items())
     )
 

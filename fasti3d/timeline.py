@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 import warnings
 from os import PathLike
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fasti3d.classification import Classification
+from fasti3d.naming import quoted
 from fasti3d.targets import check_target
 from fasti3d.weights.files import write_atomically
 
@@ -177,7 +177,7 @@ def _draw_time(plot: Axes, strip: Axes, result: Classification) -> None:
 
 
 def _draw_title(figure: Figure, result: Classification) -> None:
-    name = _printable(result.path.name)
+    name = quoted(result.path.name)
     if len(name) > _TITLE_CHARACTERS:
         name = name[: _TITLE_CHARACTERS - 1] + "…"
     _text(figure, _LEFT, _HEIGHT - 0.17, name, color=_INK, fontsize=12, weight="bold")
@@ -187,10 +187,6 @@ def _extent(result: Classification) -> tuple[float, float]:
     """From when to when, in seconds; a video of one frame, whose length is not known, shows as 0.1 s."""
     start, end = result.spans[0].start, max(span.end for span in result.spans)
     return start, end if end > start else start + _TIME_STEPS[0]
-
-
-def _printable(name: str) -> str:
-    return os.fsencode(name).decode(errors="replace")
 
 
 def _save(figure: Figure, target: Path) -> None:

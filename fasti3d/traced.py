@@ -34,10 +34,13 @@ _plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def fused_endpoints(
-    model: reference.I3D, x: Tensor, wanted: set[str], dtype: torch.dtype
+    model: reference.I3D, x: Tensor, wanted: set[str], dtype: torch.dtype, *, classify: bool
 ) -> dict[str, Tensor]:
-    """The wanted endpoints of a clip in ``dtype``, of a model that ``eligibility.describe`` knows."""
-    units = list(_units(model))
+    """The wanted endpoints of a clip in ``dtype``, of a model whose trunk the fused path knows.
+
+    ``classify``: whether it knows the classifier, which is left out otherwise.
+    """
+    units = list(_units(model, classify))
     tensors = [t for unit in units for t in _tensors(unit)]
     eps = [unit.bn.eps for unit in units if unit.bn is not None]
     names = [name for name in network.OUTPUTS if name in wanted]
@@ -45,7 +48,7 @@ def fused_endpoints(
     return dict(zip(names, maps, strict=True))
 
 
-def _units(model: reference.I3D) -> Iterator[Unit3D]:
+def _units(model: reference.I3D, classify: bool = True) -> Iterator[Unit3D]:
     """A network's convolutions in the operator's order, as far as it goes; the classifier is the last."""
     for name in network.TRUNK:
         part = getattr(model, name, None)
@@ -56,7 +59,7 @@ def _units(model: reference.I3D) -> Iterator[Unit3D]:
         elif isinstance(part, Unit3D):
             yield part
     logits = getattr(model, "logits", None)
-    if logits is not None:
+    if classify and logits is not None:
         yield logits
 
 

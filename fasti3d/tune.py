@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fasti3d import gpu
+from fasti3d import gpu, network
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
@@ -165,7 +165,9 @@ def tune(
         raise ValueError(f"nothing to tune for {dtype} on {device}: {why}")
     for shape in shapes:
         channels = shape[1] if len(shape) == 5 and shape[1] in (2, 3) else 3
-        check_clip(torch.empty(tuple(shape), dtype=dtype, device="meta"), channels, None, to_head=True)
+        check_clip(
+            torch.empty(tuple(shape), dtype=dtype, device="meta"), channels, None, window=network.HEAD_POOL
+        )
     found: list[Convolution] = []
     for shape in shapes:
         plan = Plan(I3D(400, shape[1]).eval().to(device), dtype)

@@ -18,7 +18,7 @@ CHANNELS = {"rgb": 3, "flow": 2}
 
 def check_channels(argument: str, stream: str, model: I3D) -> None:
     """ValueError for a network, given as ``argument``, that cannot be this stream."""
-    if model.in_channels != CHANNELS[stream]:
+    if model.in_channels not in (None, CHANNELS[stream]):
         raise ValueError(
             f"{argument} must be a network of {CHANNELS[stream]} channels for the {stream} stream, "
             f"got one of {model.in_channels} channels: are these the other stream's weights?"
@@ -78,6 +78,10 @@ class TwoStreamI3D(nn.Module):
         if len(rgb) != len(flow):  # the sum would broadcast one to many
             raise ValueError(
                 f"rgb_clip and flow_clip must hold the same number of clips, got {len(rgb)} and {len(flow)}"
+            )
+        if rgb.shape != flow.shape:
+            raise ValueError(
+                f"both streams must have the same classes, got {rgb.shape[1]} and {flow.shape[1]}"
             )
         return rgb + flow
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from i3d_making import make_i3d
+from i3d_making import NARROW, make_i3d
 from torch import Tensor
 
-from fasti3d import I3D
+from fasti3d import I3D, network
 from fasti3d.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +48,15 @@ def kinetics_weights() -> Path:
 def model() -> I3D:
     """One RGB network that no test changes."""
     return make_i3d()
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """The network has few channels while the tests of a module run, which costs little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "TRUNK", NARROW)
+        patch.setattr(network, "FEATURE_CHANNELS", NARROW["Mixed_5c"].out_channels)
+        yield
 
 
 @pytest.fixture

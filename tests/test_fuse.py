@@ -151,7 +151,7 @@ def patched(module: nn.Module) -> nn.Module:
     return module
 
 
-F3, ID = "FusedConv3d", "Identity"
+F3, FOLDED, ID = "FusedConv3d", "FoldedConv3d", "Identity"
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,14 @@ F3, ID = "FusedConv3d", "Identity"
         ([conv(), hooked(bn()), nn.ReLU()], [F3, "BatchNorm3d", "ReLU"]),
         ([conv(), bn(), hooked(nn.ReLU())], [F3, ID, "ReLU"]),
         ([conv(), bn(), patched(nn.ReLU())], [F3, ID, "ReLU"]),
-        ([conv(), conv(groups=2), bn()], [F3, "Conv3d", "BatchNorm3d"]),
-        ([conv(), conv(dilation=(1, 2, 1)), bn()], [F3, "Conv3d", "BatchNorm3d"]),
-        ([conv(), conv(padding_mode="reflect"), bn()], [F3, "Conv3d", "BatchNorm3d"]),
+        ([conv(), conv(groups=2)], [F3, "Conv3d"]),
+        ([conv(), conv(groups=2), bn()], [F3, FOLDED, ID]),
+        ([conv(groups=16, bias=False), bn(), nn.ReLU()], [FOLDED, ID, ID]),
+        ([conv(), conv(groups=4), nn.ReLU(), bn()], [F3, "Conv3d", "ReLU", "BatchNorm3d"]),
+        ([conv(groups=4), bn(), nn.SiLU()], [FOLDED, ID, "SiLU"]),
+        ([conv(groups=4, padding="same", dilation=(1, 2, 1)), bn()], [FOLDED, ID]),
+        ([conv(), conv(dilation=(1, 2, 1)), bn()], [F3, FOLDED, ID]),
+        ([conv(), conv(padding_mode="reflect"), bn()], [F3, FOLDED, ID]),
         ([conv(), nn.ConvTranspose3d(16, 16, 2), bn()], [F3, "ConvTranspose3d", "BatchNorm3d"]),
         ([conv(), Scaled(16, 16, 1), bn()], [F3, "Scaled", "BatchNorm3d"]),
         ([conv(), hooked(conv()), bn()], [F3, "Conv3d", "BatchNorm3d"]),
@@ -197,6 +202,58 @@ def test_what_is_replaced(parts: list[nn.Module], expected: list[str]) -> None:
     assert [type(part).__name__ for part in fused] == expected
     x = random(2, 16, 5, 6, 7)
     assert_close("conv3d", run(fused, x), exact(module, x))
+
+
+def x3d_block(channels: int = 16, inner: int = 36) -> nn.Sequential:
+    """As in X3D: 1x1x1, 3x3x3 of single channels, Swish, 1x1x1; after Feichtenhofer (CVPR 2020)."""
+    return nn.Sequential(
+        conv(channels, inner, 1, padding=0, bias=False),
+        bn(inner),
+        nn.ReLU(inplace=True),
+        conv(inner, inner, groups=inner, bias=False),
+        bn(inner),
+        nn.SiLU(),
+        conv(inner, channels, 1, padding=0, bias=False),
+        bn(channels),
+    )
+
+
+def csn_block(channels: int = 32, inner: int = 8, stride: int = 2) -> nn.Sequential:
+    """As in ir-CSN: 1x1x1, 3x3x3 of single channels, 1x1x1; after Tran et al. (ICCV 2019)."""
+    return nn.Sequential(
+        *(conv(channels, inner, 1, padding=0, bias=False), bn(inner), nn.ReLU()),
+        *(conv(inner, inner, groups=inner, stride=stride, bias=False), bn(inner), nn.ReLU()),
+        *(conv(inner, channels, 1, padding=0, bias=False), bn(channels), nn.ReLU()),
+    )
+
+
+@pytest.mark.isa
+@pytest.mark.usefixtures("no_graphs")
+@pytest.mark.parametrize(("block", "channels"), [(x3d_block, 16), (csn_block, 32)])
+def test_no_batch_norm_is_left_behind_channelwise_convolutions(
+    block: Callable[[], nn.Sequential], channels: int
+) -> None:
+    module = randomise(block())
+    fused = fasti3d.fuse(module)
+    counts = kinds(fused)
+    assert (counts["BatchNorm3d"], counts["Conv3d"], counts[F3], counts[FOLDED]) == (0, 0, 2, 1)
+    assert not list(fused.parameters())
+    x = random(2, channels, 4, 9, 8)
+    assert_close("conv3d", run(fused, x), exact(module, x))
+    for dtype in (torch.bfloat16, torch.float16):
+        half, clip = copy.deepcopy(module).to(dtype), x.to(dtype)
+        assert_close("conv3d_block", run(fasti3d.fuse(half), clip), exact(half, clip))
+        with torch.autocast("cpu", dtype):
+            y = run(fused, x)
+            assert torch.equal(run(torch.compile(fused, fullgraph=True, backend="eager"), x), y)
+        assert_close("conv3d_block", y, exact(module, x))
+    assert torch.equal(run(torch.export.export(fused, (x,)).module(), x), run(fused, x))
+    assert torch.equal(run(pickle.loads(pickle.dumps(fused)), x), run(fused, x))
+    gradients = []
+    for network, clip in ((fused, x.clone()), (copy.deepcopy(module).double(), x.double())):
+        network(clip.requires_grad_()).square().sum().backward()
+        gradients.append(clip.grad)
+    assert_close("conv3d_gradient", *gradients)
 
 
 def test_parametrized_weights_are_left_alone() -> None:
@@ -455,6 +512,17 @@ def test_changes_of_the_fused_weights_are_followed() -> None:
     assert torch.equal(run(fused, x), F.relu(fused[0].folded_bias)[:, None, None, None].expand(before.shape))
     fused[0].folded_bias = torch.ones(16)
     assert (run(fused, x) == 1).all()
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_values_that_are_not_finite_spread_no_further_than_in_torch() -> None:
+    module = chain()
+    fused, x = fasti3d.fuse(module), random(1, 16, 9, 6, 7)
+    x[0, 2, 4, 3, 3] = float("nan")
+    expected = run(module, x).isnan()
+    assert 0 < expected.sum() < expected.numel() / 4
+    for network in (fused, torch.compile(fused, fullgraph=True, backend="eager")):
+        assert torch.equal(run(network, x).isnan(), expected)
 
 
 def test_what_a_graph_packs_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

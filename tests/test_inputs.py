@@ -176,6 +176,32 @@ def test_checks_do_not_change_the_result(model: I3D) -> None:
     assert_close("i3d", y, expected)
 
 
+def test_gradients_that_nobody_asks_for() -> None:
+    """In eval mode, by default on: one warning, at the line that called."""
+    x, name = clip(*SMALL), ["Conv3d_1a_7x7"]
+    model = make_i3d()
+    with pytest.warns(UserWarning, match=r"gradients are on .* torch\.no_grad\(\)") as caught:
+        y = model.forward_endpoints(x, name)["Conv3d_1a_7x7"]
+    assert [one.filename for one in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.forward_endpoints(x, name)  # said once
+        inputs._warned.clear()
+        with torch.no_grad():
+            model.forward_endpoints(x, name)
+        model.forward_endpoints(x.clone().requires_grad_(), name)  # for the clip's
+        make_i3d().train().forward_endpoints(x, name)
+        partly = make_i3d()
+        partly.Mixed_3b.b0.bn.train()
+        partly.forward_endpoints(x, name)
+        frozen = make_i3d().requires_grad_(False)
+        frozen.forward_endpoints(x, name)
+        frozen.logits.requires_grad_()
+        frozen.forward_endpoints(x, name)
+        y.sum().backward()
+        model.forward_endpoints(x, name)  # they are in use
+
+
 def test_bad_names(model: I3D) -> None:
     with pytest.raises(ValueError, match=r"unknown endpoints \['Mixed_9z'\]: choose from Conv3d_1a_7x7"):
         model.forward_endpoints(clip(*SMALL), ["Mixed_9z"])

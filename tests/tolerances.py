@@ -34,6 +34,13 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
     ),
     ("conv3d", torch.bfloat16): Tolerance(3 * 2.0**-8, _ROUNDED_THRICE),
     ("conv3d", torch.float16): Tolerance(3 * 2.0**-11, _ROUNDED_THRICE),
+    # Three convolutions in a row.
+    ("conv3d_block", torch.bfloat16): Tolerance(
+        6 * 2.0**-8, "weights and maps rounded at each of three layers"
+    ),
+    ("conv3d_block", torch.float16): Tolerance(
+        6 * 2.0**-11, "weights and maps rounded at each of three layers"
+    ),
     # Another form of the same convolution, rounded at the same places.
     ("conv3d_forms", torch.float32): Tolerance(1e-5, "the same float32 sums in another order"),
     ("conv3d_forms", torch.bfloat16): Tolerance(2.0**-7, "rounded once, perhaps to the other neighbour"),

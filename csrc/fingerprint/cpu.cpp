@@ -67,7 +67,7 @@ int64_t fingerprint(std::vector<Tensor> tensors) {
   });
   uint64_t h = tensors.size();
   for (const uint64_t chunk : hashes) h = mix(h ^ chunk) + 0x9e3779b97f4a7c15ULL;
-  return static_cast<int64_t>(h);
+  return static_cast<int64_t>(h >> 1);  // as a symbol of torch, which is never negative
 }
 
 }  // namespace

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from fasti3d.cli import output
 from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
@@ -21,9 +23,20 @@ from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
 from fasti3d.cli.tune import tune
 from fasti3d.cli.weights import app as weights
+from fasti3d.environment import SettingError
 from fasti3d.version import __version__
 
+
+class _Verbs(TyperGroup):
+    """The verbs, any of which may find the machine short of memory, descriptors or disk."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with output.stopping():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Verbs,
     name="fasti3d",
     help="The I3D video network: says what people do in a video.",
     no_args_is_help=True,
@@ -62,6 +75,9 @@ def main() -> None:
             app(prog_name="fasti3d")
         finally:
             sys.stdout.flush()
+    except SettingError as error:
+        output.complain("error", error)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

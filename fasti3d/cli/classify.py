@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -32,12 +33,17 @@ from fasti3d.cli.options import (
     to_tvl1,
 )
 from fasti3d.cli.weights import check_there, find
+from fasti3d.naming import alike, output_name, quoted, shortened
 from fasti3d.network import MIN_FLOW_FRAMES
+from fasti3d.resources import is_resource_error
 from fasti3d.targets import check_target
 
 if TYPE_CHECKING:
     from fasti3d.classification import Classification
     from fasti3d.i3d import I3D
+
+# Bytes that the name of a picture may have more while it is written.
+_TEMPORARY = 20
 
 
 def classify(
@@ -110,8 +116,10 @@ def classify(
             try:
                 draw_timeline(result, target)
             except OSError as error:
+                if is_resource_error(error):
+                    raise
                 failed = True
-                output.complain("error", f"{target}: {error.strerror or error}")
+                output.complain("error", f"{quoted(target)}: {error.strerror or error}")
     raise typer.Exit(failed)
 
 
@@ -168,15 +176,13 @@ def run(
 
     ``flow``: the arguments of ``fasti3d.classify`` that concern the flow stream.
     """
-    import torch
-
     from fasti3d import video
     from fasti3d.classification import classify
 
     try:
         with (
             warnings.catch_warnings(),
-            output.progress_bar(path.name) as advance,
+            output.progress_bar(quoted(path.name)) as advance,
         ):
             if advance is not None:
                 advance(0, expected_frames(path, fps))
@@ -187,13 +193,11 @@ def run(
             )
     except (video.VideoError, FloatingPointError) as error:
         return str(error)
-    except torch.OutOfMemoryError:
-        return f"{path}: out of GPU memory: free some, choose a smaller --window, or use --device cpu"
 
 
 def print_table(result: Classification, path: Path, top: int) -> None:
     """The most likely classes of the whole video, and how long it took."""
-    output.out.print(Text(output.printable(path), style="bold"), soft_wrap=True)
+    output.out.print(Text(output.printable(quoted(path)), style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("class")
     table.add_column("probability", justify="right")
@@ -244,11 +248,14 @@ def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
     """Where each video's picture goes, checked before any work."""
     if timeline is None:
         return [None] * len(videos)
-    targets = [timeline.with_name(timeline.name.replace("{stem}", path.stem)) for path in videos]
-    if len(set(targets)) < len(targets):
+    added = len(os.fsencode(timeline.name)) - len("{stem}") + _TEMPORARY
+    stems = [output_name(path, is_folder=os.path.isdir(path)) for path in videos]
+    names = [timeline.name.replace("{stem}", shortened(stem, timeline.parent, added)) for stem in stems]
+    targets = [timeline.with_name(name) for name in names]
+    if len(set(targets)) < len(targets) or (os.path.isdir(timeline.parent) and alike(names, timeline.parent)):
         raise typer.BadParameter(
-            f"{timeline} would be written more than once: with several videos, put {{stem}} in the name "
-            "(timeline-{stem}.png), and give videos of different names",
+            f"{quoted(timeline)} would be written more than once: with several videos, put {{stem}} in the "
+            "name (timeline-{stem}.png), and give videos of different names",
             param_hint="--timeline",
         )
     with blaming("--timeline"):

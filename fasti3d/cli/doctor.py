@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 def doctor(
     as_json: Json = False,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="First run each GPU kernel of the network once, and compare it with PyTorch's own.",
+        ),
+    ] = False,
 ) -> None:
     """Say what this machine will run and why: versions, the extension, paths, known problems, weights.
 
@@ -26,6 +34,8 @@ def doctor(
     """
     from fasti3d.doctor import diagnose
 
+    if prove:
+        _prove()
     diagnosis = diagnose()
     if as_json:
         print(json.dumps({**asdict(diagnosis), "healthy": diagnosis.healthy}))
@@ -79,6 +89,10 @@ def _print(diagnosis: Diagnosis) -> None:
             found[it.device].append(f"{it.path}: {it.entries} convolutions, {recorded}")
         _pairs({device: "\n".join(lines) or none for device, lines in found.items()})
 
+    if diagnosis.gpus:
+        _section("Proofs of kernels")
+        _print_proofs(diagnosis)
+
     _section("Optical flow")
     _pairs({flow.device: f"{flow.path}: {flow.why}" for flow in diagnosis.flow})
 
@@ -94,6 +108,35 @@ def _print(diagnosis: Diagnosis) -> None:
         {file.path: _size(file.size) for file in diagnosis.cache}
         or {"empty": "fasti3d weights get kinetics400-rgb"}
     )
+
+
+def _prove() -> None:
+    """On every GPU."""
+    import torch
+
+    from fasti3d.proof.guard import SelfCheckWarning
+    from fasti3d.proof.network import prove_all
+
+    if not torch.cuda.device_count():
+        output.fail("there is no GPU to prove kernels on: torch finds none")
+    with warnings.catch_warnings():
+        # They are in the list that follows.
+        warnings.simplefilter("ignore", SelfCheckWarning)
+        for index in range(torch.cuda.device_count()):
+            with output.progress_bar(f"proving on cuda:{index}") as advance:
+                for _ in prove_all(torch.device("cuda", index), advance):
+                    pass
+
+
+def _print_proofs(diagnosis: Diagnosis) -> None:
+    if not diagnosis.self_check:
+        output.out.print(Text("turned off by FASTI3D_SELF_CHECK=0: kernels run unproved"))
+    lines: dict[str, list[str]] = {gpu.device: [] for gpu in diagnosis.gpus}
+    for proof in diagnosis.proofs:
+        fault = f" ({proof.fault}): PyTorch's own runs in its place" if proof.fault else ""
+        lines[proof.device].append(f"{proof.kind}: {proof.kernel}{fault}")
+    none = "none yet: each kernel is proved when it is first used, or all by fasti3d doctor --prove"
+    _pairs({device: "\n".join(sorted(its)) or none for device, its in lines.items()})
 
 
 def _section(title: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from fasti3d.cli.options import (
 )
 from fasti3d.cli.weights import check_there
 from fasti3d.extraction.settings import settle
+from fasti3d.naming import quoted
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction
@@ -159,8 +161,9 @@ def extract(
     Beside the features of NAME.mp4 lies NAME.json, which says how they were made and which frames and
     seconds each row covers. Videos that fail are listed in errors.jsonl in the output folder. The same
     command, given again after a kill or an error, goes on with what is missing and ends with the same
-    files; several may share one output folder. Exit code 1 means that videos failed, or that the folder
-    cannot be written to; 2 that the call was wrong or other features are there.
+    files; several may share one output folder. Exit code 1 means that videos failed, that the folder
+    cannot be written to, or that memory or file descriptors ran out; 2 that the call was wrong or other
+    features are there.
     """
     asked: dict[str, Any] = {
         "streams": streams,
@@ -222,7 +225,7 @@ def extract(
         output.complain("warning", "interrupted; the same command goes on from where it stopped")
         raise
     for failure in result.failed[:_SHOWN]:
-        output.complain("error", f"{failure.path}: {failure.reason}")
+        output.complain("error", f"{quoted(failure.path)}: {failure.reason}")
     if (more := len(result.failed) - _SHOWN) > 0:
         output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
     if not quiet:
@@ -244,8 +247,8 @@ def _check(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     for path in sources:
-        if not path.exists():
-            raise typer.BadParameter(f"{path} is not there", param_hint="VIDEO|DIR|LIST.txt")
+        if not os.path.exists(path):
+            raise typer.BadParameter(f"{quoted(path)} is not there", param_hint="VIDEO|DIR|LIST.txt")
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:

@@ -23,6 +23,9 @@ from fasti3d.cli.options import (
     to_rate,
     to_tvl1,
 )
+from fasti3d.limits import MAX_SIDE
+from fasti3d.naming import alike, output_name, quoted
+from fasti3d.resources import is_resource_error
 
 if TYPE_CHECKING:
     from fasti3d.flow.export import Exported, Kind, Options, Output
@@ -77,8 +80,10 @@ def flow(
     options = Options(params, rate, side, to_device(device), max_magnitude)
     jobs: list[tuple[Path, Output | VideoError]] = []
     for video, target in zip(videos, targets, strict=True):
-        if video.exists() and target.exists() and video.samefile(target):
-            raise typer.BadParameter(f"{target} is the video itself: write elsewhere", param_hint="--out")
+        if os.path.exists(video) and os.path.exists(target) and video.samefile(target):
+            raise typer.BadParameter(
+                f"{quoted(target)} is the video itself: write elsewhere", param_hint="--out"
+            )
         try:
             jobs.append((video, _output(target, settings_of(video, kind, options))))
         except VideoError as error:
@@ -97,16 +102,14 @@ def flow(
 
 def run(video: Path, target: Output, options: Options) -> str | None:
     """Makes the flow of one video under a progress bar, and says so; returns what is wrong with it."""
-    import torch
-
     from fasti3d.flow.export import ExportError, export
     from fasti3d.video import VideoError
 
     if target.complete():
-        _say(f"{video}: all of it is in {target.target} already")
+        _say(f"{quoted(video)}: all of it is in {quoted(target.target)} already")
         return None
     try:
-        with _video_warnings(), output.progress_bar(video.name) as advance:
+        with _video_warnings(), output.progress_bar(quoted(video.name)) as advance:
             if advance is not None:
                 frames = expected_frames(video, options.fps)
                 advance(0, frames and frames - 1)
@@ -114,13 +117,15 @@ def run(video: Path, target: Output, options: Options) -> str | None:
     except (VideoError, ExportError) as error:
         return str(error)
     except OSError as error:
-        return f"{target.target}: {error.strerror or error}"
+        if is_resource_error(error):
+            raise
+        return f"{quoted(target.target)}: {error.strerror or error}"
     except KeyboardInterrupt:
-        output.complain("warning", f"{video}: interrupted; the same command goes on from where it stopped")
+        output.complain(
+            "warning", f"{quoted(video)}: interrupted; the same command goes on from where it stopped"
+        )
         raise
-    except torch.OutOfMemoryError:
-        return f"{video}: out of GPU memory: free some, choose a smaller --resize, or use --device cpu"
-    _say(f"{video}: {_summary(result, options)}, in {target.target}")
+    _say(f"{quoted(video)}: {_summary(result, options)}, in {quoted(target.target)}")
     return None
 
 
@@ -159,9 +164,10 @@ def _side(text: str) -> int | None:
     """``none`` as None, else a whole number above 0."""
     if text == "none":
         return None
-    if not (text.isdecimal() and int(text)):
+    if not (text.isdecimal() and len(text) < 10 and 0 < int(text) <= MAX_SIDE):
         raise typer.BadParameter(
-            f"must be a number of pixels above 0, or none, got {text!r}", param_hint="--resize"
+            f"must be a number of pixels above 0 and up to {MAX_SIDE}, or none, got {text!r}",
+            param_hint="--resize",
         )
     return int(text)
 
@@ -173,7 +179,7 @@ def _kind(out: Path, file_format: str, viz: bool) -> Kind:
     if viz and file_format != "flo":
         raise typer.BadParameter("is for arrays, and --viz for pictures: give one", param_hint="--format")
     suffix = out.suffix.lower()
-    if out.is_dir() or not suffix:
+    if os.path.isdir(out) or not suffix:
         return "colour" if viz else "kitti" if file_format == "kitti" else "flo"
     if suffix not in (".mp4", ".npz"):
         raise typer.BadParameter(
@@ -187,29 +193,39 @@ def _kind(out: Path, file_format: str, viz: bool) -> Kind:
 
 def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
     """Where the flow of each video goes, checked before any work."""
+    for path in (out, f"{out}.partial") if kind in ("mp4", "npz") else (out,):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise typer.BadParameter(
+                f"{quoted(path)} cannot be written: {error.strerror}", param_hint="--out"
+            ) from None
     if kind in ("mp4", "npz"):
         if len(videos) > 1:
             raise typer.BadParameter(
                 f"{out} holds the flow of one video, got {len(videos)}: name a folder", param_hint="--out"
             )
-        if not out.parent.is_dir():
+        if not os.path.isdir(out.parent):
             raise typer.BadParameter(f"{out.parent} is not a folder: create it", param_hint="--out")
         return [out]
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
+    there = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(there):
         raise typer.BadParameter(f"{there} is a file: name a folder", param_hint="--out")
     if not os.access(there, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")
     if len(videos) == 1:
         return [out]
-    stems = [video.stem for video in videos]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
+    names = [output_name(video, is_folder=os.path.isdir(video)) for video in videos]
+    twice = next((name for name in names if names.count(name) > 1), None) or alike(names, there)
+    if twice is not None:
+        name = twice if isinstance(twice, str) else twice[0]
         raise typer.BadParameter(
-            f"{out / twice} would hold the flow of more than one video: give videos of different names",
+            f"{quoted(out / name)} would hold the flow of two videos: give videos of different names",
             param_hint="--out",
         )
-    return [out / stem for stem in stems]
+    return [out / name for name in names]
 
 
 def _output(target: Path, settings: dict[str, object]) -> Output:
@@ -223,6 +239,6 @@ def _check_conflicts(outputs: list[Output]) -> None:
     for target in outputs:
         if not target.complete() and (conflict := target.conflict()):
             raise typer.BadParameter(
-                f"{target.target} {conflict}: replace it with --overwrite, or write elsewhere",
+                f"{quoted(target.target)} {conflict}: replace it with --overwrite, or write elsewhere",
                 param_hint="--out",
             )

@@ -11,6 +11,7 @@ import typer
 
 from fasti3d.choices import check_device, check_dtype, check_preset
 from fasti3d.flow.params import TVL1Params
+from fasti3d.limits import MAX_FPS, MIN_FPS
 
 if TYPE_CHECKING:
     import torch
@@ -68,8 +69,11 @@ def to_rate(text: str) -> float | None:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise typer.BadParameter(f"must be a number above 0, or native, got {text!r}", param_hint="--fps")
+    if not MIN_FPS <= rate <= MAX_FPS:
+        raise typer.BadParameter(
+            f"must be a number above 0, from {MIN_FPS:g} to {MAX_FPS:g}, or native, got {text!r}",
+            param_hint="--fps",
+        )
     return rate
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from fasti3d.resources import is_resource_error
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -26,6 +28,22 @@ def complain(kind: str, message: object) -> None:
     """One line on stderr: ``error: ...`` or ``warning: ...``."""
     style = {"error": "bold red", "warning": "bold yellow"}[kind]
     err.print(Text.assemble((f"{kind}: ", style), printable(message)), soft_wrap=True)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Ends with exit code 1, and says so in one line, where inside memory, descriptors or disk ran out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, typer.Exit) or not is_resource_error(error):
+            raise
+        what = str(error).splitlines() or ["out of memory"]
+        remedy = "use --device cpu, or a smaller --window or --resize; " if "CUDA" in what[0] else ""
+        fail(
+            f"stopped, as this machine ran out of memory, file descriptors or disk: {what[0]}. It is not the "
+            f"video's fault: free some, {remedy}then run the same command again; what is finished stays"
+        )
 
 
 def fail(message: object) -> NoReturn:

@@ -12,6 +12,7 @@ from rich.text import Text
 from fasti3d.choices import check_inflation
 from fasti3d.cli import output
 from fasti3d.cli.options import checked
+from fasti3d.parsing import brief
 
 app = typer.Typer(help="List, fetch, check, convert and inflate checkpoints.", no_args_is_help=True)
 
@@ -101,7 +102,7 @@ def inflate(
     except WeightsError as error:
         output.fail(error)
     print(out)
-    unused = f"; not used: {', '.join(report.unused)}" if report.unused else ""
+    unused = f"; not used: {', '.join(map(brief, report.unused))}" if report.unused else ""
     output.err.print(
         Text(f"{len(report.filled)} tensors filled; new, to be trained: {', '.join(report.new)}{unused}"),
         soft_wrap=True,
@@ -120,13 +121,18 @@ def known(name: str) -> None:
 
 def check_there(weights: str, option: str = "--weights") -> None:
     """Ends with exit code 2 for what is neither a name nor a file."""
-    from fasti3d.weights import registry
+    from fasti3d.weights import WeightsError, registry
+    from fasti3d.weights.paths import find_file
 
-    if weights not in registry() and not Path(weights).expanduser().exists():
+    try:
+        if weights not in registry():
+            find_file(weights)
+    except WeightsError as error:
         raise typer.BadParameter(
-            f"{weights!r} is neither a file nor a name of `fasti3d weights list` ({', '.join(registry())})",
+            f"{weights[:300]!r} is neither a file nor a name of `fasti3d weights list`: {error}, and those"
+            f" are {', '.join(registry())}",
             param_hint=option,
-        )
+        ) from None
 
 
 def find(weights: str, option: str = "--weights") -> Path:

@@ -108,7 +108,7 @@ def dense_clip(model: reference.I3D, x: Tensor, *, features: str = "Mixed_5c", c
     """
     check_model(model)
     _check_chunk(chunk)
-    check_clip(x, model.in_channels, None, to_head=False)
+    check_clip(x, model.in_channels, None)
     found = dense_stream(model, x.split(chunk, dim=2), x.shape[2], features=features)
     return torch.cat([part for _, part in found], dim=2)
 

@@ -144,7 +144,12 @@ def _pooled(x: Tensor) -> Tensor:
 
 def _logits(model: reference.I3D) -> Run:
     def logits(x: Tensor) -> Tensor:
-        scores: Tensor = model.logits(_pooled(x)[..., None, None])
+        scores: Tensor = model.logits(model.dropout(_pooled(x)[..., None, None]))
+        if scores.dim() < 3:
+            raise ValueError(
+                "model's classifier must keep the time axis for the logits of each step, got shape "
+                f"{tuple(scores.shape)}: take pooled features"
+            )
         return scores.flatten(2)
 
     return logits

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fasti3d import network, reference
-from fasti3d.dense.field import HEADS, steps
+from fasti3d.dense.field import HEADS, parts, steps
 from fasti3d.dense.stages import staged
+from fasti3d.eligibility import has_windows
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 
 
@@ -46,12 +47,14 @@ def dense_stream(
 
     Raises:
         TypeError: a model that is no I3D.
-        ValueError: at the call: a model in training mode, unknown features, no frames, or fewer than 9 for
-            the head. Later: pieces that the network does not take, or not of one size.
+        ValueError: at the call: a model in training mode or with parts whose windows are not known, unknown
+            features, no frames, or fewer than 9 for the head. Later: pieces that the network does not
+            take, or not of one size.
         FrameCountError: more frames than ``total``, or, at the end, fewer.
     """
     check_model(model)
     steps(features, total)
+    _check_windows(model, features)
     return _stream(model, pieces, total, features)
 
 
@@ -61,6 +64,17 @@ def check_model(model: reference.I3D) -> None:
         raise TypeError(f"model must be a fasti3d.I3D, got {type(model).__name__}")
     if any(part.training for part in model.modules()):
         raise ValueError("model must be in eval mode, all of it: call model.eval() first")
+
+
+def _check_windows(model: reference.I3D, features: str) -> None:
+    """ValueError for parts that may look at other frames than the network's own do."""
+    for name in parts(features):
+        part = getattr(model, name, None)
+        if not has_windows(part, network.TRUNK[name]):
+            raise ValueError(
+                f"model must have the network's own windows in time up to {features}, but its {name} "
+                f"({type(part).__name__}) was changed: take whole clips with forward_endpoints"
+            )
 
 
 @torch.no_grad()
@@ -80,7 +94,7 @@ def _checked(model: reference.I3D, pieces: Iterable[Tensor], total: int, feature
     size: tuple[int, ...] = ()
     seen = 0
     for x in pieces:
-        check_clip(x, model.in_channels, weight_dtype, to_head=False)
+        check_clip(x, model.in_channels, weight_dtype)
         if min(x.shape[3:]) < least:
             raise ValueError(
                 f"pieces must be at least {least}x{least} pixels for {features}, "

@@ -27,6 +27,7 @@ from fasti3d.extraction.settings import settle
 from fasti3d.extraction.sources import find_sources
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.i3d import I3D
+from fasti3d.naming import alike, quoted
 from fasti3d.two_stream import check_channels
 
 StrPath = str | os.PathLike[str]
@@ -167,6 +168,8 @@ def extract(
             nothing has been changed then.
         extraction.OutputError: the folder cannot be written to, as when the disk is full; what is finished
             stays.
+        MemoryError, torch.OutOfMemoryError, OSError: memory or descriptors ran out. The job ends, and no
+            video counts as failed for it; what is finished stays.
         fasti3d.weights.WeightsError: weights that cannot be had or read.
         ImportError: ``ray`` is given, but not installed.
     """
@@ -195,6 +198,11 @@ def extract(
         videos = every(videos, *shard)
     folder = Path(out)
     ready(folder)
+    if (same := alike((f"{video.name}.json" for video in videos), folder)) is not None:
+        raise ValueError(
+            f"the features of two videos would be in one file, as {quoted(folder)} does not tell apart "
+            f"{quoted(same[0])} and {quoted(same[1])}: rename one of them, or write elsewhere"
+        )
     with nullcontext() if ray is None else on_ray.cluster(ray):
         place = None if ray is None else on_ray.cluster_device(device)
         if place is not None:  # weights are read here, where there need not be such a device

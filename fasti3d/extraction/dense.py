@@ -15,7 +15,7 @@ from torch import Tensor
 from fasti3d.choices import MAP, POOLED
 from fasti3d.dense import FrameCountError, Support, dense_stream, support
 from fasti3d.dense.field import HEADS
-from fasti3d.extraction.reading import Reading, ahead
+from fasti3d.extraction.reading import Reading, ahead, unreadable
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import Settings
 from fasti3d.extraction.streams import StreamFeatures
@@ -89,7 +89,7 @@ class DenseFeatures(StreamFeatures):
             except VideoError:
                 raise
             except Exception as error:
-                raise VideoError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+                raise unreadable(path, error) from error
 
     def _rows(self, path: Path, total: int, watch: Watch) -> Generator[Rows, None, None]:
         """All rows of a video of ``total`` frames; FrameCountError where it has others."""

@@ -11,10 +11,10 @@ from typing import Any
 from filelock import FileLock
 
 from fasti3d.extraction.extracting import Outcome
-from fasti3d.extraction.output import OutputError
+from fasti3d.extraction.output import OutputError, remove_held
+from fasti3d.extraction.sources import REPORT, REPORT_LOCK
+from fasti3d.parsing import parse_json
 from fasti3d.weights.files import write_atomically
-
-NAME = "errors.jsonl"
 
 Entry = dict[str, Any]
 
@@ -28,18 +28,25 @@ class ErrorReport:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = folder / REPORT
+        self._lock = folder / REPORT_LOCK
 
     def read(self) -> dict[str, Entry]:
-        """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``."""
+        """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``.
+
+        Raises:
+            OutputError: there is no reading what is there.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise OutputError(self.path, error) from error
         entries = {}
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 entries[str(entry["video"])] = entry
             except (ValueError, TypeError, KeyError):
                 continue  # the process was killed over it
@@ -72,7 +79,7 @@ class ErrorReport:
             return
         try:
             with self._locked():
-                for left in self.path.parent.glob(f".{NAME}.*.tmp"):
+                for left in self.path.parent.glob(f".{REPORT}.*.tmp"):
                     left.unlink()  # by a process that was killed
                 entries = self.read()
                 for name in done:
@@ -82,11 +89,12 @@ class ErrorReport:
                     write_atomically(self.path, ("\n".join(lines) + "\n").encode())
                 else:
                     self.path.unlink(missing_ok=True)
+                remove_held(self._lock)
         except OSError as error:
             raise OutputError(self.path, error) from error
 
     def _locked(self) -> AbstractContextManager[object]:
-        return FileLock(self.path.with_name(f".{NAME}.lock"))
+        return FileLock(self._lock)
 
 
 def _entry(outcome: Outcome) -> Entry:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from fasti3d.extraction.dense import DenseFeatures
 from fasti3d.extraction.formats import Contents
 from fasti3d.extraction.identity import Json, digest, source_state, weights_digest
@@ -23,8 +21,8 @@ from fasti3d.extraction.windows import WindowFeatures
 from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 from fasti3d.video import VideoError, probe
+from fasti3d.video.decode import DEFAULT_FPS
 from fasti3d.video.errors import collected_warnings
-from fasti3d.video.source import DEFAULT_FPS
 
 State = Literal["done", "there", "busy", "failed"]
 
@@ -129,6 +127,8 @@ class Extractor:
             ConflictError: as ``look``.
             OutputError: a folder that cannot be written to.
             StoppedError: as the watch says.
+            MemoryError, torch.OutOfMemoryError, OSError: memory or descriptors ran out, which is not the
+                video's fault.
         """
         watch = watch or Watch()
         if (known := self.look(source)) is not None:
@@ -145,8 +145,6 @@ class Extractor:
     ) -> Outcome:
         start = time.perf_counter()
         if (known := self.look(source, held=True)) is not None:  # it may have changed while nobody held it
-            if known.state == "there":
-                output.release_name()
             return known
         output.clean()
         texts: list[str] = []
@@ -163,12 +161,11 @@ class Extractor:
                 rate = self._settings.fps or probe(source.path).fps or DEFAULT_FPS
                 if source_state(source.path) != state:
                     raise VideoError(source.path, "was changed while it was read: run the same command again")
-            except (VideoError, FloatingPointError, torch.OutOfMemoryError) as error:
+            except (VideoError, FloatingPointError) as error:
                 return self._failed(source, state, error)
             output.write(
                 Contents(spools, where, self._metadata(frames, where, texts), rate), self._made(state)
             )
-        output.release_name()
         return Outcome(source, "done", len(where), time.perf_counter() - start, warnings=tuple(texts))
 
     def _produce(

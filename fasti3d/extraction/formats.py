@@ -19,6 +19,13 @@ Write = Callable[[IO[bytes]], None]
 
 # What the names of all files there are can end in, behind the video's name.
 SUFFIXES = ("_rgb.npy", "_flow.npy", "_fps.npy", "_timestamps_ms.npy", ".npz", ".safetensors")
+RECORD = ".json"
+# What comes before and after a video's name in the names of all files that work on it can make.
+FILES = (
+    (".", ".lock"),
+    *(("", suffix) for suffix in (RECORD, *SUFFIXES)),
+    *((".", f"{suffix}.tmp") for suffix in (RECORD, *SUFFIXES)),
+)
 
 
 @dataclass(frozen=True)

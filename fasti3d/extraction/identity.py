@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from fasti3d.i3d import I3D
 from fasti3d.video import VideoError
+from fasti3d.video.errors import blamed
 from fasti3d.video.source import images
 
 Json = dict[str, Any]
@@ -33,17 +35,19 @@ def source_state(path: Path) -> Json:
     Raises:
         VideoError: it is not there.
     """
-    files = images(path) if path.is_dir() else [path]
+    files = images(path) if os.path.isdir(path) else [path]
     try:
         states = [file.stat() for file in files]
     except OSError as error:
-        raise VideoError(path, f"cannot be opened: {error.strerror}") from error
+        raise blamed(path, f"cannot be opened: {error.strerror}", error) from error
+    except ValueError as error:
+        raise VideoError(path, f"cannot be opened: {error}") from error  # a zero byte in the name
     state = {
         "file": path.absolute().name,
         "bytes": sum(state.st_size for state in states),
         "modified_ns": max(state.st_mtime_ns for state in states),
     }
-    return state | {"images": len(files)} if path.is_dir() else state
+    return state | {"images": len(files)} if os.path.isdir(path) else state
 
 
 def digest(recipe: Json, source: Json | None) -> str:

@@ -12,6 +12,7 @@ from fasti3d.extraction.errors import ErrorReport
 from fasti3d.extraction.extracting import Extractor, Outcome
 from fasti3d.extraction.output import ConflictError, OutputError
 from fasti3d.extraction.sources import Source
+from fasti3d.naming import quoted
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # heard where a program wants to: the tally and the report say it too
@@ -109,7 +110,7 @@ class Job:
         if outcome.state == "failed":
             self._fail(Failure(source.name, source.path, outcome.reason))
             self._report.add(outcome)
-            _log.error("%s: %s", source.path, outcome.reason)
+            _log.error("%s: %s", quoted(source.path), outcome.reason)
             return
         self._finished.add(source.name)
         if outcome.state == "there":
@@ -118,8 +119,8 @@ class Job:
         self.tally.done += 1
         self.tally.rows += outcome.rows
         for text in outcome.warnings:
-            _log.warning("%s: %s", source.path, text)
-        _log.info("%s: %d rows, %.2f s", source.path, outcome.rows, outcome.seconds)
+            _log.warning("%s: %s", quoted(source.path), text)
+        _log.info("%s: %d rows, %.2f s", quoted(source.path), outcome.rows, outcome.seconds)
 
     def close(self) -> None:
         """Leaves what is done out of the report of errors, and puts it in order."""

@@ -151,7 +151,7 @@ def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | N
     busy: list[Source] = []
     here = replace(order, folder=order.folder.absolute(), models=_on_cpu(order.models))
     try:
-        with tempfile.NamedTemporaryFile(dir=here.folder, prefix=".seen.", suffix=".tmp") as mark:
+        with _mark(here.folder) as mark:
             shared = ray.put(here)
             # What another job has in work is left to it, and looked at again in the end.
             for patient, sources in ((False, pending), (True, busy)):
@@ -165,10 +165,16 @@ def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | N
                         if tracker is not None:
                             tracker.advance(outcome.source, outcome.rows, float("inf"))
                             tracker.finished(outcome)
-    except OSError as error:
-        raise OutputError(order.folder, error) from error
     finally:
         job.close()
+
+
+def _mark(folder: Path) -> Any:
+    """A file that whoever sees the folder sees, until it is closed."""
+    try:
+        return tempfile.NamedTemporaryFile(dir=folder, prefix=".seen.", suffix=".tmp")
+    except OSError as error:
+        raise OutputError(folder, error) from error
 
 
 def _outcomes(

@@ -18,6 +18,8 @@ from fasti3d.extraction import formats
 from fasti3d.extraction.formats import Contents
 from fasti3d.extraction.identity import Json, differences
 from fasti3d.extraction.settings import Settings
+from fasti3d.naming import quoted, shortened
+from fasti3d.parsing import parse_json
 from fasti3d.weights.files import sync_folder
 
 # How often, in seconds, whoever waits for another process looks whether it is to stop.
@@ -34,8 +36,8 @@ class OutputError(Exception):
 
     def __str__(self) -> str:
         return (
-            f"{self._path} cannot be written: {self._reason}. What is finished stays: put that right and run "
-            "the same command again"
+            f"{quoted(self._path)} cannot be written: {self._reason}. What is finished stays: put that right "
+            "and run the same command again"
         )
 
 
@@ -49,6 +51,8 @@ class Output:
     The record is written last: with it, and with files of the sizes it names, the video is finished. Until
     then .NAME.lock is there, which a process holds while it works on the video.
 
+    Where the name is too long for those of its files, they are called by its beginning and a digest of it.
+
     Args:
         folder: of all outputs.
         name: of this one, with folders.
@@ -57,12 +61,15 @@ class Output:
 
     def __init__(self, folder: Path, name: str, settings: Settings) -> None:
         self._settings = settings
-        self._base = folder / name
+        path = folder / name
+        longest = max(len(suffix) for suffix in (formats.RECORD, *formats.suffixes(settings)))
+        added = longest + len(_temporary(Path("x")).name) - 1
+        self._base = path.with_name(shortened(path.name, path.parent, added))
         self._lock = self._base.with_name(f".{self._base.name}.lock")
 
     @property
     def record_path(self) -> Path:
-        return self._path(".json")
+        return self._path(formats.RECORD)
 
     @property
     def released(self) -> bool:
@@ -95,19 +102,24 @@ class Output:
             # In this order: another process may be about to write the record and then remove the lock.
             unknown = not self._lock.exists() and not self.record_path.exists()
             if others and unknown and not overwrite:
-                raise ConflictError(f"{others[0]} is there, and nothing says how it was made")
+                raise ConflictError(f"{quoted(others[0])} is there, and nothing says how it was made")
             return False
         if record.get("made") == made:
-            return all(_size(self._base.with_name(name)) == size for name, size in record["files"].items())
+            return all(_size(path) == record["files"][path.name] for path in self._listed(record))
         if overwrite:
             return False
         if not isinstance(record.get("made"), dict):
-            raise ConflictError(f"{self.record_path} is there, and is no record of features")
-        raise ConflictError(f"{self.record_path} is of other features ({differences(record['made'], made)})")
+            raise ConflictError(f"{quoted(self.record_path)} is there, and is no record of features")
+        raise ConflictError(
+            f"{quoted(self.record_path)} is of other features ({differences(record['made'], made)})"
+        )
 
     @contextmanager
     def claimed(self, *, wait: bool, stop: Event) -> Iterator[bool]:
         """Keeps other processes from this video inside; False where one has it and is not waited for.
+
+        However the block ends, the lock file is gone then, and whoever waits for it looks again at what is
+        there; but it stays beside files that have no record yet, to say that they are of this work.
 
         Raises:
             OutputError: the lock cannot be made.
@@ -123,11 +135,13 @@ class Output:
         try:
             yield mine
         finally:
+            if mine and (self.record_path.exists() or not any(path.exists() for path in self._paths())):
+                remove_held(self._lock)
             lock.release()
 
     def clean(self) -> None:
         """Removes what a process that was killed has left, whatever its settings were."""
-        self._remove([_temporary(self._path(suffix)) for suffix in (".json", *formats.SUFFIXES)])
+        self._remove([_temporary(self._path(suffix)) for suffix in (formats.RECORD, *formats.SUFFIXES)])
 
     def write(self, contents: Contents, made: Json) -> None:
         """Puts all files in place, the record last.
@@ -158,17 +172,18 @@ class Output:
 
     def _discard(self) -> None:
         """Removes what is there: the record first, so that it never speaks of files that are not."""
-        listed = (self._record() or {"files": {}})["files"]
-        old = [self._base.with_name(name) for name in listed if os.path.basename(name) == name]
+        old = self._listed(self._record() or {"files": {}})
         self._remove([self.record_path, *old, *self._paths()])
 
-    def release_name(self) -> None:
-        """Removes the lock file of a finished video, still held: who waits for it finds the record."""
-        self._remove([self._lock])
+    def _listed(self, record: Json) -> list[Path]:
+        """The files of a record, which lie beside it."""
+        return [
+            self._base.with_name(name) for name in record["files"] if name and os.path.basename(name) == name
+        ]
 
     def _record(self) -> Any:
         try:
-            record = json.loads(self.record_path.read_bytes())
+            record = parse_json(self.record_path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError):
@@ -190,6 +205,12 @@ class Output:
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:  # a name of other settings, which no file can have
                     raise OutputError(path, error) from error
+
+
+def remove_held(lock: Path) -> None:
+    """Removes a lock's file while the lock is held, where the system lets it."""
+    with contextlib.suppress(OSError):
+        lock.unlink()
 
 
 def _temporary(path: Path) -> Path:

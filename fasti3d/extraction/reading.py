@@ -15,6 +15,7 @@ from fasti3d.flow.stream import CROP
 from fasti3d.flow.windows import with_pair_flow
 from fasti3d.overlap import READ_AHEAD, read_ahead
 from fasti3d.video import Frame, VideoError, Window, read_frames
+from fasti3d.video.errors import blamed
 
 
 class Reading:
@@ -37,7 +38,12 @@ class Reading:
             raise
         except Exception as error:
             # No file in a long list may stop the others, however odd it is.
-            raise VideoError(self._path, f"cannot be read ({type(error).__name__}: {error})") from error
+            raise unreadable(self._path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> VideoError:
+    """What is said of a video that gives an error nobody foresaw."""
+    return blamed(path, f"cannot be read ({type(error).__name__}: {error})", error)
 
 
 def ahead(

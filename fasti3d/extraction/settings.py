@@ -20,6 +20,7 @@ from fasti3d.choices import (
     check_preset,
 )
 from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.limits import check_arguments
 
 # The end of a video is kept, but where another program's number of rows is wanted.
 _DEFAULT_TAIL: dict[Layout, Tail] = {"default": "pad", "video_features": "drop"}
@@ -90,8 +91,7 @@ class Settings:
             )
         if self.step < 1:
             raise ValueError(f"step must be at least 1 frame, got {self.step}")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ValueError(f"fps must be above 0, or None for the video's own rate, got {self.fps}")
+        check_arguments(self.fps, None, None)
         if self.crops not in (1, 5, 10):
             raise ValueError(f"crops must be 1, 5 or 10, got {self.crops}")
         if self.crops == 10:

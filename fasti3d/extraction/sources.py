@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from fasti3d.extraction.formats import FILES
+from fasti3d.naming import output_name, quoted
+from fasti3d.resources import is_resource_error
 from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
+
+# The report of videos that failed, in the output folder, and what locks it.
+REPORT = "errors.jsonl"
+REPORT_LOCK = f".{REPORT}.lock"
 
 # Clashes and files that are shown before a message says how many more there are.
 _SHOWN = 3
@@ -34,11 +42,15 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
             - a list, ``.txt`` in UTF-8: a path a line, from the list's own folder on; empty lines and those
               that start with # are skipped. Outputs of relative paths lie in folders as these say, but for
               paths that lead upwards with ``..``; those and absolute paths give their last part alone. What
-              a list names need not be there: that is for whoever reads it to find.
+              a list names need not be there, nor be a name that a file can have: that is for whoever reads
+              it to find.
+
+            The last part of an output's name is that of ``fasti3d.naming.output_name``; a first part that is
+            the name of the report, ``errors.jsonl``, or of its lock, gets an underscore.
 
     Raises:
         ValueError: nothing there, a folder or list without videos or that cannot be read, or two videos with
-            the same output.
+            the same output, or with one where the other needs a folder.
     """
     sources: dict[str, Source] = {}
     clashes: list[str] = []
@@ -46,7 +58,8 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
         for source in _sources(path):
             other = sources.setdefault(source.name, source)
             if other.path.absolute() != source.path.absolute():
-                clashes.append(f"{other.path} and {source.path} ({source.name})")
+                clashes.append(_clash(other, source))
+    clashes += _in_the_way(sources)
     if clashes:
         raise ValueError(
             f"the features of two videos would have the same name: {_some(clashes)}. Rename one of them, or "
@@ -55,55 +68,85 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
     return sorted(sources.values())
 
 
+def _clash(one: Source, other: Source) -> str:
+    return f"{quoted(one.path)} and {quoted(other.path)} ({quoted(other.name)})"
+
+
+def _in_the_way(sources: dict[str, Source]) -> list[str]:
+    """Clashes of a file that a video may need with a folder that another one needs."""
+    within: dict[str, Source] = {}
+    for source in sources.values():
+        for folder in PurePath(source.name).parents:
+            within.setdefault(folder.as_posix(), source)
+    clashes = []
+    for place, source in within.items():
+        head, _, last = place.rpartition("/")
+        for before, after in FILES:
+            if last.startswith(before) and last.endswith(after):
+                stem = last[len(before) : len(last) - len(after)]
+                other = sources.get(f"{head}/{stem}" if head else stem)
+                if other is not None:
+                    clashes.append(_clash(other, source))
+    return clashes
+
+
 def _sources(path: Path) -> Iterator[Source]:
-    if path.is_dir():
+    # Unlike Path's own, these do not raise for what no file can be called.
+    if os.path.isdir(path):
         found = list(_in_folder(path))
         if not found:
             raise ValueError(
-                f"{path} holds neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of images: "
+                f"{quoted(path)} holds neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of images: "
                 "give videos of other suffixes one by one, or in a list.txt"
             )
         yield from found
-    elif not path.exists():
-        raise ValueError(f"{path} is not there")
+    elif not os.path.exists(path):
+        raise ValueError(f"{quoted(path)} is not there")
     elif path.suffix.lower() == ".txt":
         yield from _in_list(path)
     else:
-        yield Source(path.stem, path)
+        yield _source(PurePath(path.name), path)
 
 
 def _in_folder(top: Path) -> Iterator[Source]:
     for video in find_videos(top):
-        named = PurePath(top.absolute().name) if video == top else video.relative_to(top)
-        yield Source(_output(named, video), video)
+        yield _source(PurePath() if video == top else video.relative_to(top), video)
 
 
 def _in_list(path: Path) -> Iterator[Source]:
     try:
-        # Windows' editors begin a file with a mark of its encoding.
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    if "\0" in text:
-        raise ValueError(
-            f"{path} is no list of paths in UTF-8, but holds zero bytes, as UTF-16 does: save it as UTF-8"
-        )
+        if is_resource_error(error):
+            raise
+        raise ValueError(f"{quoted(path)} cannot be read: {error.strerror or error}") from None
+    # Windows' editors begin a file with a mark of its encoding.
+    text = data.decode("utf-8-sig", errors="surrogateescape")
     # Not splitlines(): names may hold what Unicode counts as ends of lines.
     entries = [
         line.strip() for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")
     ]
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
+        entries and all("\0" in entry for entry in entries)
+    ):
+        raise ValueError(
+            f"{quoted(path)} is no list of paths in UTF-8, but UTF-16 or full of zero bytes: save it as UTF-8"
+        )
     if not entries:
-        raise ValueError(f"{path} lists no videos")
+        raise ValueError(f"{quoted(path)} lists no videos")
     for entry in entries:
-        video = path.parent / entry
         relative = PurePath(entry)
         plain = relative.is_absolute() or ".." in relative.parts
-        named = PurePath(relative.name) if plain else relative
-        yield Source(_output(named, video), video)
+        yield _source(PurePath(relative.name) if plain else relative, path.parent / entry)
 
 
-def _output(named: PurePath, video: Path) -> str:
-    return (named if video.is_dir() else named.with_suffix("")).as_posix()
+def _source(named: PurePath, video: Path) -> Source:
+    """A video whose output lies in the folders of ``named``."""
+    name = PurePath(named.parent, output_name(video, is_folder=os.path.isdir(video)))
+    first, *others = name.parts
+    if first in (REPORT, REPORT_LOCK):
+        name = PurePath(f"{first}_", *others)
+    return Source(name.as_posix(), video)
 
 
 def _some(texts: list[str]) -> str:

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from fasti3d.flow.arrays import as_flow, as_tensor
 from fasti3d.flow.colour import UNKNOWN
+from fasti3d.plain_files import open_regular, remove_planted
+from fasti3d.resources import is_resource_error
 
 StrPath = str | os.PathLike[str]
 
@@ -34,8 +36,9 @@ _PNG_END = b"IEND\xaeB`\x82"
 _PNG_RGB = 2
 # A damaged chunk is an error; otherwise the decoder would go on without it.
 _PNG_OPTIONS = {"err_detect": "crccheck+explode"}
-# Deflate makes nothing more than this many times smaller: a smaller file cannot hold what it announces.
-_DEFLATE_RATIO = 1032
+# Measured flow shrinks to a third. Of an image of 128 MiB, as large as 4K frames give, anything goes, up to
+# the 1,032 times that deflate can at most; a larger one must bring a share of its bytes.
+_DEFLATE_RATIO, _RATIO, _ALWAYS = 1032, 64, 128 << 20
 
 # KITTI stores a component v as v * 64 + 2^15 in 16 bits.
 _KITTI_UNIT = 64
@@ -57,7 +60,7 @@ def read_flo(path: StrPath) -> NDArray[np.float32]:
     Source: vision.middlebury.edu/flow/code/flow-code/README.txt.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = file.read(_FLO_HEADER.size)
         if header[:4] != _FLO_TAG:
             raise ValueError(f"{path} is not a .flo file: it starts with {header[:4]!r}, not {_FLO_TAG!r}")
@@ -110,14 +113,17 @@ def read_kitti_png(path: StrPath) -> tuple[NDArray[np.float32], NDArray[np.bool_
     Source: the development kit of KITTI's 2015 optical flow benchmark, readme.txt.
     """
     path = Path(path)
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read()
     _check_png(path, data)
     context = VideoCodecContext.create("png", "r")
     context.options = _PNG_OPTIONS
     try:
         (frame,) = [*context.decode(Packet(data)), *context.decode(None)]
-    except (FFmpegError, ValueError):
-        raise ValueError(f"{path} is broken: its PNG image cannot be decoded") from None
+    except (FFmpegError, ValueError) as error:
+        if is_resource_error(error):
+            raise
+        raise ValueError(f"{path} is broken: its PNG image cannot be decoded") from error
     pixels = frame.to_ndarray()
     valid = pixels[..., 2] != 0
     flow = (pixels[..., :2].astype(np.float32) - _KITTI_ZERO) / _KITTI_UNIT
@@ -183,6 +189,7 @@ def replacing(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_planted(temporary)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -215,5 +222,11 @@ def _check_png(path: Path, data: bytes) -> None:
             f"{path} is no KITTI flow: that is a PNG of three channels of 16 bits (bit depth 16, colour type "
             f"{_PNG_RGB}), and this has bit depth {bits}, colour type {colour}"
         )
-    if width * height * 6 > len(data) * _DEFLATE_RATIO or _PNG_END not in data:
+    announced = width * height * 6
+    if announced > len(data) * _DEFLATE_RATIO or _PNG_END not in data:
         raise ValueError(f"{path} is cut off: {len(data)} bytes of an image of {width}x{height} pixels")
+    if announced > (most := max(_ALWAYS, len(data) * _RATIO)):
+        raise ValueError(
+            f"{path} announces {width}x{height} pixels, {announced:,} bytes, in {len(data):,}, and at most "
+            f"{most:,} are unpacked from so few: write a .flo file"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from fasti3d.flow.arrays import Array, like
 from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
+from fasti3d.ops.tvl1 import has_kernel
+from fasti3d.proof import guard
+from fasti3d.proof.subject import Subject
 
 _DEFAULTS = TVL1Params()
 # Pairs of a stream that are solved together, unless there are more threads than that.
@@ -146,14 +150,41 @@ def _solve(frame0: Tensor, frame1: Tensor | None, start: Tensor | None, params: 
     images, height, width = frame0.shape
     if images < (1 if frame1 is not None else 2):
         return torch.zeros((0, 2, height, width), dtype=torch.float32, device=frame0.device)
-    flow, _ = torch.ops.fasti3d.tvl1(
-        frame0, frame1, start, params.mode,
-        float(params.tau), float(params.lambda_), float(params.theta),
+    values = (
+        params.mode, float(params.tau), float(params.lambda_), float(params.theta),
         int(params.nscales), int(params.warps), float(params.epsilon),
         int(params.inner_iterations), int(params.outer_iterations),
         float(params.scale_step), float(params.gamma), int(params.median_filtering),
     )  # fmt: skip
+
+    def solve(*images: Tensor | None) -> Tensor:
+        flow: Tensor = torch.ops.fasti3d.tvl1(*images, *values)[0]
+        return flow
+
+    device = frame0.device
+    if torch.compiler.is_compiling() or not (guard.concerns(device) and has_kernel(device)):
+        return solve(frame0, frame1, start)
+
+    def solve_on_cpu() -> Tensor:
+        return solve(*(None if it is None else it.cpu() for it in (frame0, frame1, start))).to(device)
+
+    its = subject(params)
+    flow: Tensor = guard.guarded(
+        device, its, lambda: its, lambda: solve(frame0, frame1, start), solve_on_cpu, compiles=False
+    )
     return flow
+
+
+def subject(params: TVL1Params) -> Subject:
+    """What is to be proved of the GPU's solver: its code for these parameters and in the design in use."""
+    code = {"mode": params.mode, "median_filtering": params.median_filtering, "gamma": params.gamma}
+    design = os.environ.get("FASTI3D_TVL1_CUDA_DESIGN", "groups")
+    return Subject.of(
+        "tvl1",
+        f"the TV-L1 solver ({params.mode}, median {params.median_filtering}, gamma {params.gamma}, {design})",
+        design=design,
+        **code,
+    )
 
 
 def _check_params(params: TVL1Params) -> None:

@@ -1,65 +1,72 @@
-"""Clips from a NumPy array in a file, read one at a time."""
+"""Clips from a NumPy array in a file, or from an array or tensor in memory, one at a time."""
 
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from fasti3d.archives import Archive, ArchiveError, Header, read_header
+from fasti3d.flow.arrays import as_tensor
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
 from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.network import MIN_FRAMES
+from fasti3d.parsing import brief
+from fasti3d.plain_files import open_regular
+
+# Clips are read one at a time, so that only the time is at stake: drawn ones shrink a lot.
+_RATIO = 200
 
 
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-
-
-class ArraySource:
-    """The clips of an .npy file, or of the only 5-dimensional array in an .npz file.
+class _Array(ABC):
+    """The clips of an array.
 
     Args:
-        path: the file.
-        layout: the array's axes, a name in ``LAYOUTS``.
+        name: of the array, for messages.
+        shape: its own.
+        dtype: for messages.
+        values: of what kind it is; None for one that is neither.
+        layout: its axes, a name in ``LAYOUTS``.
 
     Raises:
-        ValueError: not such a file, or an array of another shape.
-        OSError: a file that cannot be read.
+        ValueError: an array of another shape or dtype.
     """
 
     kind = "array"
 
-    def __init__(self, path: Path, *, layout: str) -> None:
-        self._path = path
-        self._layout = layout
-        self._member = _only_member(path) if path.suffix.lower() == ".npz" else None
-        with self._opened() as (_, header):
-            self._header = header
-        shape = header.shape
-        if header.dtype != np.uint8 and header.dtype.str[1:] not in ("f2", "f4", "f8"):
-            raise ValueError(f"{path} must hold uint8 or floating point, got {header.dtype}: convert it")
+    def __init__(
+        self, name: str, shape: tuple[int, ...], dtype: object, values: Values | None, layout: str
+    ) -> None:
+        if values is None:
+            raise ValueError(f"{name} must hold uint8 or floating point, got {dtype}: convert it")
         if len(shape) != 5 or shape[layout.index("C")] != 3:
             fitting = [name for name in LAYOUTS if len(shape) == 5 and shape[name.index("C")] == 3]
             hint = f": say layout {' or '.join(fitting)}" if fitting else ""
-            raise ValueError(f"{path} must hold RGB clips, {layout}, got an array of shape {shape}{hint}")
+            raise ValueError(f"{name} must hold RGB clips, {layout}, got an array of shape {shape}{hint}")
+        if 0 in shape[1:]:
+            raise ValueError(f"{name} must hold clips with pixels, got an array of shape {shape}")
+        self.values: Values = values
+        self._name = name
+        self._count, self._length = shape[0], shape[layout.index("T")]
+        # Axes of one clip, with the frames first and the colour last.
+        self._axes = [layout[1:].index(axis) for axis in "THWC"]
+
+    @abstractmethod
+    def _chosen(self, indices: Iterable[int]) -> Iterator[NDArray[Any] | Tensor]:
+        """Those clips, one after the other, in the layout that they have."""
 
     def expected(self, count: int | None) -> int:
         """How many clips there will be."""
-        return self._header.shape[0] if count is None else min(count, self._header.shape[0])
-
-    @property
-    def values(self) -> Values:
-        """Of what kind they are."""
-        return "uint8" if self._header.dtype == np.uint8 else "float"
+        return self._count if count is None else min(count, self._count)
 
     def check(self, frames: int, count: int | None) -> None:
         """Looks whether there are such clips, before any is read.
@@ -67,72 +74,137 @@ class ArraySource:
         Raises:
             ValueError: clips that are too short, or a count above that of the clips.
         """
-        total, length = self._header.shape[0], self._header.shape[self._layout.index("T")]
-        if length < frames:
-            remedy = f"ask for {length}" if length >= MIN_FRAMES else "use longer clips"
-            raise ValueError(f"{self._path} holds clips of {length} frames, fewer than {frames}: {remedy}")
-        if count is not None and count > total:
-            raise ValueError(f"clips must be at most the {total} that {self._path} holds, got {count}")
+        if self._length < frames:
+            remedy = f"ask for {self._length}" if self._length >= MIN_FRAMES else "use longer clips"
+            raise ValueError(
+                f"{self._name} holds clips of {self._length} frames, fewer than {frames}: {remedy}"
+            )
+        if count is not None and count > self._count:
+            raise ValueError(f"clips must be at most the {self._count} that {self._name} holds, got {count}")
 
     def clips(self, frames: int, count: int | None, seed: int) -> Iterator[Clip | Skipped]:
         """All clips in order, or ``count`` chosen at random; of longer ones, a stretch at a random place.
 
         Raises:
-            ValueError: as ``check``, or a file that is cut off.
+            ValueError: as ``check``, or a damaged file.
         """
         self.check(frames, count)
-        total, *shape = self._header.shape
-        length = self._header.shape[self._layout.index("T")]
-        chosen = range(total) if count is None else sorted(shuffled(range(total), seed)[:count])
-        # Axes of one clip, with the frames first and the colour last.
-        axes = [self._layout[1:].index(axis) for axis in "THWC"]
-        size = math.prod(shape) * self._header.dtype.itemsize
-        with self._opened() as (file, header):
-            for index in chosen:
-                file.seek(header.offset + index * size)
-                data = file.read(size)
-                if len(data) < size:
-                    raise ValueError(f"{self._path} is cut off in clip {index} of {total}")
-                array = np.frombuffer(data, header.dtype).reshape(shape).transpose(axes)
-                start = dice(seed, str(index)).randrange(length - frames + 1)
-                own = array[start : start + frames].astype(header.dtype.newbyteorder("="), order="C")
-                yield Clip(torch.from_numpy(own), str(index), start, length, None)
+        every = range(self._count)
+        chosen = every if count is None else sorted(shuffled(every, seed)[:count])
+        for index, clip in zip(chosen, self._chosen(chosen), strict=True):
+            start = dice(seed, str(index)).randrange(self._length - frames + 1)
+            stretch = slice(start, start + frames)
+            if isinstance(clip, Tensor):
+                own = clip.permute(self._axes)[stretch]
+            else:
+                part = clip.transpose(self._axes)[stretch]
+                own = torch.from_numpy(part.astype(clip.dtype.newbyteorder("="), order="C"))
+            yield Clip(own, str(index), start, self._length, None)
+
+
+class TensorSource(_Array):
+    """The clips of an array or tensor in memory.
+
+    Args:
+        name: of the argument that it is.
+        clips: with 5 axes.
+        layout: these, a name in ``LAYOUTS``.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape or dtype.
+    """
+
+    def __init__(self, name: str, clips: NDArray[Any] | Tensor, *, layout: str) -> None:
+        self._clips = as_tensor(name, clips)
+        dtype = self._clips.dtype
+        values: Values | None = "float" if dtype.is_floating_point else None
+        super().__init__(
+            name, tuple(self._clips.shape), dtype, "uint8" if dtype == torch.uint8 else values, layout
+        )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Of what it is, in JSON's types."""
+        return {
+            "shape": list(self._clips.shape),
+            "array_dtype": str(self._clips.dtype).removeprefix("torch."),
+        }
+
+    def _chosen(self, indices: Iterable[int]) -> Iterator[Tensor]:
+        return (self._clips[index] for index in indices)
+
+
+class ArraySource(_Array):
+    """The clips of an .npy file, or of the only 5-dimensional array in an .npz file.
+
+    Args:
+        path: the file.
+        layout: the array's axes, a name in ``LAYOUTS``.
+
+    Raises:
+        ValueError: not such a file, one that is cut off, or an array of another shape or dtype.
+        OSError: a file that cannot be read.
+    """
+
+    def __init__(self, path: Path, *, layout: str) -> None:
+        self._path = path
+        try:
+            with self._opened() as (_, header, size):
+                self._header = header
+        except ArchiveError as error:
+            raise ArchiveError(f"{path}: {error}") from error
+        dtype = header.dtype
+        values: Values | None = "float" if dtype.str[1:] in ("f2", "f4", "f8") else None
+        super().__init__(str(path), header.shape, dtype, "uint8" if dtype == np.uint8 else values, layout)
+        if header.fortran:
+            raise ValueError(f"{path} is in Fortran order: save np.ascontiguousarray(array)")
+        whole = (size - header.offset) // self._clip_bytes
+        if whole < self._count:
+            raise ValueError(f"{path} is cut off in clip {whole} of {self._count}: save it anew")
+
+    @property
+    def _clip_bytes(self) -> int:
+        return math.prod(self._header.shape[1:]) * self._header.dtype.itemsize
+
+    def _chosen(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
+        size = self._clip_bytes
+        try:
+            with self._opened() as (file, header, _):
+                for index in indices:
+                    file.seek(header.offset + index * size)
+                    data = file.read(size)
+                    if len(data) < size:  # it was whole when it was opened first
+                        raise ArchiveError(f"it is cut off in clip {index} of {self._count}")
+                    yield np.frombuffer(data, header.dtype).reshape(header.shape[1:])
+        except ArchiveError as error:
+            raise ArchiveError(f"{self._path}: {error}") from error
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[IO[bytes], _Header]]:
-        """The file, and where in it the array is."""
-        try:
-            if self._member is None:
-                with self._path.open("rb") as file:
-                    yield file, _header(file)
-            else:
-                with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as member:
-                    yield member, _header(member)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{self._path} is damaged: {error}") from error
+    def _opened(self) -> Iterator[tuple[IO[bytes], Header, int]]:
+        """The file, what its array is, and how many bytes it has."""
+        with open_regular(self._path) as file:
+            if self._path.suffix.lower() != ".npz":
+                size = file.seek(0, 2)
+                file.seek(0)
+                yield file, read_header(file), size
+                return
+            archive = Archive(file, ratio=_RATIO)
+            name = _only_array(archive)
+            with archive.member(name) as member:
+                yield member, read_header(member), archive.size(name)
 
 
-def _header(file: IO[bytes]) -> _Header:
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read:
-        raise ValueError(f"it is of version {version} of NumPy's format, which has no plain numbers")
-    shape, fortran, dtype = read[version](file)
-    if fortran and len(shape) > 1:
-        raise ValueError("it is in Fortran order: save np.ascontiguousarray(array)")
-    return _Header(shape, dtype, file.tell())
-
-
-def _only_member(path: Path) -> str:
+def _only_array(archive: Archive) -> str:
     """The name in the archive of its only array of clips."""
-    with zipfile.ZipFile(path) as archive:
-        found = []
-        for name in archive.namelist():
-            with archive.open(name) as member:
-                if name.endswith(".npy") and len(_header(member).shape) == 5:
+    found = []
+    for name in archive.names:
+        if name.endswith(".npy"):
+            with archive.member(name) as member:
+                if len(read_header(member).shape) == 5:
                     found.append(name)
     if len(found) != 1:
-        raise ValueError(
-            f"{path} must hold one array with 5 axes, got {', '.join(found) or 'none'}: save the clips alone"
+        raise ArchiveError(
+            f"it must hold one array with 5 axes, got {brief(', '.join(found) or 'none')}: save it alone"
         )
     return found[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -32,6 +32,7 @@ class ClipFormat:
         layout: their axes, a name in ``LAYOUTS``.
         value_range: black and white of floating-point clips; None where there are none. Those of uint8
             are 0 and 255.
+        doubts: what has been warned of, once each.
 
     Raises:
         ValueError: an unknown layout or an empty range.
@@ -39,6 +40,7 @@ class ClipFormat:
 
     layout: str
     value_range: tuple[float, float] | None
+    doubts: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_layout(self.layout)
@@ -102,15 +104,12 @@ class ClipFormat:
             )
         doubt = ""
         if low < most and most - low < _SURELY_NARROW * (high - low):
-            doubt = f"nearly black in their value_range of {low:g} to {high:g}"
+            question = "were they scaled by 255 before they became uint8" if whole else "is that their range"
+            doubt = f"nearly black in their value_range of {low:g} to {high:g}: {question}?"
         elif low < 0 <= least < _SURELY_DARK * high < most <= 1:
-            doubt = f"which look like 0 to 1 in their value_range of {low:g} to {high:g}"
-        if doubt:
-            question = (
-                "were they scaled by 255 before they became uint8?" if whole else "is that their range?"
-            )
+            doubt = f"which look like 0 to 1 in their value_range of {low:g} to {high:g}: if so, say (0, 1)"
+        if doubt and doubt not in self.doubts:
+            self.doubts.add(doubt)
             warnings.warn(
-                f"clips have values from {least:.4g} to {most:.4g}, {doubt}: {question}",
-                UserWarning,
-                stacklevel=4,
+                f"clips have values from {least:.4g} to {most:.4g}, {doubt}", UserWarning, stacklevel=4
             )

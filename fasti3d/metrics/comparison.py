@@ -1,4 +1,4 @@
-"""Two sets of videos on disk compared: the score, how sure it is, and a receipt."""
+"""Two sets of videos compared: the score, how sure it is, and a receipt."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from fasti3d.metrics.choice import Clip, Skipped
 from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
-from fasti3d.metrics.sources import SavedSource, Source, open_source
+from fasti3d.metrics.sources import Given, SavedSource, Source, TensorSource, open_source
 from fasti3d.overlap import read_ahead
 from fasti3d.recording import recorded_warnings
 from fasti3d.targets import check_statistics
+from fasti3d.weights import Spec
 from fasti3d.weights.files import sha256
 
 # Videos that were left out, of each side, that are warned of one by one.
@@ -65,12 +66,12 @@ class _Account:
 
 
 def fvd(
-    real: str | PathLike[str],
-    generated: str | PathLike[str],
+    real: Given,
+    generated: Given,
     *,
     frames: int = 16,
     preset: str = "tf",
-    weights: str | PathLike[str] = "kinetics400-rgb",
+    weights: Spec = "kinetics400-rgb",
     clips: int | None = None,
     seed: int = 0,
     fps: float | None = None,
@@ -90,14 +91,15 @@ def fvd(
 
     Args:
         real, generated: each a folder of videos or of folders of images (also mixed, also nested), an .npy
-            file or an .npz file of one array of clips, or statistics that ``save_stats`` wrote.
+            file or an .npz file of one array of clips, statistics that ``save_stats`` wrote, or clips in
+            memory: a NumPy array or a tensor on any device, of 5 axes, uint8 or floating point.
         frames: of a clip, at least 9; taken in a row at a random place of each video.
         preset, weights: as for ``FrechetVideoDistance``.
         clips: how many on each side; None takes one of each video, and all of an array.
         seed: of the choice of clips, and of subsets. The same seed takes the same clips on any machine.
         fps: frames a second to sample from video files, by time stamps; None takes their frames as they
             are. Folders of images are taken one to one.
-        layout, value_range: of arrays, as for ``FrechetVideoDistance``.
+        layout, value_range: of arrays and tensors, as for ``FrechetVideoDistance``.
         device, dtype, batch: as for ``FrechetVideoDistance``.
         strict: a damaged or short video is an error; else it is left out with a warning and, where
             ``clips`` is given, another one takes its place.
@@ -108,6 +110,7 @@ def fvd(
         progress: called with the number of clips done and of all.
 
     Raises:
+        TypeError: a side that is neither a path nor an array or tensor.
         ValueError: an argument out of range, a path that gives no clips, clips that differ between the sides
             in kind, saved statistics of another preset, weights or length, or fewer than 2 clips on a side.
         OSError: a file that cannot be read or written.
@@ -116,17 +119,26 @@ def fvd(
 
     Warns:
         UserWarning: what is odd about the files or the score; also in the receipt.
+
+    Example:
+        >>> fasti3d.fvd(real, generated, layout="NTCHW", value_range=(0, 1)).score  # doctest: +SKIP
     """
     check_frames(frames)
     for name, value, least in (("clips", clips, 2), ("bootstrap", bootstrap or None, 2)):
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    paths = {"real": real, "generated": generated}
-    sources = {name: open_source(path, layout=layout, fps=fps, strict=strict) for name, path in paths.items()}
+    sides = {"real": real, "generated": generated}
+    sources = {
+        name: open_source(given, name=name, layout=layout, fps=fps, strict=strict)
+        for name, given in sides.items()
+    }
+    paths = {name: name if isinstance(sources[name], TensorSource) else str(sides[name]) for name in sides}
     if save_stats is not None:
         check_statistics(save_stats)
         if isinstance(sources["real"], SavedSource):
-            raise ValueError(f"{real} holds saved statistics already: save_stats would only copy them")
+            raise ValueError(
+                f"{paths['real']} holds saved statistics already: save_stats would only copy them"
+            )
     read = {name: source for name, source in sources.items() if not isinstance(source, SavedSource)}
     for name, unread in read.items():
         unread.check(frames, clips)
@@ -134,7 +146,8 @@ def fvd(
     if len({source.values for source in read.values()}) > 1:
         raise ValueError(
             "clips must be uint8 on both sides or on neither, as rounding to 8 bits alone moves the score, "
-            f"but {real} holds {read['real'].values} and {generated} {read['generated'].values}"
+            f"but {paths['real']} holds {read['real'].values} and {paths['generated']} "
+            f"{read['generated'].values}"
         )
     metric = FrechetVideoDistance(
         preset,
@@ -201,9 +214,7 @@ def fvd(
     return FVDResult(receipt["score"], interval, infinite, tuple(points), receipt)
 
 
-def _check_side(
-    path: str | PathLike[str], most: int, values: Values, value_range: tuple[float, float] | None
-) -> None:
+def _check_side(path: str, most: int, values: Values, value_range: tuple[float, float] | None) -> None:
     """ValueError for a side of too few clips, ``most`` at best, or of floats without a range."""
     if most < 2:
         raise ValueError(
@@ -220,7 +231,7 @@ def _check_side(
 def _read(
     metric: FrechetVideoDistance,
     real: bool,
-    path: str | PathLike[str],
+    path: str,
     clips: Iterator[Clip | Skipped],
     batch: int,
     done: Callable[[int], None],
@@ -235,7 +246,7 @@ def _read(
                 metric.update(torch.stack([clip.frames for clip in group]), real)
             except (ValueError, FloatingPointError) as error:
                 names = f"{group[0].name} to {group[-1].name}" if len(group) > 1 else group[0].name
-                raise type(error)(f"{path}, clips {names}: {error}") from None
+                raise type(error)(f"{path}, clips {names}: {error}") from error
             done(len(group))
             group.clear()
 
@@ -257,7 +268,7 @@ def _read(
     return account
 
 
-def _check_count(path: str | PathLike[str], account: _Account, frames: int) -> None:
+def _check_count(path: str, account: _Account, frames: int) -> None:
     """ValueError for a side of too few clips, with the reason."""
     if len(account.chosen) < 2:
         why = "".join(f"; {item['name']} {item['reason']}" for item in account.skipped[:3])
@@ -309,9 +320,11 @@ def _differences(counts: dict[str, int], accounts: dict[str, _Account]) -> list[
     return texts
 
 
-def _described(path: str | PathLike[str], source: Source, account: _Account | None) -> dict[str, Any]:
+def _described(path: str, source: Source, account: _Account | None) -> dict[str, Any]:
     """Where the clips of a side are from."""
-    where: dict[str, Any] = {"path": str(path), "kind": source.kind}
+    where: dict[str, Any] = {"path": path, "kind": source.kind}
+    if isinstance(source, TensorSource):
+        where |= {"path": None} | source.description
     if account is None:
         return where | {"sha256": sha256(Path(path))}
     where["frames_of_videos"] = [min(account.lengths), max(account.lengths)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from os import PathLike
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from fasti3d import weights
 from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.i3d import I3D
+from fasti3d.inputs import range_is_known
 from fasti3d.metrics.presets import Preset, prepare
 from fasti3d.reference import head_pool
 from fasti3d.upload import upload
@@ -37,7 +37,7 @@ class Embedding:
     def __init__(
         self,
         preset: Preset,
-        source: str | PathLike[str],
+        source: weights.Spec,
         *,
         device: str = "auto",
         dtype: str = "float32",
@@ -50,7 +50,7 @@ class Embedding:
         checkpoint = weights.load(source)
         if checkpoint.in_channels != 3:
             raise ValueError(
-                f"weights must take RGB, but those of {source} take {checkpoint.in_channels} channels"
+                f"weights must take RGB, but {checkpoint.source} takes {checkpoint.in_channels} channels"
             )
         self.weights = {"source": checkpoint.source, "sha256": checkpoint.sha256}
         self.width = checkpoint.num_classes
@@ -94,7 +94,8 @@ class Embedding:
 
     def _forward(self, clips: Tensor, low: float, high: float) -> Tensor:
         x = prepare(clips, low, high, self._preset).to(self.dtype)
-        last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
+        with range_is_known():
+            last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
         pooled = head_pool(last.double()).mean(dim=(2, 3, 4))
         return F.linear(pooled, self._weight, self._bias)
 

@@ -20,6 +20,7 @@ from fasti3d.metrics.presets import find_preset
 from fasti3d.metrics.receipt import versions
 from fasti3d.metrics.reduction import distributed, reduced
 from fasti3d.metrics.side import Side
+from fasti3d.weights import Spec
 
 # With fewer clips a side the score is more its number than the videos.
 FEW_CLIPS = 256
@@ -48,8 +49,7 @@ class FrechetVideoDistance:
         preset: whose variant, which says how frames become 224x224 and how the covariance is meant:
             ``"tf"`` (Google's, the original), ``"stylegan-v"``, ``"videogpt"`` or ``"cd-fvd"``. Scores of
             different presets do not compare.
-        weights: a name of ``fasti3d.weights.registry()`` or a checkpoint's path. Published scores are
-            those of ``"kinetics400-rgb"``.
+        weights: as for ``fasti3d.weights.load``. Published scores are those of ``"kinetics400-rgb"``.
         layout: the axes of the clips: ``"NTHWC"``, ``"NCTHW"`` or ``"NTCHW"``.
         value_range: black and white of floating-point clips, as (0, 1), (-1, 1) or (0, 255); needed for
             them. uint8 is 0 to 255.
@@ -71,7 +71,7 @@ class FrechetVideoDistance:
     def __init__(
         self,
         preset: str = "tf",
-        weights: str | PathLike[str] = "kinetics400-rgb",
+        weights: Spec = "kinetics400-rgb",
         *,
         layout: str = "NTHWC",
         value_range: tuple[float, float] | None = None,
@@ -210,7 +210,10 @@ class FrechetVideoDistance:
         if missing := {*self._header(), *_NAMES.values()} - state.keys():
             raise ValueError(f"state must be what state_dict() gave, but lacks {', '.join(sorted(missing))}")
         sides = {real: Side.from_state(state[name]) for real, name in _NAMES.items()}
+        saved.check_header({name: state[name] for name in self._header()})
         self._check_origin(state)
+        for side in sides.values():
+            self._check_width(side)
         self._sides = sides
         self._frames, self._kind = state["frames"], state["kind"]
 
@@ -236,6 +239,7 @@ class FrechetVideoDistance:
         """
         side, header = saved.read(path)
         try:
+            self._check_width(side)
             self._admit(header)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
@@ -302,6 +306,11 @@ class FrechetVideoDistance:
                     f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and scores "
                     "need one: choose that one, or compute the statistics anew"
                 )
+
+    def _check_width(self, side: Side) -> None:
+        width, own = len(side.statistics.mean), self._embedding.width
+        if width != own:
+            raise ValueError(f"these statistics are of {width} logits, and these weights give {own}")
 
     def _check_alike(self, frames: int, kind: str | None) -> None:
         if self._frames not in (None, frames):

@@ -77,7 +77,7 @@ PRESETS = {
             crop=False,
             half_pixel=True,
             eight_bit=False,
-            bn_eps=network.BN_EPS,
+            bn_eps=1e-5,
             unbiased=False,
             source="songweige/content-debiased-fvd, with its model i3d",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from fasti3d.archives import Archive, ArchiveError, damaged
 from fasti3d.metrics.side import Side
+from fasti3d.parsing import brief, parse_json
+from fasti3d.plain_files import open_regular
 from fasti3d.targets import check_statistics
 from fasti3d.weights.files import write_atomically
 
 # The array that tells such a file from others: in JSON, what the statistics are of.
 KEY = "fasti3d_fvd"
 
-_ARRAYS = ("mean", "scatter")
+_ARRAYS, _FEATURES = ("mean", "scatter"), "features"
+_COUNTS = ("count", "sizes")
+_HEADER = ("preset", "weights", "frames", "kind")
+_RATIO = 8
 
 
 def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> None:
@@ -32,8 +38,8 @@ def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> No
     target = check_statistics(path)
     state = side.state()
     arrays: dict[str, Any] = {name: state[name].numpy() for name in _ARRAYS}
-    if state["features"] is not None:
-        arrays["features"] = state["features"].numpy()
+    if state[_FEATURES] is not None:
+        arrays[_FEATURES] = state[_FEATURES].numpy()
     notes = identity | {"count": state["count"], "sizes": state["sizes"]}
     data = io.BytesIO()
     arrays[KEY] = np.array(json.dumps(notes))
@@ -42,11 +48,15 @@ def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> No
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a file looks like saved statistics."""
+    """Whether a file looks like saved statistics; False for what is no archive.
+
+    Raises:
+        OSError: a file that cannot be read.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{KEY}.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+        with open_regular(path) as file:
+            return f"{KEY}.npy" in Archive(file, ratio=_RATIO).names
+    except ArchiveError:
         return False
 
 
@@ -58,13 +68,29 @@ def read(path: str | PathLike[str]) -> tuple[Side, dict[str, Any]]:
         OSError: a file that cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            notes = json.loads(str(file[KEY]))
-            state = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
-            features = torch.from_numpy(file["features"]) if "features" in file else None
-        side = Side.from_state(
-            state | {"count": notes["count"], "sizes": notes["sizes"], "features": features}
-        )
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        with open_regular(path) as file, damaged("the file"):
+            archive = Archive(file, ratio=_RATIO)
+            arrays = {
+                name: archive.array(f"{name}.npy")
+                for name in (KEY, *_ARRAYS, _FEATURES)
+                if name != _FEATURES or f"{name}.npy" in archive.names
+            }
+            notes = parse_json(str(arrays.pop(KEY)))
+            if any(array.dtype.kind != "f" for array in arrays.values()):
+                raise ArchiveError("it holds no floating-point numbers")
+            state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            side = Side.from_state({_FEATURES: None} | state | {key: notes[key] for key in _COUNTS})
+            header = {key: notes[key] for key in _HEADER}
+            check_header(header)
+    except ArchiveError as error:
         raise ValueError(f"{path} holds no statistics saved by fasti3d, or is damaged: {error}") from error
-    return side, {key: notes.get(key) for key in ("preset", "weights", "frames", "kind")}
+    return side, header
+
+
+def check_header(header: Mapping[str, Any]) -> None:
+    """ValueError for what no statistics are written with."""
+    frames, kind = header["frames"], header["kind"]
+    texts = all(isinstance(header[key], str) for key in ("preset", "weights"))
+    empty = frames is None and kind is None
+    if not texts or not (empty or (type(frames) is int and frames > 0 and kind in ("uint8", "float"))):
+        raise ValueError(f"it is said to be of {brief(dict(header))}")

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from fasti3d.metrics.statistics import Statistics
+from fasti3d.parsing import brief, first_line
+
+_MAX = torch.finfo(torch.float32).max
+_MOST = 1 << 53  # whole numbers that float64 can count
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +64,30 @@ class Side:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Side:
-        """What ``state`` gave, wherever its tensors are now."""
-        here = ("cpu", torch.float64)
-        mean, scatter = (state[name].to(*here) for name in ("mean", "scatter"))
-        features = None if state["features"] is None else state["features"].to(*here)
-        sizes = Counter({(int(h), int(w)): int(count) for h, w, count in state["sizes"]})
-        return cls(Statistics(int(state["count"]), mean, scatter), sizes, features)
+        """What ``state`` gave, wherever its tensors are now.
+
+        Raises:
+            ValueError: numbers that no clips have.
+        """
+        try:
+            count, sizes = state["count"], [tuple(size) for size in state["sizes"]]
+            here = ("cpu", torch.float64)
+            mean, scatter = (state[name].to(*here) for name in ("mean", "scatter"))
+            features = None if state["features"] is None else state["features"].to(*here)
+            whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"it is not what was kept of clips: {first_line(error)}") from error
+        if not whole or any(len(size) != 3 for size in sizes) or sum(n for _, _, n in sizes) != count:
+            raise ValueError(f"it is said to be of {brief(count)} clips, of sizes {brief(sizes)}")
+        width = mean.numel()
+        expected = [(width,), (width, width), (count, width)]
+        tensors = [mean, scatter] if features is None else [mean, scatter, features]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if not width or shapes != expected[: len(shapes)]:
+            raise ValueError(f"its mean, scatter and features have shapes {brief(shapes)} for {count} clips")
+        limits = (_MAX, 4 * _MAX**2 * max(count, 1), _MAX)
+        if not all(bool((x.abs() <= limit).all()) for x, limit in zip(tensors, limits, strict=False)):
+            raise ValueError("it holds NaN, or numbers that no logits in float32 are")
+        if (scatter.diagonal() < 0).any() or not torch.allclose(scatter, scatter.mT):
+            raise ValueError("its scatter must be symmetric, with a diagonal of 0 or more")
+        return cls(Statistics(count, mean, scatter), Counter({(h, w): n for h, w, n in sizes}), features)

@@ -1,14 +1,21 @@
-"""From a path to the clips, or the saved statistics, that it stands for."""
+"""From what a user gives for a side to the clips, or the saved statistics, that it stands for."""
 
 from __future__ import annotations
 
-import zipfile
 from os import PathLike
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fasti3d.metrics import saved
-from fasti3d.metrics.arrays import ArraySource
+from fasti3d.metrics.arrays import ArraySource, TensorSource
+from fasti3d.metrics.limits import check_layout
 from fasti3d.metrics.videos import VideoSource
+
+Given = str | PathLike[str] | NDArray[Any] | Tensor
 
 
 class SavedSource:
@@ -20,24 +27,39 @@ class SavedSource:
         self.path = path
 
 
-Source = VideoSource | ArraySource | SavedSource
+Source = VideoSource | ArraySource | TensorSource | SavedSource
 
 
 def open_source(
-    path: str | PathLike[str], *, layout: str = "NTHWC", fps: float | None = None, strict: bool = False
+    given: Given,
+    *,
+    name: str = "clips",
+    layout: str = "NTHWC",
+    fps: float | None = None,
+    strict: bool = False,
 ) -> Source:
-    """What is at a path: a folder of videos or of folders of images, an array, or saved statistics.
+    """What stands for a side.
 
     Args:
-        path: a folder, an .npy or an .npz file.
+        given: the path of a folder, an .npy or an .npz file, or an array or tensor of clips.
+        name: of the argument, for messages.
         layout: the axes of an array.
         fps, strict: of videos, as for ``fasti3d.video.read_frames``.
 
     Raises:
+        TypeError: neither a path nor an array.
         ValueError: nothing there that gives clips.
         OSError: a file that cannot be read.
     """
-    path = Path(path)
+    check_layout(layout)
+    if isinstance(given, np.ndarray | Tensor):
+        return TensorSource(name, given, layout=layout)
+    if not isinstance(given, str | PathLike):
+        raise TypeError(
+            f"{name} must be a path, or a NumPy array or tensor of clips, got {type(given).__name__}: give "
+            "batches to fasti3d.FrechetVideoDistance one by one"
+        )
+    path = Path(given)
     if path.is_dir():
         return VideoSource(path, fps=fps, strict=strict)
     if not path.exists():
@@ -49,9 +71,4 @@ def open_source(
             f"{path} must be a folder of videos or of folders of images, an .npy or .npz array, or saved "
             "statistics"
         )
-    try:
-        return ArraySource(path, layout=layout)
-    except (ValueError, zipfile.BadZipFile) as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: {error}") from error
+    return ArraySource(path, layout=layout)

@@ -32,19 +32,31 @@ def register(name: str, schema: str, reference: Callable) -> None:
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
 
 
+def has_cuda_kernel(name: str) -> bool:
+    """Whether an operator has a kernel for CUDA devices."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA")
+
+
+def register_shapes(name: str, shapes: Callable) -> None:
+    """Gives a compiled operator without a reference its results for tracing, where it was compiled."""
+    if extension.CORE is not None:
+        torch.library.register_fake(f"fasti3d::{name}", shapes)
+
+
 def register_cuda(name: str, kernel: Callable) -> None:
     """Makes an operator run ``kernel``, written in Python, on GPUs where no CUDA kernel was compiled."""
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA"):
+    if not has_cuda_kernel(name):
         _LIBRARY.impl(name, kernel, "CUDA")
 
 
 def takes_operators(x: Tensor) -> bool:
     """Whether a compiler or an exporter, and nothing else, follows what is computed from ``x``.
 
-    Operators then go into its graph as they are.
+    Operators then go into its graph as they are; not into one for ONNX, which knows none of them.
     """
     return (
         torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
         and type(x) in (Tensor, nn.Parameter, FakeTensor)
         # Not "is None", which compilers take to be false of this.
         and isinstance(torch._C._functorch.peek_interpreter_stack(), NoneType)

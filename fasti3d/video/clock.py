@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-# A step longer than this, in seconds, is taken for a broken clock and not for a still picture.
-MAX_STEP = 60.0
+from fasti3d.limits import MAX_LAST
+
+# A step longer than this, in seconds, is taken for a broken clock and not for a still picture; but where a
+# format's stamps may start anew anywhere, as those of MPEG-TS may, already a shorter one.
+MAX_STEP = 900.0
+MAX_STEP_RESTARTING = 60.0
+
+# Pictures that come ever more slowly are no break: a step may be so many times the longest one before it.
+_SLOWER = 2.0
 
 
 class Clock:
     """Turns each frame's stamp into seconds since the first frame, mending what is broken.
 
-    The rule: a frame without a stamp follows the one before it by that one's duration. A stamp that
-    is not later than the one before, or more than ``MAX_STEP`` later, is a break in the clock: that
-    frame too follows the one before by its duration, and the frames after keep their distance to it.
-    The duration of a frame is the one the file gives, else the step before it, else ``period``.
+    The rule: a frame without a stamp follows the one before it by that one's duration. A stamp that is not
+    later than the one before, or more than ``max_step`` later, is a break in the clock, unless the file is
+    that slow: the longest step before, or its first frame's duration, is at least half of this one. At a
+    break that frame too follows the one before by its duration, and the frames after keep their distance to
+    it. The duration of a frame is the one the file gives, if a step may be as long, else the latest step of
+    up to ``MAX_LAST``, else ``period``.
 
     Args:
         period: seconds from frame to frame where the file says nothing better.
+        max_step: ``MAX_STEP`` or ``MAX_STEP_RESTARTING``, in seconds.
 
     Attributes:
         mended: whether a break has been met so far.
     """
 
-    def __init__(self, period: float) -> None:
+    def __init__(self, period: float, max_step: float = MAX_STEP) -> None:
         self.mended = False
+        self._max_step = max_step
         self._offset: float | None = None  # seconds to add to a stamp
         self._time: float | None = None
         self._duration = period
+        self._longest = 0.0
 
     def __call__(self, stamp: float | None, duration: float) -> tuple[float, float]:
         """The (time, duration) in seconds of the next frame, from its stamp and duration (0 if unknown)."""
         previous = self._time
         expected = 0.0 if previous is None else previous + self._duration
+        if previous is None:
+            self._longest = duration if duration > 0 else self._duration
         if stamp is None:
             time = expected
         elif self._offset is None:
@@ -38,13 +52,19 @@ class Clock:
             time = expected
         else:
             time = stamp + self._offset
-            if previous is not None and not previous < time <= previous + MAX_STEP:
+            assert previous is not None
+            if self._is_plausible(time - previous):
+                self._longest = max(self._longest, time - previous)
+            else:
                 self.mended = True
                 self._offset = expected - stamp
                 time = expected
-        if 0 < duration <= MAX_STEP:
+        if self._is_plausible(duration):
             self._duration = duration
-        elif previous is not None:
+        elif previous is not None and time - previous <= MAX_LAST:
             self._duration = time - previous
         self._time = time
         return time, self._duration
+
+    def _is_plausible(self, step: float) -> bool:
+        return 0 < step <= max(self._max_step, _SLOWER * self._longest)

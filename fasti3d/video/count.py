@@ -5,16 +5,18 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from av.error import FFmpegError
 
-from fasti3d.video.clock import Clock
-from fasti3d.video.decode import frame_rate, opened
-from fasti3d.video.read import check_arguments
+from fasti3d.limits import check_arguments
+from fasti3d.video import webp
+from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, clock, is_animated_webp, opened
+from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
-from fasti3d.video.source import DEFAULT_FPS, file_pictures, folder_pictures, images
+from fasti3d.video.source import file_pictures, folder_pictures, images
 
 # Packets come in order of decoding: no codec shows one later than behind this many others.
 _REORDERED = 32
@@ -42,21 +44,28 @@ def count_frames(path: str | os.PathLike[str], *, fps: float | None = 25.0, deco
     Raises:
         ValueError: an fps that is none.
         VideoError: missing, empty or without video; with ``decode`` also not decodable.
+
+    Warns:
+        VideoWarning: frames are repeated up to a limit, as ``read_frames`` says.
     """
     check_arguments(fps, None, None)
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not decode:
             return len(images(path))
         return sum(1 for _ in folder_pictures(path, fps=fps or DEFAULT_FPS, strict=False))
     shown = file_pictures(path, strict=False) if decode else _moments(path)
-    return sum(1 for _ in sample(shown, fps))
+    return sum(1 for _ in sample(shown, fps, partial(warn, path)))
 
 
 def _moments(path: Path) -> Iterator[_Moment]:
     """The packets of a file in order of presentation, by the clock that ``file_pictures`` keeps."""
     with opened(path) as (container, stream):
-        clock = Clock(1.0 / (frame_rate(stream) or DEFAULT_FPS))
+        ticking = clock(stream)
+        if is_animated_webp(stream, path):
+            for delay in webp.delays(path):
+                yield _Moment(*ticking(None, delay))
+            return
         tick = float(stream.time_base or 0)
         waiting: list[tuple[int, int]] = []
         try:
@@ -65,13 +74,15 @@ def _moments(path: Path) -> Iterator[_Moment]:
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
-                    yield _Moment(*clock(None, duration * tick))
+                    yield _Moment(*ticking(None, duration * tick))
                     continue
                 heapq.heappush(waiting, (packet.pts, duration))
                 if len(waiting) > _REORDERED:
                     pts, duration = heapq.heappop(waiting)
-                    yield _Moment(*clock(pts * tick, duration * tick))
-        except FFmpegError:
-            pass  # the file breaks off: what came before it counts
+                    yield _Moment(*ticking(pts * tick, duration * tick))
+        except (FFmpegError, *PYAV_ERRORS) as error:
+            if is_shortage(error):
+                raise
+            # The file breaks off: what came before it counts.
         for pts, duration in sorted(waiting):
-            yield _Moment(*clock(pts * tick, duration * tick))
+            yield _Moment(*ticking(pts * tick, duration * tick))

@@ -11,27 +11,44 @@ from typing import Literal
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fasti3d.video.errors import VideoError
+from fasti3d.limits import MAX_PIXELS, MAX_SIDE
+from fasti3d.video import webp
+from fasti3d.video.clock import MAX_STEP, MAX_STEP_RESTARTING, Clock
+from fasti3d.video.errors import BreakError, VideoError, blamed, is_shortage
 
 # Only plain files: a playlist posing as a video must not reach the network. And a name is a name:
 # "frame%03d.png" is one file, not a pattern.
 _OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
+# Also while FFmpeg looks for what streams there are, for which it decodes some frames.
+_DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 
 # FFmpeg draws text files as the film of a terminal.
 _TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+# What only names other files, any number of times.
+_PLAYLISTS = frozenset({"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest"})
+# AVFMT_TS_DISCONT: time stamps may start anew in the middle.
+_RESTARTING = 0x200
+
+# Where the file does not say: the rate that the network was trained at.
+DEFAULT_FPS = 25.0
 
 # A file may end this much before the time it announces, in seconds, before it counts as cut off.
 _MISSING = 0.5
 
 
-class BreakError(Exception):
-    """A file ends or breaks before its end; all frames before the break have been given."""
+# What PyAV itself raises over what is broken: of streams that turn up late, for one.
+PYAV_ERRORS = (LookupError, ValueError, ArithmeticError, NotImplementedError)
+
+
+def said(error: Exception) -> str:
+    """What an error says, without the name of a file."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager
@@ -48,8 +65,16 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError(path, f"has no video stream, only {' and '.join(kinds) or 'no stream at all'}")
         if container.format.name in _TEXT_FORMATS:
             raise VideoError(path, "is text, not a video")
+        if not _PLAYLISTS.isdisjoint(container.format.name.split(",")):
+            raise VideoError(path, "is a playlist, not a video: give the videos that it names")
         if stream.codec_context is None:
             raise VideoError(path, "holds video in a codec that this build of FFmpeg cannot decode")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise VideoError(
+                path, f"has frames of {width}x{height}, more than {MAX_SIDE}x{MAX_SIDE} pixels: scale it down"
+            )
+        stream.codec_context.options = _DECODER_OPTIONS
         yield container, stream
 
 
@@ -57,35 +82,49 @@ def _container(path: Path) -> InputContainer:
     try:
         status = path.stat()
     except OSError as error:
-        raise VideoError(path, f"cannot be opened: {error.strerror}") from error
+        raise blamed(path, f"cannot be opened: {error.strerror}", error) from error
+    except ValueError as error:
+        raise VideoError(path, f"cannot be opened: {error}") from error  # a zero byte in the name
     if not stat.S_ISREG(status.st_mode):
         raise VideoError(path, "is not a regular file")
     if status.st_size == 0:
         raise VideoError(path, "is empty (0 bytes)")
     try:
         # With the protocol spelled out, no name ("http:x", "concat:a|b") can mean another one.
-        return av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")
-    except FFmpegError as error:
-        raise VideoError(path, f"is not a video that FFmpeg can read ({error.strerror})") from error
+        return av.open(f"file:{path}", options=_OPTIONS | _DECODER_OPTIONS, metadata_errors="replace")
+    except Exception as error:
+        raise blamed(path, f"is not a video that FFmpeg can read ({said(error)})", error) from error
+
+
+def is_animated_webp(stream: VideoStream, path: Path) -> bool:
+    """Whether a stream's file is an animated WebP, and this build of FFmpeg reads only still ones."""
+    return stream.container.format.name == "webp_pipe" and webp.is_animated(path)
 
 
 def frame_rate(stream: VideoStream) -> float | None:
-    """Frames a second as the file declares them."""
+    """Frames per second as the file declares them."""
     rate = stream.average_rate or stream.guessed_rate
-    return float(rate) if rate else None
+    return float(rate) if rate and rate > 0 else None
+
+
+def clock(stream: VideoStream) -> Clock:
+    """What turns the stream's stamps into seconds."""
+    restarting = stream.container.format.flags & _RESTARTING
+    return Clock(1.0 / (frame_rate(stream) or DEFAULT_FPS), MAX_STEP_RESTARTING if restarting else MAX_STEP)
 
 
 def pixel_aspect(stream: VideoStream) -> float:
     """Width of a pixel over its height; 1 where the file does not say."""
-    return float(stream.sample_aspect_ratio or 1)
+    aspect = stream.sample_aspect_ratio
+    return float(aspect) if aspect and aspect > 0 else 1.0
 
 
 def duration(stream: VideoStream) -> float | None:
     """Seconds of video as the file declares them."""
-    if stream.duration and stream.time_base:
+    if stream.duration and stream.duration > 0 and stream.time_base:
         return float(stream.duration * stream.time_base)
     container = stream.container
-    if isinstance(container, InputContainer) and container.duration:
+    if isinstance(container, InputContainer) and container.duration and container.duration > 0:
         return container.duration / av.time_base
     return None
 
@@ -106,7 +145,9 @@ def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
             for frame in _decode(path, "AUTO"):
                 yield frame
                 given += 1
-        except FFmpegError:
+        except (FFmpegError, *PYAV_ERRORS) as error:
+            if is_shortage(error):
+                raise
             # Threads that decode ahead report an error late, by as many frames as there are cores.
             # One thread gives the same frames on every machine: all those before the break.
             for frame in islice(_decode(path, "NONE"), given, None):
@@ -122,6 +163,10 @@ def decoded(path: Path) -> Generator[tuple[VideoFrame, VideoStream]]:
 
 def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[VideoFrame, VideoStream]]:
     with opened(path) as (container, stream):
+        if is_animated_webp(stream, path):
+            for frame in webp.frames(path):
+                yield frame, stream
+            return
         stream.thread_type = threads
         packet: Packet | None = None
         extent = _Extent()
@@ -133,12 +178,17 @@ def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[Vide
                 for frame in stream.codec_context.decode(packet):
                     frame.time_base = stream.time_base
                     yield frame, stream
-        except FFmpegError as error:
+        except (FFmpegError, *PYAV_ERRORS) as error:
             if threads == "AUTO":
+                raise
+            if is_shortage(error):
                 raise
             for frame in _held_back(stream, packet):
                 yield frame, stream
-            raise BreakError(f"breaks off: {error.strerror}") from error
+            hint = ""
+            if isinstance(error, ArgumentError):  # what FFmpeg says of sizes, and of other things
+                hint = f" (frames of more than {MAX_SIDE}x{MAX_SIDE} pixels are not decoded)"
+            raise BreakError(f"breaks off: {said(error)}{hint}") from error
         missing = extent.missing(container, stream)
         if missing is not None:
             raise BreakError(missing)
@@ -148,7 +198,9 @@ def _held_back(stream: VideoStream, broken: Packet | None) -> list[VideoFrame]:
     """The frames that the decoder still holds for reordering and that are shown before the broken packet."""
     try:
         frames = stream.codec_context.decode(None)
-    except FFmpegError:
+    except (FFmpegError, *PYAV_ERRORS) as error:
+        if is_shortage(error):
+            raise
         return []
     if broken is not None and broken.pts is not None:
         frames = [frame for frame in frames if frame.pts is None or frame.pts < broken.pts]

@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+import numpy as np
+from av.error import FFmpegError
+
+from fasti3d.naming import quoted
+from fasti3d.resources import is_resource_error
+
+# More than FFmpeg has reason to ask for at once: the largest frame at 8 bytes per pixel is half of it.
+_LARGEST_DEMAND = 1 << 30
+
 
 class VideoError(Exception):
     """A file or folder that gives no frames, or too few, or in strict mode not all of them.
@@ -24,11 +33,44 @@ class VideoError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{quoted(self.path)}: {self.reason}"
+
+
+class BreakError(Exception):
+    """A file ends or breaks before its end; all frames before the break have been given."""
 
 
 class VideoWarning(UserWarning):
-    """Frames were given, but the file is damaged: it breaks off, or its clock goes wrong."""
+    """Frames were given, but the file breaks off, its clock goes wrong, or it reaches a limit."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether the machine ran short of something, which is not a video's fault.
+
+    FFmpeg also has no memory for the absurd sizes that broken files declare; then there is memory enough.
+    """
+    if isinstance(error, FFmpegError) and isinstance(error, MemoryError):
+        return not _has_memory()
+    return is_resource_error(error)
+
+
+def _has_memory() -> bool:
+    try:
+        np.empty(_LARGEST_DEMAND, np.uint8)  # which takes no memory before it is written to
+    except MemoryError:
+        return False
+    return True
+
+
+def blamed(path: str | os.PathLike[str], reason: str, error: Exception) -> VideoError:
+    """The VideoError that ``error`` means for a video, to be raised from it.
+
+    Raises:
+        Exception: ``error`` itself, where memory, descriptors or disk ran out: that is not the video's fault.
+    """
+    if is_shortage(error):
+        raise error
+    return VideoError(path, reason)
 
 
 _collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
@@ -38,7 +80,7 @@ def warn(path: Path, message: str) -> None:
     """A VideoWarning about ``path``, or its text in the list of ``collected_warnings``."""
     texts = _collected.get()
     if texts is None:
-        warnings.warn(f"{path}: {message}", VideoWarning, stacklevel=2)
+        warnings.warn(f"{quoted(path)}: {message}", VideoWarning, stacklevel=2)
     else:
         texts.append(message)
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fasti3d.naming import quoted
+from fasti3d.resources import is_resource_error
 from fasti3d.video.source import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (
@@ -42,4 +44,6 @@ def find_videos(folder: Path) -> Iterator[Path]:
 
 
 def _raise(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+    if is_resource_error(error):
+        raise error
+    raise ValueError(f"{quoted(error.filename)} cannot be read: {error.strerror}") from None

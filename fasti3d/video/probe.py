@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasti3d.video.decode import decoded, duration, frame_rate
+from fasti3d.video import webp
+from fasti3d.video.decode import decoded, duration, frame_rate, is_animated_webp
 from fasti3d.video.orientation import orientation
 from fasti3d.video.source import images
 
@@ -43,9 +44,15 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: missing, empty, without video, or its first frame cannot be decoded.
     """
     path = Path(path)
-    files = images(path) if path.is_dir() else None
+    files = images(path) if os.path.isdir(path) else None
     with closing(decoded(files[0] if files else path)) as frames:
         frame, stream = next(frames)
+        if files is None and is_animated_webp(stream, path):
+            seconds = list(webp.delays(path))
+            length = sum(seconds)
+            return VideoInfo(
+                path, frame.width, frame.height, len(seconds) / length, length, len(seconds), "webp", 0
+            )
         turn = orientation(frame)
         width, height = turn.size(frame.width, frame.height)
         return VideoInfo(

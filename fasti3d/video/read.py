@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from av.error import FFmpegError
 from torch import Tensor
 
+from fasti3d.limits import check_arguments
+from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, said
 from fasti3d.video.deinterlace import deinterlaced
-from fasti3d.video.errors import VideoError
+from fasti3d.video.errors import VideoError, blamed, warn
 from fasti3d.video.picture import Picture
 from fasti3d.video.sample import sample
-from fasti3d.video.source import DEFAULT_FPS, file_pictures, folder_pictures
-from fasti3d.video.transform import TooSmallError, Transform
+from fasti3d.video.source import file_pictures, folder_pictures
+from fasti3d.video.transform import SizeError, Transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +58,21 @@ def read_frames(
             pattern or an address.
         fps: frames a second of the result. At each of the times 0, 1/fps, 2/fps, … the frame that is
             shown then is taken: the last one that starts no later (to a millisecond). A video of a
-            lower rate gets frames repeated, as by FFmpeg's fps filter. None gives every frame once.
-            The images of a folder are taken one to one, as if already at this rate (25 for None).
+            lower rate gets frames repeated, as by FFmpeg's fps filter, within limits: one frame at most
+            20,000 times (13 minutes at 25), all together as often and 100 times more per frame of the
+            file, and the last one for at most a minute. Time beyond that is left out, with a
+            VideoWarning per file. None gives every frame once. The images of a folder are taken one to
+            one, as if already at this rate (25 for None). 1e-6 to 1e6.
         resize: the short side in pixels after bilinear scaling (swscale's, which averages when it
-            shrinks); smaller videos are enlarged, non-square pixels made square. None keeps the
-            stored size.
-        crop: the side in pixels of the square cut from the centre; None keeps the whole frame.
+            shrinks), 1 to 8,192; smaller videos are enlarged, non-square pixels made square. None keeps
+            the stored size.
+        crop: the side in pixels of the square cut from the centre, 1 to 8,192; None keeps the whole frame.
         strict: a file that breaks in the middle, or ends well before the length that it announces
             (GIF and MPEG-TS announce none), gives the frames before the break and a VideoWarning;
             with strict=True a VideoError in the warning's place. Time stamps that go back, or jump by
-            more than a minute, are mended with a VideoWarning: the frame follows the one before it.
+            more than 15 minutes (in MPEG-TS and FLV, whose stamps may start anew, by more than one) in a
+            file that is not as slow throughout, are mended with a VideoWarning: the frame follows the one
+            before it.
 
     Yields:
         Frame, in order.
@@ -73,31 +80,22 @@ def read_frames(
     Raises:
         ValueError: an argument out of range, at the call.
         VideoError: missing, empty, without video, not decodable, smaller than ``crop`` where
-            ``resize`` is None; when the first frame is asked for.
+            ``resize`` is None; frames of more than 2**26 pixels (8192x8192), stored or scaled, or to be
+            scaled and more than 32 times as long as wide; when the first frame is asked for.
+        MemoryError, OSError: memory or descriptors ran out.
     """
     check_arguments(fps, resize, crop)
     return _read_frames(Path(path), fps, Transform(resize, crop), strict)
 
 
-def check_arguments(fps: float | None, resize: int | None, crop: int | None) -> None:
-    """ValueError for what ``read_frames`` cannot do."""
-    if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps must be a positive number, or None for the video's own rate, got {fps}")
-    for name, value in (("resize", resize), ("crop", crop)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1 pixel, or None, got {value}")
-    if resize is not None and crop is not None and crop > resize:
-        raise ValueError(f"crop must be at most resize={resize}, got {crop}")
-
-
 def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bool) -> Iterator[Frame]:
     pictures: Iterator[Picture]
-    if path.is_dir():
+    if os.path.isdir(path):
         pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)
         samples = sample(pictures, None)
     else:
         pictures = deinterlaced(file_pictures(path, strict=strict))
-        samples = sample(pictures, fps)
+        samples = sample(pictures, fps, partial(warn, path))
     latest: tuple[Picture, Tensor] | None = None
     try:
         for index, time, picture in samples:
@@ -107,7 +105,7 @@ def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bo
                 image = transform(picture.frame, picture.pixel_aspect)
             latest = (picture, image)
             yield Frame(index, time, image)
-    except FFmpegError as error:
-        raise VideoError(path, f"cannot be converted to RGB: {error.strerror}") from error
-    except TooSmallError as error:
+    except (FFmpegError, *PYAV_ERRORS) as error:
+        raise blamed(path, f"cannot be converted to RGB: {said(error)}", error) from error
+    except SizeError as error:
         raise VideoError(path, str(error)) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
+
+from fasti3d.limits import MAX_LAST, MAX_REPEATS, REPEATS_PER_PICTURE
 
 # Containers round stamps (Matroska and FLV to a millisecond): a picture that starts this much later
 # than it is wanted, in seconds, is the one being shown.
@@ -23,30 +25,61 @@ class Shown(Protocol):
 P = TypeVar("P", bound=Shown)
 
 
-def sample(pictures: Iterable[P], fps: float | None) -> Iterator[tuple[int, float, P]]:
+def sample(
+    pictures: Iterable[P], fps: float | None, limited: Callable[[str], object] = lambda said: None
+) -> Iterator[tuple[int, float, P]]:
     """(index, time, picture): the picture shown at each of 0, 1/fps, 2/fps, … seconds after the first.
 
     Shown at time t is the last picture that starts no later than t + ``TOLERANCE`` (at most a quarter
     of 1/fps), and the sequence ends where the last picture's duration does. So a video of a lower rate
     has pictures repeated, one of a higher rate has some left out, and a gap repeats the one before it.
 
+    A few bytes can say that a picture stays for years. So one picture is repeated at most ``MAX_REPEATS``
+    times; all together are repeated at most as often, and ``REPEATS_PER_PICTURE`` times more per picture; and
+    the last one stays at most ``MAX_LAST`` seconds. Time beyond is left out, and the next picture follows on.
+
     ``fps=None`` gives every picture once, at its own time.
+
+    Args:
+        pictures: in order, each later than the one before.
+        fps: frames per second.
+        limited: called with what is left out, in words, the first time that something is.
     """
     if fps is None:
         for index, picture in enumerate(pictures):
             yield index, picture.time, picture
         return
     tolerance = min(TOLERANCE, 0.25 / fps)
-    index = 0
+    index, room, left_out, told = 0, MAX_REPEATS, 0.0, False
+    latest: P | None = None
+    for latest, end, is_last in _with_ends(pictures):
+        stop = min(end, latest.time + MAX_LAST) if is_last else end
+        room += REPEATS_PER_PICTURE
+        first, most = index, index + min(room, MAX_REPEATS)
+        while index <= most and index / fps + tolerance < stop - left_out:
+            yield index, index / fps, latest
+            index += 1
+        room -= max(index - first - 1, 0)
+        is_cut = index / fps + tolerance < stop - left_out
+        if is_cut:
+            left_out = stop - index / fps
+        if (is_cut or stop < end) and not told:
+            told = True
+            limited(
+                f"a picture stays for {end - latest.time:g} s, from {first / fps:.2f} s on, which is cut to "
+                f"{(index - first) / fps:g} s, the limit on repeats at this rate; the frames follow on, here "
+                "and wherever that happens again"
+            )
+    if index == 0 and latest is not None:
+        yield 0, 0.0, latest
+
+
+def _with_ends(pictures: Iterable[P]) -> Iterator[tuple[P, float, bool]]:
+    """Each picture, until when it is shown, and whether it is the last one."""
     shown: P | None = None
     for picture in pictures:
-        while shown is not None and index / fps + tolerance < picture.time:
-            yield index, index / fps, shown
-            index += 1
+        if shown is not None:
+            yield shown, picture.time, False
         shown = picture
-    if shown is None:
-        return
-    end = shown.time + shown.duration
-    while index == 0 or index / fps + tolerance < end:
-        yield index, index / fps, shown
-        index += 1
+    if shown is not None:
+        yield shown, shown.time + shown.duration, True

@@ -7,16 +7,14 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from fasti3d.naming import quoted
 from fasti3d.video.clock import Clock
-from fasti3d.video.decode import BreakError, decoded, frame_rate, pixel_aspect
-from fasti3d.video.errors import VideoError, warn
+from fasti3d.video.decode import clock, decoded, pixel_aspect
+from fasti3d.video.errors import BreakError, VideoError, blamed, warn
 from fasti3d.video.orientation import shown_size
 from fasti3d.video.picture import Picture
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-
-# Where the file does not say: the rate that the network was trained at.
-DEFAULT_FPS = 25.0
 
 
 def images(folder: Path) -> list[Path]:
@@ -28,7 +26,7 @@ def images(folder: Path) -> list[Path]:
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     except OSError as error:
-        raise VideoError(folder, f"cannot be read: {error.strerror}") from error
+        raise blamed(folder, f"cannot be read: {error.strerror}", error) from error
     # Hidden files are other programs' notes about the images.
     files = [p for p in files if not p.name.startswith(".")]
     if not files:
@@ -52,15 +50,15 @@ def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
     Raises:
         VideoError: nothing can be decoded.
     """
-    clock: Clock | None = None
+    ticking: Clock | None = None
     try:
         for frame, stream in decoded(path):
-            if clock is None:
-                clock = Clock(1.0 / (frame_rate(stream) or DEFAULT_FPS))
-            mended = clock.mended
+            if ticking is None:
+                ticking = clock(stream)
+            mended = ticking.mended
             tick = float(frame.time_base or 0)
-            time, duration = clock(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
-            if clock.mended and not mended:
+            time, duration = ticking(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
+            if ticking.mended and not mended:
                 warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
             yield Picture(frame, time, duration, pixel_aspect(stream))
     except BreakError as error:
@@ -83,9 +81,8 @@ def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Pictu
         except VideoError as error:
             if strict or first is None:
                 raise
-            warn(
-                folder, f"breaks off before {path.name}, which {error.reason}; the images before it are given"
-            )
+            name = quoted(path.name)
+            warn(folder, f"breaks off before {name}, which {error.reason}; the images before it are given")
             return
         size = shown_size(picture.frame)
         if first is None:
@@ -93,7 +90,7 @@ def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Pictu
         if size != first[1]:
             raise VideoError(
                 folder,
-                f"holds images of different size: {first[0]} is {first[1][0]}x{first[1][1]}, "
-                f"{path.name} is {size[0]}x{size[1]}",
+                f"holds images of different size: {quoted(first[0])} is {first[1][0]}x{first[1][1]}, "
+                f"{quoted(path.name)} is {size[0]}x{size[1]}",
             )
         yield picture._replace(time=index / fps, duration=1 / fps)

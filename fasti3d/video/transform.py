@@ -11,11 +11,12 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from torch import Tensor
 
 from fasti3d.inputs import as_floats
+from fasti3d.limits import MAX_PIXELS, MAX_PROPORTION, MAX_SIDE
 from fasti3d.video.orientation import Orientation, orientation
 
 # swscale's flags SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT, which not every PyAV names. Without them
 # white comes out as 253, and two pixels share one colour.
-_INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
+INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
 
 
 def scaled_size(width: int, height: int, pixel_aspect: float, resize: int | None) -> tuple[int, int]:
@@ -31,8 +32,17 @@ def scaled_size(width: int, height: int, pixel_aspect: float, resize: int | None
     return int(wide * scale + Fraction(1, 2)), int(high * scale + Fraction(1, 2))
 
 
-class TooSmallError(Exception):
-    """A frame that is not scaled and smaller than the crop."""
+class SizeError(Exception):
+    """Frames too small for the crop, or too large or too long and thin to be scaled."""
+
+
+def _check_scaled(size: tuple[int, int], frame: VideoFrame) -> None:
+    short, long = sorted(size)
+    if long > MAX_PROPORTION * short or short * long > MAX_PIXELS:
+        raise SizeError(
+            f"is {frame.width}x{frame.height}, and scaled {size[0]}x{size[1]}: at most {MAX_SIDE}x{MAX_SIDE} "
+            f"pixels, and {MAX_PROPORTION} to 1, can be scaled to; use a smaller resize, or none"
+        )
 
 
 class Transform:
@@ -58,16 +68,18 @@ class Transform:
         """A new uint8 tensor (H, W, 3).
 
         Raises:
-            TooSmallError: the frame is smaller than the crop.
+            SizeError: the frame is smaller than the crop, or scaled beyond the limits.
         """
         if self._turn is None or frame.rotation != self._rotation:
             self._turn, self._rotation = orientation(frame), frame.rotation
         turn = self._turn
         if self._size is None:
             stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
+            if self._resize is not None:
+                _check_scaled(stored, frame)
             self._size = turn.size(*stored)
             if self._crop is not None and min(self._size) < self._crop:
-                raise TooSmallError(
+                raise SizeError(
                     f"is {self._size[0]}x{self._size[1]}, smaller than crop={self._crop}: "
                     "give a resize of at least the crop"
                 )
@@ -84,7 +96,7 @@ class Transform:
             width,
             height,
             "rgb24",
-            interpolation=_INTERPOLATION,
+            interpolation=INTERPOLATION,
             dst_color_range=ColorRange.JPEG,
         )
         return rgb.to_ndarray()
@@ -96,11 +108,12 @@ def _opaque(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
     if not (layout.has_palette or any(component.is_alpha for component in layout.components)):
         return frame
     rgba = reformatter.reformat(
-        frame, format="rgba", interpolation=_INTERPOLATION, dst_color_range=ColorRange.JPEG
+        frame, format="rgba", interpolation=INTERPOLATION, dst_color_range=ColorRange.JPEG
     ).to_ndarray()
-    colour, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
-    blended = ((colour * alpha + 127) // 255).astype(np.uint8)
-    return VideoFrame.from_ndarray(blended, format="rgb24")
+    blended = rgba[..., :3] * rgba[..., 3:].astype(np.uint16)
+    blended += 127
+    blended //= 255
+    return VideoFrame.from_ndarray(blended.astype(np.uint8), format="rgb24")
 
 
 def to_clip(frames: Tensor) -> Tensor:

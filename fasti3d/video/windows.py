@@ -12,9 +12,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fasti3d.limits import check_arguments
 from fasti3d.network import MIN_FRAMES
 from fasti3d.video.errors import VideoError
-from fasti3d.video.read import Frame, check_arguments, read_frames
+from fasti3d.video.read import Frame, read_frames
 
 Short = Literal["loop", "pad", "error"]
 

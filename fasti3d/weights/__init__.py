@@ -8,23 +8,26 @@ from fasti3d.home import cache_dir
 from fasti3d.lazy import lazily
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
+from fasti3d.weights.paths import Spec
 from fasti3d.weights.published import Entry, registry
 
 if TYPE_CHECKING:
     from fasti3d.weights.cache import get, verify
     from fasti3d.weights.checkpoint import Checkpoint, load_into
-    from fasti3d.weights.loading import convert, load
+    from fasti3d.weights.loading import convert, load, load_partial
 
 __all__ = [
     "KINETICS_400_LABELS",
     "Checkpoint",
     "Entry",
+    "Spec",
     "WeightsError",
     "cache_dir",
     "convert",
     "get",
     "load",
     "load_into",
+    "load_partial",
     "registry",
     "verify",
 ]
@@ -38,6 +41,7 @@ __getattr__, __dir__ = lazily(
         "get": "fasti3d.weights.cache",
         "load": "fasti3d.weights.loading",
         "load_into": "fasti3d.weights.checkpoint",
+        "load_partial": "fasti3d.weights.loading",
         "verify": "fasti3d.weights.cache",
     },
 )

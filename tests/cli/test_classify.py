@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -21,8 +22,10 @@ from waiting import PATIENCE
 import fasti3d
 from fasti3d.classification import classify, load_model
 from fasti3d.cli import app
+from fasti3d.cli.classify import _targets
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
+from fasti3d.weights.files import write_atomically
 
 
 def test_json_is_the_library_s_result_and_errors_have_their_lines(
@@ -214,3 +217,17 @@ def test_an_interrupt_ends_quietly(clips: dict[str, Path], random_weights: Path)
         assert process.stdout.read() == ""
         assert process.wait(timeout=PATIENCE) == 130
         assert "Traceback" not in process.stderr.read()
+
+
+def test_odd_names_have_pictures_of_their_own(tmp_path: Path) -> None:
+    names = ["..mp4", "...mp4", "a.mp4", "A.mp4", "new\nline.mp4", "x" * 251 + ".mp4"]
+    targets = _targets(tmp_path / "t-{stem}.png", [tmp_path / name for name in names])
+    found = [target.name for target in targets if target is not None]
+    assert found[:5] == ["t-..mp4.png", "t-...mp4.png", "t-a.png", "t-A.png", "t-new\nline.png"]
+    assert found[5].startswith("t-" + "x" * 200)
+    for target in targets:
+        assert target is not None
+        write_atomically(target, b"")
+        assert target.parent == tmp_path
+    with pytest.raises(typer.BadParameter, match="more than once"):
+        _targets(tmp_path / "t-{stem}.png", [tmp_path / "a.mp4", tmp_path / "a.mkv"])

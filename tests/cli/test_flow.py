@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+import torch
 from killing import killed_everywhere
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
@@ -397,6 +398,10 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
         (["-o", "{tmp}/x", "--format", "kitti", "--viz"], "--viz"),
         (["-o", "{tmp}/x.npz", "--viz"], "for a folder"),
         (["-o", "{tmp}/x.mp4", "--format", "kitti"], "for a folder"),
+        (["-o", "{tmp}/" + 300 * "x"], "File name too long"),
+        (["-o", "{tmp}/" + 246 * "x" + ".npz"], "File name too long"),
+        (["-o", "{tmp}/x", "--resize", "1000000"], "up to 8192"),
+        (["-o", "{tmp}/x", "--fps", "1e9"], "to 1e+06"),
     ],
 )
 def test_wrong_usage_says_what_is_wrong(video: Path, tmp_path: Path, options: list[str], said: str) -> None:
@@ -417,6 +422,24 @@ def test_several_videos_need_a_folder_and_names_of_their_own(video: Path, tmp_pa
     assert done.code == 2
     assert "different names" in done.err
     assert os.listdir(tmp_path) == []
+
+
+def test_odd_names_have_folders_of_their_own(tmp_path: Path) -> None:
+    names = ["..mp4", "...mp4", "a.mp4", "A.mp4", "a..mp4", "flow.json.mp4", "new\nline.mp4", "\udcff.mp4"]
+    (tmp_path / "in").mkdir()
+    data = write_video(tmp_path / "v.mkv", 2).read_bytes()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(data)
+    (tmp_path / "in" / "bad\nerror: forged.mp4").write_bytes(b"junk")
+    done = call(*(tmp_path / "in").iterdir(), "-o", tmp_path / "out")
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert len(done.out.splitlines()) == len(names)
+    folders = ["..mp4", "...mp4", "a", "A", "a.", "flow.json", "new\nline", "\udcff"]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(folders)
+    for folder in folders:
+        assert sorted(os.listdir(tmp_path / "out" / folder)) == ["flow.json", "flow_000000.flo"]
+    assert sorted(os.listdir(tmp_path)) == ["in", "out", "v.mkv"]
 
 
 def test_a_video_is_never_replaced_by_its_flow(video: Path, tmp_path: Path) -> None:
@@ -441,3 +464,22 @@ def test_frames_too_small_for_flow_are_named(tmp_path: Path) -> None:
     assert done.code == 1
     assert "is 40x2, too small for flow" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_that_the_video_s_clock_or_codec_cannot_take(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = write_video(tmp_path / "fast.mkv", 3)
+    monkeypatch.setattr("fasti3d.video.sample.MAX_REPEATS", 2)
+    monkeypatch.setattr("fasti3d.video.sample.REPEATS_PER_PICTURE", 0)
+    assert call(fast, "-o", tmp_path / "a.mp4", "--fps", "1e6").code == 0
+    shown, times = pictures(tmp_path / "a.mp4")
+    assert len(shown) == 4
+    assert times == sorted(set(times))
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    wide = [torch.zeros(2, 24, 8200)] * 2
+    monkeypatch.setattr("fasti3d.flow.export.run.tvl1_video", lambda *_, **__: iter(wide))
+    done = call(video, "-o", tmp_path / "b.mp4")
+    assert done.code == 1
+    assert "b.mp4: FFmpeg cannot encode these frames" in done.err
+    assert len(done.err.splitlines()) == 1

@@ -141,3 +141,31 @@ def test_an_unknown_name_is_wrong_usage(verb: str) -> None:
     code, _, err = invoke("weights", verb, "kinetics-rgb")
     assert code == 2
     assert "kinetics400-rgb" in err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "verb", "said"),
+    [
+        ("FASTI3D_HOME", "~nosuchuser", ["doctor"], "must be a folder of an existing user"),
+        ("FASTI3D_HOME", "~nosuchuser", ["weights", "verify"], "must be a folder of an existing user"),
+        ("FASTI3D_ISA", "foo", ["doctor"], "must be 'baseline'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(variable: str, value: str, verb: list[str], said: str) -> None:
+    code = f"import sys; from fasti3d.cli import main; sys.argv[1:] = {verb!r}; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {variable: value}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: the environment variable {variable} {said}")
+    assert line.endswith(f"got {value!r}: set it anew, or unset it")
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x.pt", "x" * 5000, "a/" * 3000])
+def test_weights_that_cannot_be_are_wrong_usage(path: str) -> None:
+    for verb in (["classify", "video.mp4"], ["fvd", "a", "b"]):
+        code, _, err = invoke(*verb, "--weights", path)
+        assert code == 2
+        assert "is neither a file nor a name" in err
+        assert "Traceback" not in err

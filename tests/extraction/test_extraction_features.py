@@ -255,7 +255,7 @@ def test_one_video_s_work_can_be_sent_elsewhere(wide: Path, tmp_path: Path) -> N
         ({"stack": 8}, "stack must be at least 9 frames, the shortest clip of the network, got 8"),
         ({"stack": 9, "streams": "flow"}, "stack must be at least 10 frames with flow"),
         ({"step": 0}, "step must be at least 1 frame, got 0"),
-        ({"fps": 0.0}, "fps must be above 0"),
+        ({"fps": 0.0}, "fps must be a positive number"),
         ({"crops": 3}, "crops must be 1, 5 or 10, got 3"),
         ({"streams": "depth"}, "streams must be one of rgb, flow, both, got 'depth'"),
         ({"features": "Mixed_6a"}, "features must be one of pooled, map, Conv3d_1a_7x7"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -129,19 +130,21 @@ def test_bad_files_are_reported_and_tried_again_when_asked(
     assert not (out / "errors.jsonl").exists()
 
 
-def test_a_name_too_long_for_its_outputs_fails_alone(videos: Path, tmp_path: Path) -> None:
+def test_a_name_too_long_for_its_outputs_is_cut_and_told_from_others(videos: Path, tmp_path: Path) -> None:
     source = copy(videos, tmp_path / "in", "a.mkv")
     longest = os.pathconf(tmp_path, "PC_NAME_MAX") - len("._rgb.npy.tmp")
-    for length in (longest, longest + 1, longest + 9):
-        (source / f"{'x' * length}.mkv").write_bytes((source / "a.mkv").read_bytes())
-    for done in (2, 0):
-        result = extract(source, tmp_path / "out")
-        assert (result.done, [len(failure.video) for failure in result.failed]) == (
-            done,
-            [longest + 1, longest + 9],
-        )
-        assert result.failed[0].reason.startswith("has a name too long for those of its outputs")
-    assert extract(source, tmp_path / "npz", format="npz").done == 3
+    names = ["a", "x" * longest, "x" * (longest + 1), "é" * ((longest + 8) // 2), "x" * (longest + 9)]
+    for name in names[1:]:
+        (source / f"{name}.mkv").write_bytes((source / "a.mkv").read_bytes())
+    out = tmp_path / "out"
+    for done, there in ((5, 0), (0, 5)):
+        result = extract(source, out)
+        assert (result.done, result.there, result.failed) == (done, there, ())
+    made = {json.loads(path.read_bytes())["made"]["source"]["file"]: path.stem for path in out.glob("*.json")}
+    assert sorted(made) == sorted(f"{name}.mkv" for name in names)
+    assert all(made[f"{name}.mkv"] == name for name in names[:2])
+    assert all(made[f"{name}.mkv"].startswith(name[:90]) for name in names)
+    assert len(list(out.iterdir())) == 10
 
 
 def test_a_file_in_the_way_of_a_folder_is_told(videos: Path, tmp_path: Path) -> None:
@@ -417,7 +420,5 @@ def test_a_job_of_200_videos(tmp_path: Path) -> None:
     assert (done.videos, done.done, done.there, len(done.failed)) == (200, 195 - finished, finished, 5)
     assert model.passes == 2 * (195 - finished)
     assert len(errors(out)) == 5
-    assert not [path for path in out.rglob(".*") if not path.name.endswith(".lock")]
-    locks = {path.name for path in out.rglob(".*.lock")} - {".errors.jsonl.lock"}
-    assert locks == {f".{i}.lock" for i in range(0, 200, 40)}
+    assert not list(out.rglob(".*"))
     assert all(record(path)["frames"] == 12 for path in out.rglob("*.json"))

@@ -87,6 +87,22 @@ def extract(source: Path, out: Path, **options: Any) -> fasti3d.Extraction:
 
 
 @pytest.mark.usefixtures("cluster")
+class Short(Shown):
+    """Finds no memory for a clip that is not black."""
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        if x.mean() > -0.9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().extract_features(x)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_lack_of_memory_in_a_worker_ends_the_job_and_blames_no_video(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        fasti3d.extract(videos / "0" / "0.mkv", tmp_path, model=Short(), stack=10, ray="local")
+    assert os.listdir(tmp_path) == []
+
+
 def test_two_workers_give_the_bytes_of_one_machine(
     videos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

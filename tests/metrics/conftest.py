@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from clip_making import Colours
+from i3d_making import make_i3d
 
-import fasti3d
 from fasti3d.metrics import metric
 
 
@@ -20,8 +20,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of 5 classes."""
+    """A checkpoint of 5 classes, whose maps keep their size as those of a trained network do."""
     path = tmp_path_factory.mktemp("weights") / "rgb.pt"
-    torch.manual_seed(0)
-    torch.save(fasti3d.I3D(5).state_dict(), path)
+    torch.save(make_i3d(5).state_dict(), path)
     return path

@@ -22,6 +22,7 @@ from fasti3d.ops.i3d_head import reference as head_reference
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
 from fasti3d.plan import Plan
+from fasti3d.proof.guard import collected
 
 Triple = tuple[int, int, int]
 
@@ -92,6 +93,23 @@ def test_every_endpoint(form: str, model: I3D, seen: list[str]) -> None:
         assert_close("i3d_half", actual[name], expected[name])
     assert set(seen) == {"pointer", form, "pooled"}
     assert 0 < seen.count("pooled") < 9  # where it pays
+
+
+def test_without_its_kernels_pytorch_s_own_give_the_same(form: str, model: I3D) -> None:
+    """All that would be proved first, of a network none of whose kernels is right."""
+    x = random_clip(2, 3, 16, 32, 32)
+    names = ["Conv3d_1a_7x7", "Mixed_4b", "Logits"]
+    with torch.no_grad(), collected() as found:
+        expected = reference.I3D.forward_endpoints(model, x, names)
+        actual = Plan(model, torch.float16).run(x.half(), set(names), torch.float16)
+    for name in names:
+        assert_close("i3d_half", actual[name], expected[name])
+    assert {its.operator for its in found.values()} == {
+        "conv3d",
+        "conv3d_split",
+        "max_pool3d",
+        "pooled_conv3d",
+    }
 
 
 def test_bytes_go_to_the_stem(form: str, model: I3D, monkeypatch: pytest.MonkeyPatch) -> None:

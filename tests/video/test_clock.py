@@ -50,6 +50,11 @@ def test_a_long_still_picture_is_no_break() -> None:
     assert not clock.mended
 
 
+def test_a_long_rest_says_nothing_of_how_long_frames_last() -> None:
+    clock = Clock(0.04)
+    assert [clock(s, 0.0) for s in (0.0, 0.1, 600.1)] == [(0.0, 0.04), (0.1, 0.1), (600.1, 0.1)]
+
+
 def test_duration_is_the_files_own_else_the_last_step_else_the_period() -> None:
     clock = Clock(0.2)
     assert [clock(s, d)[1] for s, d in ((0.0, 0.0), (0.5, 0.0), (0.75, 0.1), (1.0, 1e9))] == [

@@ -65,7 +65,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
                 return
             body = state.content[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if state.length != "":
+                self.send_header("Content-Length", state.length or str(len(body)))
             self.end_headers()
             self.wfile.write(body[: state.sends])
 

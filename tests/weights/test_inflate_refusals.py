@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Any], list[str]]] = {
     "DeepMind's I3D": (lambda _: to_deepmind(dict(blank().state_dict())), ["an I3D already"]),
     "nothing": (lambda _: {}, ["0 tensors"]),
     "two networks": (
-        lambda t: {"model": t, "ema": t},
+        lambda t: {"model": t, "ema": dict(t)},
         ["more than one 2-D Inception-v1, at 'model.' and 'ema.'"],
     ),
     "one unit missing": (
@@ -166,6 +166,14 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Any], list[str]]] = {
     "no plain tensor": (
         lambda t: to_slim(t) | {"InceptionV1/Conv2d_1a_7x7/BatchNorm/beta": torch.ones(64).to_sparse()},
         ["InceptionV1/Conv2d_1a_7x7/BatchNorm/beta is torch.float32 (torch.sparse_coo); plain"],
+    ),
+    "no memory": (
+        changed("conv3.conv.weight", lambda w: w.to("meta")),
+        ["the state dict: conv3.conv.weight is on the meta device"],
+    ),
+    "names for a terminal": (
+        lambda t: t | {"conv9.conv.\n\x1b[31m": torch.zeros(1), f"conv8.conv.{'x' * 5000}": torch.zeros(1)},
+        ["unexpected: 'conv9.conv.\\n\\x1b[31m', conv8.conv.xxx", "xxx... (5,011 characters)"],
     ),
     "no number": (
         changed("inception5b.branch4.1.bn.running_mean", lambda w: w * float("nan")),
@@ -260,7 +268,8 @@ def test_a_copy_that_breaks_off_is_undone(
 
 
 def test_a_module_is_not_its_weights() -> None:
-    with pytest.raises(TypeError, match="must be a mapping of names to tensors, got GoogLeNet"):
+    said = "state_dict_2d must be a path, a file open for binary .*, got GoogLeNet: give its state_dict"
+    with pytest.raises(TypeError, match=said):
         inflate(GoogLeNet(), blank())  # type: ignore[arg-type]
 
 

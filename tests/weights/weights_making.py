@@ -101,6 +101,7 @@ class FileServer:
         honours_range: answers a Range request with the rest only.
         sends: bytes of the body after which it hangs up, though it announced all of them.
         status: an error to answer with instead.
+        length: a Content-Length to announce instead of the right one; "" for none.
         ranges: the Range header of every request so far (None for a whole file).
     """
 
@@ -108,5 +109,6 @@ class FileServer:
     honours_range: bool = True
     sends: int | None = None
     status: int | None = None
+    length: str | None = None
     ranges: list[str | None] = field(default_factory=list)
     address: str = ""

@@ -10,6 +10,7 @@ from fasti3d.flow.colour import flow_to_rgb
 from fasti3d.flow.export.output import ExportError, Output
 from fasti3d.flow.export.settings import Settings
 from fasti3d.flow.files import write_flo, write_kitti_png, write_png
+from fasti3d.naming import quoted
 
 
 class FolderOutput(Output):
@@ -43,7 +44,7 @@ class FolderOutput(Output):
             try:
                 write_kitti_png(path, flow)
             except ValueError as error:
-                raise ExportError(f"{path}: {error}") from error
+                raise ExportError(f"{quoted(path)}: {error}") from error
 
     def finish(self, times: list[float]) -> None:
         self._record(pairs=len(times) - 1)

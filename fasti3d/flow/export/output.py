@@ -17,6 +17,8 @@ from torch import Tensor
 
 from fasti3d.flow.export.settings import Settings, differences
 from fasti3d.flow.files import replacing
+from fasti3d.naming import quoted
+from fasti3d.parsing import parse_json
 
 _RECORD = "flow.json"
 _LOCK = ".lock"
@@ -81,7 +83,7 @@ class Output(ABC):
         """Readies the folder for this run alone: parts that other settings made are removed."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self._folder / _LOCK, timeout=0):
+            with FileLock(self._folder / _LOCK, timeout=0), self._leaving_no_lock():
                 for left in self._folder.glob(".*.tmp"):
                     left.unlink()  # by a run that was killed
                 if self._recorded() != self._settings:
@@ -91,13 +93,23 @@ class Output(ABC):
                     self._record()
                 yield
         except Timeout:
-            raise ExportError(f"{self.target}: another run is writing there: let it end first") from None
+            raise ExportError(
+                f"{quoted(self.target)}: another run is writing there: let it end first"
+            ) from None
         self._tidy()
+
+    @contextmanager
+    def _leaving_no_lock(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (self._folder / _LOCK).unlink()
 
     def _recorded(self, key: str = "settings") -> Any:
         """What the record in the folder says; None where there is none."""
         try:
-            return json.loads((self._folder / _RECORD).read_bytes()).get(key)
+            return parse_json((self._folder / _RECORD).read_bytes()).get(key)
         except (OSError, ValueError, AttributeError):
             return None
 

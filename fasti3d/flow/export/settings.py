@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 
 from fasti3d.flow.params import TVL1Params
 from fasti3d.video import VideoError
+from fasti3d.video.errors import blamed
 from fasti3d.video.source import images
 
 Kind = Literal["flo", "kitti", "colour", "npz", "mp4"]
@@ -40,11 +42,13 @@ def settings_of(video: Path, kind: Kind, options: Options) -> Settings:
     Raises:
         VideoError: a video that is not there, or a folder without images.
     """
-    files = images(video) if video.is_dir() else [video]
+    files = images(video) if os.path.isdir(video) else [video]
     try:
         states = [file.stat() for file in files]
     except OSError as error:
-        raise VideoError(video, f"cannot be opened: {error.strerror}") from error
+        raise blamed(video, f"cannot be opened: {error.strerror}", error) from error
+    except ValueError as error:
+        raise VideoError(video, f"cannot be opened: {error}") from error  # a zero byte in the name
     settings: Settings = {
         "video": video.name,
         "bytes": sum(state.st_size for state in states),

@@ -19,8 +19,10 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from fasti3d.flow.colour import flow_to_rgb
-from fasti3d.flow.export.output import FileOutput
+from fasti3d.flow.export.output import ExportError, FileOutput
 from fasti3d.flow.export.settings import Settings
+from fasti3d.naming import quoted
+from fasti3d.parsing import parse_json
 
 # Frames of a part, which starts with a key frame: the most that a kill costs.
 PART = 50
@@ -61,6 +63,13 @@ class VideoOutput(FileOutput):
         with super().opened():
             try:
                 yield
+            except FFmpegError as error:
+                if isinstance(error, OSError | MemoryError):
+                    raise
+                raise ExportError(
+                    f"{quoted(self.target)}: FFmpeg cannot encode these frames ({error.strerror}): choose "
+                    "another --resize, or write a .npz"
+                ) from error
             finally:
                 if self._part is not None:
                     self._part.container.close()
@@ -74,6 +83,8 @@ class VideoOutput(FileOutput):
 
     def _join(self, path: Path, times: list[float]) -> None:
         ticks = [round(seconds / _CLOCK) for seconds in times]
+        for i in range(1, len(ticks)):  # frames may follow each other faster than the clock ticks
+            ticks[i] = max(ticks[i], ticks[i - 1] + 1)
         index = 0
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as whole:
             whole.metadata["comment"] = json.dumps(self._settings)
@@ -95,7 +106,7 @@ class VideoOutput(FileOutput):
     def _inside(self) -> Settings | None:
         try:
             with av.open(str(self.target)) as container:
-                return json.loads(container.metadata["comment"])
+                return parse_json(container.metadata["comment"])
         except (OSError, FFmpegError, ValueError, KeyError):
             return None
 

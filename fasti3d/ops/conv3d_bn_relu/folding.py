@@ -46,3 +46,12 @@ def fold_weight(weight: Tensor, stride: Triple) -> Tensor:
     cells = whole.view(out_channels, channels, t, st, h, sh, w, sw).permute(0, 2, 4, 6, 3, 5, 7, 1)
     cells = cells.reshape(out_channels, t * h, w, -1)
     return F.pad(cells, (0, cell_channels(channels, stride) - cells.shape[-1])).flatten(2)
+
+
+def unfold_weight(folded: Tensor, channels: int, kernel: Triple, stride: Triple) -> Tensor:
+    """What ``fold_weight`` made it of."""
+    (t, h, w), (st, sh, sw) = folded_kernel(kernel, stride), stride
+    cells = folded.view(len(folded), t, h, w, -1)[..., : channels * math.prod(stride)]
+    whole = cells.reshape(len(folded), t, h, w, st, sh, sw, channels).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    whole = whole.reshape(len(folded), channels, t * st, h * sh, w * sw)
+    return whole[:, :, : kernel[0], : kernel[1], : kernel[2]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, in_float32, output_size
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, convolve, in_float32, output_size
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
@@ -33,18 +35,19 @@ def _pack(
     padding: tuple[int, int, int] | None,
     relu: bool,
     dtype: torch.dtype,
-) -> PackedConv3d:
-    """The packed convolution for the weights as they are now.
+) -> tuple[PackedConv3d, Callable[..., PackedConv3d]]:
+    """The packed convolution for the weights as they are now, and what packs them.
 
     On the CPU, where weights can be looked at and packing takes longer than that, it is kept as long as
     the weight lives. On a GPU it is a copy in another order, and none in channels_last_3d.
     """
 
-    def pack() -> PackedConv3d:
-        return PackedConv3d.pack(*in_float32(weight, bias), stride, relu=relu, dtype=dtype, padding=padding)
+    pack = partial(
+        PackedConv3d.pack, *in_float32(weight, bias), stride, relu=relu, dtype=dtype, padding=padding
+    )
 
     if weight.device.type != "cpu":
-        return pack()
+        return pack(), pack
     key = (stride, padding, relu, dtype, fingerprint([weight] if bias is None else [weight, bias]))
     with _lock:
         kept = _packed.get(weight)
@@ -52,7 +55,7 @@ def _pack(
         kept = (key, pack())
         with _lock:
             _packed[weight] = kept
-    return kept[1]
+    return kept[1], pack
 
 
 @torch.library.impl("fasti3d::conv3d_bn_relu", "default")
@@ -64,11 +67,11 @@ def _conv3d_bn_relu(
     step = (stride[0], stride[1], stride[2])
     zeros = None if padding is None else (padding[0], padding[1], padding[2])
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        packed = _pack(weight, bias, step, zeros, relu, dtype)
+        packed, pack = _pack(weight, bias, step, zeros, relu, dtype)
         clip = x.to(dtype)
         if x.shape[1] >= FEW_CHANNELS:
             clip = clip.contiguous(memory_format=layout)
-        return packed(clip).to(x.dtype).contiguous(memory_format=layout)
+        return convolve(packed, clip, pack).to(x.dtype).contiguous(memory_format=layout)
 
 
 @torch.library.register_fake("fasti3d::conv3d_bn_relu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fasti3d.gpu import chip
 from fasti3d.network import same_padding
+from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
+from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_bn_relu.tables import tuned
@@ -22,6 +25,8 @@ from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_pointer_kernel,
 )
 from fasti3d.ops.tiling import Triple, count
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
 
 # Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
@@ -57,8 +62,17 @@ def conv3d(
     if out.numel() == 0:
         return
     with torch.cuda.device_of(x):
-        work = prepare(x, weight, bias, kernel, stride, padding, relu, out, start)
-        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+        call = (x, weight, bias, kernel, stride, padding, relu, out, start)
+        # Nothing is launched yet, not even what folds the clip.
+        work = _prepare(_cells, *call)
+        config = tuned(x.device).get(work.problem) or choose(work.problem)
+        guarded(
+            x.device,
+            _key("conv3d", config, call),
+            lambda: subjects.conv3d(config, *call),
+            lambda: run(config, prepare(*call) if is_folded(x.shape[1], kernel) else work),
+            lambda: plain.conv3d_into(*call),
+        )
 
 
 class Prepared(NamedTuple):
@@ -98,12 +112,27 @@ def prepare(
     start: int,
 ) -> Prepared:
     """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
+    return _prepare(_fold, x, weight, bias, kernel, stride, padding, relu, out, start)
+
+
+def _prepare(
+    fold: Callable[[Tensor, Triple, Triple, Triple, Tensor], tuple[Tensor, Triple]],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> Prepared:
     pad_t, pad_h, pad_w = padding or (
         same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
     )
     pad = (pad_t - start * stride[0], pad_h, pad_w)
     if is_folded(x.shape[1], kernel):
-        x, kernel = _fold(x, kernel, stride, pad, out)
+        x, kernel = fold(x, kernel, stride, pad, out)
         stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
     elif x.stride(1) != 1:
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -135,7 +164,20 @@ def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tenso
         return
     with torch.cuda.device_of(x):
         work = prepare_split(x, weight, bias, relu, out, second)
-        run(tuned(x.device).get(work.problem) or choose(work.problem), work)
+        config = tuned(x.device).get(work.problem) or choose(work.problem)
+        call = (x, weight, bias, relu, out, second)
+        guarded(
+            x.device,
+            _key("conv3d_split", config, call),
+            lambda: subjects.conv3d_split(config, *call),
+            lambda: run(config, work),
+            lambda: plain.conv3d_split_into(*call),
+        )
+
+
+def _key(operator: str, config: Config, call: tuple[object, ...]) -> Hashable:
+    """What of a call decides how its kernel is compiled and launched."""
+    return operator, config, *(Layout.of(it) if isinstance(it, Tensor) else it for it in call)
 
 
 def prepare_split(
@@ -235,19 +277,29 @@ def _run_pointers(config: Config, work: Prepared) -> None:
     )
 
 
-def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
-    """The clip that a window of one column steps over, and that window: its channels are whole rows of
-    cells, which overlap in memory.
+def _cells(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
+    """Memory for the clip that a window of one column steps over, and that window: its channels are whole
+    rows of cells, which overlap.
     """
     n, channels = x.shape[:2]
     t, h, w = folded_kernel(kernel, stride)
     frames, rows, columns = (m + k - 1 for m, k in zip(out.shape[2:], (t, h, w), strict=True))
     cell = cell_channels(channels, stride)
     cells = torch.empty((n, frames, rows, columns * cell), dtype=out.dtype, device=x.device)
+    view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
+    return view.permute(0, 4, 1, 2, 3), (t, h, 1)
+
+
+def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
+    """The same with the cells written."""
+    view, window = _cells(x, kernel, stride, pad, out)
+    n, channels, frames, rows, columns = *x.shape[:2], *view.shape[2:]
+    columns += folded_kernel(kernel, stride)[2] - 1
+    cell = cell_channels(channels, stride)
     x_stride_n, x_stride_c, *x_strides = x.stride()
     _conv3d_fold_kernel[(n * frames * rows, -(-columns * cell // _FOLD_BLOCK))](
         x,
-        cells,
+        view,
         *x.shape[2:],
         x_stride_n,
         x_stride_c,
@@ -262,8 +314,7 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
         _FOLD_BLOCK,
         **_OPTIONS,
     )
-    view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
-    return view.permute(0, 4, 1, 2, 3), (t, h, 1)
+    return view, window
 
 
 def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,7 +16,13 @@ from fasti3d.network import same_shape
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
-from fasti3d.ops.registry import define, needs_ordinary_path, takes_gradients, takes_operators
+from fasti3d.ops.registry import (
+    define,
+    needs_ordinary_path,
+    register_shapes,
+    takes_gradients,
+    takes_operators,
+)
 from fasti3d.routing import compute_dtype, has_kernel
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
@@ -69,6 +77,24 @@ def _conv3d_split_triton(
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d_split
 
     conv3d_split(x, weight, bias, relu, out, second)
+
+
+def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None) -> Tensor:
+    """As csrc/conv3d/cpu.cpp lays weights out."""
+    outputs, channels, *kernel = weight.shape
+    pairs = dtype == torch.bfloat16
+    merged = channels < FEW_CHANNELS or (pairs and channels % 2 != 0)
+    run = kernel[2] * channels if merged else channels
+    plane = kernel[1] * (1 if merged else kernel[2])
+    # In the direct form every frame of the window is a phase of its own.
+    phases = kernel[0] if filters is None else filters.shape[1]
+    shape = (-(-outputs // _PANEL), phases * plane, run + run % 2 if pairs else run, _PANEL)
+    return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
+
+
+register_shapes("conv3d_pack", _packed_shape)
+register_shapes("conv3d_packed_", lambda *arguments: None)
+register_shapes("conv3d_winograd_", lambda *arguments: None)
 
 
 @torch.library.register_fake("fasti3d::conv3d_split_triton_")
@@ -173,23 +199,25 @@ class PackedConv3d:
         relu: bool,
         dtype: torch.dtype,
         padding: tuple[int, int, int] | None = None,
+        winograd: bool = True,
     ) -> PackedConv3d:
         """Packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for clips of ``dtype``.
 
-        ``padding`` is zeros on both sides of each axis; None is SAME.
+        ``padding`` is zeros on both sides of each axis; None is SAME. ``winograd``: whether that form may be
+        chosen, which spreads a value that is not finite over its whole tile (see ``spread``).
         """
         out_channels = weight.shape[0]
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
         geometry = (out_channels, kernel, stride, padding, relu)
-        if not has_kernel(weight.device, dtype):
+        if not has_kernel(weight.device, dtype, few_channels=weight.shape[1] < FEW_CHANNELS):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
             return PackedConv3d(packed, bias.to(dtype), *geometry, "reference")
         if weight.device.type == "cuda":
             return PackedConv3d(pack_triton(weight, stride, dtype), bias.contiguous(), *geometry, "triton")
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
-        tile = winograd_form(weight.shape[1], kernel, stride, dtype)
+        tile = winograd_form(weight.shape[1], kernel, stride, dtype) if winograd else None
         by_rows = False
-        if tile is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
+        if winograd and tile is None and kernel[0] == stride[0] == 1 and not (padding and padding[0]):
             tile = winograd_form(weight.shape[1], _by_rows(kernel), _by_rows(stride), dtype)
             by_rows = tile is not None
         if by_rows:
@@ -224,6 +252,19 @@ class PackedConv3d:
             # (C, T, H, W) as T clips of H frames, one row each.
             self._run(clip.transpose(0, 1).unsqueeze(3), target.transpose(0, 1).unsqueeze(3), 0, *geometry)
         return out
+
+    def spread(self, y: Tensor) -> bool:
+        """Whether a value that is not finite may have reached more of the result ``y`` than it should have.
+
+        The Winograd form makes tiles of output frames (of rows, with ``by_rows``) from the same sums: 4, in
+        bfloat16 2. Where one of a tile's inputs is not finite, all its outputs of all channels are NaN: the
+        first of one channel tells.
+        """
+        if self.transform is None or not y.numel():
+            return False
+        axis, tile = 3 if self.by_rows else 2, len(self.transform.outputs)
+        firsts = y[:, :1].movedim(axis, 0)[::tile]
+        return not math.isfinite(firsts.sum(dtype=torch.float32).item())
 
     def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
         """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.
@@ -273,7 +314,8 @@ def conv3d_bn_relu(
 
     Returns:
         (N, Cout, T', H', W') in x's dtype: ``out`` if given. Sums are float32. T' is ceil(T / st) with
-        SAME, else floor((T + 2 pt - kt) / st) + 1; H' and W' likewise.
+        SAME, else floor((T + 2 pt - kt) / st) + 1; H' and W' likewise. Values that are not finite reach
+        the outputs whose windows they are in, and no others.
         Where gradients are needed it runs as ordinary differentiable PyTorch (then ``out`` must be None).
 
     Raises:
@@ -292,12 +334,20 @@ def conv3d_bn_relu(
         y = conv3d_bn_relu_reference(x, weight, bias, step, relu, zeros)
         return y if out is None else out.copy_(y)
     dtype = compute_dtype(x.device, x.dtype)
-    packed = PackedConv3d.pack(*in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)
+    pack = partial(PackedConv3d.pack, *in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if dtype == x.dtype:
-        return packed(x, out)
-    y = packed(x.to(dtype))
+        return convolve(pack(), x, pack, out)
+    y = convolve(pack(), x.to(dtype), pack)
     return y.to(x.dtype) if out is None else out.copy_(y)
+
+
+def convolve(
+    packed: PackedConv3d, x: Tensor, pack: Callable[..., PackedConv3d], out: Tensor | None = None
+) -> Tensor:
+    """Convolves x, once more by the direct form, which ``pack`` makes, where values are not finite."""
+    y = packed(x, out)
+    return pack(winograd=False)(x, out) if packed.spread(y) else y
 
 
 def in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

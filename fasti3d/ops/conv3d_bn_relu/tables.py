@@ -27,6 +27,7 @@ import torch
 from fasti3d.home import cache_dir
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
+from fasti3d.parsing import brief, parse_json
 
 SHIPPED = Path(__file__).parent / "configs"
 _RECORDED = ("torch", "triton", "date", "dtype")
@@ -134,9 +135,9 @@ def read(path: Path, gpu: Gpu) -> Table:
         OSError: a file that cannot be read.
     """
     try:
-        return _parse(json.loads(path.read_bytes()), gpu)
+        return _parse(parse_json(path.read_bytes()), gpu)
     except (KeyError, TypeError, ValueError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
+        what = brief(f"no {error}" if isinstance(error, KeyError) else error, 300)
         raise TableError(
             f"the table of tuned configurations {path} is not used ({what}): remove it, or run `fasti3d tune`"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,19 +23,20 @@ _WARPS = 8
 _REGISTERS = 128
 
 
-def head(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and logits, as ``fasti3d.ops.i3d_head.op.i3d_head`` says; x in half precision."""
+def head(
+    x: Tensor, weight: Tensor, bias: Tensor, *, empty: Callable[..., Tensor] = torch.empty
+) -> tuple[Tensor, Tensor]:
+    """Features and logits, as ``fasti3d.ops.i3d_head.op.i3d_head`` says; x in half precision. ``empty`` makes
+    the memory that they are written to.
+    """
     x = x.contiguous(memory_format=torch.channels_last_3d)
     n, channels, frames, height, width = x.shape
     classes, chunks = len(bias), -(-channels // _BLOCK_C)
     vector = _VECTOR if channels % _VECTOR == 0 else 1
 
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=x.device)
-
-    features, logits = empty(n, channels, frames - HEAD_POOL[0] + 1), empty(n, classes)
-    # Of this call alone, as calls may overlap on several streams.
-    parts = empty(n, chunks, classes)
+    shapes = (n, channels, frames - HEAD_POOL[0] + 1), (n, classes), (n, chunks, classes)
+    # The parts are of this call alone, as calls may overlap on several streams.
+    features, logits, parts = (empty(shape, dtype=torch.float32, device=x.device) for shape in shapes)
     done = torch.zeros(n, dtype=torch.int32, device=x.device)
     with torch.cuda.device_of(x):
         _i3d_head_kernel[(n * chunks,)](

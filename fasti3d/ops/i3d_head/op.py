@@ -7,8 +7,11 @@ from torch import Tensor
 
 from fasti3d import gpu
 from fasti3d.network import HEAD_POOL
+from fasti3d.ops import subjects
 from fasti3d.ops.i3d_head.reference import i3d_head_reference
 from fasti3d.ops.registry import define
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
 
 define("i3d_head", "(Tensor x, Tensor weight, Tensor bias) -> (Tensor features, Tensor logits)")
 torch.library.impl("fasti3d::i3d_head", "default")(i3d_head_reference)
@@ -21,7 +24,14 @@ def _cuda(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.i3d_head.launch import head
 
-    return head(x, weight, bias)
+    found: tuple[Tensor, Tensor] = guarded(
+        x.device,
+        ("i3d_head", Layout.of(x), len(weight)),
+        lambda: subjects.head(x, weight),
+        lambda: head(x, weight, bias),
+        lambda: i3d_head_reference(x, weight, bias),
+    )
+    return found
 
 
 @torch.library.register_fake("fasti3d::i3d_head")

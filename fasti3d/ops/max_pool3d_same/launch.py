@@ -9,10 +9,14 @@ from torch import Tensor
 
 from fasti3d.gpu import chip
 from fasti3d.network import same_padding
+from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
-from fasti3d.ops.max_pool3d_same.config import WARPS, Problem, choose
+from fasti3d.ops.max_pool3d_same.config import WARPS, Config, Problem, choose
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
 from fasti3d.ops.max_pool3d_same.triton_kernels import _max_pool3d_same_kernel
 from fasti3d.ops.tiling import Triple, count
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
 
 # There is nothing to fuse, but triton warns of its default. Unless told how many registers it may take, the
 # assembler spills some to make room for one tile more.
@@ -33,35 +37,47 @@ def max_pool3d(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
     with torch.cuda.device_of(x):
         if x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        pad = (same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True))
-        x, out = channels_last(x), channels_last(out)
-        n, t, h, w, channels = out.shape
+        n, channels, t, h, w = out.shape
         config = choose(
             Problem(n, channels, (t, h, w), kernel, x.element_size(), chip(x.device).multiprocessors)
         )
-        tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
-        tiles_c = count(channels, config.block_c)
-        values = min(vector(x), vector(out))
-        _max_pool3d_same_kernel[(math.prod((tiles_c, tiles_w, tiles_h, tiles_t, tiles_b)),)](
-            x,
-            out,
-            *x.shape[:4],
-            t,
-            h,
-            w,
-            channels // values,
-            *(s // values for s in x.stride()[:4]),
-            *(s // values for s in out.stride()[:4]),
-            tiles_c,
-            tiles_w,
-            tiles_h,
-            tiles_t,
-            *pad,
-            *kernel,
-            *stride,
-            values,
-            *config.box,
-            config.block_c,
-            num_warps=WARPS,
-            **_OPTIONS,
+        guarded(
+            x.device,
+            ("max_pool3d", config, Layout.of(x), kernel, stride, Layout.of(out)),
+            lambda: subjects.max_pool3d(config, x, kernel, stride, out),
+            lambda: run(config, x, kernel, stride, out),
+            lambda: out.copy_(max_pool3d_same_reference(x, list(kernel), list(stride))),
         )
+
+
+def run(config: Config, x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
+    """Launches a configuration over a channels-last clip; the current device must be x's."""
+    pad = (same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True))
+    x, out = channels_last(x), channels_last(out)
+    _, t, h, w, channels = out.shape
+    tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+    tiles_c = count(channels, config.block_c)
+    values = min(vector(x), vector(out))
+    _max_pool3d_same_kernel[(math.prod((tiles_c, tiles_w, tiles_h, tiles_t, tiles_b)),)](
+        x,
+        out,
+        *x.shape[:4],
+        t,
+        h,
+        w,
+        channels // values,
+        *(s // values for s in x.stride()[:4]),
+        *(s // values for s in out.stride()[:4]),
+        tiles_c,
+        tiles_w,
+        tiles_h,
+        tiles_t,
+        *pad,
+        *kernel,
+        *stride,
+        values,
+        *config.box,
+        config.block_c,
+        num_warps=WARPS,
+        **_OPTIONS,
+    )

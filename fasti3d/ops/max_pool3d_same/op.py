@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasti3d import gpu
 from fasti3d.network import same_shape
+from fasti3d.ops import subjects
 from fasti3d.ops.max_pool3d_same.config import MOST_COLUMNS
 from fasti3d.ops.max_pool3d_same.reference import (
     max_pool3d_same_backward,
     max_pool3d_same_into_reference,
     max_pool3d_same_reference,
 )
-from fasti3d.ops.registry import register, register_cuda
+from fasti3d.ops.registry import has_cuda_kernel, register, register_cuda
+from fasti3d.ops.tiling import Triple
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
 
 register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", max_pool3d_same_reference)
 register(
@@ -48,6 +52,7 @@ def _has_triton_kernel(x: Tensor, kernel: list[int]) -> bool:
     return kernel[2] <= MOST_COLUMNS and gpu.why_no_triton(x.device) is None
 
 
+_COMPILED = has_cuda_kernel("max_pool3d_same_")
 # nvcc, which the compiled kernel needs, is rarer than triton, which comes with torch.
 register_cuda("max_pool3d_same", _pool_on_gpu)
 register_cuda("max_pool3d_same_", _pool_on_gpu_into)
@@ -103,12 +108,60 @@ def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> 
         if len(value) != 3 or min(value) < 1:
             raise ValueError(f"{name} must be 3 positive lengths (t, h, w), got {tuple(value)}")
     channels_last = x.contiguous(memory_format=torch.channels_last_3d)
-    return torch.ops.fasti3d.max_pool3d_same(channels_last, list(kernel), list(stride))
+    window, step = list(kernel), list(stride)
+
+    def run() -> Tensor:
+        return torch.ops.fasti3d.max_pool3d_same(channels_last, window, step)
+
+    if not _is_compiled_for(x):
+        return run()
+    out = _fake(channels_last.detach().to("meta"), window, step)
+    return _proved(channels_last, window, step, out, run, max_pool3d_same_reference)
 
 
 def max_pool3d_same_into(
     out: Tensor, x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> Tensor:
     """``max_pool3d_same`` of a channels-last clip into ``out``, channels-last memory of the right shape."""
+    if not _is_compiled_for(x):
+        torch.ops.fasti3d.max_pool3d_same_(x, kernel, stride, out)
+        return out
+
+    def run() -> Tensor:
+        max_pool3d_compiled(x, kernel, stride, out)
+        return out
+
+    def plain(*call: Any) -> Tensor:
+        return out.copy_(max_pool3d_same_reference(*call))
+
+    return _proved(x, list(kernel), list(stride), out, run, plain)
+
+
+def max_pool3d_compiled(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
+    """Launches what was compiled, proved or not."""
     torch.ops.fasti3d.max_pool3d_same_(x, kernel, stride, out)
-    return out
+
+
+def _is_compiled_for(x: Tensor) -> bool:
+    """Whether the kernel that nvcc compiled runs, which the operator itself launches unproved."""
+    return _COMPILED and x.is_cuda and type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+
+
+def _proved(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    out: Tensor,
+    run: Callable[[], Tensor],
+    plain: Callable[[Tensor, list[int], list[int]], Tensor],
+) -> Tensor:
+    window, step = (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2])
+    result: Tensor = guarded(
+        x.device,
+        ("max_pool3d", None, Layout.of(x), window, step, Layout.of(out)),
+        lambda: subjects.max_pool3d(None, x, window, step, out),
+        run,
+        lambda: plain(x, kernel, stride),
+        compiles=False,
+    )
+    return result

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from fasti3d.gpu import chip
+from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
-from fasti3d.ops.pooled_conv3d.config import WARPS, Problem, choose
+from fasti3d.ops.pooled_conv3d import plain
+from fasti3d.ops.pooled_conv3d.config import WARPS, Config, Problem, choose
 from fasti3d.ops.pooled_conv3d.triton_kernels import _pooled_conv3d_kernel
 from fasti3d.ops.tiling import count
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
 
 # A product and a sum are left as they are written: what triton does by default depends on its release.
 # Unless told how many registers it may take, the assembler spills some to make room for a third tile.
@@ -36,31 +40,44 @@ def pooled_conv3d(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tens
     with torch.cuda.device_of(x):
         if x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        x, out = channels_last(x), channels_last(out)
-        n, t, h, w, channels = out.shape
-        config = choose(Problem(n, x.shape[4], channels, (t, h, w), chip(x.device).multiprocessors))
-        tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
-        vector_x, vector_y = vector(x), vector(out)
-        _pooled_conv3d_kernel[(math.prod((tiles_w, tiles_h, tiles_t, tiles_b)),)](
-            x,
-            weight,
-            bias,
-            out,
-            *x.shape[:4],
-            x.shape[4] // vector_x,
-            channels // vector_y,
-            *(s // vector_x for s in x.stride()[:4]),
-            *(s // vector_y for s in out.stride()[:4]),
-            count(x.shape[4], config.block_k),
-            tiles_w,
-            tiles_h,
-            tiles_t,
-            relu,
-            vector_x,
-            vector_y,
-            *config.box,
-            config.block_n,
-            config.block_k,
-            num_warps=WARPS,
-            **_OPTIONS,
+        n, channels, t, h, w = out.shape
+        config = choose(Problem(n, x.shape[1], channels, (t, h, w), chip(x.device).multiprocessors))
+        call = (x, weight, bias, relu, out)
+        guarded(
+            x.device,
+            ("pooled_conv3d", config, Layout.of(x), Layout.of(weight), relu, Layout.of(out)),
+            lambda: subjects.pooled_conv3d(config, *call),
+            lambda: run(config, *call),
+            lambda: plain.pooled_conv3d_into(*call),
         )
+
+
+def run(config: Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor) -> None:
+    """Launches a configuration over a channels-last clip; the current device must be x's."""
+    x, out = channels_last(x), channels_last(out)
+    channels = out.shape[4]
+    tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+    vector_x, vector_y = vector(x), vector(out)
+    _pooled_conv3d_kernel[(math.prod((tiles_w, tiles_h, tiles_t, tiles_b)),)](
+        x,
+        weight,
+        bias,
+        out,
+        *x.shape[:4],
+        x.shape[4] // vector_x,
+        channels // vector_y,
+        *(s // vector_x for s in x.stride()[:4]),
+        *(s // vector_y for s in out.stride()[:4]),
+        count(x.shape[4], config.block_k),
+        tiles_w,
+        tiles_h,
+        tiles_t,
+        relu,
+        vector_x,
+        vector_y,
+        *config.box,
+        config.block_n,
+        config.block_k,
+        num_warps=WARPS,
+        **_OPTIONS,
+    )

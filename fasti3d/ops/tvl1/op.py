@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasti3d.ops.registry import register
+from fasti3d.ops.registry import register, register_shapes
 from fasti3d.ops.tvl1.reference import tvl1_reference
 
 # frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1; without frame1 the pairs are
@@ -36,6 +36,9 @@ def _fake(
     pairs = images - 1 if frame1 is None else images
     flow = torch.empty((pairs, 2, height, width), dtype=torch.float32, device=frame0.device)
     return flow, torch.empty((pairs, nscales, warps), dtype=torch.int32, device=frame0.device)
+
+
+register_shapes("tvl1_exact", _fake)
 
 
 def has_kernel(device: torch.device) -> bool:

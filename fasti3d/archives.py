@@ -1,0 +1,175 @@
+"""Zip archives and NumPy arrays from anybody: every declared size is checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasti3d.parsing import brief, first_line
+from fasti3d.resources import is_resource_error
+
+# What any archive may unpack to, however small it is: an I3D in float64, or some clips of one colour.
+_ALWAYS = 128 << 20
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_ENCRYPTED = 0x1
+
+_MAGIC = b"\x93NUMPY"
+# A plain array's header has about a hundred characters.
+_MAX_HEADER = 2048
+_DTYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,9}")
+
+
+class ArchiveError(ValueError):
+    """A damaged archive or array, or one that declares more than it brings; the caller names the file."""
+
+
+@contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """Malformed bytes make zipfile, zlib and NumPy raise nearly anything: in the block it is an ArchiveError.
+
+    An ArchiveError, what the system says of a file, and a lack of memory pass as they are.
+    """
+    try:
+        yield
+    except (ArchiveError, OSError):
+        raise
+    except Exception as error:
+        if is_resource_error(error):
+            raise
+        raise ArchiveError(f"{what} is damaged or cut short: {first_line(error)}") from error
+
+
+class Archive:
+    """A zip archive whose members are stored or deflated, none encrypted, none twice.
+
+    Args:
+        file: open for reading, seekable.
+        ratio: how many times its own size it may unpack to; 128 MiB are always allowed.
+
+    Raises:
+        ArchiveError: damaged, of another kind, or one that declares more than that.
+    """
+
+    def __init__(self, file: IO[bytes], *, ratio: int) -> None:
+        with damaged("the archive"):
+            size = file.seek(0, 2)
+            file.seek(0)
+            self._zip = zipfile.ZipFile(file)
+            members = self._zip.infolist()
+            for member in members:
+                if member.flag_bits & _ENCRYPTED:
+                    raise ArchiveError(f"{brief(member.filename)} is encrypted: save it without a password")
+                if member.compress_type not in _METHODS:
+                    raise ArchiveError(
+                        f"{brief(member.filename)} is compressed by method {member.compress_type}, and only "
+                        "stored and deflated members are read: save it with np.savez"
+                    )
+            self._members = {member.filename: member for member in members}
+            if len(self._members) < len(members):
+                raise ArchiveError("it has two members of one name: save it anew")
+            if sum(member.compress_size for member in members) > size or any(
+                member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size
+                for member in members
+            ):
+                raise ArchiveError("the archive is damaged: its members declare more bytes than it has")
+            most = max(_ALWAYS, ratio * size)
+            if (declared := sum(member.file_size for member in members)) > most:
+                raise ArchiveError(
+                    f"it declares {declared:,} bytes in {size:,}, and at most {most:,} are unpacked from "
+                    "so few: save it uncompressed"
+                )
+
+    @property
+    def names(self) -> list[str]:
+        """Of its members, in order."""
+        return list(self._members)
+
+    def size(self, name: str) -> int:
+        """How many bytes a member has when unpacked; ArchiveError if there is none of that name."""
+        if name not in self._members:
+            raise ArchiveError(f"it has no member {brief(name)}")
+        return self._members[name].file_size
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[IO[bytes]]:
+        """A member to read from; ArchiveError if it turns out to be damaged."""
+        self.size(name)
+        with damaged(f"{brief(name)} in the archive"), self._zip.open(name) as file:
+            yield file
+
+    def read(self, name: str) -> bytes:
+        """A member's bytes."""
+        with self.member(name) as file:
+            return file.read()
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A member that is an .npy file of plain numbers or text."""
+        with self.member(name) as file:
+            return read_array(file, self.size(name))
+
+
+class Header(NamedTuple):
+    """What an .npy file says of its array, whose data begin at ``offset``."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """The header of an .npy file; whether the array is there, the caller checks.
+
+    Raises:
+        ArchiveError: no such file, or one with fields.
+    """
+    start = file.read(10)
+    if start[:6] != _MAGIC or len(start) < 10:
+        raise ArchiveError(f"it is not a NumPy array: it starts with {start!r}")
+    if start[6] not in (1, 2, 3):
+        raise ArchiveError(f"it is of version {start[6]} of NumPy's format: save it with np.save")
+    prefix = start[8:] if start[6] == 1 else start[8:] + file.read(2)
+    length = int.from_bytes(prefix, "little")
+    text = file.read(length) if length <= _MAX_HEADER else b""
+    try:
+        # Of so short a text it needs little memory.
+        fields = ast.literal_eval(text.decode("latin-1"))
+        shape, descr, fortran = (fields[name] for name in ("shape", "descr", "fortran_order"))
+        fits = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 32
+        dtype = np.dtype(descr) if _DTYPE.fullmatch(descr) else None
+    except Exception as error:  # malformed text can raise nearly anything
+        raise ArchiveError("its header is damaged: save it anew with np.save") from error
+    if not fits or dtype is None:
+        raise ArchiveError(f"it holds {brief(descr)} of shape {brief(shape)}, and only plain arrays are read")
+    return Header(shape, dtype, bool(fortran), 8 + len(prefix) + length)
+
+
+def read_array(file: IO[bytes], size: int) -> NDArray[Any]:
+    """The array of an .npy file of ``size`` bytes, in memory of its own.
+
+    Raises:
+        ArchiveError: as ``read_header``, one of objects, or one that is cut off.
+    """
+    header = read_header(file)
+    if header.dtype.hasobject or not header.dtype.itemsize:
+        raise ArchiveError(f"it holds {header.dtype}, and only plain numbers are read")
+    if header.nbytes > (there := size - header.offset):
+        raise ArchiveError(
+            f"it is cut off: shape {header.shape} in {header.dtype} takes {header.nbytes:,} bytes, and "
+            f"{there:,} are there"
+        )
+    data = bytearray(file.read(header.nbytes))
+    order = "F" if header.fortran else "C"
+    return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)  # type: ignore[call-overload]

@@ -1,0 +1,74 @@
+"""What the Triton convolutions compute, in plain PyTorch, from the weights that they read."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasti3d.inputs import as_floats, without_autocast
+from fasti3d.network import same_padding
+from fasti3d.ops.conv3d_bn_relu.folding import is_folded, unfold_weight
+from fasti3d.ops.tiling import Triple
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    frames: tuple[int, int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Output frames from the first of ``frames`` on, as many as its second, computed in ``dtype``; the rest
+    is as ``launch.conv3d`` takes it.
+    """
+    channels = x.shape[1]
+    weight = (
+        unfold_weight(weight, channels, kernel, stride)
+        if is_folded(channels, kernel)
+        else weight.transpose(1, 2).reshape(len(weight), channels, *kernel)
+    )
+    x = as_floats(x, dtype)
+    pads = [
+        same_padding(n, k, s) if padding is None else (padding[axis], padding[axis])
+        for axis, (n, k, s) in enumerate(zip(x.shape[2:], kernel, stride, strict=True))
+    ]
+    # The frames that those are computed from, and zeros where there are none.
+    first = frames[0] * stride[0] - pads[0][0]
+    last = first + (frames[1] - 1) * stride[0] + kernel[0]
+    x, length = x[:, :, max(first, 0) : max(last, 0)], x.shape[2]
+    pads[0] = max(-first, 0), max(last - length, 0)
+    x = F.pad(x, [zeros for pair in reversed(pads) for zeros in pair])
+    with without_autocast(x.device):
+        y = F.conv3d(x, weight.to(dtype), bias.to(dtype), stride)
+    return F.relu(y) if relu else y
+
+
+def conv3d_into(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> None:
+    """In place of ``launch.conv3d``."""
+    frames = start, out.shape[2]
+    out.copy_(conv3d(x, weight, bias, kernel, stride, padding, relu, frames, out.dtype))
+
+
+def conv3d_split_into(
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
+) -> None:
+    """In place of ``launch.conv3d_split``."""
+    one = (1, 1, 1)
+    y = conv3d(x, weight, bias, one, one, None, relu, (0, x.shape[2]), out.dtype)
+    for target, values in zip((out, second), y.split([out.shape[1], second.shape[1]], dim=1), strict=True):
+        target.copy_(values)

@@ -1,0 +1,128 @@
+"""What is to be proved of a call of a Triton kernel: the same configuration and channels on a few tiles."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fasti3d.ops.tiling import Triple
+from fasti3d.proof.subject import Layout, Subject, few_tiles
+
+if TYPE_CHECKING:
+    from fasti3d.ops.conv3d_bn_relu import config as conv
+    from fasti3d.ops.max_pool3d_same import config as pool
+    from fasti3d.ops.pooled_conv3d import config as pooled
+
+# Of the head: as many frames and pixels as it takes more than one step over.
+_HEAD_FRAMES, _HEAD_SIDE = 11, 9
+
+
+def conv3d(
+    config: conv.Config,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+) -> Subject:
+    """Of ``launch.conv3d``: a piece from within a clip stays one."""
+    clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
+    pads = padding or (0, 0, 0)
+    whole = [
+        -(-n // s) if padding is None else (n + 2 * p - k) // s + 1
+        for n, k, s, p in zip(x.shape[2:], kernel, stride, pads, strict=True)
+    ]
+    first, after = min(start, 1), whole[0] > start + out.shape[2]
+    few = (first + size[0] + after, *size[1:])
+    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, stride, strict=True)]
+    return Subject.of(
+        "conv3d",
+        f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(kernel)}, stride "
+        f"{_times(stride)}: {config.short}",
+        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        weight=Layout.of(weight),
+        out=Layout.of(out).smaller((clips, out.shape[1], *size)),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        relu=relu,
+        start=first,
+        config=asdict(config),
+    )
+
+
+def conv3d_split(
+    config: conv.Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
+) -> Subject:
+    """Of ``launch.conv3d_split``."""
+    clips, *size = few_tiles((x.shape[0], *x.shape[2:]), config.box)
+    x_few, *outs = (Layout.of(y).smaller((clips, y.shape[1], *size)) for y in (x, out, second))
+    return Subject.of(
+        "conv3d_split",
+        f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} and {second.shape[1]} channels, kernel 1x1x1: "
+        f"{config.short}",
+        x=x_few,
+        weight=Layout.of(weight),
+        outs=outs,
+        relu=relu,
+        config=asdict(config),
+    )
+
+
+def pooled_conv3d(
+    config: pooled.Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor
+) -> Subject:
+    """Of ``launch.pooled_conv3d``."""
+    clips, *size = few_tiles((x.shape[0], *x.shape[2:]), config.box)
+    return Subject.of(
+        "pooled_conv3d",
+        f"max_pool3d and conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels: {_times(config.box)} "
+        f"by {config.block_n}, {config.block_k} deep",
+        x=Layout.of(x).smaller((clips, x.shape[1], *size)),
+        weight=Layout.of(weight),
+        out=Layout.of(out).smaller((clips, out.shape[1], *size)),
+        relu=relu,
+        config=asdict(config),
+    )
+
+
+def max_pool3d(config: pool.Config | None, x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> Subject:
+    """Of ``launch.max_pool3d``, and without a configuration of the compiled kernel."""
+    clips, *size = few_tiles((x.shape[0], *out.shape[2:]), config.box if config else (1, 2, 2, 2))
+    lengths = [n - (m - f) * s for n, m, f, s in zip(x.shape[2:], out.shape[2:], size, stride, strict=True)]
+    return Subject.of(
+        "max_pool3d",
+        f"max_pool3d of {_name(x)}, {x.shape[1]} channels, kernel {_times(kernel)}, stride {_times(stride)}: "
+        + (f"{_times(config.box)} by {config.block_c}" if config else "compiled by nvcc"),
+        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        out=Layout.of(out).smaller((clips, x.shape[1], *size)),
+        kernel=kernel,
+        stride=stride,
+        config=config and asdict(config),
+    )
+
+
+def head(x: Tensor, weight: Tensor) -> Subject:
+    """Of ``launch.head``."""
+    n, channels, frames, height, width = x.shape
+    few = (min(n, 2), channels, min(frames, _HEAD_FRAMES), min(height, _HEAD_SIDE), min(width, _HEAD_SIDE))
+    return Subject.of(
+        "i3d_head",
+        f"the head of {_name(x)}, {channels} channels, {len(weight)} classes",
+        x=Layout.of(x).smaller(few),
+        classes=len(weight),
+    )
+
+
+def _name(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _times(lengths: tuple[int, ...]) -> str:
+    return "x".join(map(str, lengths))

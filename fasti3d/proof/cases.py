@@ -1,0 +1,231 @@
+"""The proofs: each kernel once on random values, into memory that is not a number, against PyTorch's own.
+
+What lies beside the outputs must stay as it was, and what lies beside the inputs is not a number either.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasti3d.flow.params import TVL1Params
+from fasti3d.inputs import as_floats, without_autocast
+from fasti3d.ops.conv3d_bn_relu import plain
+from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.i3d_head.reference import i3d_head_reference
+from fasti3d.ops.max_pool3d_same.op import max_pool3d_compiled
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
+from fasti3d.ops.tiling import Triple
+from fasti3d.proof.subject import Layout, Subject
+
+ONE = (1, 1, 1)
+
+_BESIDE = 1234.0
+# How far sums in float32 that are rounded once may be from exact ones, as a share of the largest: two unit
+# roundoffs. The head's are not rounded.
+_LIMITS = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 1e-5}
+# Of flow in pixels after a few iterations, on the average and at most: approximate divisions and roots.
+_FLOW_LIMITS = 1e-3, 0.05
+_FLOW_SIDE = 64
+
+
+def prove(subject: Subject, device: torch.device) -> tuple[str, str]:
+    """The kind of verdict and the fault; ``unsure`` where the GPU has no room for the proof."""
+    gpus = [device] if device.type == "cuda" else []
+    try:
+        with torch.no_grad(), without_autocast(device), torch.random.fork_rng(gpus):
+            torch.manual_seed(0)
+            fault = CASES[subject.operator](device, **json.loads(subject.details))
+    except torch.OutOfMemoryError:
+        return "unsure", ""
+    except Exception as error:  # of a compiler, a linker, a launch
+        text = " ".join(str(error).split())
+        return ("broken" if _works(device) else "crashed"), f"{type(error).__name__}: {text[:500]}"
+    return ("wrong", fault) if fault else ("good", "")
+
+
+def _works(device: torch.device) -> bool:
+    """Whether the device can still be used by this process."""
+    try:
+        return torch.zeros(1, device=device).item() == 0
+    except Exception:
+        return False
+
+
+def _conv3d(
+    device: torch.device, *, x: Any, weight: Any, out: Any, start: int, config: Any, **geometry: Any
+) -> str | None:
+    # Here and not at the top: triton is slow to import, and may not be there.
+    from fasti3d.ops.conv3d_bn_relu import launch
+    from fasti3d.ops.conv3d_bn_relu.config import Config
+
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
+    kernel, stride, relu = tuple(geometry["kernel"]), tuple(geometry["stride"]), geometry["relu"]
+    padding = geometry["padding"] and tuple(geometry["padding"])
+    packed, bias = _weights(Layout(*weight), clip.shape[1], device, kernel, stride)
+    work = launch.prepare(clip, packed, bias, kernel, stride, padding, relu, written, start)
+    with torch.cuda.device_of(clip):
+        launch.run(Config(**{**config, "box": tuple(config["box"])}), work)
+    frames = start, written.shape[2]
+    exact = as_floats(clip, packed.dtype).float(), packed.float()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        expected = plain.conv3d(*exact, bias, kernel, stride, padding, relu, frames, torch.float32)
+    return _compare([(written, expected, memory)])
+
+
+def _conv3d_split(
+    device: torch.device, *, x: Any, weight: Any, outs: Any, relu: bool, config: Any
+) -> str | None:
+    from fasti3d.ops.conv3d_bn_relu import launch
+    from fasti3d.ops.conv3d_bn_relu.config import Config
+
+    clip, both = _random(Layout(*x), device), [_poisoned(Layout(*out), device) for out in outs]
+    packed, bias = _weights(Layout(*weight), clip.shape[1], device)
+    work = launch.prepare_split(clip, packed, bias, relu, both[0][0], both[1][0])
+    with torch.cuda.device_of(clip):
+        launch.run(Config(**{**config, "box": tuple(config["box"])}), work)
+    frames = 0, clip.shape[2]
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        y = plain.conv3d(clip.float(), packed.float(), bias, ONE, ONE, None, relu, frames, torch.float32)
+    parts = y.split([out.shape[1] for out, _ in both], dim=1)
+    return _compare([(out, part, memory) for (out, memory), part in zip(both, parts, strict=True)])
+
+
+def _pooled_conv3d(
+    device: torch.device, *, x: Any, weight: Any, out: Any, relu: bool, config: Any
+) -> str | None:
+    from fasti3d.ops.pooled_conv3d import launch
+    from fasti3d.ops.pooled_conv3d.config import Config
+
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
+    packed, bias = _weights(Layout(*weight), clip.shape[1], device)
+    config = Config(**{**config, "box": tuple(config["box"])})
+    with torch.cuda.device_of(clip):
+        launch.run(config, clip, packed, bias, relu, written)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        expected = pooled_conv3d(clip.float(), packed.float(), bias, relu)
+    return _compare([(written, expected, memory)])
+
+
+def _max_pool3d(
+    device: torch.device, *, x: Any, out: Any, kernel: Sequence[int], stride: Sequence[int], config: Any
+) -> str | None:
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
+    window, step = (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2])
+    if config is None:
+        max_pool3d_compiled(clip, window, step, written)
+    else:
+        from fasti3d.ops.max_pool3d_same import launch
+        from fasti3d.ops.max_pool3d_same.config import Config
+
+        with torch.cuda.device_of(clip):
+            box = tuple(config["box"])
+            launch.run(Config(box, config["block_c"]), clip, window, step, written)
+    expected = max_pool3d_same_reference(clip, list(kernel), list(stride))
+    return _compare([(written, expected.float(), memory)], limit=0.0)
+
+
+def _i3d_head(device: torch.device, *, x: Any, classes: int) -> str | None:
+    from fasti3d.ops.i3d_head.launch import head
+
+    clip = _random(Layout(*x), device)
+    weight, bias = torch.randn(classes, clip.shape[1], device=device), torch.randn(classes, device=device)
+
+    def poisoned(shape: Any, **options: Any) -> Tensor:
+        return torch.full(shape, math.nan, **options)
+
+    found = head(clip, weight, bias, empty=poisoned)
+    # On the CPU, whose products in float32 no setting rounds.
+    exact = i3d_head_reference(clip.cpu(), weight.cpu(), bias.cpu())
+    return _compare([(y.cpu(), z, None) for y, z in zip(found, exact, strict=True) if y.numel()])
+
+
+def _tvl1(device: torch.device, *, design: str, **code: Any) -> str | None:
+    """Two frames of smooth noise, the second moved: the GPU's solver against the CPU's."""
+    its = TVL1Params(epsilon=0.0, warps=2, inner_iterations=5, outer_iterations=2, **code)
+    noise = F.interpolate(torch.rand(1, 1, 16, 16), 2 * _FLOW_SIDE, mode="bicubic")[0, 0].clamp(0, 1)
+    frames = noise.unfold(0, _FLOW_SIDE, 1).unfold(1, _FLOW_SIDE, 1)[[8, 7], [8, 9]].contiguous()
+    values = (
+        its.mode, its.tau, its.lambda_, its.theta, its.nscales, its.warps, its.epsilon, its.inner_iterations,
+        its.outer_iterations, its.scale_step, its.gamma, its.median_filtering,
+    )  # fmt: skip
+    expected = torch.ops.fasti3d.tvl1(frames, None, None, *values)[0]
+    try:
+        found = torch.ops.fasti3d.tvl1(frames.to(device), None, None, *values)[0]
+    except RuntimeError as error:
+        if "FASTI3D_TVL1_CUDA_DESIGN" in str(error):
+            return None  # the user's wish, which is for the solver to refuse
+        raise
+    off = (found.cpu() - expected).square().sum(1).sqrt()
+    if off.mean() <= _FLOW_LIMITS[0] and off.max() <= _FLOW_LIMITS[1]:  # which a NaN is not
+        return None
+    return f"its flow is wrong by {off.mean():.3g} pixels on the average and {off.max():.3g} at most"
+
+
+def _triton(device: torch.device) -> str | None:
+    """The simplest kernel: what is wrong with it is wrong with Triton on this machine."""
+    from fasti3d.ops.max_pool3d_same import launch
+    from fasti3d.ops.max_pool3d_same.config import Config
+
+    clip = torch.randn(1, 2, 2, 16, 8, device=device).permute(0, 4, 1, 2, 3)
+    out = torch.full((1, 2, 2, 16, 8), math.nan, device=device).permute(0, 4, 1, 2, 3)
+    with torch.cuda.device_of(clip):
+        launch.run(Config((1, 1, 4, 4), 8), clip, ONE, ONE, out)
+    return _compare([(out, clip, None)], limit=0.0)
+
+
+CASES: dict[str, Callable[..., str | None]] = {
+    "triton": _triton,
+    "conv3d": _conv3d,
+    "conv3d_split": _conv3d_split,
+    "pooled_conv3d": _pooled_conv3d,
+    "max_pool3d": _max_pool3d,
+    "i3d_head": _i3d_head,
+    "tvl1": _tvl1,
+}
+
+
+def _random(layout: Layout, device: torch.device) -> Tensor:
+    clip, _ = layout.memory(device, math.nan)
+    if clip.is_floating_point():
+        return clip.copy_(torch.randn(layout.shape, device=device))
+    return clip.copy_(torch.randint(0, 256, layout.shape, device=device))
+
+
+def _weights(
+    layout: Layout, channels: int, device: torch.device, kernel: Triple = ONE, stride: Triple = ONE
+) -> tuple[Tensor, Tensor]:
+    weight = (
+        torch.randn(layout.shape[0], channels, *kernel, device=device) / (channels * math.prod(kernel)) ** 0.5
+    )
+    packed = pack_triton(weight, stride, getattr(torch, layout.dtype))
+    return packed, torch.randn(layout.shape[0], device=device)
+
+
+def _poisoned(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
+    out, memory = layout.memory(device, _BESIDE)
+    return out.fill_(math.nan), memory
+
+
+def _compare(
+    results: Sequence[tuple[Tensor, Tensor, Tensor | None]], limit: float | None = None
+) -> str | None:
+    """What is wrong with (what was written, what should have been, the memory around it)."""
+    for written, expected, memory in results:
+        share = _LIMITS[written.dtype] if limit is None else limit
+        scale = expected.abs().max().item()
+        error = (written.float() - expected).abs().max().item()
+        if not error <= share * scale:  # which a NaN is not
+            return f"it is wrong by {error:.3g}, where values are up to {scale:.3g}"
+        if memory is not None:
+            written.fill_(_BESIDE)
+            if not (memory == _BESIDE).all():
+                return "it writes beside its output"
+    return None

@@ -1,0 +1,54 @@
+"""Proves all that the network launches on a GPU, whatever is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from fasti3d import gpu
+from fasti3d.flow.params import PRESETS
+from fasti3d.flow.solve import subject
+from fasti3d.i3d import I3D
+from fasti3d.ops.tvl1 import has_kernel
+from fasti3d.plan import Plan
+from fasti3d.proof.guard import collected, guard_of
+from fasti3d.proof.subject import Subject
+from fasti3d.proof.verdicts import Verdict
+
+SHAPES = ((1, 3, 64, 224, 224), (8, 3, 64, 224, 224), (1, 2, 64, 224, 224))
+DTYPES = (torch.float16, torch.bfloat16)
+
+
+def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Subject]:
+    """What clips of these shapes launch in half precision, from values and from bytes, and TV-L1."""
+    found: dict[str, Subject] = {}
+    for shape in shapes:
+        for dtype in DTYPES:
+            if gpu.why_not(device, dtype):
+                continue
+            plan = Plan(I3D(400, shape[1]).eval().to(device), dtype)
+            for kind in (dtype, torch.uint8)[: 2 if shape[1] == 3 else 1]:
+                with torch.no_grad(), collected() as its:
+                    plan.compute(torch.zeros(shape, dtype=kind, device=device), {"Logits"}, dtype)
+                found |= its
+    if has_kernel(device):
+        found |= {its.key: its for its in map(subject, PRESETS.values())}
+    return list(found.values())
+
+
+def prove_all(
+    device: torch.device, progress: Callable[[float, float | None], None] | None = None
+) -> Iterator[Verdict]:
+    """Proves each; what there is no room on the GPU for is left out.
+
+    Args:
+        device: a CUDA GPU.
+        progress: called with the number of those done and of all.
+    """
+    found = subjects(device)
+    for done, its in enumerate(found):
+        if progress:
+            progress(done, len(found))
+        if verdict := guard_of(device).prove(its):
+            yield verdict

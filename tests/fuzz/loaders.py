@@ -1,0 +1,261 @@
+"""Every reader of files, as a table: what it reads, from what it starts, and what it may raise.
+
+A row more is a reader more that is tried. ``wrap`` puts mutated bytes where only a whole container lets
+them through: inside an archive of right lengths and checksums.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from fasti3d.compat.pytorch_i3d import InceptionI3d
+from fasti3d.extraction import errors
+from fasti3d.extraction.sources import REPORT
+from fasti3d.flow import read_flo, read_kitti_png, write_flo, write_kitti_png
+from fasti3d.inflate import inflate
+from fasti3d.metrics import saved
+from fasti3d.metrics.side import Side
+from fasti3d.metrics.sources import open_source
+from fasti3d.ops.conv3d_bn_relu import tables
+from fasti3d.ops.conv3d_bn_relu.candidates import candidates
+from fasti3d.ops.conv3d_bn_relu.config import Problem
+from fasti3d.weights import WeightsError, load_partial
+
+# Enough names of a network to be known as one.
+_KEYS = [f"Mixed_4{block}.b0.bn.{leaf}" for block in "bcdef" for leaf in ("weight", "bias")]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A reader.
+
+    Attributes:
+        name: of the row.
+        seed: a good file, or the part of one that is mutated, of a few KB.
+        load: reads the file at a path.
+        allowed: what it may raise; anything else is a failure.
+        file: its name, or the end of it.
+        wrap: makes the file of the seed.
+        cases: how many mutations are tried.
+    """
+
+    name: str
+    seed: bytes
+    load: Callable[[Path], object]
+    allowed: tuple[type[Exception], ...]
+    file: str = "file"
+    wrap: Callable[[bytes], bytes] = bytes
+    cases: int = 200
+
+
+def _written(write: Callable[[Any], object]) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
+
+
+def _zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    def write(buffer: io.BytesIO) -> None:
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+
+    return _written(write)
+
+
+def _members(archive: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def _inside(archive: bytes, ending: str) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """A member, and how it is put back."""
+    members = _members(archive)
+    (name,) = (name for name in members if name.endswith(ending))
+    return members[name], lambda data: _zipped(members | {name: data})
+
+
+def _safetensors_header(whole: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
+    end = 8 + int.from_bytes(whole[:8], "little")
+    return whole[8:end], lambda header: struct.pack("<Q", len(header)) + header + whole[end:]
+
+
+def _png_chunks(png: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """The chunks without their lengths and checksums, which are made anew."""
+    chunks, at = [], 8
+    while at < len(png):
+        (size,) = struct.unpack_from(">I", png, at)
+        chunks.append(png[at + 4 : at + 8 + size])
+        at += 12 + size
+    lengths = [len(chunk) for chunk in chunks]
+
+    def wrap(data: bytes) -> bytes:
+        out, at = png[:8], 0
+        for length in lengths:
+            chunk = data[at : at + length].ljust(4, b"\0")
+            out += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+            at += length
+        return out
+
+    return b"".join(chunks), wrap
+
+
+def _weights_loaders() -> list[Loader]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {key: torch.rand(4, generator=generator) for key in _KEYS}
+    arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+    checkpoint = {"state_dict": tensors, "epoch": 3, "args": Path("x"), "history": [0.1] * 20}
+    modern = _written(lambda file: torch.save(checkpoint, file))
+    legacy = _written(lambda file: torch.save(checkpoint, file, _use_new_zipfile_serialization=False))
+    script = _zipped(
+        {name.replace("archive/", "m/"): data for name, data in _members(modern).items()}
+        | {"m/code/x.py": b""}
+    )
+    npz = _written(lambda file: np.savez(file, **arrays))
+    deflated = _written(lambda file: np.savez_compressed(file, **arrays))
+    member, put_back = _inside(npz, f"{_KEYS[0]}.npy")
+    data_pkl, repacked = _inside(modern, "data.pkl")
+    script_pkl, script_repacked = _inside(script, "data.pkl")
+    safe = safetensors.torch.save(tensors, {"fasti3d": json.dumps({"format": "hassony2"})})
+    header, with_header = _safetensors_header(safe)
+    rows = {
+        "torch": (modern, bytes),
+        "torch, inside": (data_pkl, repacked),
+        "torch before 1.6": (legacy, bytes),
+        "TorchScript": (script, bytes),
+        "TorchScript, inside": (script_pkl, script_repacked),
+        "npz": (npz, bytes),
+        "npz, deflated": (deflated, bytes),
+        "npz, inside": (member, put_back),
+        "safetensors": (safe, bytes),
+        "safetensors, its header": (header, with_header),
+        "pickle of arrays": (pickle.dumps(arrays, 4), bytes),
+        "pickle of arrays, protocol 5": (pickle.dumps(arrays, 5), bytes),
+    }
+    return [
+        Loader(f"weights: {name}", seed, load_partial, (WeightsError,), wrap=wrap)
+        for name, (seed, wrap) in rows.items()
+    ]
+
+
+def _inflation_loaders() -> list[Loader]:
+    """Of a network that ends so early that its weights are small."""
+    model = InceptionI3d(final_endpoint="Conv3d_2b_1x1", in_channels=3)
+    units = {"Conv2d_1a_7x7": (7, 7, 3, 64), "Conv2d_2b_1x1": (1, 1, 64, 64)}
+    arrays = {
+        f"{unit}/{leaf}": np.ones(shape if leaf == "weights" else 64, np.float32)
+        for unit, shape in units.items()
+        for leaf in (
+            "weights",
+            *(f"BatchNorm/{x}" for x in ("gamma", "beta", "moving_mean", "moving_variance")),
+        )
+    }
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    modern = _written(lambda file: torch.save({"model": tensors}, file))
+    data_pkl, repacked = _inside(modern, "data.pkl")
+    header, with_header = _safetensors_header(safetensors.torch.save(tensors))
+    rows = {
+        "npz, deflated": (_written(lambda file: np.savez_compressed(file, **arrays)), bytes),
+        "torch, inside": (data_pkl, repacked),
+        "safetensors, its header": (header, with_header),
+    }
+    return [
+        Loader(f"inflation: {name}", seed, lambda path: inflate(path, model), (WeightsError,), wrap=wrap)
+        for name, (seed, wrap) in rows.items()
+    ]
+
+
+def _clips(path: Path) -> int:
+    return sum(1 for _ in open_source(path).clips(9, None, 0))  # type: ignore[union-attr]
+
+
+def _fvd_loaders() -> list[Loader]:
+    clips = np.random.default_rng(0).integers(0, 255, (2, 9, 4, 4, 3), np.uint8)
+    npy = _written(lambda file: np.save(file, clips))
+    npz = _written(lambda file: np.savez_compressed(file, clips))
+    member, put_back = _inside(npz, ".npy")
+    side = Side.of(torch.rand(5, 4, dtype=torch.float64), (8, 8), keep=True)
+    state = side.state()
+    notes = {
+        "preset": "tf",
+        "weights": "0" * 64,
+        "frames": 9,
+        "kind": "uint8",
+        "count": 5,
+        "sizes": state["sizes"],
+    }
+    text = json.dumps(notes)
+
+    def write(data: bytes) -> bytes:
+        arrays = {name: state[name].numpy() for name in ("mean", "scatter", "features")}
+        return _written(lambda file: np.savez(file, fasti3d_fvd=np.array(data.decode("latin-1")), **arrays))
+
+    statistics = write(text.encode())
+    mean, mean_put_back = _inside(statistics, "mean.npy")
+    allowed = (ValueError, OSError)
+    return [
+        Loader("fvd: npy", npy, _clips, allowed, "clips.npy"),
+        Loader("fvd: npz", npz, _clips, allowed, "clips.npz"),
+        Loader("fvd: npz, inside", member, _clips, allowed, "clips.npz", put_back),
+        Loader("fvd: statistics", statistics, saved.read, allowed, "clips.npz"),
+        Loader("fvd: statistics, notes", text.encode(), saved.read, allowed, "clips.npz", write),
+        Loader("fvd: statistics, an array", mean, saved.read, allowed, "clips.npz", mean_put_back),
+    ]
+
+
+def _flow_loaders() -> list[Loader]:
+    flow = np.random.default_rng(0).normal(size=(2, 6, 5)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        write_flo(Path(folder, "seed.flo"), flow)
+        write_kitti_png(Path(folder, "seed.png"), flow)
+        flo, png = (Path(folder, name).read_bytes() for name in ("seed.flo", "seed.png"))
+    chunks, put_back = _png_chunks(png)
+    allowed = (ValueError, OSError)
+    return [
+        Loader("flow: flo", flo, read_flo, allowed),
+        Loader("flow: KITTI", png, read_kitti_png, allowed),
+        Loader("flow: KITTI, inside", chunks, read_kitti_png, allowed, wrap=put_back),
+    ]
+
+
+def _report(path: Path) -> object:
+    assert path.name == REPORT
+    return errors.ErrorReport(path.parent).read()
+
+
+def _record_loaders() -> list[Loader]:
+    gpu = tables.Gpu("NVIDIA H200", (9, 0), 132)
+    problem = Problem(8, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), *gpu[1:])
+    entry = tables.Entry(candidates(problem)[1], 1e-4, 2e-4)
+    table = tables.Table(gpu, {"torch": "2", "triton": "3", "date": "", "dtype": "float16"}, {problem: entry})
+    lines = [json.dumps({"video": f"{i}.mp4", "path": "p", "reason": "r", "digest": "0"}) for i in range(9)]
+    return [
+        Loader(
+            "records: tuned configurations",
+            table.dumps().encode(),
+            lambda path: tables.read(path, gpu),
+            (tables.TableError,),
+        ),
+        Loader("records: errors.jsonl", "\n".join(lines).encode(), _report, (), REPORT),
+    ]
+
+
+@cache
+def loaders() -> list[Loader]:
+    """All of them."""
+    return [*_weights_loaders(), *_inflation_loaders(), *_fvd_loaders(), *_flow_loaders(), *_record_loaders()]

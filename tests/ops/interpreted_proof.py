@@ -1,0 +1,165 @@
+"""Proofs of the real kernels in Triton's interpreter, and of ones made wrong: run by test_proof_triton.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from interpreting import CHIPS, clip, pack, weights
+from torch import Tensor
+
+from fasti3d.ops import subjects
+from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
+from fasti3d.ops.conv3d_bn_relu import plain
+from fasti3d.ops.conv3d_bn_relu.op import output_size
+from fasti3d.ops.i3d_head import launch as head_launch
+from fasti3d.ops.max_pool3d_same import launch as pool_launch
+from fasti3d.ops.pooled_conv3d import launch as pooled_launch
+from fasti3d.proof import guard
+from fasti3d.proof.cases import prove
+from fasti3d.proof.guard import Guard, collected
+from fasti3d.proof.subject import Subject
+from fasti3d.proof.verdicts import Environment
+
+CPU = torch.device("cpu")
+ONE, THREE = (1, 1, 1), (3, 3, 3)
+# Channels in and out, kernel, stride, size and padding.
+CONVS: dict[str, tuple[Any, ...]] = {
+    "three": (24, 16, THREE, ONE, (20, 15, 14), None),
+    "stem": (3, 16, (7, 7, 7), (2, 2, 2), (12, 25, 26), None),
+    "entry": (24, 16, ONE, ONE, (5, 9, 14), None),
+    "padded": (16, 24, THREE, (2, 1, 1), (7, 9, 9), (1, 0, 1)),
+    "odd": (17, 9, THREE, ONE, (4, 9, 9), None),
+}
+
+
+@pytest.fixture(params=CHIPS, autouse=True)
+def _chip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (conv_launch, pool_launch, pooled_launch):
+        monkeypatch.setattr(module, "chip", lambda device: CHIPS[request.param]._replace(multiprocessors=1))
+
+
+def convolution(name: str, dtype: torch.dtype = torch.float16) -> tuple[Any, ...]:
+    """What ``launch.conv3d`` takes: a piece from within a clip, into a slice."""
+    channels, out_channels, kernel, stride, size, padding = CONVS[name]
+    weight, bias = weights(out_channels, channels, kernel)
+    x = clip(2, channels, size)
+    if dtype == torch.uint8:
+        x = (x.float() * 60 + 128).clamp(0, 255).to(dtype)
+    packed = pack(weight, bias, stride, True, torch.float16, padding)
+    shape = (2, *output_size(size, kernel, stride, padding), out_channels + 16)
+    out = torch.zeros(shape, dtype=torch.float16).permute(0, 4, 1, 2, 3)[:, 8 : 8 + out_channels, 1:3]
+    return x, packed.weight, bias, kernel, stride, padding, True, out, 1
+
+
+def subject_of(call: Callable[[], Any]) -> Subject:
+    with collected() as found:
+        call()
+    (subject,) = found.values()
+    return subject
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_convolutions_are_proved(name: str) -> None:
+    subject = subject_of(lambda: conv_launch.conv3d(*convolution(name)))
+    assert prove(subject, CPU) == ("good", "")
+    assert json.loads(subject.details)["start"] == 1
+
+
+def test_bytes_are_proved() -> None:
+    assert prove(subject_of(lambda: conv_launch.conv3d(*convolution("stem", torch.uint8))), CPU) == (
+        "good",
+        "",
+    )
+
+
+def others() -> dict[str, Callable[[], Any]]:
+    x, (weight, bias) = clip(1, 24, (3, 9, 10)), weights(24, 24, ONE)
+    packed = pack(weight, bias, ONE, True, torch.float16).weight
+    out, second = clip(1, 16, (3, 9, 10)), clip(1, 8, (3, 9, 10))
+    pooled = clip(1, 24, (2, 5, 5))
+    last = clip(1, 32, (2, 7, 7))
+    return {
+        "split": lambda: conv_launch.conv3d_split(x, packed, bias, True, out, second),
+        "pooled": lambda: pooled_launch.pooled_conv3d(x, packed, bias, True, clip(1, 24, (3, 9, 10))),
+        "pool": lambda: pool_launch.max_pool3d(x, THREE, (2, 2, 2), pooled),
+        "head": lambda: guard.guarded(
+            CPU,
+            "head",
+            lambda: subjects.head(last, torch.zeros(5, 32)),
+            lambda: None,
+            lambda: None,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["split", "pooled", "pool", "head"])
+def test_the_other_kernels_are_proved(name: str) -> None:
+    assert prove(subject_of(others()[name]), CPU) == ("good", "")
+
+
+def test_triton_itself_is_proved() -> None:
+    assert prove(Subject.of("triton", "Triton"), CPU) == ("good", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [(pool_launch, "_max_pool3d_same_kernel", "pool"), (pooled_launch, "_pooled_conv3d_kernel", "pooled"),
+     (head_launch, "_i3d_head_kernel", "head")],
+)  # fmt: skip
+def test_a_kernel_that_writes_nothing_is_caught(
+    module: Any, name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Idle:
+        def __getitem__(self, grid: Any) -> Callable[..., None]:
+            return lambda *arguments, **options: None
+
+    subject = subject_of(others()[call])
+    monkeypatch.setattr(module, name, Idle())
+    kind, fault = prove(subject, CPU)
+    assert kind == "wrong"
+    assert "nan" in fault
+
+
+def test_a_wrong_convolution_is_caught_and_pytorch_s_own_gives_the_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """From end to end: the real kernel, one of whose taps is lost, as on the H100 of pytorch #173068."""
+    monkeypatch.setenv("FASTI3D_HOME", str(tmp_path))
+    its = Guard(CPU, Environment("GPU", "9.0", "1", "2", "3", "4", "5"))
+    its._alone = True  # the interpreter is this process's
+    monkeypatch.setattr(guard, "concerns", lambda device: True)
+    monkeypatch.setattr(guard, "guard_of", lambda device: its)
+    run = conv_launch.run
+
+    def without_a_tap(config: Any, work: Any) -> None:
+        weight = work.weight.clone()
+        weight[:, 0] = 0
+        run(config, work._replace(weight=weight))
+
+    call = convolution("three")
+    expected = torch.empty_like(call[7])
+    plain.conv3d_into(*call[:7], expected, 1)
+    conv_launch.conv3d(*call)
+    assert (call[7].float() - expected.float()).abs().max() < 0.01
+    assert [verdict.kind for verdict in its.verdicts.all().values()] == ["good"]
+
+    other = (call[0], call[1].clone(), *call[2:6], False, torch.empty_like(call[7]), 1)  # without ReLU
+    monkeypatch.setattr(conv_launch, "run", without_a_tap)
+    with pytest.warns(
+        guard.SelfCheckWarning, match=r"conv3d of float16.*wrong by.*GPU, compute capability 9\.0"
+    ):
+        conv_launch.conv3d(*other)
+    plain.conv3d_into(*other[:7], expected, 1)
+    assert torch.equal(other[7], expected)
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_plain_pieces_are_those_of_the_whole(name: str) -> None:
+    *call, out, start = convolution(name)
+    whole: Tensor = plain.conv3d(*call, (0, start + out.shape[2]), torch.float32)
+    plain.conv3d_into(*call, out, start)
+    assert (out.float() - whole[:, :, start:]).abs().max() < 0.01
