@@ -4,6 +4,7 @@
 #   make test              the tests (ARGS="-k pool" goes on to pytest)
 #   make test-isa          those that depend on the instruction set, with each lower one of this CPU
 #   make bench             the benchmarks and their tables (ARGS too)
+#   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
 #   make lint | format     the checks of style and types | what can be put right by itself
 #   make setup | clean     set up all of it but the benchmarks' peers | remove what make and Python created
 #
@@ -30,7 +31,7 @@ HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
-.PHONY: setup demo test test-isa bench lint format clean
+.PHONY: setup demo test test-isa bench sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(HAVE_TOOLS)
@@ -94,6 +95,9 @@ bench: $(HAVE_PEERS)
 	@mkdir -p .benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=.benchmarks/latest.json $(ARGS)
 	@$(BIN)/python benchmarks/report.py .benchmarks/latest.json
+
+sanitize: setup
+	@$(BIN)/python tests/campaign/sanitize.py $(ARGS)
 
 lint: setup
 	@echo "lint: ruff, mypy, clang-format"

@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from fasti3d import network, video, weights
 from fasti3d.choices import FlowPreset, Streams, check_preset, check_streams
 from fasti3d.devices import resolve_device, resolve_dtype
+from fasti3d.flow.checks import BOUND, check_flow_from
 from fasti3d.flow.encoding import to_flow_clip
+from fasti3d.flow.folder import FolderFlow, check_flow_count, flow_folder
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP
-from fasti3d.flow.windows import FlowWindow, with_flow
+from fasti3d.flow.windows import FlowWindow, PairFlow, SolvedFlow, with_flow
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.limits import check_arguments
 from fasti3d.naming import quoted
@@ -98,6 +100,8 @@ class Classification:
         seconds: wall-clock time from opening the file to the last logits.
         film: frames spread over the whole video, for a filmstrip.
         streams: each stream's own logits, like ``logits``, by its name: ``rgb``, ``flow`` or both.
+        flow_from, flow_bound: the folder that the video's flow was read from, and the motion in pixels that
+            was cut off at in it; None where it was computed.
     """
 
     path: Path
@@ -112,6 +116,8 @@ class Classification:
     seconds: float
     film: tuple[Picture, ...]
     streams: dict[str, Tensor] = field(default_factory=dict)
+    flow_from: Path | None = None
+    flow_bound: float | None = None
 
     @property
     def frames_per_second(self) -> float:
@@ -217,6 +223,8 @@ def classify(
     streams: Streams = "rgb",
     flow_preset: FlowPreset = "readme",
     tvl1_params: TVL1Params = PRESETS["i3d"],
+    flow_from: str | PathLike[str] | None = None,
+    flow_bound: float = BOUND,
     window: int = 64,
     stride: int = 32,
     fps: float | None = 25.0,
@@ -239,6 +247,11 @@ def classify(
         flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``; the frames' short
             side is 256 pixels.
         tvl1_params: those of TV-L1.
+        flow_from: a folder of folders of flow, as denseflow, TSN's tools and ``fasti3d flow --layout
+            denseflow`` write them (``flow.FlowFolder``), to be read instead of computed: that of ``path`` has
+            its name, of a file without the suffix. Its frames were those of the video at ``fps``, with a
+            short side of 256; the number of flows tells, N-1 or N for N frames sampled.
+        flow_bound: with ``flow_from`` the motion in pixels that was cut off at.
         window: frames in a window, at least 9 (the shortest clip the network's head accepts), or 10
             with flow.
         stride: frames from one window's start to the next one's.
@@ -252,7 +265,8 @@ def classify(
     Raises:
         ValueError: an argument out of range, flow without a model for it, a model that does not take
             its stream's channels, or two models of different classes, devices or dtypes.
-        fasti3d.video.VideoError: a file that cannot be read.
+        fasti3d.video.VideoError: a file that cannot be read, or flow that is missing, broken or of other
+            frames.
         fasti3d.weights.WeightsError: weights that cannot be had or read.
         FloatingPointError: logits that are not finite, as float16 can give with some weights.
 
@@ -274,6 +288,11 @@ def classify(
             raise ValueError(f"{name} must be at least 1, got {value}")
     check_arguments(fps, None, None)
     check_preset(flow_preset)
+    check_flow_from(flow_from, flow_bound, flowing=flowing, preset=flow_preset, params=tvl1_params)
+    folder = None
+    if flow_from is not None:
+        folder = flow_folder(flow_from, path, flow_bound)
+        check_flow_count(folder, Path(path), fps)
     sources = {"rgb": model, "flow": flow_model}
     models = {
         name: source if isinstance(source, I3D) else load_model(source, device=device, dtype=dtype)
@@ -300,7 +319,11 @@ def classify(
         ahead = threads.enter_context(closing(read_ahead(source, READ_AHEAD)))
         if flowing:
             stop = Event()
-            flows = with_flow(ahead, flow_preset, tvl1_params, weight.device, stop)
+            if folder is None:
+                pairs: PairFlow = SolvedFlow(flow_preset, tvl1_params, weight.device)
+            else:
+                pairs = FolderFlow(folder, weight.device)
+            flows = with_flow(ahead, pairs, stop)
             ahead = threads.enter_context(closing(read_ahead(flows, READ_AHEAD)))
             threads.callback(stop.set)  # first of all, so that nobody waits for flow that nobody wants
         for group in batched(ahead, batch):
@@ -313,6 +336,8 @@ def classify(
                 film.add(item)
             if progress is not None:
                 progress(frames)
+    if folder is not None:
+        folder.check_frames(frames)
     seconds = time.perf_counter() - start
     by_stream = {name: torch.cat(parts) for name, parts in rows.items()}
     if len({len(parts[0]) for parts in by_stream.values()}) > 1:
@@ -336,6 +361,8 @@ def classify(
         seconds=seconds,
         film=film.pictures(),
         streams=by_stream,
+        flow_from=None if folder is None else folder.path,
+        flow_bound=None if folder is None else folder.bound,
     )
 
 

@@ -80,7 +80,7 @@ class FusedConv3d(nn.Module):
             raise ValueError(f"x is {x.dtype} but the weights are {weight.dtype}: cast one to the other")
         if x.device != weight.device:
             raise ValueError(f"x is on {x.device}, but the weights on {weight.device}: move one to the other")
-        check_fills(x.shape[2:], self.kernel_size, self.padding)
+        check_fills(x.shape, self.kernel_size, self.padding)
 
     def _pack(self, dtype: torch.dtype) -> PackedConv3d:
         """The packed convolution for the weights as they are now."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
+from os import PathLike
 
 import torch
 from torch import Tensor, nn
 
 from fasti3d.choices import FlowPreset, check_preset
+from fasti3d.flow.checks import BOUND
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import centre, flow_clips
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.network import MIN_FLOW_FRAMES
 
 CHANNELS = {"rgb": 3, "flow": 2}
+
+StrPath = str | PathLike[str]
 
 
 def check_channels(argument: str, stream: str, model: I3D) -> None:
@@ -91,8 +96,11 @@ class TwoStreamI3D(nn.Module):
         *,
         preset: FlowPreset = "readme",
         params: TVL1Params = PRESETS["i3d"],
+        flow_from: StrPath | Sequence[StrPath] | None = None,
+        flow_bound: float = BOUND,
+        first: int | Sequence[int] = 0,
     ) -> Tensor:
-        """The logits from frames alone: TV-L1 flow is computed on the device of the frames.
+        """The logits from frames: TV-L1 flow is computed on their device, or read from folders of pictures.
 
         The RGB stream sees the centre 224x224 of all T frames, the flow stream T-1 flows.
 
@@ -103,12 +111,18 @@ class TwoStreamI3D(nn.Module):
                 cropped, clipped to 20 pixels and scaled to [-1, 1]. ``mediapipe``: frames squashed to
                 224x224, flow of those, rounded down to 8 bits, then scaled to [-1, 1].
             params: those of TV-L1.
+            flow_from: for each clip the folder of its video's flow, as ``flow.folder.FlowFolder`` says, which
+                was extracted from frames as these: of the same rate and size.
+            flow_bound: with ``flow_from`` the motion in pixels that was cut off at.
+            first: with ``flow_from`` the number of each clip's first frame in its video, or of all clips'.
 
         Returns:
             (N, num_classes).
 
         Raises:
-            ValueError: frames of another dtype or shape, or too few or too small; an unknown preset.
+            ValueError: frames of another dtype or shape, or too few or too small; an unknown preset;
+                arguments of computing and of reading flow together.
+            fasti3d.video.VideoError: flow that is missing, broken or of another size.
         """
         check_preset(preset)
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[4] != 3 or not len(frames):
@@ -123,7 +137,17 @@ class TwoStreamI3D(nn.Module):
             )
         rows, columns = centre(*frames.shape[2:4])
         rgb_clip = frames[:, :, rows, columns].permute(0, 4, 1, 2, 3)
-        flow_clip = flow_clips(frames, preset, params)
+        if flow_from is None:
+            flow_clip = flow_clips(frames, preset, params)
+        else:
+            from fasti3d.flow.folder import read_clips  # which decoders come with
+
+            if preset != "readme" or params != PRESETS["i3d"]:
+                raise ValueError(
+                    "preset and params are for computing flow, which flow_from spares: leave them out, got "
+                    f"{preset!r} and {params}"
+                )
+            flow_clip = read_clips(flow_from, frames, first, flow_bound)
         return self(clip_for(self.rgb, rgb_clip), clip_for(self.flow, flow_clip))
 
     def _check_classes(self) -> None:

@@ -21,7 +21,7 @@ from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip,
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.solve import tvl1, tvl1_video
 from fasti3d.flow.stream import stream_flow
-from fasti3d.flow.windows import FlowWindow, with_flow
+from fasti3d.flow.windows import FlowWindow, SolvedFlow, with_flow
 
 CPU = torch.device("cpu")
 # Few iterations: what is tested here is which frames meet, not how well they are matched.
@@ -76,7 +76,7 @@ def noise(path: Path, count: int, height: int, width: int) -> Path:
 
 def flow_windows(path: Path, window: int, stride: int, preset: str = "readme") -> list[FlowWindow]:
     source = video.windows(path, window=window, stride=stride, crop=None)
-    return list(with_flow(source, preset, QUICK, CPU))  # type: ignore[arg-type]
+    return list(with_flow(source, SolvedFlow(preset, QUICK, CPU)))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- one clip
@@ -222,7 +222,7 @@ def test_a_stop_is_obeyed_within_a_window(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stream, "tvl1_video", solve)
     monkeypatch.setattr(windows, "_group", lambda device: 5)
     source = video.windows(plain(tmp_path / "v.mkv", 30), window=20, crop=None)
-    assert list(with_flow(source, "readme", QUICK, CPU, stop)) == []
+    assert list(with_flow(source, SolvedFlow("readme", QUICK, CPU), stop)) == []
     assert solved == [5]
 
 
@@ -240,7 +240,7 @@ def test_the_frames_are_those_of_the_rgb_path_bit_for_bit(
 
 def test_flow_of_a_real_clip_is_that_of_its_pairs(shared_data: Path) -> None:
     path = shared_data / "videos" / "arm_wrestling.mp4"
-    item = next(with_flow(video.windows(path, window=10, crop=None), "readme", TVL1Params(), CPU))
+    item = next(with_flow(video.windows(path, window=10, crop=None), SolvedFlow("readme", TVL1Params(), CPU)))
     frames = next(video.windows(path, window=10, crop=None)).frames[4:6]
     pair = tvl1(to_grey(frames[0]), to_grey(frames[1]))
     rows, columns = stream.centre(*frames.shape[1:3])
@@ -257,7 +257,7 @@ import resource, sys, torch
 from fasti3d import choices, video
 from fasti3d.flow import stream, windows
 from fasti3d.flow.params import TVL1Params
-from fasti3d.flow.windows import with_flow
+from fasti3d.flow.windows import SolvedFlow, with_flow
 stream.tvl1_video = lambda grey, params: torch.stack([grey[1:], grey[:-1]], dim=1).float()
 
 def windows():
@@ -265,7 +265,7 @@ def windows():
         yield from video.windows(sys.argv[1], window=16, stride=8, crop=None)
 
 peaks = []
-for item in with_flow(windows(), "readme", TVL1Params(), torch.device("cpu")):
+for item in with_flow(windows(), SolvedFlow("readme", TVL1Params(), torch.device("cpu"))):
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print(peaks[5], peaks[-1], len(peaks))
 """

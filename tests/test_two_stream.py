@@ -14,7 +14,7 @@ from fasti3d.flow import stream
 from fasti3d.flow.encoding import to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import stream_flow
-from fasti3d.flow.windows import with_flow
+from fasti3d.flow.windows import SolvedFlow, with_flow
 from fasti3d.inputs import as_floats
 from fasti3d.two_stream import TwoStreamI3D
 from fasti3d.video import Window, to_clip
@@ -196,7 +196,9 @@ def test_a_video_s_window_gives_the_clips_of_its_frames() -> None:
     two.forward_frames(frames[None], params=QUICK)
     (rgb,), (flow,) = clips(two)
     times = tuple(i / 25 for i in range(10))
-    (window,) = with_flow(iter([Window(0, 0, frames, times)]), "readme", QUICK, torch.device("cpu"))
+    (window,) = with_flow(
+        iter([Window(0, 0, frames, times)]), SolvedFlow("readme", QUICK, torch.device("cpu"))
+    )
     assert torch.equal(to_clip(window.frames), rgb[0])
     assert torch.equal(to_flow_clip(window.flow), flow[0])
 

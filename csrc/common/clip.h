@@ -32,10 +32,16 @@ struct ClipView {
   }
 };
 
+constexpr int64_t kMaxAxis = int64_t(1) << 48;
+
 inline ClipView clip_view(const Tensor& x, const char* name) {
   check(x.dim() == 5, name, " must have 5 dimensions (N, C, T, H, W), got ", x.dim());
   const auto size = x.sizes();
   const auto stride = x.strides();
+  // Without elements any axis may have any length.
+  for (const int64_t n : size) {
+    check(n <= kMaxAxis, name, " must have axes of at most ", kMaxAxis, ", got ", n);
+  }
   return {size[0],   size[1],   size[2],   size[3],   size[4],
           stride[0], stride[1], stride[2], stride[3], stride[4]};
 }
@@ -49,13 +55,22 @@ inline ClipView channels_last_view(const Tensor& x, const char* name) {
   return view;
 }
 
-inline void check_window(const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride) {
-  check(kernel.size() == 3, "kernel must have 3 lengths (t, h, w), got ", kernel.size());
-  check(stride.size() == 3, "stride must have 3 steps (t, h, w), got ", stride.size());
-  for (size_t axis = 0; axis < 3; ++axis) {
-    check(kernel[axis] >= 1, "kernel must be at least 1 on every axis, got ", kernel[axis]);
-    check(stride[axis] >= 1, "stride must be at least 1 on every axis, got ", stride[axis]);
+// Of a window, as of torch's own pools: no product of two of them overflows. The largest padding is
+// less, for clips of few channels are copied with it.
+constexpr int64_t kMaxLength = 0x7fffffff, kMaxPadding = 0x7fff;
+
+inline void check_triple(const char* name, const std::vector<int64_t>& values, int64_t least,
+                         int64_t most) {
+  check(values.size() == 3, name, " must have 3 values (t, h, w), got ", values.size());
+  for (const int64_t value : values) {
+    check(value >= least && value <= most, name, " must be ", least, " to ", most,
+          " on every axis, got ", value);
   }
+}
+
+inline void check_window(const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride) {
+  check_triple("kernel", kernel, 1, kMaxLength);
+  check_triple("stride", stride, 1, kMaxLength);
 }
 
 inline Window same_window(const ClipView& x, const std::vector<int64_t>& kernel,
@@ -70,9 +85,8 @@ inline Window padded_window(const ClipView& x, const std::vector<int64_t>& kerne
                             const std::vector<int64_t>& stride,
                             const std::vector<int64_t>& padding) {
   check_window(kernel, stride);
-  check(padding.size() == 3, "padding must have 3 lengths (t, h, w), got ", padding.size());
+  check_triple("padding", padding, 0, kMaxPadding);
   const auto axis = [&](int64_t in, size_t i) {
-    check(padding[i] >= 0, "padding must be at least 0 on every axis, got ", padding[i]);
     check(in + 2 * padding[i] >= kernel[i], "x with its padding must fill the kernel of ",
           kernel[i], ", got ", in, " and twice ", padding[i]);
     return Axis(in, kernel[i], stride[i], padding[i]);

@@ -9,6 +9,8 @@
 #include <memory>
 #include <new>
 
+#include "check.h"
+
 namespace fasti3d {
 
 constexpr size_t kHugePage = size_t(1) << 21;
@@ -33,7 +35,7 @@ inline void advise_huge_pages(void* begin, size_t bytes) {
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(size_t count) : Scratch(count * sizeof(T), count * sizeof(T) >= kHugePage) {}
+  explicit Scratch(int64_t count) : Scratch(bytes(count), bytes(count) >= kHugePage) {}
   T* get() const { return memory_.get(); }
   T& operator[](size_t i) const { return memory_.get()[i]; }
 
@@ -49,6 +51,10 @@ class Scratch {
       }
     }
   };
+
+  static size_t bytes(int64_t count) {
+    return static_cast<size_t>(product({count, static_cast<int64_t>(sizeof(T))}));
+  }
 
   static T* aligned(void* base, size_t alignment) {
     const uintptr_t at = reinterpret_cast<uintptr_t>(base);

@@ -27,8 +27,8 @@ struct Taps {
 
   Taps(int64_t channels, int64_t kt, int64_t kh, int64_t kw, bool pairs)
       : merged(channels < kFewChannels || (pairs && channels % 2 != 0)),
-        count(merged ? kt * kh : kt * kh * kw),
-        run(merged ? kw * channels : channels),
+        count(merged ? product({kt, kh}) : product({kt, kh, kw})),
+        run(merged ? product({kw, channels}) : channels),
         packed_run(pairs ? (run + 1) / 2 * 2 : run) {}
 };
 

@@ -7,14 +7,15 @@
 #include <optional>
 #include <vector>
 
+#include "../common/allocate.h"
 #include "../common/isa.h"
 #include "../common/memory.h"
+#include "../common/overlap.h"
+#include "../common/parallel.h"
 #include "conv.h"
 
 namespace fasti3d {
 namespace {
-
-using torch::stable::parallel_for;
 
 const ConvKernels& choose(bool pairs) {
 #if defined(__x86_64__)
@@ -86,11 +87,11 @@ Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& trans
   for (int axis = 0; axis < 5; ++axis) size[axis] = weight.size(axis);
   const Taps form(size[1], size[2], size[3], size[4], dtype == ScalarType::BFloat16);
   const int64_t panels = (size[0] + kPanel - 1) / kPanel;
-  const int64_t taps = form.count / size[2] * transform.phases;
-  const int64_t panel_stride = taps * form.packed_run * kPanel;
+  const int64_t taps = product({form.count / size[2], transform.phases});
+  const int64_t panel_stride = product({taps, form.packed_run, kPanel});
   std::vector<int64_t> shape{panels, taps, form.packed_run, kPanel};
   if (winograd) shape.insert(shape.begin(), transform.components);
-  Tensor packed = torch::stable::empty(shape, dtype);
+  Tensor packed = allocate("conv3d_pack", shape, dtype, weight);
   T* const out = static_cast<T*>(packed.mutable_data_ptr());
   // What rounds a run up to a pair stays zero.
   std::fill_n(out, packed.numel(), T(0.0f));
@@ -114,7 +115,7 @@ Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filter
   FilterTransform transform{nullptr, 1, weight.size(2), 1};
   if (filters) {
     check(filters->dim() == 3 && filters->is_contiguous() &&
-              filters->scalar_type() == ScalarType::Double &&
+              filters->scalar_type() == ScalarType::Double && filters->numel() > 0 &&
               filters->size(1) * filters->size(2) >= weight.size(2),
           "filters must be the float64 matrix (components, phases, taps) of a minimal filter");
     transform = {static_cast<const double*>(filters->const_data_ptr()), filters->size(0),
@@ -128,7 +129,7 @@ Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filter
 // A channels-last copy of x with its padding along w, for clips of few channels. One value
 // more than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
 int64_t padded_size(const ClipView& in, const Axis& w) {
-  return in.n * in.t * in.h * padded_width(w) * in.c + 1;
+  return product({in.n, in.t, in.h, padded_width(w), in.c}) + 1;
 }
 
 template <class T>
@@ -187,14 +188,18 @@ struct Problem {
     check(taps.merged || in.stride_c == 1,
           "x must be channels-last (channel stride 1), got channel stride ", in.stride_c,
           ": call .contiguous(memory_format=torch.channels_last_3d)");
+    check(in.c > 0 && (in.n == 0 || (in.t > 0 && in.h > 0 && in.w > 0)),
+          "x must have channels, frames, rows and columns, got (", in.n, ", ", in.c, ", ", in.t,
+          ", ", in.h, ", ", in.w, ")");
     check(result.n == in.n && result.h == window.h.out && result.w == window.w.out && start >= 0 &&
-              start + result.t <= window.t.out,
+              start <= window.t.out - result.t,
           "out must hold frames from ", start, " on of (", in.n, ", C, ", window.t.out, ", ",
           window.h.out, ", ", window.w.out, "), got (", result.n, ", ", result.c, ", ", result.t,
           ", ", result.h, ", ", result.w, ")");
     check(bias.dim() == 1 && bias.is_contiguous() && bias.scalar_type() == ScalarType::Float &&
               bias.size(0) == panels() * kPanel,
           "bias must be float32 with ", panels() * kPanel, " values (whole panels of 16)");
+    check_written(out, {{"x", x}, {"packed", packed}, {"bias", bias}});
   }
 
   int64_t panels() const { return (result.c + kPanel - 1) / kPanel; }
@@ -226,22 +231,25 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
                       std::vector<int64_t> kernel, std::vector<int64_t> stride, Padding padding,
                       bool relu, Tensor out, int64_t start) {
   const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start);
-  check(p.type == packed.scalar_type() ? !(p.taps.merged && p.pairs) : p.taps.merged,
-        "bfloat16 clips need weights in float32 below ", kFewChannels,
-        " channels and in bfloat16 from there on");
-  check(inputs.dim() == 3 && inputs.is_contiguous() && outputs.dim() == 2 &&
-            outputs.is_contiguous() && inputs.scalar_type() == ScalarType::Float &&
+  check(p.type == ScalarType::Float ? !p.pairs : p.pairs != p.taps.merged,
+        "packed must be float32 for float32 clips; for bfloat16 clips float32 below ", kFewChannels,
+        " channels and bfloat16 from there on");
+  check(inputs.dim() == 3 && inputs.is_contiguous() && inputs.numel() > 0 && outputs.dim() == 2 &&
+            outputs.is_contiguous() && outputs.numel() > 0 &&
+            inputs.scalar_type() == ScalarType::Float &&
             outputs.scalar_type() == ScalarType::Float && outputs.size(1) == inputs.size(0) &&
             inputs.size(1) == stride[0] && inputs.size(0) <= kMaxComponents &&
             inputs.size(1) * inputs.size(2) <= kMaxFrames,
-        "inputs and outputs must be the float32 matrices of a minimal filter");
+        "inputs and outputs must be the float32 matrices of a minimal filter, (components, stride ",
+        stride[0], ", frames) and (outputs, components)");
+  check_written(out, {{"inputs", inputs}, {"outputs", outputs}});
   const MinimalFilter filter{static_cast<const float*>(inputs.const_data_ptr()),
                              static_cast<const float*>(outputs.const_data_ptr()),
                              inputs.size(0),
                              inputs.size(1),
                              inputs.size(2),
                              outputs.size(0)};
-  const int64_t tap_count = filter.phases * p.taps.count / kernel[0];
+  const int64_t tap_count = product({filter.phases, p.taps.count / kernel[0]});
   p.check_packed(packed, {filter.components, p.panels(), tap_count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());

@@ -5,12 +5,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "../common/parallel.h"
 #include "blocking.h"
 #include "conv.h"
 
 namespace fasti3d {
-
-using torch::stable::parallel_for;
 
 template <class T>
 void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& result,

@@ -8,13 +8,12 @@
 #include <vector>
 
 #include "../common/memory.h"
+#include "../common/parallel.h"
 #include "blocking.h"
 #include "conv.h"
 
 namespace fasti3d {
 namespace {
-
-using torch::stable::parallel_for;
 
 // Transformed input a group may hold: a few time tiles of the large layers, inside a last-level
 // cache.
@@ -33,12 +32,13 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
                        const WinogradKernels& kernels) {
   const int64_t rows = kernels.rows;
   const int64_t width = taps.merged ? padded_width(window.w) : in.w;
-  const int64_t row = width * in.c;                         // values of one input row
+  const int64_t row = product({width, in.c});               // values of one input row
   const int64_t parts = filter.components * filter.phases;  // transformed rows an input row becomes
-  const int64_t tile_values = in.h * parts * row;
+  const int64_t tile_values = product({in.h, parts, row});
   const int64_t time_tiles = (result.t + filter.output_count - 1) / filter.output_count;
   const int64_t all_tiles = in.n * time_tiles;
-  const int64_t group = std::clamp<int64_t>(kGroupBytes / (tile_values * sizeof(V)), 1, all_tiles);
+  const int64_t group_values = kGroupBytes / static_cast<int64_t>(sizeof(V));
+  const int64_t group = std::clamp<int64_t>(group_values / tile_values, 1, all_tiles);
   const int64_t phase_taps = packed.size(2) / filter.phases;
   const int64_t tap_count = packed.size(2), run = packed.size(3);
   const int64_t kernel_w = taps.merged ? 1 : window.w.kernel;
@@ -53,7 +53,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
     if (is_zero(last, filter.frames)) component_taps[c] -= phase_taps;
   }
 
-  const Scratch<V> transformed(group * tile_values);
+  const Scratch<V> transformed(product({group, tile_values}));
   // Stands for a row outside the clip at every component and phase.
   const std::vector<V> zeros(parts * row, V(0.0f));
   const std::vector<float> no_bias(kernels.max_panels * kPanel, 0.0f);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/parallel.h"
 
 namespace fasti3d {
 namespace {
@@ -62,7 +63,7 @@ int64_t fingerprint(std::vector<Tensor> tensors) {
     }
   }
   std::vector<uint64_t> hashes(chunks.size());
-  torch::stable::parallel_for(0, chunks.size(), 8, [&](int64_t begin, int64_t end) {
+  parallel_for(0, static_cast<int64_t>(chunks.size()), 8, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) hashes[i] = hash_chunk(chunks[i].bytes, chunks[i].size);
   });
   uint64_t h = tensors.size();

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "../common/allocate.h"
 #include "../common/isa.h"
 #include "../common/memory.h"
+#include "../common/overlap.h"
+#include "../common/parallel.h"
 #include "pool.h"
 
 namespace fasti3d {
@@ -29,19 +32,21 @@ void max_pool3d_same_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t
   const ClipView in = channels_last_view(x, "x");
   const ClipView result = channels_last_view(out, "out");
   const Window window = same_window(in, kernel, stride);
+  check_written(out, {{"x", x}});
   check(result.n == in.n && result.c == in.c && result.t == window.t.out &&
             result.h == window.h.out && result.w == window.w.out,
         "out must be (", in.n, ", ", in.c, ", ", window.t.out, ", ", window.h.out, ", ",
-        window.w.out, ")");
+        window.w.out, "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ",
+        result.w, ")");
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), result.span() * out.element_size());
   const PoolArgs args{x.const_data_ptr(), out.mutable_data_ptr(), type, in, result, window};
   const PoolRows pool_rows = choose();
   const int64_t rows = in.n * window.t.out * window.h.out;
-  const int64_t row_bytes = in.w * in.c * static_cast<int64_t>(x.element_size());
+  const int64_t row_bytes = product({in.w, in.c, static_cast<int64_t>(x.element_size())});
   // A thread should have some tens of kilobytes to read before it is worth waking.
   const int64_t grain = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, row_bytes));
-  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     std::vector<char> scratch(row_bytes);
     pool_rows(args, begin, end, scratch.data());
   });
@@ -50,9 +55,8 @@ void max_pool3d_same_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t
 Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride) {
   const ClipView in = clip_view(x, "x");
   const Window window = same_window(in, kernel, stride);
-  const std::vector<int64_t> size{in.n, in.c, window.t.out, window.h.out, window.w.out};
-  Tensor out = torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                    torch::headeronly::MemoryFormat::ChannelsLast3d);
+  Tensor out = allocate("max_pool3d_same", {in.n, in.c, window.t.out, window.h.out, window.w.out},
+                        x.scalar_type(), x, torch::headeronly::MemoryFormat::ChannelsLast3d);
   max_pool3d_same_(x, kernel, stride, out);
   return out;
 }

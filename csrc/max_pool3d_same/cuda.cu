@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/allocate.h"
 #include "../common/cuda.h"
 #include "pool.h"
 
@@ -152,9 +153,8 @@ Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_
   const ClipView in = channels_last_view(x, "x");
   const Window window = same_window(in, kernel, stride);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const std::vector<int64_t> size{in.n, in.c, window.t.out, window.h.out, window.w.out};
-  Tensor out = torch::stable::empty(size, type, std::nullopt, x.device(), std::nullopt,
-                                    torch::headeronly::MemoryFormat::ChannelsLast3d);
+  Tensor out = allocate("max_pool3d_same", {in.n, in.c, window.t.out, window.h.out, window.w.out},
+                        type, x, torch::headeronly::MemoryFormat::ChannelsLast3d);
   if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(x);
   const PoolArgs args{

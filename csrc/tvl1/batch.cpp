@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/parallel.h"
 #include "image.h"
 #include "solver.h"
 #include "team.h"
@@ -151,7 +152,7 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
       chosen->help();
     }
   };
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) work(teams[i]);
   });
   if (out_of_memory) {

@@ -171,7 +171,7 @@ void solve(Task task, const Params& params, Size size, const Tensor& frames) {
   const int64_t states = aligned(sizeof(Queue) + plan.groups * sizeof(GroupState));
   const int64_t table = aligned(level_count * sizeof(Level));
   const int64_t bytes = states + table + plan.groups * plan.layout.floats * sizeof(float);
-  Tensor workspace = allocate({bytes}, ScalarType::Byte, frames);
+  Tensor workspace = allocate("tvl1", {bytes}, ScalarType::Byte, frames);
   char* const memory = static_cast<char*>(workspace.mutable_data_ptr());
   Queue* queue = reinterpret_cast<Queue*>(memory);
   GroupState* groups = reinterpret_cast<GroupState*>(queue + 1);

@@ -5,13 +5,11 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <exception>
-#include <initializer_list>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <tuple>
 
+#include "../common/allocate.h"
 #include "../common/check.h"
 #include "params.h"
 
@@ -19,6 +17,12 @@ namespace fasti3d::tvl1 {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// As in fasti3d/flow/params.py, which says why.
+constexpr int64_t kMostIterations = 0x7fffffff;
+constexpr double kLargest = 1e6;
+// Of an initial flow, in pixels, and how far floats of 0 to 1 may lie outside.
+constexpr float kLargestFlow = 1e9f, kRounding = 1e-3f;
 
 inline Params make_params(const std::string& mode, double tau, double lambda, double theta,
                           int64_t nscales, int64_t warps, double epsilon, int64_t inner_iterations,
@@ -30,12 +34,22 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
   check(lambda > 0, "lambda_ must be above 0, got ", lambda);
   check(theta > 0, "theta must be above 0, got ", theta);
   check(nscales >= 1 && nscales <= 1000, "nscales must be 1 to 1000, got ", nscales);
-  check(warps >= 1 && warps <= 1000, "warps must be 1 to 1000, got ", warps);
+  check(warps >= 0 && warps <= 1000, "warps must be 0 to 1000, got ", warps);
   check(epsilon >= 0, "epsilon must be at least 0, got ", epsilon);
   check(inner_iterations >= 1, "inner_iterations must be at least 1, got ", inner_iterations);
   check(outer_iterations >= 1, "outer_iterations must be at least 1, got ", outer_iterations);
+  check(inner_iterations <= kMostIterations / outer_iterations,
+        "inner_iterations * outer_iterations must be less than 2**31, got ", inner_iterations,
+        " * ", outer_iterations);
   check(scale_step > 0 && scale_step < 1, "scale_step must lie between 0 and 1, got ", scale_step);
   check(gamma >= 0, "gamma must be at least 0, got ", gamma);
+  const auto check_most = [](const char* name, double value) {
+    check(value <= kLargest, name, " must be at most ", kLargest, ", got ", value);
+  };
+  check_most("theta", theta);
+  check_most("gamma", gamma);
+  check_most("tau / theta", tau / theta);
+  check_most("lambda_ * theta", lambda * theta);
   check(median_filtering == 0 || median_filtering == 1 || median_filtering == 3 ||
             median_filtering == 5,
         "median_filtering must be 0, 1, 3 or 5, got ", median_filtering);
@@ -53,6 +67,17 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
           median_filtering};
 }
 
+// Fails for a value of a float32 tensor on the CPU that is not between the two; NaN is not.
+inline void check_values(const std::optional<Tensor>& tensor, const char* name, float least,
+                         float most) {
+  if (!tensor || tensor->scalar_type() != ScalarType::Float) return;
+  const float* const values = static_cast<const float*>(tensor->const_data_ptr());
+  bool inside = true;
+  const int64_t count = tensor->numel();
+  for (int64_t i = 0; i < count; ++i) inside &= values[i] >= least && values[i] <= most;
+  check(inside, name, " must be finite and lie in ", least, " to ", most, ", being float32");
+}
+
 struct Problem {
   int64_t pairs;
   Size size;
@@ -67,6 +92,8 @@ inline void check_frames(const Tensor& frames, const char* name) {
   for (int axis = 1; axis < 3; ++axis) {
     check(frames.size(axis) >= kSmallestImage, name, " must have sides of at least ",
           kSmallestImage, " pixels, got ", frames.size(axis));
+    check(frames.size(axis) <= kLargestImage, name, " must have sides of at most ", kLargestImage,
+          " pixels, got ", frames.size(axis));
   }
 }
 
@@ -100,26 +127,13 @@ inline Problem make_problem(const Tensor& frame0, const std::optional<Tensor>& f
   return problem;
 }
 
-// An uninitialised tensor beside `like`. What torch's allocator says does not come through the
-// stable ABI.
-inline Tensor allocate(std::initializer_list<int64_t> size, ScalarType type, const Tensor& like) {
-  try {
-    return torch::stable::empty(size, type, std::nullopt, like.device());
-  } catch (const std::exception&) {
-    std::ostringstream sides;
-    for (const int64_t side : size) sides << (sides.tellp() > 0 ? " x " : "") << side;
-    fail("tvl1: out of memory: cannot allocate ", sides.str(),
-         " values: free memory, or solve fewer ", "pairs at a time");
-  }
-}
-
 // (pairs, 2, H, W) float32, and (pairs, nscales, warps) int32 of zeros.
 inline std::tuple<Tensor, Tensor> make_outputs(const Tensor& frame0, const Problem& problem,
                                                const Params& params) {
-  Tensor flow = allocate({problem.pairs, 2, problem.size.height, problem.size.width},
+  Tensor flow = allocate("tvl1", {problem.pairs, 2, problem.size.height, problem.size.width},
                          ScalarType::Float, frame0);
   Tensor iterations =
-      allocate({problem.pairs, params.nscales, params.warps}, ScalarType::Int, frame0);
+      allocate("tvl1", {problem.pairs, params.nscales, params.warps}, ScalarType::Int, frame0);
   torch::stable::zero_(iterations);
   return {flow, iterations};
 }

@@ -18,6 +18,8 @@ from fasti3d.cli import output
 from fasti3d.cli.options import (
     Device,
     Dtype,
+    FlowBound,
+    FlowFrom,
     FlowPreset,
     FlowWeights,
     Rate,
@@ -26,6 +28,7 @@ from fasti3d.cli.options import (
     Weights,
     at_least,
     blaming,
+    check_flow_options,
     expected_frames,
     to_device,
     to_dtype,
@@ -55,6 +58,8 @@ def classify(
     flow_weights: FlowWeights = None,
     flow_preset: FlowPreset = "readme",
     tvl1_preset: TVL1Preset = "i3d",
+    flow_from: FlowFrom = None,
+    flow_bound: FlowBound = 20.0,
     window: Annotated[
         int, typer.Option(help="Frames in a window, at least 9, with flow 10.", callback=at_least(9))
     ] = 64,
@@ -85,6 +90,8 @@ def classify(
     rate = to_rate(fps)
     targets = _targets(timeline, videos)
     flow = _flow_options(streams, flow_weights, flow_preset, tvl1_preset, window)
+    check_flow_options(flow_from, flow_bound, streams, flow_preset, flow["tvl1_params"])
+    flow |= {"flow_from": flow_from, "flow_bound": flow_bound}
     if streams != "flow":
         check_there(weights)
     if flow_weights is not None:
@@ -232,6 +239,8 @@ def as_dict(result: Classification, path: Path, top: int) -> dict[str, Any]:
             name: {"top": [asdict(score) for score in result.stream_top(name, top)]}
             for name in result.streams
         },
+        "flow_from": None if result.flow_from is None else str(result.flow_from),
+        "flow_bound": result.flow_bound,
         "warnings": list(result.warnings),
         "device": str(result.device),
         "dtype": _name(result.dtype),

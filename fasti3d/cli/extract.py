@@ -22,12 +22,15 @@ from fasti3d.cli.classify import open_model
 from fasti3d.cli.options import (
     Device,
     Dtype,
+    FlowBound,
+    FlowFrom,
     FlowPreset,
     FlowWeights,
     Rate,
     TVL1Preset,
     Weights,
     at_least,
+    check_flow_options,
     to_rate,
     to_tvl1,
 )
@@ -123,6 +126,8 @@ def extract(
     ] = "default",
     flow_preset: FlowPreset = "readme",
     tvl1_preset: TVL1Preset = "i3d",
+    flow_from: FlowFrom = None,
+    flow_bound: FlowBound = 20.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     workers: Annotated[
@@ -183,6 +188,7 @@ def extract(
     params = to_tvl1(tvl1_preset)
     part = _part(shard)
     _check(asked, params, streams, flow_weights, sources)
+    check_flow_options(flow_from, flow_bound, streams, flow_preset, params)
     if ray is None and streams != "flow":
         check_there(weights)
     if ray is None and flow_weights is not None:
@@ -207,6 +213,8 @@ def extract(
                 **asked,
                 **models,
                 tvl1_params=params,
+                flow_from=flow_from,
+                flow_bound=flow_bound,
                 workers=workers,
                 shard=part,
                 retry_errors=retry_errors,

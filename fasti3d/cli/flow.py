@@ -18,11 +18,13 @@ from fasti3d.cli.options import (
     Rate,
     TVL1Preset,
     Videos,
+    checked,
     expected_frames,
     to_device,
     to_rate,
     to_tvl1,
 )
+from fasti3d.flow.checks import check_bound
 from fasti3d.limits import MAX_SIDE
 from fasti3d.naming import alike, output_name, quoted
 from fasti3d.resources import is_resource_error
@@ -39,8 +41,8 @@ def flow(
             "--out",
             "-o",
             metavar="DIR|FILE.mp4|FILE.npz",
-            help="A folder, for a file a pair (several videos: a folder each); a colour video; or NumPy "
-            "arrays: flow, times, fps, params, settings.",
+            help="A folder, for a file a pair (several videos, and the layout denseflow: a folder each); a "
+            "colour video; or NumPy arrays: flow, times, fps, params, settings.",
             show_default=False,
         ),
     ],
@@ -51,6 +53,21 @@ def flow(
     viz: Annotated[
         bool, typer.Option("--viz", help="Files of a folder: pictures (.png), with direction as hue.")
     ] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="default|denseflow",
+            help="denseflow: DIR/NAME/flow_x_00001.jpg and flow_y_00001.jpg for each video, as of denseflow "
+            "and TSN: 8-bit grey, quality 95.",
+        ),
+    ] = "default",
+    bound: Annotated[
+        float,
+        typer.Option(
+            help="Motion in pixels that the layout denseflow cuts off at: 0 is -bound, 255 bound.",
+            callback=checked(check_bound),
+        ),
+    ] = 20.0,
     max_magnitude: Annotated[
         float, typer.Option(help="Motion in pixels that has the full colour; pictures and colour video.")
     ] = 20.0,
@@ -72,12 +89,12 @@ def flow(
         raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
     params = to_tvl1(preset, "--preset")
     rate, side = to_rate(fps), _side(resize)
-    kind = _kind(out, file_format, viz)
+    kind = _kind(out, file_format, viz, layout)
     targets = _targets(out, kind, videos)
     from fasti3d.flow.export import Options, settings_of
     from fasti3d.video import VideoError
 
-    options = Options(params, rate, side, to_device(device), max_magnitude)
+    options = Options(params, rate, side, to_device(device), max_magnitude, bound)
     jobs: list[tuple[Path, Output | VideoError]] = []
     for video, target in zip(videos, targets, strict=True):
         if os.path.exists(video) and os.path.exists(target) and video.samefile(target):
@@ -172,13 +189,25 @@ def _side(text: str) -> int | None:
     return int(text)
 
 
-def _kind(out: Path, file_format: str, viz: bool) -> Kind:
-    """What to write, from the name of the output and the two options about the files of a folder."""
+def _kind(out: Path, file_format: str, viz: bool, layout: str) -> Kind:
+    """What to write, from the name of the output and the three options about the files of a folder."""
+    if layout not in ("default", "denseflow"):
+        raise typer.BadParameter(f"must be default or denseflow, got {layout!r}", param_hint="--layout")
+    if layout == "denseflow" and (viz or file_format != "flo"):
+        raise typer.BadParameter(
+            "denseflow has its own files: leave out --format and --viz", param_hint="--layout"
+        )
     if file_format not in ("flo", "kitti"):
         raise typer.BadParameter(f"must be flo or kitti, got {file_format!r}", param_hint="--format")
     if viz and file_format != "flo":
         raise typer.BadParameter("is for arrays, and --viz for pictures: give one", param_hint="--format")
     suffix = out.suffix.lower()
+    if layout == "denseflow":
+        if suffix in (".mp4", ".npz") and not os.path.isdir(out):
+            raise typer.BadParameter(
+                f"--layout denseflow is of a folder, not of {quoted(out)}", param_hint="--out"
+            )
+        return "denseflow"
     if os.path.isdir(out) or not suffix:
         return "colour" if viz else "kitti" if file_format == "kitti" else "flo"
     if suffix not in (".mp4", ".npz"):
@@ -215,7 +244,7 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
         raise typer.BadParameter(f"{there} is a file: name a folder", param_hint="--out")
     if not os.access(there, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")
-    if len(videos) == 1:
+    if len(videos) == 1 and kind != "denseflow":
         return [out]
     names = [output_name(video, is_folder=os.path.isdir(video)) for video in videos]
     twice = next((name for name in names if names.count(name) > 1), None) or alike(names, there)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fasti3d.choices import check_device, check_dtype, check_preset
+from fasti3d.flow.checks import check_bound, check_flow_from
 from fasti3d.flow.params import TVL1Params
 from fasti3d.limits import MAX_FPS, MIN_FPS
 
@@ -94,6 +95,21 @@ TVL1Preset = Annotated[
         help="Parameters of TV-L1: i3d, opencv-cuda or large-motion.", callback=checked(TVL1Params.preset)
     ),
 ]
+FlowFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Read flow instead of computing it: DIR/NAME/flow_x_00001.jpg and so on, of denseflow, TSN or "
+        "`fasti3d flow --layout denseflow`, extracted at the same --fps, short side 256.",
+        show_default=False,
+    ),
+]
+FlowBound = Annotated[
+    float,
+    typer.Option(
+        help="With --flow-from, the motion in pixels that 0 and 255 stand for.", callback=checked(check_bound)
+    ),
+]
 Rate = Annotated[
     str,
     typer.Option(help="Frames a second to sample, or `native` for all there are.", callback=checked(to_rate)),
@@ -129,6 +145,14 @@ def to_tvl1(preset: str, option: str = "--tvl1-preset") -> TVL1Params:
     """The parameters of a preset."""
     with blaming(option):
         return TVL1Params.preset(preset)
+
+
+def check_flow_options(
+    flow_from: Path | None, bound: float, streams: str, preset: str, params: TVL1Params
+) -> None:
+    """Ends with exit code 2 for flow to be read that does not go with the other options."""
+    with blaming("--flow-from"):
+        check_flow_from(flow_from, bound, flowing=streams != "rgb", preset=preset, params=params)
 
 
 def expected_frames(path: Path, fps: float | None) -> float | None:

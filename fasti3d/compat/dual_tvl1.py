@@ -1,4 +1,4 @@
-"""``DualTVL1OpticalFlow`` with the interface of OpenCV's optflow module, on ``fasti3d.tvl1``.
+"""``DualTVL1OpticalFlow`` with the interface of OpenCV's optflow module, on the solver of ``fasti3d.tvl1``.
 
 Change ``from cv2 import optflow`` to ``from fasti3d.compat import dual_tvl1 as optflow``.
 
@@ -11,13 +11,42 @@ first.
 
 from __future__ import annotations
 
+import json
+import operator
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from fasti3d.flow import TVL1Params, tvl1
+from fasti3d.flow.frames import as_images, as_start, check_alike
+from fasti3d.flow.params import TVL1Params
+from fasti3d.ops.tvl1.reference import tvl1_reference
+
+# The parameters in the order of ``create``, under the names of ``TVL1Params``, in the types OpenCV keeps.
+_KINDS: dict[str, type] = {
+    "tau": float,
+    "lambda_": float,
+    "theta": float,
+    "nscales": int,
+    "warps": int,
+    "epsilon": float,
+    "inner_iterations": int,
+    "outer_iterations": int,
+    "scale_step": float,
+    "gamma": float,
+    "median_filtering": int,
+    "use_initial_flow": bool,
+}
+# At these limits OpenCV solves what is left of the problem, and so does the solver in plain PyTorch: nothing
+# is iterated, nothing smoothed, no data looked at, or no level smaller than the one before.
+_LIMITS = {"warps": 0, "inner_iterations": 0, "outer_iterations": 0, "tau": 0, "lambda_": 0, "scale_step": 1}
+
+_FILE_NODE_MAP = 5  # cv2.FILE_NODE_MAP
 
 
 def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
@@ -25,7 +54,7 @@ def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
         return self._values[name]
 
     def put(self: DualTVL1OpticalFlow, val: Any) -> None:
-        self._values[name] = val
+        self._values[name] = _converted("val", val, _KINDS[name])
 
     return get, put
 
@@ -37,12 +66,13 @@ class DualTVL1OpticalFlow:
     error of the next ``calc``.
 
     Other than in OpenCV, an image too small for all scales does not lower the number of scales for the
-    images after it; float images outside 0 to 1 are refused; and an initial flow to be used, but of
-    another shape or dtype, is an error rather than ignored.
+    images after it; frames that are not finite are refused, and so are parameters with which OpenCV's
+    flow diverges (tau, lambda or theta below 0); and ``save`` writes the parameters, where OpenCV's fails
+    over the dot in its own name.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
+        self._values = {name: _converted(name, values[name], kind) for name, kind in _KINDS.items()}
 
     @staticmethod
     def create(
@@ -59,62 +89,126 @@ class DualTVL1OpticalFlow:
         medianFiltering: int = 5,
         useInitialFlow: bool = False,
     ) -> DualTVL1OpticalFlow:
-        """A solver with these parameters; ``fasti3d.TVL1Params`` says what they mean."""
-        return DualTVL1OpticalFlow(
-            {
-                "tau": tau,
-                "lambda_": lambda_,
-                "theta": theta,
-                "nscales": nscales,
-                "warps": warps,
-                "epsilon": epsilon,
-                "inner_iterations": innnerIterations,
-                "outer_iterations": outerIterations,
-                "scale_step": scaleStep,
-                "gamma": gamma,
-                "median_filtering": medianFiltering,
-                "use_initial_flow": useInitialFlow,
-            }
-        )
+        """A solver with these parameters; ``fasti3d.TVL1Params`` says what they mean.
 
-    def calc(
-        self, I0: NDArray[Any], I1: NDArray[Any], flow: NDArray[Any] | None = None
-    ) -> NDArray[np.float32]:
+        As in OpenCV, every ``medianFiltering`` up to 1 means none; with ``warps``, ``innnerIterations`` or
+        ``outerIterations`` of 0 or less nothing is iterated; ``epsilon`` and ``gamma`` count without their
+        signs.
+        """
+        given = (
+            *(tau, lambda_, theta, nscales, warps, epsilon, innnerIterations, outerIterations),
+            *(scaleStep, gamma, medianFiltering, useInitialFlow),
+        )
+        return DualTVL1OpticalFlow(dict(zip(_KINDS, given, strict=True)))
+
+    def calc(self, I0: Any, I1: Any, flow: Any) -> Any:
         """Flow from I0 to I1.
 
         Args:
-            I0: grey image (H, W) or (H, W, 1), uint8, or float32 of 0 to 1.
+            I0: grey image (H, W) or (H, W, 1), uint8 of 0 to 255, or float32, which is multiplied by 255 (so
+                0 to 1 is what fits the parameters; other ranges are taken, as by OpenCV). NumPy's, or a
+                ``cv2.UMat``.
             I1: another of the same shape and dtype.
-            flow: with ``setUseInitialFlow(True)`` where to start from: float32 (H, W, 2).
+            flow: None, or where to write to; with ``setUseInitialFlow(True)`` also where to start from:
+                float32 (H, W, 2), NumPy's or a ``cv2.UMat``.
 
         Returns:
-            (H, W, 2) float32, in pixels, x first. It is ``flow``, overwritten, if that was given as
-            float32 (H, W, 2).
+            (H, W, 2) float32, in pixels, x first: a ``cv2.UMat`` if one of the arguments is, else NumPy's. It
+            is ``flow``, overwritten, if that was given as float32 (H, W, 2).
 
         Raises:
             TypeError, ValueError: as ``fasti3d.tvl1`` and ``fasti3d.TVL1Params``; or the initial flow is
                 to be used, and there is none of that shape and dtype.
         """
-        values = dict(self._values)
-        use_initial_flow = values.pop("use_initial_flow")
+        umat = next((type(array) for array in (I0, I1, flow) if _is_umat(array)), None)
         first, second = _image("I0", I0), _image("I1", I1)
+        images = [as_images(name, image, any_range=True) for name, image in (("I0", first), ("I1", second))]
+        check_alike("I0", first, "I1", second)
         shape = (*first.shape, 2)
-        out = flow if flow is not None and flow.shape == shape and flow.dtype == np.float32 else None
-        if use_initial_flow and out is None:
-            got = "None" if flow is None else f"{flow.dtype} {flow.shape}"
-            raise ValueError(
-                f"flow must be float32 {shape} to start from, got {got}: pass such an array, or call "
-                "setUseInitialFlow(False)"
-            )
-        start = out.transpose(2, 0, 1) if use_initial_flow and out is not None else None
-        solved = tvl1(first, second, params=TVL1Params(**values), initial_flow=start).transpose(1, 2, 0)
-        if out is None:
-            return np.ascontiguousarray(solved)
-        out[...] = solved
-        return out
+        given = _array(flow)
+        fits = isinstance(given, np.ndarray) and given.shape == shape and given.dtype == np.float32
+        start = None
+        if self.getUseInitialFlow():
+            if not fits:
+                got = "None" if given is None else f"{getattr(given, 'dtype', '')} {np.shape(given)}"
+                raise ValueError(
+                    f"flow must be float32 {shape} to start from, got {got}: pass such an array, or call "
+                    "setUseInitialFlow(False)"
+                )
+            planes = given.transpose(2, 0, 1)
+            start = as_start("flow", planes, planes.shape)
+        solved, _ = self._solver()(images[0], images[1], start)
+        result = np.ascontiguousarray(solved[0].numpy().transpose(1, 2, 0))
+        if not fits:
+            return result if umat is None else umat(result)
+        if _is_umat(flow):
+            sys.modules["cv2"].copyTo(result, None, flow)  # which made it
+            return flow
+        flow[...] = result
+        return flow if umat is None else umat(flow)
 
     def collectGarbage(self) -> None:
         """Does nothing: no memory is kept between calls."""
+
+    def clear(self) -> None:
+        """Does nothing, as in OpenCV, where it keeps the parameters."""
+
+    def empty(self) -> bool:
+        """False, as in OpenCV."""
+        return False
+
+    def getDefaultName(self) -> str:
+        """OpenCV's name of this algorithm."""
+        return "DenseOpticalFlow.DualTVL1OpticalFlow"
+
+    def save(self, filename: str | os.PathLike[str]) -> None:
+        """Writes the parameters to a file that ``cv2.FileStorage`` reads: XML, JSON or, otherwise, YAML.
+
+        Raises:
+            OSError: a file that cannot be written.
+        """
+        path = Path(filename)
+        values = {name: int(v) if isinstance(v, bool) else v for name, v in self._values.items()}
+        if path.suffix == ".json":
+            text = json.dumps(values, indent=4) + "\n"
+        elif path.suffix == ".xml":
+            lines = [f"<{name}>{value!r}</{name}>" for name, value in values.items()]
+            text = "\n".join(['<?xml version="1.0"?>', "<opencv_storage>", *lines, "</opencv_storage>", ""])
+        else:
+            text = "\n".join(["%YAML:1.0", "---", *(f"{k}: {v!r}" for k, v in values.items()), ""])
+        path.write_text(text)
+
+    def write(self, fs: Any, name: str = "") -> None:
+        """Writes the parameters to a ``cv2.FileStorage``, with ``name`` as a map of that name."""
+        if name:
+            fs.startWriteStruct(name, _FILE_NODE_MAP)
+        for key, value in self._values.items():
+            fs.write(key, value if isinstance(value, float) else int(value))
+        if name:
+            fs.endWriteStruct()
+
+    def read(self, fn: Any) -> None:
+        """Takes the parameters that are in a ``cv2.FileNode``, as ``write`` and ``save`` put them there."""
+        for name, kind in _KINDS.items():
+            node = fn.getNode(name)
+            if not node.empty():
+                self._values[name] = kind(node.real())
+
+    def _solver(self) -> Callable[..., Any]:
+        """What takes two images and an initial flow: the operator, or at its limits the reference.
+
+        Raises:
+            ValueError: parameters that neither takes.
+        """
+        values = {name: value for name, value in self._values.items() if name != "use_initial_flow"}
+        values["epsilon"], values["gamma"] = abs(values["epsilon"]), abs(values["gamma"])
+        values["median_filtering"] = max(values["median_filtering"], 0)
+        for name in ("warps", "inner_iterations", "outer_iterations"):
+            values[name] = max(values[name], 0)
+        limits = {name: values[name] for name, limit in _LIMITS.items() if values[name] == limit}
+        TVL1Params(**{name: value for name, value in values.items() if name not in limits})
+        solve = tvl1_reference if limits else torch.ops.fasti3d.tvl1
+        return lambda first, second, start: solve(first, second, start, "opencv-cpu", **values)
 
     getTau, setTau = _accessors("tau")
     getLambda, setLambda = _accessors("lambda_")
@@ -138,9 +232,31 @@ def createOptFlow_DualTVL1() -> DualTVL1OpticalFlow:
     return DualTVL1OpticalFlow.create()
 
 
-def _image(name: str, image: NDArray[Any]) -> NDArray[Any]:
+def _converted(name: str, value: Any, kind: type) -> Any:
+    """The value as OpenCV keeps it.
+
+    Raises:
+        TypeError: a value that does not stand for one of that type.
+    """
+    try:
+        return operator.index(value) if kind is int else kind(value)
+    except (TypeError, ValueError):
+        wanted = "a whole number" if kind is int else "a number"
+        raise TypeError(f"{name} must be {wanted}, got {value!r}") from None
+
+
+def _is_umat(array: Any) -> bool:
+    return type(array).__name__ == "UMat"
+
+
+def _array(array: Any) -> Any:
+    return array.get() if _is_umat(array) else array
+
+
+def _image(name: str, image: Any) -> NDArray[Any]:
+    image = _array(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(image).__name__}")
+        raise TypeError(f"{name} must be a NumPy array or a cv2.UMat, got {type(image).__name__}")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if image.ndim != 2:

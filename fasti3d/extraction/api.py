@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,10 +25,13 @@ from fasti3d.extraction.local import default_workers, run
 from fasti3d.extraction.progress import Progress, Tracker
 from fasti3d.extraction.settings import settle
 from fasti3d.extraction.sources import find_sources
+from fasti3d.flow.checks import BOUND, check_flow_from
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.i3d import I3D
 from fasti3d.naming import alike, quoted
 from fasti3d.two_stream import check_channels
+
+_VIDEO_FEATURES_EPS = 1e-5
 
 StrPath = str | os.PathLike[str]
 Weights = I3D | StrPath
@@ -76,6 +79,8 @@ def extract(
     layout: Layout = "default",
     flow_preset: FlowPreset = "readme",
     tvl1_params: TVL1Params = PRESETS["i3d"],
+    flow_from: StrPath | None = None,
+    flow_bound: float = BOUND,
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
@@ -141,11 +146,21 @@ def extract(
         format: ``"npy"``, a file a stream, ``NAME_rgb.npy`` and ``NAME_flow.npy``; or one file with all
             streams, ``"npz"``, which also holds each row's place, or ``"safetensors"``. All float32.
         layout: ``"video_features"`` writes what v-iashin/video_features does for I3D: ``NAME_rgb.npy``,
-            ``NAME_flow.npy``, ``NAME_fps.npy`` and ``NAME_timestamps_ms.npy``, and like it reads N+1 frames
-            for a window of N, so that both streams have N.
+            ``NAME_flow.npy``, ``NAME_fps.npy`` and ``NAME_timestamps_ms.npy``, in float64, and like it reads
+            N+1 frames for a window of N, so that both streams have N. With ``fps`` None and a ``stack`` that
+            is a multiple of 4, the RGB stream also has its values from the same weights: frames are converted
+            as by OpenCV and scaled as by Pillow, and batch norms have the eps of its network, 1e-5. (For
+            another rate it encodes videos anew, other lengths it pads otherwise, it does not deinterlace, and
+            its flow is that of RAFT or PWC-Net.)
         flow_preset: how frames become flow, as for ``TwoStreamI3D.forward_frames``. ``mediapipe`` squashes
             frames to 224x224, and so has one crop.
         tvl1_params: those of TV-L1.
+        flow_from: a folder of folders of flow, as denseflow, TSN's tools and ``fasti3d flow --layout
+            denseflow`` write them (``flow.FlowFolder``), to be read instead of computed: that of a video is
+            called as its output. Its frames were those of the video at ``fps``, with a short side of 256; the
+            number of flows tells, N-1 or N for N frames sampled. The record says which folder it was, and in
+            what state.
+        flow_bound: with ``flow_from`` the motion in pixels that was cut off at.
         device, dtype: for weights given by name or path; a network has its own.
         workers: videos in work at once, one of which is in the networks while the others are read; None is 2
             on a CPU and up to 8 with a GPU. Each keeps a few windows in memory. With ``ray`` the processes
@@ -177,6 +192,7 @@ def extract(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     check_streams(streams, flow_model)
+    check_flow_from(flow_from, flow_bound, flowing=streams != "rgb", preset=flow_preset, params=tvl1_params)
     settings = settle(
         streams=streams,
         mode=mode,
@@ -192,7 +208,9 @@ def extract(
         layout=layout,
         flow_preset=flow_preset,
         tvl1=tvl1_params,
+        flow_bound=None if flow_from is None else float(flow_bound),
     )
+    flows = None if flow_from is None else Path(flow_from).absolute()
     videos = find_sources(given)
     if shard is not None:
         videos = every(videos, *shard)
@@ -216,14 +234,16 @@ def extract(
         )
 
         start = time.perf_counter()
-        with evaluating(nn.ModuleDict(models)):
-            work = extractor(settings, models, folder, overwrite=overwrite)
+        eps = _VIDEO_FEATURES_EPS if layout == "video_features" else None
+        with evaluating(nn.ModuleDict(models)), _batch_norm_eps(nn.ModuleDict(models), eps):
+            work = extractor(settings, models, folder, overwrite=overwrite, flow_from=flows)
             job = Job(videos, work, folder, retry_errors=retry_errors)
             tracker = None if progress is None else Tracker(job.tally, progress)
             if ray is None:
                 run(job, work, workers or default_workers(weight.device), tracker)
             else:
-                on_ray.run_on_ray(job, on_ray.Order(settings, models, folder, overwrite), workers, tracker)
+                order = on_ray.Order(settings, models, folder, overwrite, flows)
+                on_ray.run_on_ray(job, order, workers, tracker)
     tally = job.tally
     seconds = time.perf_counter() - start
     return Extraction(tally.videos, tally.done, tally.there, tuple(job.failures), tally.rows, seconds)
@@ -244,3 +264,17 @@ def _load(given: dict[str, Weights | None], names: Iterable[str], device: str, d
         said = " and ".join(f"{device} in {dtype}" for device, dtype in places)
         raise ValueError(f"model and flow_model must be on one device and in one dtype, got {said}")
     return models
+
+
+@contextmanager
+def _batch_norm_eps(model: nn.Module, eps: float | None) -> Iterator[None]:
+    """Batch norms have this eps inside, or with None their own; each gets its own back."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d) and eps is not None]
+    before = [norm.eps for norm in norms]
+    try:
+        for norm in norms:
+            norm.eps = eps or norm.eps
+        yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            norm.eps = own

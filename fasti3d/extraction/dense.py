@@ -19,6 +19,7 @@ from fasti3d.extraction.reading import Reading, ahead, unreadable
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import Settings
 from fasti3d.extraction.streams import StreamFeatures
+from fasti3d.flow.folder import FlowFolder, check_flow_count
 from fasti3d.i3d import I3D
 from fasti3d.network import MIN_FRAMES
 from fasti3d.video import VideoError, count_frames
@@ -60,13 +61,15 @@ class DenseFeatures(StreamFeatures):
         super().__init__(settings, models)
         self._features = _NAMES.get(settings.features, settings.features)
 
-    def __call__(self, path: Path, watch: Watch) -> Generator[Rows | None, None, int]:
+    def __call__(
+        self, path: Path, watch: Watch, folder: FlowFolder | None = None
+    ) -> Generator[Rows | None, None, int]:
         """As ``Producer`` says."""
         least = MIN_FRAMES if self._features in HEADS else 1
         total = self._count(path, decode=False)
         if total >= least:
             try:
-                yield from self._rows(path, total, watch)
+                yield from self._rows(path, total, watch, folder)
                 return total
             except FrameCountError:
                 yield None
@@ -77,7 +80,7 @@ class DenseFeatures(StreamFeatures):
                 f"has {total} frames, fewer than the {least} that {self._settings.features} needs: take map",
             )
         try:
-            yield from self._rows(path, total, watch)
+            yield from self._rows(path, total, watch, folder)
         except FrameCountError as error:
             raise VideoError(path, f"gives other frames each time it is read ({error})") from error
         return total
@@ -91,11 +94,15 @@ class DenseFeatures(StreamFeatures):
             except Exception as error:
                 raise unreadable(path, error) from error
 
-    def _rows(self, path: Path, total: int, watch: Watch) -> Generator[Rows, None, None]:
+    def _rows(
+        self, path: Path, total: int, watch: Watch, folder: FlowFolder | None
+    ) -> Generator[Rows, None, None]:
         """All rows of a video of ``total`` frames; FrameCountError where it has others."""
+        if folder is not None:
+            check_flow_count(folder, path, self._settings.fps)
         steps = support(self._features, total)
         times = array("d")
-        with closing(self._pieces(path, total, watch, times)) as pieces:
+        with closing(self._pieces(path, total, watch, times, folder)) as pieces:
             shared = _Shared(pieces, len(self._models))
             # As long as each other, they give the same steps for the same pieces.
             found = zip(
@@ -127,13 +134,13 @@ class DenseFeatures(StreamFeatures):
             yield first, values[:, 0] if len(self._views) == 1 else values
 
     def _pieces(
-        self, path: Path, total: int, watch: Watch, times: array[float]
+        self, path: Path, total: int, watch: Watch, times: array[float], folder: FlowFolder | None
     ) -> Generator[_Piece, None, None]:
         """The frames piece by piece; their times are added to ``times``."""
         size = max(_LEAST, _PIECE // len(self._views))
         # A window begins with the last frame of the one before, to which that one's last flow leads.
         windows = cut_windows(Reading(path, self._settings), size + 1, size)
-        with closing(ahead(windows, self._settings, self._device, watch)) as found:
+        with closing(ahead(windows, self._settings, self._device, watch, folder)) as found:
             for window, flow in found:
                 times.extend(window.times[len(times) - window.start :])
                 short = len(window.times) <= size and len(times) < total

@@ -18,6 +18,7 @@ from fasti3d.extraction.settings import Settings
 from fasti3d.extraction.sources import Source
 from fasti3d.extraction.spool import Spool
 from fasti3d.extraction.windows import WindowFeatures
+from fasti3d.flow.folder import FlowFolder
 from fasti3d.i3d import I3D
 from fasti3d.version import __version__
 from fasti3d.video import VideoError, probe
@@ -65,21 +66,30 @@ class Extractor:
         recipe: that of ``recipe``.
         folder: where outputs go.
         overwrite: whether what other settings, weights or videos made there is replaced.
+        flow_from: the folder of the folders of flow, called as the videos' outputs, where it is not computed.
     """
 
     def __init__(
-        self, producer: Producer, settings: Settings, recipe: Json, folder: Path, *, overwrite: bool = False
+        self,
+        producer: Producer,
+        settings: Settings,
+        recipe: Json,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        flow_from: Path | None = None,
     ) -> None:
         self._producer = producer
         self._settings = settings
         self._recipe = recipe
         self._folder = folder
         self._overwrite = overwrite
+        self._flow_from = flow_from
 
     def look(self, source: Source, *, held: bool = False) -> Outcome | None:
         """What is known about a video without work on it: ``there``, or ``failed``.
 
-        It has failed if its file is missing, or its name is too long for those of its outputs.
+        It has failed if its file or its flow is missing, or its name is too long for those of its outputs.
 
         Args:
             source: the video.
@@ -89,7 +99,7 @@ class Extractor:
             ConflictError: its output is there, but made otherwise, and is not to be overwritten.
         """
         try:
-            state = source_state(source.path)
+            state = self._state(source)
         except VideoError as error:
             return self._failed(source, None, error)
         output = Output(self._folder, source.name, self._settings)
@@ -103,7 +113,7 @@ class Extractor:
     def digest(self, source: Source) -> str:
         """Of what is to be done with the video as it is now."""
         try:
-            return digest(self._recipe, source_state(source.path))
+            return digest(self._recipe, self._state(source))
         except VideoError:
             return digest(self._recipe, None)
 
@@ -155,11 +165,11 @@ class Extractor:
                 name: cleanup.enter_context(closing(Spool(self._folder))) for name in self._settings.names
             }
             try:
-                state = source_state(source.path)
+                state = self._state(source)
                 with collected_warnings(texts):
-                    frames = self._produce(source.path, watch, spools, where, texts, progress)
+                    frames = self._produce(source, watch, spools, where, texts, progress)
                 rate = self._settings.fps or probe(source.path).fps or DEFAULT_FPS
-                if source_state(source.path) != state:
+                if self._state(source) != state:
                     raise VideoError(source.path, "was changed while it was read: run the same command again")
             except (VideoError, FloatingPointError) as error:
                 return self._failed(source, state, error)
@@ -170,7 +180,7 @@ class Extractor:
 
     def _produce(
         self,
-        path: Path,
+        source: Source,
         watch: Watch,
         spools: dict[str, Spool],
         where: list[Row],
@@ -178,7 +188,7 @@ class Extractor:
         progress: Callable[[int, float], None] | None,
     ) -> int:
         """Adds all rows to ``spools`` and ``where``, warnings being in ``texts``; the number of frames."""
-        with closing(self._producer(path, watch)) as pieces:
+        with closing(self._producer(source.path, watch, self._flow(source))) as pieces:
             while True:
                 try:
                     piece = next(pieces)
@@ -201,6 +211,25 @@ class Extractor:
                 if progress is not None:
                     progress(len(piece.where), piece.where[-1].end_seconds)
 
+    def _flow(self, source: Source) -> FlowFolder | None:
+        """The video's flow, where it is not computed.
+
+        Raises:
+            VideoError: it is not there, or not all of it.
+        """
+        if self._flow_from is None or self._settings.flow_bound is None:
+            return None
+        return FlowFolder(self._flow_from / source.name, self._settings.flow_bound)
+
+    def _state(self, source: Source) -> Json:
+        """The state of the video and, where that is read, of its flow.
+
+        Raises:
+            VideoError: it is not there.
+        """
+        flow = self._flow(source)
+        return source_state(source.path) | ({} if flow is None else {"flow": flow.state()})
+
     def _made(self, state: Json) -> Json:
         return self._recipe | {"source": state}
 
@@ -214,13 +243,21 @@ class Extractor:
         return metadata | {"warnings": texts}
 
     def _failed(self, source: Source, state: Json | None, error: Exception) -> Outcome:
-        reason = error.reason if isinstance(error, VideoError) else str(error)
+        # The video is named beside the reason; a picture of it, or of its flow, in the reason.
+        of_video = isinstance(error, VideoError) and error.path == source.path
+        reason = error.reason if isinstance(error, VideoError) and of_video else str(error)
         return Outcome(source, "failed", reason=reason, digest=digest(self._recipe, state))
 
 
 def extractor(
-    settings: Settings, models: dict[str, I3D], folder: Path, *, overwrite: bool = False
+    settings: Settings,
+    models: dict[str, I3D],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    flow_from: Path | None = None,
 ) -> Extractor:
     """What makes the outputs that these settings ask for."""
     producer = (DenseFeatures if settings.mode == "dense" else WindowFeatures)(settings, models)
-    return Extractor(producer, settings, recipe(settings, models), folder, overwrite=overwrite)
+    made_of = recipe(settings, models)
+    return Extractor(producer, settings, made_of, folder, overwrite=overwrite, flow_from=flow_from)

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -60,8 +61,10 @@ def writers(settings: Settings, contents: Contents) -> dict[str, Write]:
     if settings.format == "safetensors":
         return {".safetensors": lambda file: _write_safetensors(file, contents.streams)}
     files: dict[str, Write] = {}
+    # video_features makes lists of its features, and arrays of those.
+    dtype = "<f8" if settings.layout == "video_features" else "<f4"
     for name, spool in contents.streams.items():
-        files[f"_{name}.npy"] = lambda file, spool=spool: _write_spool(file, spool)  # type: ignore[misc]
+        files[f"_{name}.npy"] = partial(_write_spool, spool=spool, dtype=dtype)
     if settings.layout == "video_features":
         # When the last frame of a window's last pair is shown, as there.
         stamps = np.array([1000 * row.end_seconds for row in contents.where])
@@ -70,10 +73,10 @@ def writers(settings: Settings, contents: Contents) -> dict[str, Write]:
     return files
 
 
-def _write_spool(file: IO[bytes], spool: Spool) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": spool.shape}
+def _write_spool(file: IO[bytes], spool: Spool, dtype: str = "<f4") -> None:
+    header = {"descr": dtype, "fortran_order": False, "shape": spool.shape}
     np.lib.format.write_array_header_1_0(file, header)
-    spool.copy_to(file)
+    spool.copy_to(file, dtype)
 
 
 def _write_npz(file: IO[bytes], contents: Contents) -> None:

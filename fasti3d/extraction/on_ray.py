@@ -44,13 +44,14 @@ class Order:
         settings: of the features; their device is that of the workers.
         models: the network of each stream.
         folder: where outputs go.
-        overwrite: as ``Extractor`` takes it.
+        overwrite, flow_from: as ``Extractor`` takes them.
     """
 
     settings: Settings
     models: dict[str, I3D]
     folder: Path
     overwrite: bool
+    flow_from: Path | None = None
 
 
 @contextmanager
@@ -231,7 +232,9 @@ class _Worker:
         given: Order = ray.get(order)
         torch.set_num_threads(cpus)
         models = {name: model.to(given.settings.device) for name, model in given.models.items()}
-        self._extract = extractor(given.settings, models, given.folder, overwrite=given.overwrite)
+        self._extract = extractor(
+            given.settings, models, given.folder, overwrite=given.overwrite, flow_from=given.flow_from
+        )
         self._folder = given.folder
         self._mark = Path(mark)
         self._attempts = attempts

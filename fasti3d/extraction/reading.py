@@ -11,22 +11,31 @@ from torch import Tensor
 
 from fasti3d.extraction.rows import Watch
 from fasti3d.extraction.settings import Settings
+from fasti3d.flow.folder import FlowFolder, FolderFlow
 from fasti3d.flow.stream import CROP
-from fasti3d.flow.windows import with_pair_flow
+from fasti3d.flow.windows import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.overlap import READ_AHEAD, read_ahead
 from fasti3d.video import Frame, VideoError, Window, read_frames
 from fasti3d.video.errors import blamed
+from fasti3d.video.pillow import PillowTransform
+from fasti3d.video.read import read_transformed
+
+_SHORT_SIDE = 256
 
 
 class Reading:
     """The frames of a video as settings want them, counted; all that goes wrong is a VideoError."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        whole = settings.flowing or settings.crops > 1
+        crop = None if settings.flowing or settings.crops > 1 else CROP
+        strict = not settings.partial
         self._path = path
-        self._frames: Iterable[Frame] = read_frames(
-            path, fps=settings.fps, crop=None if whole else CROP, strict=not settings.partial
-        )
+        self._frames: Iterable[Frame]
+        if settings.layout == "video_features":
+            transform = PillowTransform(_SHORT_SIDE, crop)
+            self._frames = read_transformed(path, transform, fps=settings.fps, strict=strict)
+        else:
+            self._frames = read_frames(path, fps=settings.fps, resize=_SHORT_SIDE, crop=crop, strict=strict)
         self.count = 0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -47,9 +56,16 @@ def unreadable(path: Path, error: Exception) -> VideoError:
 
 
 def ahead(
-    windows: Iterator[Window], settings: Settings, device: torch.device, watch: Watch
+    windows: Iterator[Window],
+    settings: Settings,
+    device: torch.device,
+    watch: Watch,
+    folder: FlowFolder | None = None,
 ) -> Generator[tuple[Window, Tensor | None], None, None]:
-    """The windows in order, with their flow where it is needed; each made ahead, in a thread of its own."""
+    """The windows in order, with their flow where it is needed; each made ahead, in a thread of its own.
+
+    ``folder``: where flow is read from instead of computed.
+    """
     with ExitStack() as threads:
         read = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
         if not settings.flowing:
@@ -57,9 +73,13 @@ def ahead(
                 watch.check()
                 yield window, None
             return
-        flows = with_pair_flow(
-            read, settings.flow_preset, settings.tvl1, device, watch.stop, cropped=settings.crops == 1
-        )
+        cropped = settings.crops == 1
+        pairs: PairFlow
+        if folder is None:
+            pairs = SolvedFlow(settings.flow_preset, settings.tvl1, device, cropped=cropped)
+        else:
+            pairs = FolderFlow(folder, device, cropped=cropped)
+        flows = with_pair_flow(read, pairs, watch.stop)
         for found in threads.enter_context(closing(read_ahead(flows, READ_AHEAD))):
             watch.check()
             yield found

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from fasti3d.flow.folder import FlowFolder
+
 
 class Row(NamedTuple):
     """Where a row of features comes from.
@@ -83,7 +85,8 @@ class Producer(Protocol):
     """Makes the features of one video: ``WindowFeatures`` and ``DenseFeatures`` are two.
 
     It yields rows in order, in pieces that bound the memory it needs, and its generator's own value is the
-    number of sampled frames. None between them says that the rows before are wrong: it begins again.
+    number of sampled frames. None between them says that the rows before are wrong: it begins again. Flow is
+    computed, or read from ``folder``.
 
     Raises:
         VideoError: a video that cannot be read, or gives no row.
@@ -91,4 +94,6 @@ class Producer(Protocol):
         StoppedError: as its ``watch`` says.
     """
 
-    def __call__(self, path: Path, watch: Watch) -> Generator[Rows | None, None, int]: ...
+    def __call__(
+        self, path: Path, watch: Watch, folder: FlowFolder | None = None
+    ) -> Generator[Rows | None, None, int]: ...

@@ -52,6 +52,8 @@ class Settings:
         format: of the files.
         layout: whose names and shapes.
         flow_preset, tvl1: how frames become flow.
+        flow_bound: of flow that is read from pictures, the motion in pixels that was cut off at in them; None
+            where flow is computed.
         device: ``cpu`` or ``cuda``.
         dtype: of the network.
 
@@ -73,6 +75,7 @@ class Settings:
     layout: Layout = "default"
     flow_preset: FlowPreset = "readme"
     tvl1: TVL1Params = PRESETS["i3d"]
+    flow_bound: float | None = None
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -141,6 +144,12 @@ class Settings:
                 del fields[name]
         if not self.flowing:
             del fields["flow_preset"], fields["tvl1"]
+        if self.layout == "video_features":  # before 0.2 it had other values
+            fields["frames"] = "pillow"
+        if self.flow_bound is None:
+            del fields["flow_bound"]
+        else:
+            del fields["tvl1"]
         return fields
 
 

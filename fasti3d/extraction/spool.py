@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from torch import Tensor
 
 # Beyond this, rows wait on the disk.
@@ -49,10 +50,14 @@ class Spool:
         self._file.seek(0)
         self._file.truncate()
 
-    def copy_to(self, file: IO[bytes]) -> None:
-        """Writes all rows as they lie in memory, little-endian."""
+    def copy_to(self, file: IO[bytes], dtype: str = "<f4") -> None:
+        """Writes all rows as they lie in memory, little-endian, or as numbers of another dtype."""
         self._file.seek(0)
-        shutil.copyfileobj(self._file, file, _COPY_BYTES)
+        if dtype == "<f4":
+            shutil.copyfileobj(self._file, file, _COPY_BYTES)
+            return
+        while part := self._file.read(_COPY_BYTES):
+            file.write(np.frombuffer(part, "<f4").astype(dtype).tobytes())
 
     def close(self) -> None:
         self._file.close()

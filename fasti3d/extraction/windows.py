@@ -16,6 +16,7 @@ from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import Settings
 from fasti3d.extraction.streams import StreamFeatures
+from fasti3d.flow.folder import FlowFolder, check_flow_count
 from fasti3d.i3d import I3D
 from fasti3d.overlap import batched
 from fasti3d.video import Frame, VideoError, Window
@@ -49,17 +50,23 @@ class WindowFeatures(StreamFeatures):
         super().__init__(settings, models)
         self._batch = BATCH.get(self._device.type, 1)
 
-    def __call__(self, path: Path, watch: Watch) -> Generator[Rows, None, int]:
+    def __call__(
+        self, path: Path, watch: Watch, folder: FlowFolder | None = None
+    ) -> Generator[Rows, None, int]:
         """As ``Producer`` says."""
+        if folder is not None:
+            check_flow_count(folder, path, self._settings.fps)
         counted = Reading(path, self._settings)
         given = False
-        with closing(self._stacks(counted, watch)) as stacks:
+        with closing(self._stacks(counted, watch, folder)) as stacks:
             for group in batched(stacks, max(1, self._batch // len(self._views))):
                 given = True
                 yield Rows(
                     tuple(stack.where for stack in group),
                     {name: self._features(name, group, watch) for name in self._models},
                 )
+        if folder is not None:
+            folder.check_frames(counted.count)
         if not given:
             raise VideoError(
                 path,
@@ -68,13 +75,15 @@ class WindowFeatures(StreamFeatures):
             )
         return counted.count
 
-    def _stacks(self, frames: Iterable[Frame], watch: Watch) -> Generator[_Stack, None, None]:
+    def _stacks(
+        self, frames: Iterable[Frame], watch: Watch, folder: FlowFolder | None
+    ) -> Generator[_Stack, None, None]:
         """The windows to look at, in order."""
         settings = self._settings
         windows: Iterator[Window] = cut_windows(frames, settings.span, settings.step)
         if settings.tail == "drop":
             windows = (window for window in windows if len(window.times) == settings.span)
-        with closing(ahead(windows, settings, self._device, watch)) as found:
+        with closing(ahead(windows, settings, self._device, watch, folder)) as found:
             for window, flow in found:
                 yield self._stack(window, flow)
 

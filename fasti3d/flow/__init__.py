@@ -9,15 +9,26 @@ from fasti3d.lazy import lazily
 
 if TYPE_CHECKING:
     from fasti3d.flow.colour import flow_to_rgb
-    from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
+    from fasti3d.flow.encoding import (
+        decode_denseflow,
+        encode_denseflow,
+        encode_mediapipe,
+        encode_readme,
+        to_flow_clip,
+        to_grey,
+    )
     from fasti3d.flow.error import average_endpoint_error
     from fasti3d.flow.files import read_flo, read_kitti_png, write_flo, write_kitti_png
+    from fasti3d.flow.folder import FlowFolder
     from fasti3d.flow.solve import tvl1, tvl1_video
 
 __all__ = [
     "PRESETS",
+    "FlowFolder",
     "TVL1Params",
     "average_endpoint_error",
+    "decode_denseflow",
+    "encode_denseflow",
     "encode_mediapipe",
     "encode_readme",
     "flow_to_rgb",
@@ -35,7 +46,10 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "FlowFolder": "fasti3d.flow.folder",
         "average_endpoint_error": "fasti3d.flow.error",
+        "decode_denseflow": "fasti3d.flow.encoding",
+        "encode_denseflow": "fasti3d.flow.encoding",
         "encode_mediapipe": "fasti3d.flow.encoding",
         "encode_readme": "fasti3d.flow.encoding",
         "flow_to_rgb": "fasti3d.flow.colour",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fasti3d.flow.arrays import Array, as_flow, as_tensor, like
+from fasti3d.flow.checks import BOUND, check_bound
 from fasti3d.flow.frames import looks
 
 # Motion beyond this is cut off, in pixels a frame: the range that the network was trained on.
@@ -78,6 +79,63 @@ def encode_mediapipe(flow: Array) -> Array:
     """
     shares = (as_flow("flow", flow).clamp(-LIMIT, LIMIT) + LIMIT) / (2 * LIMIT)
     return like((shares * 255).to(torch.uint8), flow)
+
+
+def encode_denseflow(flow: Array, bound: float = BOUND) -> Array:
+    """Flow as the bytes of denseflow's pictures: 127.5 + v * 127.5 / bound, rounded, ties to even.
+
+    Motion beyond the bound is cut off: -bound is 0, bound 255; none at all is 128, the even one of the two
+    bytes in the middle. ``decode_denseflow`` is the way back.
+
+    Args:
+        flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
+        bound: the largest motion, in pixels.
+
+    Returns:
+        uint8 of the same shape, of the same kind and on the same device.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape, or a bound that is not above 0.
+
+    Source: github.com/open-mmlab/denseflow, ``convertFlowToImage``, as in yjxiong/dense_flow before it.
+
+    Example:
+        >>> encode_denseflow(np.zeros((2, 1, 1), np.float32)).item(0)
+        128
+    """
+    check_bound(bound)
+    values = as_flow("flow", flow).double().clamp(-bound, bound) * (127.5 / bound) + 127.5
+    return like(values.round().to(torch.uint8), flow)
+
+
+def decode_denseflow(pictures: Array, bound: float = BOUND) -> Array:
+    """The bytes of denseflow's pictures as flow: (b - 127.5) * bound / 127.5, and none at all for 128.
+
+    That is the middle of what ``encode_denseflow`` rounds to b, within half a step, bound / 255 pixels; but
+    for 128, which stands for 0 to one step, it is the least of it, so that what is still remains so.
+
+    Args:
+        pictures: uint8 (..., 2, H, W), x before y; NumPy or torch, on any device.
+        bound: the motion that was cut off at when they were made, in pixels.
+
+    Returns:
+        float32 of the same shape, in pixels, of the same kind and on the same device.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another dtype or shape, or a bound that is not above 0.
+
+    Example:
+        >>> decode_denseflow(np.full((2, 1, 1), 255, np.uint8)).item(0)
+        20.0
+    """
+    check_bound(bound)
+    stored = as_tensor("pictures", pictures)
+    if stored.dtype != torch.uint8:
+        raise ValueError(f"pictures must be uint8, got {stored.dtype}: round what lies between")
+    values = (as_flow("pictures", pictures) - 127.5) * (bound / 127.5)
+    return like(values.masked_fill_(stored == 128, 0.0), pictures)
 
 
 def to_flow_clip(encoded: Array) -> Array:

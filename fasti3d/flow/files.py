@@ -1,4 +1,4 @@
-"""Flow in files: Middlebury's .flo and KITTI's 16-bit PNG."""
+"""Flow in files: Middlebury's .flo, KITTI's 16-bit PNG and denseflow's pairs of JPEGs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from fasti3d.flow.arrays import as_flow, as_tensor
 from fasti3d.flow.colour import UNKNOWN
+from fasti3d.flow.encoding import encode_denseflow
+from fasti3d.flow.jpeg import encode_grey_jpeg
 from fasti3d.plain_files import open_regular, remove_planted
 from fasti3d.resources import is_resource_error
 
@@ -178,6 +180,14 @@ def write_png(path: StrPath, rgb: NDArray[np.uint8] | NDArray[np.uint16]) -> Non
     packets = [*context.encode(frame), *context.encode(None)]
     with replacing(path) as temporary:
         temporary.write_bytes(b"".join(bytes(packet) for packet in packets))
+
+
+def write_denseflow(paths: tuple[Path, Path], flow: NDArray[Any] | Tensor, *, bound: float) -> None:
+    """Writes a flow (2, H, W) as denseflow does, x and y as grey JPEGs that appear whole or not at all."""
+    pictures = encode_denseflow(as_flow("flow", flow), bound).cpu().numpy()
+    for path, picture in zip(paths, pictures, strict=True):
+        with replacing(path) as temporary:
+            temporary.write_bytes(encode_grey_jpeg(picture))
 
 
 @contextmanager

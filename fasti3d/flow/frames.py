@@ -11,13 +11,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from fasti3d.flow.arrays import as_tensor
-
-# A gradient needs neighbours on both sides.
-MIN_SIDE = 3
+from fasti3d.ops.tvl1.limits import LARGEST_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-# Weights of a grey conversion that add up to 1 may round white to a little above it.
-_ROUNDING = 1e-3
 # A last axis of 3 or 4 under two longer ones is colour, hardly the width of images.
 _COLOURS = (3, 4)
 _SURELY_PIXELS = 16
@@ -27,13 +23,13 @@ def dtype_name(array: NDArray[Any] | Tensor) -> str:
     return str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
 
 
-def as_images(name: str, array: NDArray[Any] | Tensor) -> Tensor:
+def as_images(name: str, array: NDArray[Any] | Tensor, *, any_range: bool = False) -> Tensor:
     """(H, W), (N, H, W) or (N, 1, H, W) as a contiguous (N, H, W), uint8 or float32.
 
     Raises:
         TypeError: neither a NumPy array nor a tensor.
-        ValueError: another shape or dtype, a side under 3, float values that are not finite or not 0 to 1,
-            or a tensor that wants a gradient.
+        ValueError: another shape or dtype, a side under 3, float values that are not finite or, unless
+            ``any_range``, not 0 to 1, or a tensor that wants a gradient.
     """
     tensor = _as_tensor(name, array, ("uint8", *_FLOATS), "uint8 (0 to 255) or floating point (0 to 1)")
     shape = tuple(tensor.shape)
@@ -54,9 +50,13 @@ def as_images(name: str, array: NDArray[Any] | Tensor) -> Tensor:
             f"{name} must be at least {MIN_SIDE}x{MIN_SIDE} pixels, got {height}x{width} (shape {shape}): "
             "enlarge it"
         )
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(
+            f"{name} must have sides of at most {MAX_SIDE} pixels, got {height}x{width}: cut it up"
+        )
     if images.dtype != torch.uint8:
         images = images.to(torch.float32)
-        _check_range(name, images)
+        _check_range(name, images, any_range)
     return images.contiguous()
 
 
@@ -70,8 +70,13 @@ def as_start(name: str, array: NDArray[Any] | Tensor, shape: tuple[int, ...]) ->
     flow = _as_tensor(name, array, _FLOATS, "floating point").to(torch.float32)
     if tuple(flow.shape) != shape:
         raise ValueError(f"{name} must be {shape} to go with the frames, got {tuple(flow.shape)}")
-    if flow.numel() and looks(flow) and not torch.isfinite(flow).all():
-        raise ValueError(f"{name} must be finite: replace what is NaN or infinite, for example by 0")
+    if flow.numel() and looks(flow):
+        if not torch.isfinite(flow).all():
+            raise ValueError(f"{name} must be finite: replace what is NaN or infinite, for example by 0")
+        if flow.abs().max() > LARGEST_FLOW:
+            raise ValueError(
+                f"{name} must be at most {LARGEST_FLOW:g} pixels long, got {flow.abs().max():.4g}: clamp it"
+            )
     return flow.reshape(-1, *shape[-3:]).contiguous()
 
 
@@ -130,7 +135,7 @@ def looks(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _check_range(name: str, images: Tensor) -> None:
+def _check_range(name: str, images: Tensor, any_range: bool) -> None:
     if not images.numel() or not looks(images):
         return
     extremes = torch.stack(torch.aminmax(images.flatten(1), dim=1), dim=1).tolist()
@@ -140,7 +145,7 @@ def _check_range(name: str, images: Tensor) -> None:
             raise ValueError(
                 f"{where} must be finite, but has values from {low} to {high}: look at where it came from"
             )
-        if low < -_ROUNDING or high > 1.0 + _ROUNDING:
+        if not any_range and (low < -ROUNDING or high > 1.0 + ROUNDING):
             raise ValueError(
                 f"{where} must lie in 0 to 1, being floating point, but has values from {low:.4g} to "
                 f"{high:.4g}: divide values of 0 to 255 by 255 or pass uint8; clamp what a filter overshot"

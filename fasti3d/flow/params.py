@@ -7,12 +7,9 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
-Mode = Literal["opencv-cpu", "opencv-cuda"]
+from fasti3d.ops.tvl1.limits import check_params
 
-MODES: tuple[Mode, ...] = ("opencv-cpu", "opencv-cuda")
-MEDIANS = (0, 1, 3, 5)
-MOST_LEVELS = 1000
-LARGEST = 3.4028234e38
+Mode = Literal["opencv-cpu", "opencv-cuda"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +22,13 @@ class TVL1Params:
         theta: coupling of the data term and the smoothness term.
         nscales: pyramid levels, the finest included; fewer where a side would fall under 16 pixels. At
             most 1000.
-        warps: linearisations of the image a level, at most 1000.
+        warps: image linearizations per pyramid level, at most 1000; with 0 the initial flow, or none, comes
+            back as it is scaled down and up again.
         epsilon: iterations of a warp stop when the root of the mean squared change of the flow falls to
             this, in pixels; 0 runs them all.
         inner_iterations: iterations between two medians.
-        outer_iterations: medians and rounds of inner iterations, a warp.
+        outer_iterations: medians and rounds of inner iterations per warp; the product of both is less than
+            2**31.
         scale_step: size of a level over that of the next finer one, between 0 and 1.
         gamma: weight of an illumination term; 0 leaves it out.
         median_filtering: side of the median of the flow, 3 or 5; 0 and 1 mean none.
@@ -37,6 +36,8 @@ class TVL1Params:
             ``opencv-cuda`` is ``cv2.cuda.OpticalFlowDual_TVL1``, which resizes and samples differently, has
             no median (``median_filtering`` is not looked at), runs up to ``inner_iterations *
             outer_iterations`` iterations a warp, and looks for the stop less often. Either runs anywhere.
+
+    theta, gamma, tau / theta and lambda_ * theta are at most 1e6: beyond it float32 numbers overflow.
 
     Raises:
         ValueError: a value is out of its range.
@@ -66,26 +67,7 @@ class TVL1Params:
             elif field.type == "int":
                 ok = isinstance(value, Integral) and not isinstance(value, bool)
                 self._require(field.name, ok, "be a whole number")
-        for name in ("tau", "lambda_", "theta"):
-            self._require(name, getattr(self, name) > 0, "be above 0")
-        for name in ("epsilon", "gamma"):
-            self._require(name, getattr(self, name) >= 0, "be at least 0")
-        for name in ("nscales", "warps"):
-            self._require(name, 1 <= getattr(self, name) <= MOST_LEVELS, f"be 1 to {MOST_LEVELS}")
-        for name in ("inner_iterations", "outer_iterations"):
-            self._require(name, 1 <= getattr(self, name) < 2**31, "be at least 1 and less than 2**31")
-        self._require("scale_step", 0 < self.scale_step < 1, "lie between 0 and 1 (OpenCV's default is 0.8)")
-        # What the solver computes with.
-        for name, value in (
-            ("theta", self.theta),
-            ("gamma", self.gamma),
-            ("tau / theta", self.tau / self.theta),
-            ("lambda_ * theta", self.lambda_ * self.theta),
-        ):
-            if value > LARGEST:
-                raise ValueError(f"{name} must be at most {LARGEST:.1e}, as float32 is, got {value}")
-        self._require("median_filtering", self.median_filtering in MEDIANS, "be 3 or 5, or 0 or 1 for none")
-        self._require("mode", self.mode in MODES, f"be one of {', '.join(MODES)}")
+        check_params(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def _require(self, name: str, ok: bool, what: str) -> None:
         if not ok:

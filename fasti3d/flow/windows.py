@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Event
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,54 +29,75 @@ class FlowWindow(Window):
     flow: Tensor
 
 
-def with_flow(
-    windows: Iterator[Window],
-    preset: FlowPreset,
-    params: TVL1Params,
-    device: torch.device,
-    stop: Event | None = None,
-) -> Iterator[FlowWindow]:
-    """Adds the flow to windows of whole frames (``crop=None``) in order, each pair solved once.
+class PairFlow(Protocol):
+    """Where the flow between consecutive frames comes from: ``SolvedFlow``, or ``flow.folder.FolderFlow``.
 
-    Of a window that overlaps the one before it, only the new pairs are solved; pairs in no window are
-    not solved at all. Nothing outlives a window but its encoded flow, until the next one.
+    Attributes:
+        preset: how it is stored.
+        device: where it is.
+        group: pairs that are asked for at a time.
+    """
+
+    preset: FlowPreset
+    device: torch.device
+    group: int
+
+    def __call__(self, first: int, frames: Tensor) -> Tensor:
+        """Flow as ``stream_flow`` stores it, of frames uint8 (n+1, H, W, 3), ``first`` on in the video."""
+        ...
+
+
+class SolvedFlow:
+    """Flow by TV-L1 on a device, as ``stream_flow`` says."""
+
+    def __init__(
+        self, preset: FlowPreset, params: TVL1Params, device: torch.device, *, cropped: bool = True
+    ) -> None:
+        self.preset: FlowPreset = preset
+        self.device = device
+        self.group = _group(device)
+        self._params = params
+        self._cropped = cropped
+
+    def __call__(self, first: int, frames: Tensor) -> Tensor:
+        some = upload(frames, self.device)
+        return stream_flow(some, self.preset, self._params, cropped=self._cropped)
+
+
+def with_flow(windows: Iterator[Window], pairs: PairFlow, stop: Event | None = None) -> Iterator[FlowWindow]:
+    """Adds the flow to windows of whole frames (``crop=None``) in order, each pair asked for once.
+
+    Of a window that overlaps the one before it, only the new pairs are; pairs in no window are not at all.
+    Nothing outlives a window but its encoded flow, until the next one.
 
     A video of fewer than 10 frames has fewer flows than the 9 that the network needs: they are
     repeated from the start, and a single frame has zero flow.
 
     Args:
         windows: what ``video.windows(..., crop=None)`` gives; at least 224x224 pixels.
-        preset, params: as for ``stream_flow``.
-        device: where flow is computed and kept.
+        pairs: where flow comes from.
         stop: ends the windows soon after it is set, in the middle of one if need be.
     """
-    for item, flow in with_pair_flow(windows, preset, params, device, stop):
+    for item, flow in with_pair_flow(windows, pairs, stop):
         rows, columns = centre(*item.frames.shape[1:3])
         yield FlowWindow(
             item.index,
             item.start,
             item.frames[:, rows, columns].contiguous(),
             item.times,
-            _at_least(MIN_FRAMES, flow if len(flow) else still_flow(preset, device)),
+            _at_least(MIN_FRAMES, flow if len(flow) else still_flow(pairs.preset, pairs.device)),
         )
 
 
 def with_pair_flow(
-    windows: Iterator[Window],
-    preset: FlowPreset,
-    params: TVL1Params,
-    device: torch.device,
-    stop: Event | None = None,
-    *,
-    cropped: bool = True,
+    windows: Iterator[Window], pairs: PairFlow, stop: Event | None = None
 ) -> Iterator[tuple[Window, Tensor]]:
     """Windows as they are, with the flow of their own pairs: one less than distinct frames, perhaps none.
 
-    Otherwise as ``with_flow``; ``cropped`` is that of ``stream_flow``.
+    Otherwise as ``with_flow``.
     """
     flow: Tensor | None = None
     first = 0  # the frame that flow[0] leads from
-    group = _group(device)
     for item in windows:
         frames = item.frames[: len(set(item.times))]  # without those that a short video repeats
         if flow is not None:
@@ -85,12 +107,11 @@ def with_pair_flow(
             if stop is not None and stop.is_set():
                 return
             done = 0 if flow is None else len(flow)
-            some = upload(frames[done : done + group + 1], device)
-            more = stream_flow(some, preset, params, cropped=cropped)
+            more = pairs(first + done, frames[done : done + pairs.group + 1])
             flow = more if flow is None else torch.cat((flow, more))
         if flow.is_cuda:
             # Whoever takes the window may be in another thread and on another stream.
-            torch.cuda.current_stream(device).synchronize()
+            torch.cuda.current_stream(pairs.device).synchronize()
         yield item, flow
 
 

@@ -15,6 +15,8 @@ def fingerprint_reference(tensors: list[Tensor]) -> int:
     """CRC-32 over the shapes and bytes of contiguous CPU tensors, chained."""
     crc = len(tensors)
     for tensor in tensors:
+        if not tensor.is_contiguous():
+            raise ValueError("tensors must be contiguous")
         crc = zlib.crc32(str(tensor.shape).encode(), crc)
         crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import NoneType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,20 @@ def register(name: str, schema: str, reference: Callable) -> None:
     """
     if extension.CORE is None:
         _LIBRARY.define(name + schema)
-    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, _as_kernel(reference), "CompositeExplicitAutograd")
+
+
+def _as_kernel(reference: Callable) -> Callable:
+    """The reference with the errors of compiled kernels, which are all RuntimeError, as torch's own are."""
+
+    @wraps(reference)
+    def run(*arguments: Any) -> Any:
+        try:
+            return reference(*arguments)
+        except ValueError as error:
+            raise RuntimeError(str(error)) from None
+
+    return run
 
 
 def has_cuda_kernel(name: str) -> bool:

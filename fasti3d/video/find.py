@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fasti3d.naming import quoted
 from fasti3d.resources import is_resource_error
-from fasti3d.video.source import IMAGE_SUFFIXES
+from fasti3d.video.source import is_frame
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
@@ -39,7 +39,7 @@ def find_videos(folder: Path) -> Iterator[Path]:
         suffixes = {name: os.path.splitext(name)[1].lower() for name in shown}
         videos = [Path(place, name) for name in shown if suffixes[name] in VIDEO_SUFFIXES]
         yield from videos
-        if not videos and any(suffix in IMAGE_SUFFIXES for suffix in suffixes.values()):
+        if not videos and any(map(is_frame, shown)):
             yield Path(place)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from av.error import FFmpegError
+from av.video.frame import VideoFrame
 from torch import Tensor
 
 from fasti3d.limits import check_arguments
@@ -88,7 +89,21 @@ def read_frames(
     return _read_frames(Path(path), fps, Transform(resize, crop), strict)
 
 
-def _read_frames(path: Path, fps: float | None, transform: Transform, strict: bool) -> Iterator[Frame]:
+def read_transformed(
+    path: str | os.PathLike[str],
+    transform: Callable[[VideoFrame, float], Tensor],
+    *,
+    fps: float | None,
+    strict: bool,
+) -> Iterator[Frame]:
+    """As ``read_frames``, but for what makes an image (H, W, 3) of a decoded frame and its pixels' aspect."""
+    check_arguments(fps, None, None)
+    return _read_frames(Path(path), fps, transform, strict)
+
+
+def _read_frames(
+    path: Path, fps: float | None, transform: Callable[[VideoFrame, float], Tensor], strict: bool
+) -> Iterator[Frame]:
     pictures: Iterator[Picture]
     if os.path.isdir(path):
         pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)

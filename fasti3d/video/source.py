@@ -16,19 +16,26 @@ from fasti3d.video.picture import Picture
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
+# What denseflow puts beside frames.
+_FLOW = re.compile(r"flow_[xy]_\d+\.", re.IGNORECASE)
+
+
+def is_frame(name: str) -> bool:
+    """Whether a file is an image of a video, by its name; hidden ones are other programs' notes on them."""
+    image = name.lower().endswith(IMAGE_SUFFIXES)
+    return image and not name.startswith(".") and not _FLOW.match(name)
+
 
 def images(folder: Path) -> list[Path]:
-    """The image files of a folder in natural order: frame2 before frame10.
+    """The image files of a folder in natural order: frame2 before frame10; without pictures of flow.
 
     Raises:
         VideoError: there are none.
     """
     try:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        files = [p for p in folder.iterdir() if is_frame(p.name) and p.is_file()]
     except OSError as error:
         raise blamed(folder, f"cannot be read: {error.strerror}", error) from error
-    # Hidden files are other programs' notes about the images.
-    files = [p for p in files if not p.name.startswith(".")]
     if not files:
         raise VideoError(folder, f"is a folder without images ({', '.join(IMAGE_SUFFIXES)})")
     return sorted(files, key=_natural)

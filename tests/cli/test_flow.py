@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from waiting import PATIENCE, until
 
 from fasti3d.cli import app
-from fasti3d.flow import TVL1Params, flow_to_rgb, read_flo, read_kitti_png, to_grey, tvl1_video
+from fasti3d.flow import FlowFolder, TVL1Params, flow_to_rgb, read_flo, read_kitti_png, to_grey, tvl1_video
 from fasti3d.flow.export import NpzOutput, Options, export, settings_of
 from fasti3d.flow.export import video as video_output
 from fasti3d.video import read_frames
@@ -108,6 +109,55 @@ def test_folder_of_kitti_and_of_pictures(video: Path, flows: np.ndarray, tmp_pat
         image, _ = pictures(tmp_path / "colour" / f"flow_{i:06}.png")
         assert np.array_equal(image[0], flow_to_rgb(flow, max_magnitude=4))
     assert len(os.listdir(tmp_path / "kitti")) == len(os.listdir(tmp_path / "colour")) == 6
+
+
+def test_folders_of_denseflow(video: Path, flows: np.ndarray, tmp_path: Path) -> None:
+    out = tmp_path / "flows"
+    done = call(video, "-o", out, "--layout", "denseflow")
+    assert (done.code, done.err) == (0, "")
+    names = [f"flow_{axis}_{i:05}.jpg" for axis in "xy" for i in range(1, 6)]
+    assert sorted(os.listdir(out / "a")) == ["flow.json", *names]
+    for i, flow in enumerate(flows, 1):
+        wanted = np.rint((np.clip(flow.astype(float), -20, 20) + 20) * 255 / 40)
+        for axis in range(2):
+            picture = cv2.imread(str(out / "a" / f"flow_{'xy'[axis]}_{i:05}.jpg"), cv2.IMREAD_UNCHANGED)
+            assert picture.shape == (HEIGHT, WIDTH)
+            assert np.abs(picture - wanted[axis]).max() <= 3  # at quality 95
+    record = json.loads((out / "a" / "flow.json").read_text())
+    assert record["pairs"] == 5
+    assert (record["settings"]["bound"], record["settings"]["quality"]) == (20, 95)
+    assert "all of it is in" in call(video, "-o", out, "--layout", "denseflow").out
+    done = call(video, "-o", out, "--layout", "denseflow", "--bound", 8)
+    assert done.code == 2
+    assert "bound 20.0 there and 8.0 now" in done.err
+    assert call(video, "-o", out, "--layout", "denseflow", "--bound", 8, "--overwrite").code == 0
+    found = FlowFolder(out / "a", 8).read(0, 5)
+    assert np.abs(found - np.clip(flows, -8, 8)).mean() < 0.05
+    assert np.abs(flows).max() > 1
+
+
+def test_a_still_video_is_pictures_of_128(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "still.mkv", 3, speed=0)
+    other = write_video(tmp_path / "other.mkv", 2)
+    assert call(video, other, "-o", tmp_path / "flows", "--layout", "denseflow").code == 0
+    assert sorted(os.listdir(tmp_path / "flows")) == ["other", "still"]
+    for path in (tmp_path / "flows" / "still").glob("*.jpg"):
+        assert (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layout", "other"), "--layout: must be default or denseflow, got 'other'"),
+        (("--layout", "denseflow", "--viz"), "denseflow has its own files: leave out --format and --viz"),
+        (("--layout", "denseflow", "--bound", 0), "--bound: bound must be above 0, in pixels, got 0.0"),
+        (("--layout", "denseflow", "-o", "a.npz"), "--layout denseflow is of a folder, not of a.npz"),
+    ],
+)
+def test_wrong_layouts(arguments: tuple[object, ...], message: str, video: Path, tmp_path: Path) -> None:
+    done = call(video, "-o", tmp_path / "out", *arguments)
+    assert done.code == 2
+    assert message in done.err.replace("'--", "--").replace("': ", ": ")
 
 
 def test_arrays(video: Path, flows: np.ndarray, tmp_path: Path) -> None:
@@ -272,11 +322,11 @@ from fasti3d.cli import app
 import fasti3d.flow.export, fasti3d.classification, fasti3d.ops.tvl1
 from fasti3d.flow.export import video
 video.PART = 2
-video_path, name = sys.argv[1:]
+video_path, name, *more = sys.argv[1:]
 
 def flow(*arguments):
     try:
-        app(["flow", video_path, *arguments, "--resize", "none", "--device", "cpu"])
+        app(["flow", video_path, *arguments, *more, "--resize", "none", "--device", "cpu"])
     except SystemExit as error:
         return error.code or 0
     return 9
@@ -291,12 +341,16 @@ sys.stderr = sys.__stderr__
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("name", "files"), [("out", 4), ("a.npz", 1), ("a.mp4", 1)])
+@pytest.mark.parametrize(
+    ("name", "files", "more"),
+    [("out", 4, ()), ("a.npz", 1, ()), ("a.mp4", 1, ()), ("flows", 7, ("--layout", "denseflow"))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_killed_anywhere_and_called_again_it_gives_the_same_bytes(
-    tmp_path: Path, name: str, files: int
+    tmp_path: Path, name: str, files: int, more: tuple[str, ...]
 ) -> None:
     video = write_video(tmp_path / "v.mkv", 4)
-    (*killed, undisturbed), codes = killed_everywhere(WORK, tmp_path / "runs", video, name)
+    (*killed, undisturbed), codes = killed_everywhere(WORK, tmp_path / "runs", video, name, *more)
     assert len(killed) >= 10
     assert codes == [0] * (len(killed) + 1)
     wanted = tree(undisturbed)

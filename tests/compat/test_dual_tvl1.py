@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fasti3d import compat
 from fasti3d.compat import DualTVL1OpticalFlow
 from fasti3d.compat import dual_tvl1 as optflow
 from fasti3d.flow import TVL1Params, tvl1
@@ -78,7 +80,67 @@ def test_names_and_order_of_arguments_are_opencvs(theirs: ModuleType) -> None:
     assert accessors - {"getDefaultName"} == {
         f"{verb}{name}" for name in ACCESSORS for verb in ("get", "set")
     }
-    assert all(callable(getattr(DualTVL1OpticalFlow, name)) for name in accessors - {"getDefaultName"})
+
+
+def test_nothing_of_opencvs_is_missing(theirs: ModuleType) -> None:
+    public = {name for name in dir(theirs.DualTVL1OpticalFlow_create()) if not name.startswith("_")}
+    assert {"getDefaultName", "clear", "empty", "save", "read", "write", "calc"} <= public
+    ours = optflow.DualTVL1OpticalFlow_create()
+    assert public <= set(dir(ours))
+    for name in public - {"create"}:
+        documented = getattr(theirs.DualTVL1OpticalFlow, name).__doc__.split("->")[0]
+        arguments = re.findall(r"\w+", documented.split("(", 1)[1])
+        assert list(inspect.signature(getattr(ours, name)).parameters)[: len(arguments)] == arguments
+    factories = {name for name in dir(theirs) if "DualTVL1" in name}
+    assert factories <= set(dir(optflow))
+    assert factories <= set(compat.__all__)
+
+
+def test_what_opencvs_algorithms_answer(theirs: ModuleType) -> None:
+    solver = optflow.createOptFlow_DualTVL1()
+    assert solver.getDefaultName() == theirs.createOptFlow_DualTVL1().getDefaultName()
+    solver.setTau(0.1)
+    assert solver.empty() is theirs.createOptFlow_DualTVL1().empty()
+    assert solver.clear() is None
+    assert solver.getTau() == 0.1
+
+
+@pytest.mark.parametrize("suffix", ["yml", "yaml", "json", "xml"])
+def test_saved_parameters_are_read_by_opencv(theirs: ModuleType, suffix: str, tmp_path: Path) -> None:
+    import cv2
+
+    path = tmp_path / f"tvl1.{suffix}"
+    DualTVL1OpticalFlow.create(*ACCESSORS.values()).save(path)
+    again = optflow.createOptFlow_DualTVL1()
+    file = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+    again.read(file.root())
+    file.release()
+    assert [getattr(again, f"get{name}")() for name in ACCESSORS] == list(ACCESSORS.values())
+    file = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    again.write(file, "flow")
+    file.release()
+    third = optflow.createOptFlow_DualTVL1()
+    file.open(str(path), cv2.FILE_STORAGE_READ)
+    third.read(file.getNode("flow"))
+    file.release()
+    assert [getattr(third, f"get{name}")() for name in ACCESSORS] == list(ACCESSORS.values())
+    with pytest.raises(OSError, match="nowhere"):
+        again.save(tmp_path / "nowhere" / path.name)
+
+
+def test_setters_take_what_opencvs_take(theirs: ModuleType) -> None:
+    for solver in (theirs.createOptFlow_DualTVL1(), optflow.createOptFlow_DualTVL1()):
+        for name, value in (("WarpingsNumber", 3.5), ("Tau", "fast")):
+            with pytest.raises(TypeError, match="val"):
+                getattr(solver, f"set{name}")(value)
+        for name, value, kept in (
+            ("Tau", 1, 1.0),
+            ("UseInitialFlow", 1, True),
+            ("ScalesNumber", np.int64(3), 3),
+        ):
+            getattr(solver, f"set{name}")(value)
+            assert getattr(solver, f"get{name}")() == kept
+            assert type(getattr(solver, f"get{name}")()) is type(kept)
 
 
 def test_defaults_are_opencvs(theirs: ModuleType) -> None:
@@ -115,6 +177,75 @@ def test_same_flow_as_opencv(theirs: ModuleType, use_initial_flow: bool) -> None
     ours = optflow.DualTVL1OpticalFlow_create(**arguments).calc(prev, following, start)
     assert np.abs(ours - wanted).max() <= 1e-3
     assert np.abs(ours).max() > 1
+
+
+@pytest.mark.parametrize("start", [False, True], ids=["from zero", "from a flow"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"medianFiltering": -1},
+        {"warps": 0},
+        {"warps": -2},
+        {"innnerIterations": 0},
+        {"innnerIterations": -3},
+        {"outerIterations": 0},
+        {"epsilon": -0.01},
+        {"gamma": -0.5},
+        {"tau": 0},
+        {"lambda_": 0},
+        {"scaleStep": 1.0, "nscales": 2},
+    ],
+    ids=str,
+)
+def test_limits_of_parameters_are_opencvs(theirs: ModuleType, changed: dict[str, Any], start: bool) -> None:
+    arguments: dict[str, Any] = {
+        "nscales": 2, "warps": 1, "epsilon": 0, "innnerIterations": 5, "outerIterations": 2,
+        "useInitialFlow": start,
+    } | changed  # fmt: skip
+    prev, following = frames()
+    flow = np.stack(np.meshgrid(np.linspace(0.5, 1, 56), np.linspace(-0.5, 0, 40)), axis=2).astype(np.float32)
+    wanted = theirs.DualTVL1OpticalFlow_create(**arguments).calc(prev, following, flow.copy())
+    ours = optflow.DualTVL1OpticalFlow_create(**arguments).calc(prev, following, flow.copy())
+    assert np.abs(ours - wanted).max() <= 2e-3
+    still = min(arguments["warps"], arguments["innnerIterations"], arguments["outerIterations"]) < 1
+    assert (np.abs(wanted).max() > 0.1) == (start or not (still or "lambda_" in changed))
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.5, -20.0), (1 / 255, 0.0), (1e-4, 0.0)])
+def test_floats_of_any_range_as_in_opencv(theirs: ModuleType, scale: float, shift: float) -> None:
+    prev, following = (frame.astype(np.float32) * np.float32(scale) + np.float32(shift) for frame in frames())
+    arguments: dict[str, Any] = {
+        "nscales": 1, "warps": 1, "epsilon": 0, "innnerIterations": 2, "outerIterations": 1,
+    }  # fmt: skip
+    wanted = theirs.DualTVL1OpticalFlow_create(**arguments).calc(prev, following, None)
+    ours = optflow.DualTVL1OpticalFlow_create(**arguments).calc(prev, following, None)
+    # An image of this range moves flow by up to lambda * theta * gradient each iteration.
+    assert np.abs(ours - wanted).max() <= 1e-3 * max(1, np.abs(wanted).max())
+    assert np.abs(wanted).max() > 0.01
+
+
+def test_umats_in_and_out(theirs: ModuleType) -> None:
+    from cv2 import UMat
+
+    prev, following = frames()
+    for solver in (
+        theirs.DualTVL1OpticalFlow_create(nscales=1, warps=1),
+        DualTVL1OpticalFlow.create(nscales=1, warps=1),
+    ):
+        wanted = solver.calc(prev, following, None)
+        for first, second in ((UMat(prev), UMat(following)), (UMat(prev), following)):
+            result = solver.calc(first, second, None)
+            assert isinstance(result, UMat)
+            assert np.array_equal(result.get(), wanted)
+        out = UMat(np.zeros((40, 56, 2), np.float32))
+        result = solver.calc(prev, following, out)
+        assert isinstance(result, UMat)
+        assert np.array_equal(out.get(), wanted)
+        assert np.array_equal(result.get(), wanted)
+        solver.setUseInitialFlow(True)
+        start = np.full((40, 56, 2), 0.5, np.float32)
+        wanted = solver.calc(prev, following, start.copy())
+        assert np.array_equal(solver.calc(UMat(prev), UMat(following), UMat(start)).get(), wanted)
 
 
 def test_flow_is_written_into_where_it_fits() -> None:
@@ -173,7 +304,7 @@ def test_wrong_values_are_errors_of_calc() -> None:
         (np.zeros((40, 50), np.uint8), ValueError, r"one shape, got \(40, 56\) and \(40, 50\)"),
         (np.zeros((40, 56), np.float32), ValueError, "one dtype, got uint8 and float32"),
         (np.zeros((40, 56), np.int16), ValueError, "got int16"),
-        ([[0]], TypeError, "I1 must be a NumPy array, got list"),
+        ([[0]], TypeError, "I1 must be a NumPy array or a cv2.UMat, got list"),
     ],
 )
 def test_wrong_images(second: Any, error: type[Exception], message: str) -> None:

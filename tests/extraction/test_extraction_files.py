@@ -17,6 +17,8 @@ import fasti3d
 from fasti3d.extraction import spool
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import stream_flow
+from fasti3d.video.pillow import PillowTransform
+from fasti3d.video.read import read_transformed
 
 FAST = TVL1Params(nscales=2, warps=1, outer_iterations=2, inner_iterations=5)
 
@@ -98,7 +100,8 @@ def test_the_layout_of_video_features(tmp_path: Path) -> None:
     assert loaded["fps"].shape == ()
     assert loaded["rgb"].shape == loaded["flow"].shape == (3, 4)
 
-    frames = torch.stack([f.image for f in fasti3d.video.read_frames(video, fps=None, crop=None)])
+    read = read_transformed(video, PillowTransform(256, None), fps=None, strict=True)
+    frames = torch.stack([frame.image for frame in read])
     flows = to_flow_clip(stream_flow(frames, "readme", FAST))
     for i in range(3):
         assert torch.equal(rgb.clips[i], fasti3d.video.to_clip(frames[8 * i : 8 * i + 10, 16:240, 48:272]))

@@ -56,7 +56,7 @@ def test_unknown_preset_names_those_there_are() -> None:
         ("lambda_", [0.0, -1, math.nan]),
         ("theta", [0.0, -1, math.inf]),
         ("nscales", [0, -1, 2.0, "5", True, 1001]),
-        ("warps", [0, 1.5, 1001]),
+        ("warps", [-1, 1.5, 1001]),
         ("epsilon", [-0.01, math.nan]),
         ("inner_iterations", [0, 2**31]),
         ("outer_iterations", [0, None]),
@@ -81,10 +81,14 @@ def test_a_wrong_value_is_named(field: str, values: list[Any]) -> None:
         ({"theta": 1e300}, "theta"),
         ({"lambda_": 1e300}, r"lambda_ \* theta"),
         ({"gamma": 1e39}, "gamma"),
+        ({"gamma": 1e22}, "gamma"),
+        ({"theta": 1.1e6}, "theta"),
+        ({"tau": 4e5}, "tau / theta"),
+        ({"lambda_": 4e6}, r"lambda_ \* theta"),
     ],
 )
-def test_what_overflows_float32_is_refused(changes: dict[str, float], named: str) -> None:
-    with pytest.raises(ValueError, match=f"^{named} must be at most 3.4e"):
+def test_what_would_overflow_float32_is_refused(changes: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{named} must be at most 1e\+06"):
         TVL1Params(**changes)
 
 
@@ -95,6 +99,8 @@ def test_what_overflows_float32_is_refused(changes: dict[str, float], named: str
         ("epsilon", [0, 0.0]),
         ("gamma", [0, 0.5]),
         ("nscales", [1, 1000, np.int64(3)]),
+        ("warps", [0, 1000]),
+        ("gamma", [1e6]),
         ("median_filtering", [0, 1, 3, 5]),
         ("scale_step", [0.01, 0.99]),
     ],
@@ -111,4 +117,9 @@ def test_it_is_a_value() -> None:
     assert hash(params) == hash(TVL1Params(epsilon=0.05))
     assert pickle.loads(pickle.dumps(params)) == params
     with pytest.raises(ValueError, match="warps"):
-        dataclasses.replace(params, warps=0)
+        dataclasses.replace(params, warps=-1)
+
+
+def test_iterations_are_counted_in_32_bits() -> None:
+    with pytest.raises(ValueError, match=r"inner_iterations \* outer_iterations must be less than 2\*\*31"):
+        TVL1Params(inner_iterations=2**16, outer_iterations=2**15)

@@ -125,7 +125,7 @@ def test_canvases_and_places_beyond_reason(tmp_path: Path) -> None:
 
 
 def test_mutations(tmp_path: Path) -> None:
-    from test_fuzz import MUTATIONS, mutated
+    from test_video_fuzz import MUTATIONS, mutated
 
     path = animation(tmp_path / "a.webp", 3)
     data, dice, errors = path.read_bytes(), random.Random(5), 0

@@ -1,4 +1,4 @@
-"""A folder with a file a pair of frames."""
+"""A folder with a file, or two, for each pair of frames."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from torch import Tensor
 from fasti3d.flow.colour import flow_to_rgb
 from fasti3d.flow.export.output import ExportError, Output
 from fasti3d.flow.export.settings import Settings
-from fasti3d.flow.files import write_flo, write_kitti_png, write_png
+from fasti3d.flow.files import write_denseflow, write_flo, write_kitti_png, write_png
 from fasti3d.naming import quoted
+
+_SUFFIXES = ("flo", "png", "jpg")
 
 
 class FolderOutput(Output):
-    """flow_000000.flo leads from frame 0 to frame 1, and so on; or .png, KITTI's or pictures in colour."""
+    """flow_000000.flo leads from frame 0 to frame 1, and so on; or .png, KITTI's or pictures in colour.
+
+    As denseflow writes it: flow_x_00001.jpg and flow_y_00001.jpg from frame 0 to frame 1, and so on.
+    """
 
     def __init__(self, target: Path, settings: Settings) -> None:
         super().__init__(target, target, settings)
@@ -34,8 +39,11 @@ class FolderOutput(Output):
         return self._present()
 
     def add(self, index: int, flow: Tensor) -> None:
-        path = self._path(index)
-        if self._kind == "flo":
+        paths = self._paths(index)
+        path = paths[0]
+        if self._kind == "denseflow":
+            write_denseflow((path, paths[1]), flow, bound=self._settings["bound"])
+        elif self._kind == "flo":
             write_flo(path, flow)
         elif self._kind == "colour":
             rgb = flow_to_rgb(flow, max_magnitude=self._settings["max_magnitude"])
@@ -51,12 +59,14 @@ class FolderOutput(Output):
 
     def _present(self) -> int:
         index = 0
-        while self._path(index).exists():
+        while all(path.exists() for path in self._paths(index)):
             index += 1
         return index
 
-    def _path(self, index: int) -> Path:
-        return self.target / f"flow_{index:06}{'.flo' if self._kind == 'flo' else '.png'}"
+    def _paths(self, index: int) -> list[Path]:
+        if self._kind == "denseflow":
+            return [self.target / f"flow_{axis}_{index + 1:05}.jpg" for axis in "xy"]
+        return [self.target / f"flow_{index:06}{'.flo' if self._kind == 'flo' else '.png'}"]
 
     def _parts(self) -> list[Path]:
-        return [path for suffix in ("flo", "png") for path in sorted(self.target.glob(f"flow_*.{suffix}"))]
+        return [path for suffix in _SUFFIXES for path in sorted(self.target.glob(f"flow_*.{suffix}"))]

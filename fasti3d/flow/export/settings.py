@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import torch
 
+from fasti3d.flow.checks import BOUND
+from fasti3d.flow.jpeg import QUALITY
 from fasti3d.flow.params import TVL1Params
 from fasti3d.video import VideoError
 from fasti3d.video.errors import blamed
 from fasti3d.video.source import images
 
-Kind = Literal["flo", "kitti", "colour", "npz", "mp4"]
+Kind = Literal["flo", "kitti", "colour", "denseflow", "npz", "mp4"]
 Settings = dict[str, Any]
 
 
@@ -27,6 +29,7 @@ class Options:
         fps, resize: as for ``fasti3d.video.read_frames``.
         device: where flow is computed.
         max_magnitude: the length in pixels that gets the full colour, in pictures.
+        bound: the largest motion that denseflow's pictures hold, in pixels.
     """
 
     params: TVL1Params
@@ -34,6 +37,7 @@ class Options:
     resize: int | None
     device: torch.device
     max_magnitude: float
+    bound: float = BOUND
 
 
 def settings_of(video: Path, kind: Kind, options: Options) -> Settings:
@@ -61,6 +65,8 @@ def settings_of(video: Path, kind: Kind, options: Options) -> Settings:
     }
     if kind in ("colour", "mp4"):
         settings["max_magnitude"] = options.max_magnitude
+    if kind == "denseflow":
+        settings |= {"bound": options.bound, "quality": QUALITY}
     return settings
 
 

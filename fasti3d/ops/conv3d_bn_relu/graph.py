@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, convolve, in_float32, output_size
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, check_fits, convolve, in_float32, output_size
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
@@ -62,6 +62,7 @@ def _pack(
 def _conv3d_bn_relu(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int] | None, relu: bool
 ) -> Tensor:
+    check_fits(x, weight, bias, stride, padding)
     dtype = compute_dtype(x.device, x.dtype)
     layout = torch.channels_last_3d
     step = (stride[0], stride[1], stride[2])
@@ -78,6 +79,7 @@ def _conv3d_bn_relu(
 def _fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int] | None, relu: bool
 ) -> Tensor:
+    check_fits(x, weight, bias, stride, padding)
     shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, padding))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 

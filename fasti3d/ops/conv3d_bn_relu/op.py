@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.network import same_shape
+from fasti3d.ops.border import MAX_PADDING, Triple, check_clip, check_out, triple
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
@@ -36,6 +37,34 @@ define(
 )
 
 
+def check_triton(x: Tensor, weight: Tensor, bias: Tensor, size: Sequence[int], *outs: Tensor) -> None:
+    """ValueError unless ``outs`` together hold a convolution's channels, and (T, H, W) of ``size``.
+
+    Packed weights show no more than their channels; out has their dtype, as x has unless it is bytes.
+    """
+    if (
+        x.dim() != 5
+        or weight.dim() != 3
+        or bias.shape != weight.shape[:1]
+        or 0 in (*weight.shape, *x.shape[1:])
+    ):
+        raise ValueError(
+            "x must be (N, Cin, T, H, W), weight packed and bias (Cout,), none of them empty, got "
+            f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    if x.dtype not in (weight.dtype, torch.uint8) or bias.dtype != torch.float32:
+        raise ValueError(
+            f"x must be {weight.dtype}, as weight, and bias torch.float32, got {x.dtype} and {bias.dtype}"
+        )
+    if any(tensor.device != x.device for tensor in (weight, bias, *outs)):
+        raise ValueError(f"weight, bias and out must be on {x.device}, where x is")
+    if any(out.dim() != 5 for out in outs) or sum(out.shape[1] for out in outs) != len(bias):
+        got = ", ".join(str(tuple(out.shape)) for out in outs)
+        raise ValueError(f"out must have {len(bias)} channels, as bias, got {got}")
+    for out in outs:
+        check_out(out, (x.shape[0], out.shape[1], *size), weight.dtype, x=x, weight=weight, bias=bias)
+
+
 @torch.library.impl("fasti3d::conv3d_triton_", "default")
 def _conv3d_triton(
     x: Tensor,
@@ -48,20 +77,16 @@ def _conv3d_triton(
     out: Tensor,
     start: int,
 ) -> None:
+    window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
+    zeros = None if padding is None else triple("padding must be", padding, 0, MAX_PADDING)
+    frames, *pixels = output_size(x.shape[2:], window, step, zeros)
+    if start < 0 or start + out.shape[2] > frames:
+        raise ValueError(f"out must hold frames from {start} on of {frames}, got {out.shape[2]}")
+    check_triton(x, weight, bias, (out.shape[2], *pixels), out)
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d
 
-    conv3d(
-        x,
-        weight,
-        bias,
-        (kernel[0], kernel[1], kernel[2]),
-        (stride[0], stride[1], stride[2]),
-        None if padding is None else (padding[0], padding[1], padding[2]),
-        relu,
-        out,
-        start,
-    )
+    conv3d(x, weight, bias, window, step, zeros, relu, out, start)
 
 
 define(
@@ -74,6 +99,7 @@ define(
 def _conv3d_split_triton(
     x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
 ) -> None:
+    check_triton(x, weight, bias, x.shape[2:], out, second)
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d_split
 
     conv3d_split(x, weight, bias, relu, out, second)
@@ -101,9 +127,6 @@ register_shapes("conv3d_winograd_", lambda *arguments: None)
 @torch.library.register_fake("fasti3d::conv3d_triton_")
 def _fake(*arguments: object) -> None:
     return None
-
-
-Triple = tuple[int, int, int]
 
 
 def winograd_form(
@@ -141,14 +164,47 @@ def output_size(
     return [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
 
 
-def check_fills(size: Sequence[int], kernel: Sequence[int], padding: Sequence[int] | None) -> None:
-    """ValueError for a clip of (T, H, W) that does not fill the kernel even once."""
+def check_fills(shape: Sequence[int], kernel: Sequence[int], padding: Sequence[int] | None) -> None:
+    """ValueError for clips (N, C, T, H, W) without pixels, or that do not fill the kernel even once.
+
+    As in torch, only a batch of no clips may be of zeros alone.
+    """
+    clips, _, *size = shape
+    if (clips or padding is None) and 0 in size:
+        raise ValueError(f"x must have frames, rows and columns, got (N, C, T, H, W) {tuple(shape)}")
     if padding is None or all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)):
         return
     raise ValueError(
         f"x of (T, H, W) {tuple(size)} with padding {tuple(padding)} must fill the kernel of "
         f"{tuple(kernel)}: pad more, or give a larger clip"
     )
+
+
+def check_fits(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Literal["same"] | Sequence[int] | None,
+) -> Triple | None:
+    """The padding, None for SAME, of a clip, weights and a geometry that fit together."""
+    check_clip(x, "Cin")
+    if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
+        raise ValueError(
+            f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), none of them 0, got shape "
+            f"{tuple(weight.shape)}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, but x on {x.device}: move one to the other")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    triple("stride must be", stride, 1)
+    zeros = None
+    if padding is not None and not (isinstance(padding, str) and padding == "same"):
+        zeros = triple('padding must be "same" or', padding, 0, MAX_PADDING)
+    check_fills(x.shape, weight.shape[2:], zeros)
+    return zeros
 
 
 def pack_triton(weight: Tensor, stride: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
@@ -306,11 +362,12 @@ def conv3d_bn_relu(
         x: (N, Cin, T, H, W), float32, bfloat16 or float16, channels_last_3d for speed.
         weight: (Cout, Cin, kt, kh, kw) in x's dtype or float32.
         bias: (Cout,) or None for zeros.
-        stride: steps (t, h, w), at least 1.
+        stride: steps (t, h, w), at least 1 and less than 2**31.
         relu: whether to zero what is negative.
-        out: where to write, e.g. a channel slice of a wider channels_last_3d clip; x's dtype.
+        out: where to write, e.g. a channel slice of a wider channels_last_3d clip; x's dtype. It shares
+            no element with x, weight or bias.
         padding: ``"same"`` for TensorFlow's SAME, which is uneven where a stride asks for it, or zeros
-            (t, h, w) on both sides of each axis, as ``torch.nn.Conv3d`` takes them.
+            (t, h, w) on both sides of each axis, as ``torch.nn.Conv3d`` takes them, less than 2**15.
 
     Returns:
         (N, Cout, T', H', W') in x's dtype: ``out`` if given. Sums are float32. T' is ceil(T / st) with
@@ -319,7 +376,8 @@ def conv3d_bn_relu(
         Where gradients are needed it runs as ordinary differentiable PyTorch (then ``out`` must be None).
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together, or ``out`` with gradients.
+        ValueError: shapes, dtypes or devices that do not fit together; clips without frames, rows or
+            columns; ``out`` with gradients, or one that shares memory with itself or with what is read.
     """
     zeros = _check(x, weight, bias, stride, out, padding)
     step = (int(stride[0]), int(stride[1]), int(stride[2]))
@@ -362,39 +420,14 @@ def _check(
     stride: Sequence[int],
     out: Tensor | None,
     padding: Literal["same"] | Sequence[int],
-) -> tuple[int, int, int] | None:
+) -> Triple | None:
     """The padding, None for SAME, of arguments that fit together."""
-    if x.dim() != 5:
-        raise ValueError(f"x must be (N, Cin, T, H, W), got shape {tuple(x.shape)}")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
-    if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
-        raise ValueError(f"weight must be (Cout, {x.shape[1]}, kt, kh, kw), got shape {tuple(weight.shape)}")
+    zeros = check_fits(x, weight, bias, stride, padding)
     if weight.dtype not in (x.dtype, torch.float32):
         raise ValueError(f"weight must be {x.dtype}, like x, or torch.float32, got {weight.dtype}")
-    for name, tensor in (("weight", weight), ("bias", bias), ("out", out)):
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, but x on {x.device}: move one to the other")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    if len(stride) != 3 or min(stride) < 1:
-        raise ValueError(f"stride must be 3 positive steps (t, h, w), got {tuple(stride)}")
-    zeros = None
-    if padding != "same":
-        if isinstance(padding, str | int) or len(padding) != 3 or min(padding) < 0:
-            raise ValueError(f'padding must be "same" or 3 numbers of zeros (t, h, w), got {padding!r}')
-        zeros = (int(padding[0]), int(padding[1]), int(padding[2]))
-    check_fills(x.shape[2:], weight.shape[2:], zeros)
     if out is not None:
-        size = output_size(x.shape[2:], weight.shape[2:], stride, zeros)
-        expected = (x.shape[0], weight.shape[0], *size)
-        if tuple(out.shape) != expected or out.dtype != x.dtype:
-            raise ValueError(
-                f"out must be {x.dtype} of shape {expected}, got {out.dtype} of {tuple(out.shape)}"
-            )
-        if out.shape[1] > 1 and out.stride(1) != 1:
-            raise ValueError(
-                f"out must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
-                "memory_format=torch.channels_last_3d"
-            )
+        if out.device != x.device:
+            raise ValueError(f"out is on {out.device}, but x on {x.device}: move one to the other")
+        shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, zeros))
+        check_out(out, shape, x.dtype, x=x, weight=weight, bias=bias)
     return zeros

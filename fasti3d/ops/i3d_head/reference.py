@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,6 +14,9 @@ def i3d_head_reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor,
     """The pool, its mean over rows and columns, and the classifier on the mean over time: it is linear, so
     that gives the mean of its outputs.
     """
-    features = F.avg_pool3d(x.float(), HEAD_POOL, stride=1).mean(dim=(3, 4))
+    if x.numel():
+        features = F.avg_pool3d(x.float(), HEAD_POOL, stride=1).mean(dim=(3, 4))
+    else:  # of which torch's pool refuses those without channels
+        features = x.new_empty((*x.shape[:2], x.shape[2] - HEAD_POOL[0] + 1), dtype=torch.float32)
     with without_autocast(x.device):
         return features, F.linear(features.mean(dim=2), weight, bias)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from fasti3d import gpu
 from fasti3d.network import same_shape
 from fasti3d.ops import subjects
+from fasti3d.ops.border import check_clip, check_out, triple
 from fasti3d.ops.max_pool3d_same.config import MOST_COLUMNS
 from fasti3d.ops.max_pool3d_same.reference import (
+    covering,
     max_pool3d_same_backward,
-    max_pool3d_same_into_reference,
     max_pool3d_same_reference,
 )
 from fasti3d.ops.registry import has_cuda_kernel, register, register_cuda
@@ -22,30 +23,52 @@ from fasti3d.ops.tiling import Triple
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 
-register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", max_pool3d_same_reference)
-register(
-    "max_pool3d_same_",
-    "(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()",
-    max_pool3d_same_into_reference,
-)
+
+def _check(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> None:
+    check_clip(x)
+    triple("kernel must be", kernel, 1)
+    triple("stride must be", stride, 1)
+
+
+def _check_into(x: Tensor, kernel: Sequence[int], stride: Sequence[int], out: Tensor) -> None:
+    _check(x, kernel, stride)
+    check_out(out, (*x.shape[:2], *same_shape(x.shape[2:], stride)), x.dtype, x=x)
+
+
+def _pool(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
+    _check(x, kernel, stride)
+    return max_pool3d_same_reference(x, kernel, stride)
+
+
+def _pool_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
+    _check_into(x, kernel, stride, out)
+    out.copy_(torch.ops.fasti3d.max_pool3d_same(x, kernel, stride))
+
+
+register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", _pool)
+register("max_pool3d_same_", "(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()", _pool_into)
 
 
 def _pool_on_gpu(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
     if not _has_triton_kernel(x, kernel):
-        return max_pool3d_same_reference(x, kernel, stride)
+        return _pool(x, kernel, stride)
     out = _fake(x, kernel, stride)
     _pool_on_gpu_into(x, kernel, stride, out)
     return out
 
 
 def _pool_on_gpu_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
+    _check_into(x, kernel, stride, out)
     if not _has_triton_kernel(x, kernel):
         out.copy_(max_pool3d_same_reference(x, kernel, stride))
         return
-    # Here and not at the top: triton is slow to import, and absent where there is no GPU.
-    from fasti3d.ops.max_pool3d_same.launch import max_pool3d
+    if out.numel():
+        # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+        from fasti3d.ops.max_pool3d_same.launch import max_pool3d
 
-    max_pool3d(x, (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2]), out)
+        max_pool3d(
+            x, triple("kernel must be", covering(x, kernel), 1), triple("stride must be", stride, 1), out
+        )
 
 
 def _has_triton_kernel(x: Tensor, kernel: list[int]) -> bool:
@@ -60,11 +83,12 @@ register_cuda("max_pool3d_same_", _pool_on_gpu_into)
 
 @torch.library.register_fake("fasti3d::max_pool3d_same_")
 def _fake_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
-    return None
+    _check_into(x, kernel, stride, out)
 
 
 @torch.library.register_fake("fasti3d::max_pool3d_same")
 def _fake(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
+    _check(x, kernel, stride)
     shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
@@ -87,26 +111,20 @@ def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> 
 
     Args:
         x: (N, C, T, H, W), float32, bfloat16 or float16; any layout, fastest in channels_last_3d.
-        kernel: window lengths (t, h, w), at least 1.
-        stride: window steps (t, h, w), at least 1.
+        kernel: window lengths (t, h, w), at least 1 and less than 2**31.
+        stride: window steps (t, h, w), at least 1 and less than 2**31.
 
     Returns:
-        (N, C, ceil(T/st), ceil(H/sh), ceil(W/sw)) in x's dtype, channels_last_3d. Padding never
-        wins; a NaN in the window does. Differentiable: as in torch the gradient goes to the first
-        maximum of a window.
+        (N, C, ceil(T/st), ceil(H/sh), ceil(W/sw)) in x's dtype, channels_last_3d; of an empty clip an empty
+        one. Padding never wins; a NaN in the window does. Differentiable: as in torch the gradient goes to
+        the first maximum of a window.
 
     Raises:
         ValueError: x is not 5-dimensional or not floating, kernel or stride are not 3 positive numbers.
 
     Source: TensorFlow's SAME rule, as in the released I3D network (deepmind/kinetics-i3d).
     """
-    if x.dim() != 5:
-        raise ValueError(f"x must be (N, C, T, H, W), got shape {tuple(x.shape)}")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
-    for name, value in (("kernel", kernel), ("stride", stride)):
-        if len(value) != 3 or min(value) < 1:
-            raise ValueError(f"{name} must be 3 positive lengths (t, h, w), got {tuple(value)}")
+    _check(x, kernel, stride)
     channels_last = x.contiguous(memory_format=torch.channels_last_3d)
     window, step = list(kernel), list(stride)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fasti3d import gpu
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, check_triton
 from fasti3d.ops.pooled_conv3d.config import Problem, pays
 from fasti3d.ops.registry import define
 
@@ -18,6 +18,7 @@ define(
 
 @torch.library.impl("fasti3d::pooled_conv3d_triton_", "default")
 def _pooled_conv3d_triton(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor) -> None:
+    check_triton(x, weight, bias, x.shape[2:], out)
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.pooled_conv3d.launch import pooled_conv3d
 

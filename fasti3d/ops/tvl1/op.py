@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasti3d.ops.registry import register, register_shapes
+from fasti3d.ops.registry import register
+from fasti3d.ops.tvl1.limits import check_params, check_tensors
 from fasti3d.ops.tvl1.reference import tvl1_reference
 
 # frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1; without frame1 the pairs are
@@ -24,21 +25,26 @@ SCHEMA = (
 )
 
 register("tvl1", SCHEMA, tvl1_reference)
+# Rounds every operation by itself on any device, as tvl1 does on a CPU.
+register("tvl1_exact", SCHEMA, tvl1_reference)
 
 
+@torch.library.register_fake("fasti3d::tvl1_exact")
 @torch.library.register_fake("fasti3d::tvl1")
 def _fake(
     frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | None, mode: str, tau: float, lambda_: float,
     theta: float, nscales: int, warps: int, epsilon: float, inner_iterations: int, outer_iterations: int,
     scale_step: float, gamma: float, median_filtering: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    check_params(
+        mode, tau, lambda_, theta, nscales, warps, epsilon, inner_iterations, outer_iterations, scale_step,
+        gamma, median_filtering,
+    )  # fmt: skip
+    check_tensors(frame0, frame1, initial_flow)
     images, height, width = frame0.shape
-    pairs = images - 1 if frame1 is None else images
+    pairs = max(images - 1, 0) if frame1 is None else images
     flow = torch.empty((pairs, 2, height, width), dtype=torch.float32, device=frame0.device)
     return flow, torch.empty((pairs, nscales, warps), dtype=torch.int32, device=frame0.device)
-
-
-register_shapes("tvl1_exact", _fake)
 
 
 def has_kernel(device: torch.device) -> bool:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fasti3d.ops.tvl1.limits import LARGEST_FLOW, ROUNDING, check_params, check_tensors, check_values
+
 # |grad I1|^2 counts as no less than this, and a level but the finest has no shorter side than that.
 SMALLEST_GRADIENT = 1e-12
 SMALLEST_SIDE = 16
@@ -65,10 +67,16 @@ def tvl1_reference(
         mode, tau, lambda_, theta, nscales, warps, epsilon, inner_iterations, outer_iterations, scale_step,
         gamma, median_filtering,
     )  # fmt: skip
+    check_params(**vars(settings))
+    check_tensors(frame0, frame1, initial_flow)
+    check_values("frame0", frame0, -ROUNDING, 1 + ROUNDING)
+    check_values("frame1", frame1, -ROUNDING, 1 + ROUNDING)
+    check_values("initial_flow", initial_flow, -LARGEST_FLOW, LARGEST_FLOW)
     sizes = pyramid_sizes((frame0.shape[1], frame0.shape[2]), settings)
     first = pyramid(grey_levels(frame0), sizes, settings)
     if frame1 is None:
-        first, second = [level[:-1] for level in first], [level[1:] for level in first]
+        # No frames have no pairs, not one less.
+        first, second = [level[: max(len(level) - 1, 0)] for level in first], [level[1:] for level in first]
     else:
         second = pyramid(grey_levels(frame1), sizes, settings)
     pairs = first[0].shape[0]

@@ -1,0 +1,117 @@
+"""What operators check of arguments: the same as csrc/common/clip.h and overlap.h."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Of a window. The padding is less, for clips of few channels are copied with it.
+MAX_LENGTH = 2**31 - 1
+MAX_PADDING = 2**15 - 1
+
+# Steps of the search for a place that two tensors share, before they are taken to share one.
+_BUDGET = 10_000
+
+Triple = tuple[int, int, int]
+
+
+def triple(must_be: str, values: Any, least: int, most: int = MAX_LENGTH) -> Triple:
+    """Three whole numbers (t, h, w) in a range; else a ValueError that begins with ``must_be``."""
+    whole = isinstance(values, Sequence) and all(isinstance(value, Integral) for value in values)
+    if not whole or len(values) != 3 or min(values) < least or max(values) > most:
+        shown = tuple(values) if isinstance(values, list | tuple) else repr(values)
+        raise ValueError(f"{must_be} 3 whole numbers (t, h, w) of {least} to {most}, got {shown}")
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def check_clip(x: Tensor, channels: str = "C") -> None:
+    """ValueError for what is no clip of one of the dtypes that operators compute."""
+    if x.dim() != 5:
+        raise ValueError(f"x must be (N, {channels}, T, H, W), got shape {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
+
+
+def check_out(out: Tensor, shape: Sequence[int], dtype: torch.dtype, **inputs: Tensor | None) -> None:
+    """ValueError unless ``out`` is a channels-last clip of this shape and dtype, in memory of its own."""
+    if tuple(out.shape) != tuple(shape) or out.dtype != dtype:
+        raise ValueError(
+            f"out must be {dtype} of shape {tuple(shape)}, got {out.dtype} of {tuple(out.shape)}"
+        )
+    if out.shape[1] > 1 and out.stride(1) != 1:
+        raise ValueError(
+            f"out must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
+            "memory_format=torch.channels_last_3d"
+        )
+    if not _has_memory(out):
+        return
+    if not _is_written_once(out):
+        raise ValueError(
+            "unsupported operation: more than one element of out refers to a single memory location: pass "
+            "memory of its own for each, for example out.clone()"
+        )
+    for name, tensor in inputs.items():
+        if tensor is not None and _has_memory(tensor) and _share_memory(out, tensor):
+            raise ValueError(
+                f"unsupported operation: some elements of {name} and out refer to a single memory location: "
+                "clone one of them"
+            )
+
+
+def _has_memory(x: Tensor) -> bool:
+    """Whether its addresses are known: not while compiling, of stand-ins for tensors, or of nothing."""
+    known = type(x) in (Tensor, nn.Parameter) and not x.is_meta and not torch.compiler.is_compiling()
+    return known and x.numel() > 0
+
+
+def _axes(x: Tensor) -> list[tuple[int, int]]:
+    """(step in bytes, places) of the axes of more than one place, and of an element's bytes."""
+    size = x.element_size()
+    axes = [(1, size), *((step * size, places) for step, places in zip(x.stride(), x.shape, strict=True))]
+    return [axis for axis in axes if axis[1] > 1]
+
+
+def _is_written_once(x: Tensor) -> bool:
+    """Whether each axis steps over all that the axes of smaller steps reach."""
+    reach = 0
+    for step, places in sorted(_axes(x)):
+        if step <= reach:
+            return False
+        reach += step * (places - 1)
+    return True
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    axes = [*_axes(a), *_axes(b)]
+    rest = sum(step * (places - 1) for step, places in axes)
+    # From a's first byte to b's last: b's axes are counted backwards, so that all steps are forwards.
+    distance = b.data_ptr() - a.data_ptr() + sum(step * (places - 1) for step, places in _axes(b))
+    if not 0 <= distance <= rest:
+        return False
+    steps: Counter[int] = Counter()
+    for step, places in axes:
+        if step:
+            steps[step] += places - 1
+    return _reaches(sorted(steps.items(), reverse=True), distance, rest, [_BUDGET])
+
+
+def _reaches(axes: list[tuple[int, int]], distance: int, rest: int, budget: list[int]) -> bool:
+    """Whether steps, each taken up to so often, the largest first, can add up to ``distance``."""
+    if not 0 <= distance <= rest:
+        return False
+    budget[0] -= 1
+    if not axes or budget[0] < 0:
+        return True
+    (step, most), *smaller = axes
+    rest -= step * most
+    for taken in range(min(distance // step, most), -1, -1):
+        if distance - taken * step > rest:
+            return False
+        if _reaches(smaller, distance - taken * step, rest, budget):
+            return True
+    return False

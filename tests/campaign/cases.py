@@ -1,0 +1,292 @@
+"""Random problems for every operator, each compared with its reference."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tolerances import assert_close
+from torch import Tensor
+from tvl1_making import arguments
+
+from fasti3d import extension
+from fasti3d.flow import TVL1Params, tvl1
+from fasti3d.ops import conv3d_bn_relu, max_pool3d_same
+from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
+from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
+from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
+from fasti3d.ops.fingerprint import fingerprint
+from fasti3d.ops.i3d_head.op import i3d_head
+from fasti3d.ops.i3d_head.reference import i3d_head_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.tvl1.reference import tvl1_reference
+
+CHANNELS_LAST = torch.channels_last_3d
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SENTINEL = 12345.0
+
+
+def layout(pick: random.Random, x: Tensor) -> Tensor:
+    """The same numbers in another order, in a part of other memory, or not aligned."""
+    n, c, t, h, w = x.shape
+    kind = pick.choice(
+        ("as it is", "channels last", "channels of more", "pixels of more", "every other", "offset")
+    )
+    if kind == "channels last":
+        return x.contiguous(memory_format=CHANNELS_LAST)
+    if kind == "offset":
+        return x.new_full((x.numel() + 3,), SENTINEL)[3:].view(x.shape).copy_(x)
+    shapes = {
+        "channels of more": (n, c + 5, t, h, w),
+        "pixels of more": (n, c, t + 2, h + 3, w + 1),
+        "every other": (n, c, 2 * t, 2 * h, 2 * w),
+    }
+    if kind not in shapes:
+        return x
+    wide = x.new_full(shapes[kind], SENTINEL).contiguous(memory_format=CHANNELS_LAST)
+    views = {
+        "channels of more": wide[:, 3 : 3 + c],
+        "pixels of more": wide[:, :, 1 : 1 + t, 2 : 2 + h, 1 : 1 + w],
+        "every other": wide[:, :, ::2, ::2, ::2],
+    }
+    return views[kind].copy_(x)
+
+
+def slice_of_more(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A channels-last clip to write to, a slice of the second, which holds nothing but SENTINEL."""
+    wide = torch.full((shape[0], shape[1] + 6, *shape[2:]), SENTINEL, dtype=dtype)
+    wide = wide.contiguous(memory_format=CHANNELS_LAST)
+    return wide[:, 4 : 4 + shape[1]], wide
+
+
+def assert_slice_alone(out: Tensor, wide: Tensor) -> None:
+    assert (wide[:, :4] == SENTINEL).all(), "written before the slice"
+    assert (wide[:, 4 + out.shape[1] :] == SENTINEL).all(), "written after the slice"
+
+
+def geometry(pick: random.Random) -> dict[str, Any]:
+    """Of a convolution: each shape of kernel, few and many channels, padding beyond the kernel."""
+    usual = [(1, 1, 1), (3, 3, 3), (7, 7, 7), (3, 1, 1), (1, 3, 3), (1, 7, 7), (5, 1, 1)]
+    kernel = pick.choice(usual) if pick.random() < 0.5 else tuple(pick.choices(range(1, 6), k=3))
+    stride = tuple(pick.choices((1, 1, 1, 2, 2, 5, 2**31 - 1), k=3))
+    padding = None if pick.random() < 0.5 else tuple(pick.randint(0, k + 1) for k in kernel)
+    least = [
+        1 if padding is None else max(k - 2 * p, 1) for k, p in zip(kernel, padding or kernel, strict=True)
+    ]
+    return {
+        "n": pick.choice((0, 1, 1, 2)),
+        "channels": pick.choice((1, 3, 15, 16, 17, 24, 33, pick.randint(1, 50))),
+        "outputs": pick.choice((1, 15, 16, 17, 33, pick.randint(1, 40))),
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "size": [pick.randint(low, low + 6) for low in least],
+    }
+
+
+def convolution(pick: random.Random) -> None:
+    """The function for users: float32 in any layout; float16, which runs in float32 here."""
+    p = geometry(pick)
+    dtype = pick.choice((torch.float32, torch.float32, torch.float16))
+    x = layout(pick, torch.randn(p["n"], p["channels"], *p["size"]).to(dtype))
+    weight = torch.randn(p["outputs"], p["channels"], *p["kernel"])
+    weight /= weight[0].numel() ** 0.5
+    bias = torch.randn(p["outputs"]) if pick.random() < 0.7 else None
+    relu = pick.random() < 0.5
+    exact = exact_convolution(x, weight, bias, p)
+    out, wide = slice_of_more(tuple(exact.shape), dtype)
+    given = out if pick.random() < 0.5 else None
+    y = conv3d_bn_relu(x, weight, bias, p["stride"], relu, given, p["padding"] or "same")
+    close(y, exact, relu)
+    if given is not None:
+        assert y is out
+        assert_slice_alone(out, wide)
+    if dtype == torch.float32:
+        dense = x.contiguous(memory_format=CHANNELS_LAST)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads % 3 + 1)
+        again = conv3d_bn_relu(dense, weight, bias, p["stride"], relu, None, p["padding"] or "same")
+        torch.set_num_threads(threads)
+        assert torch.equal(again, y), "depends on the layout or the threads"
+
+
+def exact_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, p: dict[str, Any]) -> Tensor:
+    return conv3d_bn_relu_reference(
+        x.double(), weight.double(), None if bias is None else bias.double(), p["stride"], False, p["padding"]
+    )
+
+
+def close(y: Tensor, exact: Tensor, relu: bool) -> None:
+    if y.numel():
+        assert_close("conv3d", y, F.relu(exact) if relu else exact, scale=exact.abs().max().item())
+    assert y.shape == exact.shape
+
+
+def packed(pick: random.Random) -> None:
+    """The raw operators in every form and dtype, into frames from ``start`` on."""
+    p = geometry(pick)
+    p["n"] = max(p["n"], 1)
+    half = extension.has_bf16_dot() and pick.random() < 0.4
+    dtype = torch.bfloat16 if half else torch.float32
+    x = torch.randn(p["n"], p["channels"], *p["size"]).to(dtype).contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(p["outputs"], p["channels"], *p["kernel"])
+    weight /= weight[0].numel() ** 0.5
+    bias = torch.randn(p["outputs"])
+    exact = exact_convolution(x, weight, bias, p)
+    start = pick.randrange(exact.shape[2])
+    shape = (*exact.shape[:2], pick.randint(1, exact.shape[2] - start), *exact.shape[3:])
+    out, wide = slice_of_more(shape, dtype)
+    relu = pick.random() < 0.5
+    pack(weight, bias, p, dtype, relu)(x, out, start)
+    close(out, exact[:, :, start : start + shape[2]], relu)
+    assert_slice_alone(out, wide)
+
+
+def pack(weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool) -> PackedConv3d:
+    """As PackedConv3d.pack, but in bfloat16 also where the CPU has something better for it."""
+    rest = (weight.shape[0], p["kernel"], p["stride"], p["padding"], relu)
+    padded = F.pad(bias, (0, -weight.shape[0] % 16))
+    form = winograd_form(weight.shape[1], p["kernel"], p["stride"], dtype)
+    if form is None:
+        return PackedConv3d(torch.ops.fasti3d.conv3d_pack(weight, dtype), padded, *rest, "direct")
+    transform = minimal_filter(form[0], p["kernel"][0], p["stride"][0])
+    values = torch.ops.fasti3d.conv3d_pack(weight, form[1], transform.filters)
+    return PackedConv3d(values, padded, *rest, "winograd", transform)
+
+
+def pool(pick: random.Random) -> None:
+    dtype = pick.choice(DTYPES)
+    size = [pick.randint(1, 12) for _ in range(3)]
+    if pick.random() < 0.1:
+        size[pick.randrange(3)] = 0
+    x = torch.randn(pick.choice((0, 1, 2)), pick.choice((0, 1, 3, 16, 37)), *size)
+    for value in (float("nan"), float("inf"), float("-inf"), -0.0):
+        x = torch.where(torch.rand_like(x) < 0.03, value, x)
+    x = layout(pick, x.to(dtype))
+    kernel = pick.choices((1, 2, 3, 5, 7, 50, 2**31 - 1), (3, 3, 4, 2, 1, 1, 1), k=3)
+    stride = pick.choices((1, 2, 3, 50, 2**31 - 1), (5, 4, 2, 1, 1), k=3)
+    y = max_pool3d_same(x, kernel, stride)
+    same_bits(y, max_pool3d_same_reference(x, kernel, stride))
+    dense = x.contiguous(memory_format=CHANNELS_LAST)
+    out, wide = slice_of_more(tuple(y.shape), dtype)
+    torch.ops.fasti3d.max_pool3d_same_(dense, kernel, stride, out)
+    same_bits(out, y)
+    assert_slice_alone(out, wide)
+
+
+def same_bits(a: Tensor, b: Tensor) -> None:
+    """All but which NaN it is."""
+    assert a.shape == b.shape
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def head(pick: random.Random) -> None:
+    shape = (
+        pick.choice((0, 1, 2)),
+        pick.choice((0, 1, 5, 64)),
+        pick.randint(2, 5),
+        *pick.choices((7, 8, 10), k=2),
+    )
+    x = layout(pick, torch.randn(shape).to(pick.choice(DTYPES)))
+    classes = pick.choice((0, 1, 7))
+    weight, bias = torch.randn(classes, shape[1]), torch.randn(classes)
+    features, logits = i3d_head(x, weight, bias)
+    expected = i3d_head_reference(x.double().float(), weight.clone(), bias)
+    assert features.shape == (shape[0], shape[1], shape[2] - 1)
+    torch.testing.assert_close((features, logits), expected)
+    if not shape[1]:
+        assert torch.equal(logits, bias.expand(shape[0], classes))
+
+
+def print_of_tensors(pick: random.Random) -> None:
+    tensors = [
+        torch.randn(pick.choices((0, 1, 3, 17, 40), k=pick.randint(0, 4))).to(pick.choice(DTYPES))
+        for _ in range(pick.randint(0, 4))
+    ]
+    number = fingerprint(tensors)
+    assert number == fingerprint([t.clone() for t in tensors])
+    # Strides that do not matter: of axes of one place.
+    assert number == fingerprint([t.clone().unsqueeze(0)[:1].squeeze(0) for t in tensors])
+    for t in tensors:
+        if t.numel():
+            t.view(-1)[pick.randrange(t.numel())] += 1
+            assert fingerprint(tensors) != number
+            return
+
+
+def flow(pick: random.Random, *, any_values: bool = False) -> None:
+    """TV-L1, bit for bit; with ``any_values`` up to the ends of what parameters may be, and finite there."""
+    h, w = (pick.choice((3, 4, 15, 16, 17, pick.randint(3, 60))) for _ in range(2))
+    pairs = pick.choice((0, 1, 1, 2, 3))
+    changes: dict[str, Any] = {
+        "nscales": pick.choice((1, 2, 5)),
+        "warps": pick.choice((0, 1, 1, 2)),
+        "epsilon": 0.0,
+        "inner_iterations": pick.choice((1, 2, 5)),
+        "outer_iterations": pick.choice((1, 2)),
+        "scale_step": pick.choice((0.8, 0.5, 0.95)),
+        "gamma": pick.choice((0.0, 0.0, 0.1)),
+        "median_filtering": pick.choice((0, 1, 3, 5)),
+        "mode": pick.choice(("opencv-cpu", "opencv-cuda")),
+    }
+    if any_values:
+        theta = 10 ** pick.uniform(-12, 6)
+        changes["theta"] = theta
+        wild = {
+            "tau": theta * 10 ** pick.uniform(-20, 6.3),
+            "lambda_": 10 ** pick.uniform(-20, 6.3) / theta,
+            "gamma": 10 ** pick.uniform(-50, 6),
+            "epsilon": 10 ** pick.uniform(-320, 300),
+            "scale_step": pick.choice((5e-324, 1e-9, 0.01, 0.999, 1 - 1e-12)),
+            "nscales": pick.choices((1, 20, 1000), (60, 37, 3))[0],
+        }
+        changes |= {name: value for name, value in wild.items() if pick.random() < 0.5}
+        if changes["nscales"] == 1000:
+            changes |= {"inner_iterations": 1, "outer_iterations": 1, "warps": 1}
+            h, w = min(h, 20), min(w, 20)
+    kind = pick.choice((torch.uint8, torch.float32, torch.float64))
+    make = (lambda *s: torch.randint(0, 256, s, dtype=kind)) if kind == torch.uint8 else torch.rand
+    frames = [make(pairs, h, w).to(kind) for _ in range(2)]
+    start = None
+    if pick.random() < 0.3:
+        size = pick.choice((1.0, 100.0, 1e6, 1e9))
+        start = (torch.randn(pairs, 2, h, w) * size).clamp(-1e9, 1e9)
+    try:
+        params = TVL1Params(**changes)
+    except ValueError as error:
+        if any_values and re.search(r" must be (at most 1e\+06|above 0)", str(error)):
+            return
+        raise
+    result = tvl1(*frames, params=params, initial_flow=start)
+    assert result.shape == (pairs, 2, h, w)
+    assert result.isfinite().all(), params
+    if not pairs:
+        return
+    images = [f if kind == torch.uint8 else f.float() for f in frames]
+    expected, _ = tvl1_reference(images[0], images[1], start, *arguments(params))
+    if params.epsilon == 0:  # elsewhere a sum, whose last bit is not laid down, decides over the iterations
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    assert expected.isfinite().all()
+    one = pick.randrange(pairs)
+    alone = tvl1(*(f[one] for f in frames), params=params, initial_flow=None if start is None else start[one])
+    torch.testing.assert_close(alone, result[one], rtol=0, atol=0)
+
+
+def any_flow(pick: random.Random) -> None:
+    flow(pick, any_values=True)
+
+
+# By how many of a hundred are of it.
+KINDS: dict[Callable[[random.Random], None], int] = {
+    convolution: 24,
+    packed: 20,
+    pool: 14,
+    head: 4,
+    print_of_tensors: 4,
+    flow: 10,
+    any_flow: 8,
+}

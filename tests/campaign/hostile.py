@@ -1,0 +1,332 @@
+"""Arguments that operators must refuse, each with the error that it is to be."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tvl1_making import arguments
+
+import fasti3d.ops.i3d_head.op  # noqa: F401 - registers the operator
+from fasti3d.flow import TVL1Params
+from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
+
+Arguments = dict[str, Any]
+HUGE = 2**63 - 1
+_LAST = torch.channels_last_3d
+
+
+def clip(*shape: int) -> Tensor:
+    return torch.randn(shape).contiguous(memory_format=_LAST)
+
+
+def direct() -> Arguments:
+    packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 2, 3, 3), torch.float32)
+    return {
+        "x": clip(2, 16, 4, 5, 6), "packed": packed, "bias": torch.zeros(16), "kernel": [2, 3, 3],
+        "stride": [1, 1, 1], "padding": None, "relu": True, "out": clip(2, 16, 4, 5, 6), "start": 0,
+    }  # fmt: skip
+
+
+def winograd() -> Arguments:
+    matrices = minimal_filter(4, 3)
+    packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 3, 3, 3), torch.float32, matrices.filters)
+    changes = {"packed": packed, "inputs": matrices.inputs, "outputs": matrices.outputs, "kernel": [3, 3, 3]}
+    order = (
+        "x",
+        "packed",
+        "bias",
+        "inputs",
+        "outputs",
+        "kernel",
+        "stride",
+        "padding",
+        "relu",
+        "out",
+        "start",
+    )
+    given = direct() | changes
+    return {name: given[name] for name in order}
+
+
+def pool() -> Arguments:
+    return {"x": clip(2, 16, 4, 5, 6), "kernel": [3, 3, 3], "stride": [1, 1, 1]}
+
+
+def pool_into() -> Arguments:
+    return pool() | {"out": clip(2, 16, 4, 5, 6)}
+
+
+def packing() -> Arguments:
+    return {
+        "weight": torch.randn(16, 16, 3, 3, 3),
+        "dtype": torch.float32,
+        "filters": minimal_filter(4, 3).filters,
+    }
+
+
+def flow() -> Arguments:
+    names = ("mode", "tau", "lambda_", "theta", "nscales", "warps", "epsilon", "inner_iterations")
+    names += ("outer_iterations", "scale_step", "gamma", "median_filtering")
+    values = arguments(TVL1Params(warps=1, inner_iterations=1, outer_iterations=1))
+    frames = torch.rand(2, 20, 20)
+    start = {"frame0": frames, "frame1": frames.clone(), "initial_flow": torch.zeros(2, 2, 20, 20)}
+    return start | dict(zip(names, values, strict=True))
+
+
+def head() -> Arguments:
+    return {"x": torch.randn(2, 4, 2, 7, 7), "weight": torch.randn(3, 4), "bias": torch.randn(3)}
+
+
+def prints() -> Arguments:
+    return {"tensors": [torch.zeros(3, 3)]}
+
+
+def fused() -> Arguments:
+    weight = torch.randn(16, 16, 3, 3, 3)
+    return {
+        "x": clip(1, 16, 4, 5, 6),
+        "weight": weight,
+        "bias": None,
+        "stride": [1] * 3,
+        "padding": None,
+        "relu": True,
+    }
+
+
+def overlapping(shape: tuple[int, ...]) -> Tensor:
+    """Rows that begin in the row before."""
+    n, c, t, h, w = shape
+    return torch.zeros(10 * c * n * t * h * w).as_strided(
+        shape, (c * w * h * t, 1, c * w * h, c * (w - 1), c)
+    )
+
+
+def twice(x: Tensor) -> Tensor:
+    return x[:, :, :1].expand(x.shape)
+
+
+Change = tuple[str, Callable[[Arguments], Any], str]
+
+
+def put(name: str, value: Any, error: str) -> Change:
+    return name, lambda given: value, error
+
+
+def of(name: str, change: Callable[[Tensor], Any], error: str) -> Change:
+    return name, lambda given: change(given[name]), error
+
+
+def triples(name: str, least: int, most: int) -> list[Change]:
+    return [
+        *(
+            put(name, [1, value, 1], f"{name} must .*{value}")
+            for value in (least - 1, -HUGE - 1, most + 1, HUGE)
+        ),
+        *(put(name, [1] * count, f"{name} must .*") for count in (0, 2, 4)),
+    ]
+
+
+def into(*read: str) -> list[Change]:
+    return [
+        of("out", lambda out: out[..., :3, :], "out must "),
+        of("out", lambda out: out[0], "out must "),
+        of("out", Tensor.double, "out must "),
+        of("out", Tensor.contiguous, "out must be channels-last"),
+        of("out", twice, "more than one element of out refers to a single memory location"),
+        of("out", lambda out: out[:1].expand(out.shape), "more than one element of out"),
+        of("out", lambda out: overlapping(tuple(out.shape)), "more than one element of out"),
+        ("out", lambda given: given["x"], "some elements of x and out refer to a single memory location"),
+        *(
+            ("out", lambda given, name=name: behind(given[name], given["out"]), f"elements of {name} and out")
+            for name in read
+        ),
+    ]  # fmt: skip
+
+
+def behind(read: Tensor, out: Tensor) -> Tensor:
+    """A clip whose memory begins in what is read, whose last elements it holds too."""
+    memory = torch.zeros(read.numel() + out.numel())
+    memory[: read.numel()] = read.flatten()
+    read.set_(memory.untyped_storage(), 0, read.shape, read.stride())
+    n, c, t, h, w = out.shape
+    return (
+        memory[read.numel() - 1 : read.numel() - 1 + out.numel()].view(n, t, h, w, c).permute(0, 4, 1, 2, 3)
+    )
+
+
+CLIPS: list[Change] = [
+    of("x", lambda x: x[0], "x must .*"),
+    of("x", Tensor.double, "x must be float32"),
+    of("x", Tensor.int, "x must be float32"),
+]
+CONVOLUTIONS = [
+    *CLIPS,
+    of("x", Tensor.contiguous, "x must be channels-last"),
+    of("x", lambda x: x[:, :0], "x must have channels|packed does not"),
+    *(
+        of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have channels|out must")
+        for axis in (2, 3, 4)
+    ),
+    of("x", lambda x: x[:1], "out must hold"),
+    of("bias", lambda bias: bias[:15], "bias must be float32 with 16"),
+    of("bias", Tensor.double, "bias must be float32 with 16"),
+    of("packed", lambda packed: packed[..., :-1], "packed does not hold"),
+    of("packed", lambda packed: packed.transpose(-2, -3), "packed does not hold"),
+    of("packed", Tensor.double, "packed must be"),
+    of("packed", Tensor.bfloat16, "packed must "),
+    *triples("kernel", 1, 2**31 - 1),
+    put("kernel", [2**31 - 1] * 3, "sizes must fit|packed does not hold"),
+    *triples("stride", 1, 2**31 - 1),
+    put("stride", [1, 2, 1], "out must hold"),
+    *triples("padding", 0, 2**15 - 1),
+    put("padding", [1, 0, 1], "out must hold"),
+    *(put("start", start, "out must hold") for start in (-1, 1, HUGE, -HUGE - 1)),
+    *into("packed", "bias"),
+]
+HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
+    ("conv3d_packed_", direct, CONVOLUTIONS),
+    (
+        "conv3d_winograd_",
+        winograd,
+        [
+            *CONVOLUTIONS,
+            *(
+                of(name, change, "inputs and outputs must")
+                for name in ("inputs", "outputs")
+                for change in (
+                    Tensor.double,
+                    lambda m: m[:0],
+                    lambda m: m[0],
+                    lambda m: m[..., :0],
+                    lambda m: m.transpose(0, 1),
+                )
+            ),
+            put("inputs", torch.zeros(9, 1, 6), "inputs and outputs must"),
+            put("inputs", torch.zeros(6, 1, 17), "inputs and outputs must"),
+            *into("inputs", "outputs")[-2:],
+        ],
+    ),
+    ("max_pool3d_same", pool, [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]),
+    (
+        "max_pool3d_same_",
+        pool_into,
+        [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1), *into()],
+    ),
+    (
+        "conv3d_pack",
+        packing,
+        [
+            of("weight", lambda w: w[0], "weight must have 5"),
+            of("weight", Tensor.double, "weight must be contiguous float32"),
+            of("weight", lambda w: w[:0], "weight must be contiguous float32 and not empty"),
+            of("weight", lambda w: w.transpose(0, 1), "weight must be contiguous"),
+            put("dtype", torch.float16, "dtype must be float32 or bfloat16"),
+            *(
+                of("filters", change, "filters must")
+                for change in (Tensor.float, lambda m: m[:0], lambda m: m[0])
+            ),
+            of("filters", lambda m: m[..., :2].contiguous(), "filters must"),
+        ],
+    ),
+    (
+        "tvl1",
+        flow,
+        [
+            *(
+                put(name, value, f"{name}.* must .*")
+                for name in ("tau", "lambda_", "theta")
+                for value in (0.0, -1.0, float("nan"), float("inf"), 1e300)
+            ),
+            put("theta", 1e-300, "tau / theta must be at most"),
+            *(put("gamma", value, "gamma must") for value in (-0.1, float("nan"), 1e22, 1.1e6)),
+            *(put("epsilon", value, "epsilon must") for value in (-0.1, float("nan"))),
+            *(put("nscales", value, "nscales must") for value in (0, -1, 1001, HUGE)),
+            *(put("warps", value, "warps must") for value in (-1, 1001, HUGE)),
+            *(
+                put(f"{n}_iterations", v, f"{n}_iterations.* must")
+                for n in ("inner", "outer")
+                for v in (0, HUGE, 2**31)
+            ),
+            *(put("scale_step", value, "scale_step must") for value in (0.0, 1.0, -1.0, float("nan"))),
+            *(put("median_filtering", value, "median_filtering must") for value in (-1, 2, 7, HUGE)),
+            put("mode", "", "mode must"),
+            *(
+                of(name, change, "frame[01] must|initial_flow must")
+                for name in ("frame0", "frame1")
+                for change in (
+                    Tensor.double,
+                    lambda f: f[0],
+                    lambda f: f[:, :2],
+                    lambda f: f[:, :, :15].contiguous(),
+                    lambda f: f[:1],
+                    lambda f: f * float("nan"),
+                    lambda f: f - 1.0,
+                    lambda f: f * 1e20,
+                )
+            ),
+            put("frame0", torch.zeros(0, 2**40, 3), "frame0 must have sides"),
+            *(
+                of("initial_flow", change, "initial_flow must")
+                for change in (
+                    Tensor.double,
+                    lambda f: f[0],
+                    lambda f: f[:1],
+                    lambda f: f + float("nan"),
+                    lambda f: f + 1e20,
+                )
+            ),
+        ],
+    ),
+    (
+        "i3d_head",
+        head,
+        [
+            *CLIPS[:1],
+            of("x", lambda x: x[:, :, :1], "x must be .* at least"),
+            of("x", lambda x: x[..., :6], "x must be .* at least"),
+            of("weight", lambda w: w[:, :3], "weight must be"),
+            of("weight", lambda w: w[:2], "weight must be"),
+            of("weight", Tensor.half, "weight must be torch.float32"),
+            of("bias", lambda b: b[0], "bias must be"),
+        ],
+    ),
+    ("fingerprint", prints, [put("tensors", [torch.zeros(3, 2).T], "tensors must be contiguous")]),
+    (
+        "conv3d_bn_relu",
+        fused,
+        [
+            *CLIPS[:1],
+            *(of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have frames") for axis in (2, 3, 4)),
+            of("x", lambda x: x[:, :0], "weight must be"),
+            *(of("weight", lambda w, axis=axis: w.narrow(axis, 0, 0), "weight must be") for axis in range(5)),
+            put("bias", torch.zeros(15), "bias must have shape"),
+            *triples("stride", 1, 2**31 - 1),
+            *triples("padding", 0, 2**15 - 1),
+        ],
+    ),
+]
+EVERY = [(name, make, change) for name, make, changes in HOSTILE for change in changes]
+
+
+def hostile(pick: random.Random) -> None:
+    """One change for the worse of good arguments: the operator says what is wrong."""
+    refuse(*pick.choice(EVERY))
+
+
+def refuse(name: str, make: Callable[[], Arguments], change: Change) -> None:
+    given = make()
+    argument, make_worse, error = change
+    given[argument] = make_worse(given)
+    try:
+        getattr(torch.ops.fasti3d, name)(*given.values())
+    except (RuntimeError, ValueError) as raised:
+        if not re.search(error, str(raised)):
+            raise AssertionError(f"{name}, {argument}: expected {error!r}, got {raised}") from None
+        return
+    shown = given[argument].shape if isinstance(given[argument], Tensor) else given[argument]
+    raise AssertionError(f"{name} took {argument} {shown}, expected {error!r}")
