@@ -50,7 +50,8 @@ class Arena:
         self._used[self._end] += -(-size // _ALIGNMENT) * _ALIGNMENT
         self.peak = max(self.peak, sum(self._used))
         if self._block is None:
-            return torch.empty(shape, dtype=self.dtype, device="meta")
+            layout = torch.channels_last_3d
+            return torch.empty(tuple(shape), dtype=self.dtype, device="meta", memory_format=layout)
         if self._end == 1:
             begin = len(self._block) - self._used[1]
         n, c, t, h, w = shape

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,7 +19,7 @@ namespace fasti3d::tvl1 {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// As in fasti3d/flow/params.py, which says why.
+// As in fasti3d/ops/tvl1/limits.py, which says why.
 constexpr int64_t kMostIterations = 0x7fffffff;
 constexpr double kLargest = 1e6;
 // Of an initial flow, in pixels, and how far floats of 0 to 1 may lie outside.
@@ -65,6 +66,11 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
           scale_step,
           gamma,
           median_filtering};
+}
+
+// What floats of frames may be at most, either sign.
+inline float largest_frame(double lambda, double theta) {
+  return std::max(1.0 + kRounding, std::min(kLargest / (lambda * theta), kLargest));
 }
 
 // Fails for a value of a float32 tensor on the CPU that is not between the two; NaN is not.

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
-from fasti3d.ops.tvl1.reference import tvl1_reference
+from fasti3d.ops.tvl1.limits import check_values, largest_frame
+from fasti3d.ops.tvl1.reference import Settings, solve_pairs
 
 # The parameters in the order of ``create``, under the names of ``TVL1Params``, in the types OpenCV keeps.
 _KINDS: dict[str, type] = {
@@ -44,7 +45,7 @@ _KINDS: dict[str, type] = {
 }
 # At these limits OpenCV solves what is left of the problem, and so does the solver in plain PyTorch: nothing
 # is iterated, nothing smoothed, no data looked at, or no level smaller than the one before.
-_LIMITS = {"warps": 0, "inner_iterations": 0, "outer_iterations": 0, "tau": 0, "lambda_": 0, "scale_step": 1}
+_LIMITS = {"inner_iterations": 0, "outer_iterations": 0, "tau": 0, "lambda_": 0, "scale_step": 1}
 
 _FILE_NODE_MAP = 5  # cv2.FILE_NODE_MAP
 
@@ -123,6 +124,9 @@ class DualTVL1OpticalFlow:
         umat = next((type(array) for array in (I0, I1, flow) if _is_umat(array)), None)
         first, second = _image("I0", I0), _image("I1", I1)
         images = [as_images(name, image, any_range=True) for name, image in (("I0", first), ("I1", second))]
+        largest = largest_frame(self._values["lambda_"], self._values["theta"])
+        for name, image in zip(("I0", "I1"), images, strict=True):
+            check_values(name, image, -largest, largest)
         check_alike("I0", first, "I1", second)
         shape = (*first.shape, 2)
         given = _array(flow)
@@ -207,8 +211,12 @@ class DualTVL1OpticalFlow:
             values[name] = max(values[name], 0)
         limits = {name: values[name] for name, limit in _LIMITS.items() if values[name] == limit}
         TVL1Params(**{name: value for name, value in values.items() if name not in limits})
-        solve = tvl1_reference if limits else torch.ops.fasti3d.tvl1
-        return lambda first, second, start: solve(first, second, start, "opencv-cpu", **values)
+        if limits:
+            settings = Settings("opencv-cpu", **values)
+            return lambda first, second, start: solve_pairs(first, second, start, settings)
+        return lambda first, second, start: torch.ops.fasti3d.tvl1(
+            first, second, start, "opencv-cpu", **values
+        )
 
     getTau, setTau = _accessors("tau")
     getLambda, setLambda = _accessors("lambda_")

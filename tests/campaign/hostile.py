@@ -265,7 +265,7 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
                     lambda f: f[:, :, :15].contiguous(),
                     lambda f: f[:1],
                     lambda f: f * float("nan"),
-                    lambda f: f - 1.0,
+                    lambda f: f - 2e6,
                     lambda f: f * 1e20,
                 )
             ),

@@ -21,6 +21,11 @@ MIN_SIDE, MAX_SIDE = 3, 2**24
 ROUNDING = 1e-3
 
 
+def largest_frame(lambda_: float, theta: float) -> float:
+    """What floats of frames may be at most, either sign: k times brighter is like k times the lambda."""
+    return max(1 + ROUNDING, min(LARGEST / (lambda_ * theta), LARGEST)) if lambda_ * theta > 0 else LARGEST
+
+
 def check_params(
     mode: str, tau: float, lambda_: float, theta: float, nscales: int, warps: int, epsilon: float,
     inner_iterations: int, outer_iterations: int, scale_step: float, gamma: float, median_filtering: int,

@@ -14,10 +14,10 @@ from fasti3d.ops.registry import register
 from fasti3d.ops.tvl1.limits import check_params, check_tensors
 from fasti3d.ops.tvl1.reference import tvl1_reference
 
-# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1; without frame1 the pairs are
-# frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32. Returned: the flow in pixels,
-# (pairs, 2, H, W) float32, x first; and the iterations that ran, (pairs, nscales, warps) int32, the
-# finest level first, 0 for levels that the image is too small for.
+# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1 (more as far as ``largest_frame``
+# goes); without frame1 the pairs are frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32.
+# Returned: the flow in pixels, (pairs, 2, H, W) float32, x first; and the iterations that ran, (pairs,
+# nscales, warps) int32, the finest level first, 0 for levels that the image is too small for.
 SCHEMA = (
     "(Tensor frame0, Tensor? frame1, Tensor? initial_flow, str mode, float tau, float lambda_, float theta, "
     "int nscales, int warps, float epsilon, int inner_iterations, int outer_iterations, float scale_step, "

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.ops.tvl1.limits import LARGEST_FLOW, ROUNDING, check_params, check_tensors, check_values
+from fasti3d.ops.tvl1.limits import LARGEST_FLOW, check_params, check_tensors, check_values, largest_frame
 
 # |grad I1|^2 counts as no less than this, and a level but the finest has no shorter side than that.
 SMALLEST_GRADIENT = 1e-12
@@ -69,9 +69,17 @@ def tvl1_reference(
     )  # fmt: skip
     check_params(**vars(settings))
     check_tensors(frame0, frame1, initial_flow)
-    check_values("frame0", frame0, -ROUNDING, 1 + ROUNDING)
-    check_values("frame1", frame1, -ROUNDING, 1 + ROUNDING)
+    largest = largest_frame(lambda_, theta)
+    check_values("frame0", frame0, -largest, largest)
+    check_values("frame1", frame1, -largest, largest)
     check_values("initial_flow", initial_flow, -LARGEST_FLOW, LARGEST_FLOW)
+    return solve_pairs(frame0, frame1, initial_flow, settings)
+
+
+def solve_pairs(
+    frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """The operator's result, also for what its checks refuse and OpenCV takes, such as tau 0."""
     sizes = pyramid_sizes((frame0.shape[1], frame0.shape[2]), settings)
     first = pyramid(grey_levels(frame0), sizes, settings)
     if frame1 is None:
@@ -83,13 +91,13 @@ def tvl1_reference(
     if initial_flow is None:
         starts = first[-1].new_zeros((pairs, 2, *sizes[-1]))
     else:
-        starts = pyramid(initial_flow, sizes, settings, factor=float32(scale_step))[-1]
+        starts = pyramid(initial_flow, sizes, settings, factor=float32(settings.scale_step))[-1]
 
     flow = first[0].new_empty((pairs, 2, *sizes[0]))
-    iterations = torch.zeros((pairs, nscales, warps), dtype=torch.int32)
+    iterations = torch.zeros((pairs, settings.nscales, settings.warps), dtype=torch.int32)
     for pair in range(pairs):
         u = starts[pair]
-        if gamma:
+        if settings.gamma:
             u = torch.cat([u, torch.zeros_like(u[:1])])
         for level in reversed(range(len(sizes))):
             if level + 1 < len(sizes):
