@@ -9,7 +9,7 @@ from fasti3d.registration import register_operators
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, dense, extraction, flow, ops, reference, video, weights
+    from fasti3d import compat, dense, extraction, flow, inflate, ops, reference, video, weights
     from fasti3d.classification import Classification, classify
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
@@ -34,6 +34,7 @@ __all__ = [
     "flow",
     "fuse",
     "fvd",
+    "inflate",
     "ops",
     "reference",
     "tvl1",
@@ -58,6 +59,7 @@ _HOMES = {
     "flow": None,
     "fuse": "fasti3d.fusion",
     "fvd": "fasti3d.metrics",
+    "inflate": None,
     "ops": None,
     "reference": None,
     "tvl1": "fasti3d.flow",

@@ -14,6 +14,8 @@ TVL1Preset = Literal["i3d", "opencv-cuda", "large-motion"]
 FVDPreset = Literal["tf", "stylegan-v", "videogpt", "cd-fvd"]
 ClipLayout = Literal["NTHWC", "NCTHW", "NTCHW"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# What becomes of a 2-D network's filters.
+Inflation = Literal["average", "centre"]
 
 # Of extracted features.
 Mode = Literal["windows", "dense"]
@@ -30,6 +32,11 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_inflation(mode: str) -> None:
+    """ValueError for a way to inflate that there is not."""
+    check_choice("mode", mode, get_args(Inflation))
 
 
 def check_streams(streams: str, flow: object, argument: str = "flow_model") -> None:

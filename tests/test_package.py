@@ -46,6 +46,7 @@ def test_public_names() -> None:
         "flow",
         "fuse",
         "fvd",
+        "inflate",
         "ops",
         "reference",
         "tvl1",

@@ -9,9 +9,12 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from fasti3d.choices import check_inflation
 from fasti3d.cli import output
+from fasti3d.cli.options import checked
+from fasti3d.parsing import brief
 
-app = typer.Typer(help="List, fetch, check and convert checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="List, fetch, check, convert and inflate checkpoints.", no_args_is_help=True)
 
 _NAME = typer.Argument(help="A name of `fasti3d weights list`.", show_default=False)
 
@@ -68,6 +71,42 @@ def convert(
         print(weights.convert(str(src), dst))
     except weights.WeightsError as error:
         output.fail(error)
+
+
+@app.command()
+def inflate(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="torchvision's GoogLeNet (.pth), or TF-slim's Inception-v1 variables (.npz).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The safetensors file to write.")],
+    flow: Annotated[bool, typer.Option("--flow", help="For 2 channels of optical flow, not RGB.")] = False,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="average: the 2-D filter at every frame, over their number; centre: at the middle frame.",
+            callback=checked(check_inflation),
+        ),
+    ] = "average",
+) -> None:
+    """Inflate a 2-D network of ImageNet into an I3D of 400 classes, whose classifier is untrained."""
+    from fasti3d.inflate import inflate_file
+    from fasti3d.weights import WeightsError
+
+    try:
+        report = inflate_file(src, out, flow=flow, mode=mode)
+    except WeightsError as error:
+        output.fail(error)
+    print(out)
+    unused = f"; not used: {', '.join(map(brief, report.unused))}" if report.unused else ""
+    output.err.print(
+        Text(f"{len(report.filled)} tensors filled; new, to be trained: {', '.join(report.new)}{unused}"),
+        soft_wrap=True,
+    )
 
 
 def known(name: str) -> None:

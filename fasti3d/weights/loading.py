@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -70,8 +71,6 @@ def _source(spec: Spec) -> Source:
     Raises:
         WeightsError, TypeError: as ``load``.
     """
-    if isinstance(spec, Mapping):
-        return spec
     if isinstance(spec, str | os.PathLike):
         names = registry()
         if isinstance(spec, str) and spec in names:
@@ -83,13 +82,31 @@ def _source(spec: Spec) -> Source:
                 f"{brief(repr(str(spec)), 300)} is neither a file nor public weights: {error}, and the names"
                 f" are {', '.join(names)}"
             ) from error
+    return opened(spec)
+
+
+def opened(
+    spec: IO[bytes] | Mapping[str, Any], argument: str = "weights", closed: str = "a name, a path"
+) -> Source:
+    """What is no path, where it can be read from.
+
+    Args:
+        spec: a file open for binary reading, or a state dict.
+        argument: its name, for messages.
+        closed: what else is taken in its place, for messages.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(spec, Mapping):
+        return spec
     if not hasattr(spec, "read"):
         raise TypeError(
-            "weights must be a name, a path, a file open for binary reading or a state dict, got "
-            f"{type(spec).__name__}{_hint(spec)}"
+            f"{argument} must be {closed}, a file open for binary reading or a state dict, got"
+            f" {type(spec).__name__}{_hint(spec)}"
         )
     if isinstance(spec, io.TextIOBase) or not spec.seekable():
-        raise TypeError("weights must be a seekable file open for binary reading: open(path, 'rb')")
+        raise TypeError(f"{argument} must be a seekable file open for binary reading: open(path, 'rb')")
     return spec
 
 
@@ -108,16 +125,35 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
     Raises:
         WeightsError: ``src`` cannot be read, ``dst`` cannot be written, or both are one file.
     """
-    checkpoint = load(src)
+    source = _source(src)
+    return save(read_checkpoint(source), dst, source=source)
+
+
+def save(checkpoint: Checkpoint, dst: str | os.PathLike[str], *, source: Source) -> Path:
+    """Writes what was made of ``source`` to ``dst``, whole or not at all; returns ``dst``.
+
+    Raises:
+        WeightsError: ``dst`` cannot be written, or is ``source``.
+    """
     try:
         path = Path(dst).expanduser()
     except RuntimeError as error:  # no such user
         raise WeightsError(f"{brief(dst, 300)} cannot be written: {error}") from error
     try:
-        if path.exists() and Path(src).exists() and path.samefile(src):
-            raise WeightsError(f"{dst} is the file to convert: give the result another name")
+        if path.exists() and _is_at(source, path):
+            raise WeightsError(f"{brief(dst, 300)} is the file to convert: give the result another name")
         write_checkpoint(checkpoint, path)
     except (OSError, ValueError) as error:  # the second for a NUL character
         why = getattr(error, "strerror", None) or error
         raise WeightsError(f"{brief(dst, 300)} cannot be written: {why}") from error
     return path
+
+
+def _is_at(source: Source, path: Path) -> bool:
+    """Whether ``source`` is the file at ``path``."""
+    if isinstance(source, Path):
+        return source.exists() and path.samefile(source)
+    try:
+        return not isinstance(source, Mapping) and os.path.samestat(path.stat(), os.fstat(source.fileno()))
+    except (AttributeError, io.UnsupportedOperation):  # a file in memory
+        return False

@@ -23,6 +23,8 @@ WRONG = (
     "weights get kinetics-rgb",
     "weights verify kinetics-rgb",
     "weights convert x.pt",
+    "weights inflate x.pth",
+    "weights inflate x.pth -o x --mode mean",
     "classify",
     "classify {video} --colour",
     "classify {video} --window 8",

@@ -23,9 +23,11 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from fasti3d.compat.pytorch_i3d import InceptionI3d
 from fasti3d.extraction import errors
 from fasti3d.extraction.sources import REPORT
 from fasti3d.flow import read_flo, read_kitti_png, write_flo, write_kitti_png
+from fasti3d.inflate import inflate
 from fasti3d.metrics import saved
 from fasti3d.metrics.side import Side
 from fasti3d.metrics.sources import open_source
@@ -151,6 +153,33 @@ def _weights_loaders() -> list[Loader]:
     ]
 
 
+def _inflation_loaders() -> list[Loader]:
+    """Of a network that ends so early that its weights are small."""
+    model = InceptionI3d(final_endpoint="Conv3d_2b_1x1", in_channels=3)
+    units = {"Conv2d_1a_7x7": (7, 7, 3, 64), "Conv2d_2b_1x1": (1, 1, 64, 64)}
+    arrays = {
+        f"{unit}/{leaf}": np.ones(shape if leaf == "weights" else 64, np.float32)
+        for unit, shape in units.items()
+        for leaf in (
+            "weights",
+            *(f"BatchNorm/{x}" for x in ("gamma", "beta", "moving_mean", "moving_variance")),
+        )
+    }
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    modern = _written(lambda file: torch.save({"model": tensors}, file))
+    data_pkl, repacked = _inside(modern, "data.pkl")
+    header, with_header = _safetensors_header(safetensors.torch.save(tensors))
+    rows = {
+        "npz, deflated": (_written(lambda file: np.savez_compressed(file, **arrays)), bytes),
+        "torch, inside": (data_pkl, repacked),
+        "safetensors, its header": (header, with_header),
+    }
+    return [
+        Loader(f"inflation: {name}", seed, lambda path: inflate(path, model), (WeightsError,), wrap=wrap)
+        for name, (seed, wrap) in rows.items()
+    ]
+
+
 def _clips(path: Path) -> int:
     return sum(1 for _ in open_source(path).clips(9, None, 0))  # type: ignore[union-attr]
 
@@ -229,4 +258,4 @@ def _record_loaders() -> list[Loader]:
 @cache
 def loaders() -> list[Loader]:
     """All of them."""
-    return [*_weights_loaders(), *_fvd_loaders(), *_flow_loaders(), *_record_loaders()]
+    return [*_weights_loaders(), *_inflation_loaders(), *_fvd_loaders(), *_flow_loaders(), *_record_loaders()]

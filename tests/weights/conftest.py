@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from googlenet_making import googlenet_weights
 from weights_making import FileServer, Tensors
 
 from fasti3d import reference
@@ -38,6 +39,12 @@ def without_scale(state_dict: Tensors) -> Tensors:
         else tensor
         for key, tensor in state_dict.items()
     }
+
+
+@pytest.fixture(scope="session")
+def weights_2d() -> Tensors:
+    """A whole GoogLeNet of torchvision's."""
+    return googlenet_weights()
 
 
 @pytest.fixture

@@ -183,6 +183,41 @@ def test_a_state_dict_is_taken(state_dict: Tensors) -> None:
         I3D(weights={key: tensor for key, tensor in state_dict.items() if "5c" not in key})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: a.astype(a.dtype.newbyteorder(">")), lambda a: a[..., ::-1].copy()[..., ::-1]],
+    ids=["big-endian", "reversed"],
+)
+def test_arrays_are_taken_as_they_lie_in_memory(change: Any) -> None:
+    arrays = {key: change(tensor.numpy()) for key, tensor in TENSORS.items()}
+    loaded = load_partial(arrays)
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in TENSORS.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.to_sparse(), r"bn\.\w+ is torch.float32 \(torch.sparse_coo\); plain"),
+        (lambda t: t.to("meta"), r"bn\.\w+ is on the meta device, where it has no numbers"),
+    ],
+    ids=["sparse", "meta"],
+)
+@pytest.mark.parametrize("rename", [dict, to_deepmind])
+def test_tensors_that_are_no_plain_ones_are_named(rename: Any, change: Any, said: str) -> None:
+    leaves = ("bias", "running_mean", "running_var")
+    tensors = {f"Mixed_4{block}.b0.bn.{leaf}": torch.ones(3) for block in "bcdef" for leaf in leaves}
+    with pytest.raises(WeightsError, match=f"the state dict: Mixed_.*{said}"):
+        load_partial({key: change(tensor) for key, tensor in rename(tensors).items()})
+
+
+def test_a_second_name_of_one_tensor_is_unexpected(without_scale: Tensors) -> None:
+    variables = to_deepmind(without_scale)
+    (name,) = (key for key in variables if "Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w" in key)
+    second = name.replace("0a_3x3", "0b_3x3")
+    with pytest.raises(WeightsError, match=f"unexpected: {second}$"):
+        load(variables | {second: variables[name] + 1})
+
+
 def test_an_open_file_is_taken_from_its_beginning(tmp_path: Path, state_dict: Tensors) -> None:
     buffer = io.BytesIO()
     torch.save(state_dict, buffer)
