@@ -19,7 +19,7 @@ namespace fasti3d::tvl1 {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// As in fasti3d/ops/tvl1/limits.py, which says why.
+// As in fasti3d/tvl1_limits.py, which says why.
 constexpr int64_t kMostIterations = 0x7fffffff;
 constexpr double kLargest = 1e6;
 // Of an initial flow, in pixels, and how far floats of 0 to 1 may lie outside.

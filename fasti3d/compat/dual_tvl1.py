@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
-from fasti3d.ops.tvl1.limits import check_values, largest_frame
+from fasti3d.ops.tvl1.checks import check_values
 from fasti3d.ops.tvl1.reference import Settings, solve_pairs
+from fasti3d.tvl1_limits import largest_frame
 
 # The parameters in the order of ``create``, under the names of ``TVL1Params``, in the types OpenCV keeps.
 _KINDS: dict[str, type] = {

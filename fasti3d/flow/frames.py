@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from fasti3d.flow.arrays import as_tensor
-from fasti3d.ops.tvl1.limits import LARGEST_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
+from fasti3d.tvl1_limits import LARGEST_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 # A last axis of 3 or 4 under two longer ones is colour, hardly the width of images.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from fasti3d.ops.tvl1.limits import check_params
+from fasti3d.tvl1_limits import check_params
 
 Mode = Literal["opencv-cpu", "opencv-cuda"]
 

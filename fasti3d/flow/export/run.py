@@ -15,7 +15,7 @@ from fasti3d.flow.encoding import to_grey
 from fasti3d.flow.export.output import Output
 from fasti3d.flow.export.settings import Options
 from fasti3d.flow.solve import tvl1_video
-from fasti3d.ops.tvl1.limits import MIN_SIDE
+from fasti3d.tvl1_limits import MIN_SIDE
 from fasti3d.video import Frame, VideoError, read_frames
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fasti3d.ops.registry import register
-from fasti3d.ops.tvl1.limits import check_params, check_tensors
+from fasti3d.ops.tvl1.checks import check_tensors
 from fasti3d.ops.tvl1.reference import tvl1_reference
+from fasti3d.tvl1_limits import check_params
 
 # frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1 (more as far as ``largest_frame``
 # goes); without frame1 the pairs are frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32.

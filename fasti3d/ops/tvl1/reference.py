@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.ops.tvl1.limits import LARGEST_FLOW, check_params, check_tensors, check_values, largest_frame
+from fasti3d.ops.tvl1.checks import check_tensors, check_values
+from fasti3d.tvl1_limits import LARGEST_FLOW, check_params, largest_frame
 
 # |grad I1|^2 counts as no less than this, and a level but the finest has no shorter side than that.
 SMALLEST_GRADIENT = 1e-12
