@@ -16,7 +16,7 @@ from fasti3d.reference import BatchNorm3d
 
 
 class Chain(NamedTuple):
-    """Names of a convolution and of the modules behind it that may be computed with it.
+    """Names of a convolution and of the modules after it that may be computed with it.
 
     ``fused``: whether the library's kernel can stand in for the convolution; else the batch norm is folded.
     """

@@ -35,7 +35,7 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def check_inflation(mode: str) -> None:
-    """ValueError for a way to inflate that there is not."""
+    """ValueError for an unknown way to inflate."""
     check_choice("mode", mode, get_args(Inflation))
 
 
@@ -53,7 +53,7 @@ def check_streams(streams: str, flow: object, argument: str = "flow_model") -> N
 
 
 def check_preset(preset: str) -> None:
-    """ValueError for a preset that there is not."""
+    """ValueError for an unknown preset."""
     if preset not in get_args(FlowPreset):
         raise ValueError(f"the flow preset must be one of {', '.join(get_args(FlowPreset))}, got {preset!r}")
 

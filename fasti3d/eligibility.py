@@ -24,7 +24,7 @@ def _methods(cls: type[Any]) -> tuple[Callable[..., Any] | None, ...]:
     return cls.forward, getattr(cls, "_conv_forward", None), getattr(cls, "_check_input_dim", None)
 
 
-# As torch has them: whoever exchanges a method of a class wants it to run.
+# As torch has them: a method that a user exchanges on a class is meant to run.
 _METHODS: dict[Any, Any] = {cls: _methods(cls) for cls in (nn.Conv3d, *_NORMS, *_DROPOUTS)}
 _PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)
 

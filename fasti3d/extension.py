@@ -38,7 +38,7 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 def _wanted_isa() -> str | None:
-    """FASTI3D_ISA, which is checked where there is no extension too."""
+    """FASTI3D_ISA, which is checked without an extension too."""
     isa = os.environ.get("FASTI3D_ISA")
     if isa and isa not in _ISAS:
         raise wrong("FASTI3D_ISA", isa, f"{', '.join(map(repr, _ISAS[:-1]))} or {_ISAS[-1]!r}")

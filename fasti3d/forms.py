@@ -59,7 +59,7 @@ Form: TypeAlias = UnitForm | PoolForm | MixedForm
 
 
 def states_form(cls: _Class) -> _Class:
-    """A class whose own instances compute what their ``stated_form()`` says; None is no form."""
+    """A class whose own instances compute what their ``stated_form()`` says; None if none."""
     cls._stated = (cls, _methods(cls))  # type: ignore[attr-defined]
     return cls
 

@@ -12,7 +12,7 @@ def cache_dir() -> Path:
     """The folder everything fetched is kept in: ``FASTI3D_HOME``, or the platform's cache folder.
 
     Raises:
-        fasti3d.environment.SettingError: ``FASTI3D_HOME`` names the home folder of a user that there is not.
+        fasti3d.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
     """
     if home := os.environ.get("FASTI3D_HOME"):
         try:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 MODES = ("opencv-cpu", "opencv-cuda")
 MEDIANS = (0, 1, 3, 5)
-MOST_LEVELS = 1000
-MOST_ITERATIONS = 2**31 - 1
+MAX_LEVELS = 1000
+MAX_ITERATIONS = 2**31 - 1
 # A step moves the flow by no more than 255 lambda theta + 4 theta, and the illumination by gamma lambda
 # theta + 4 theta; what comes back into the next step is opposed to it. So both stay under some 1e13, their
 # squares under 1e26, and the products of two dual norms, 1 + tau / theta times a difference, under 1e38.
@@ -39,15 +39,15 @@ def check_params(
     require("tau", tau, tau > 0, "be above 0")
     require("lambda_", lambda_, lambda_ > 0, "be above 0")
     require("theta", theta, theta > 0, "be above 0")
-    require("nscales", nscales, 1 <= nscales <= MOST_LEVELS, f"be 1 to {MOST_LEVELS}")
-    require("warps", warps, 0 <= warps <= MOST_LEVELS, f"be 0 to {MOST_LEVELS}")
+    require("nscales", nscales, 1 <= nscales <= MAX_LEVELS, f"be 1 to {MAX_LEVELS}")
+    require("warps", warps, 0 <= warps <= MAX_LEVELS, f"be 0 to {MAX_LEVELS}")
     require("epsilon", epsilon, epsilon >= 0, "be at least 0")
     for name, value in (("inner_iterations", inner_iterations), ("outer_iterations", outer_iterations)):
-        require(name, value, 1 <= value <= MOST_ITERATIONS, "be at least 1 and less than 2**31")
+        require(name, value, 1 <= value <= MAX_ITERATIONS, "be at least 1 and less than 2**31")
     require(
         "inner_iterations * outer_iterations",
         inner_iterations * outer_iterations,
-        inner_iterations * outer_iterations <= MOST_ITERATIONS,
+        inner_iterations * outer_iterations <= MAX_ITERATIONS,
         "be less than 2**31",
     )
     require("scale_step", scale_step, 0 < scale_step < 1, "lie between 0 and 1 (OpenCV's default is 0.8)")

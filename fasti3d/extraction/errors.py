@@ -35,7 +35,7 @@ class ErrorReport:
         """The entries by the videos' names: ``video``, ``path``, ``reason`` and ``digest``.
 
         Raises:
-            OutputError: there is no reading what is there.
+            OutputError: the record that is there cannot be read.
         """
         try:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -171,7 +171,7 @@ def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | N
 
 
 def _mark(folder: Path) -> Any:
-    """A file that whoever sees the folder sees, until it is closed."""
+    """A file that every process that sees the folder sees, until it is closed."""
     try:
         return tempfile.NamedTemporaryFile(dir=folder, prefix=".seen.", suffix=".tmp")
     except OSError as error:

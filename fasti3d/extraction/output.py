@@ -118,8 +118,8 @@ class Output:
     def claimed(self, *, wait: bool, stop: Event) -> Iterator[bool]:
         """Keeps other processes from this video inside; False where one has it and is not waited for.
 
-        However the block ends, the lock file is gone then, and whoever waits for it looks again at what is
-        there; but it stays beside files that have no record yet, to say that they are of this work.
+        However the block ends, the lock file is gone then, and a process that waits for it looks again at
+        what is there; but it stays beside files that have no record yet, to say that they are of this work.
 
         Raises:
             OutputError: the lock cannot be made.

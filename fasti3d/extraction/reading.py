@@ -51,7 +51,7 @@ class Reading:
 
 
 def unreadable(path: Path, error: Exception) -> VideoError:
-    """What is said of a video that gives an error nobody foresaw."""
+    """The message for a video that gives an unforeseen error."""
     return blamed(path, f"cannot be read ({type(error).__name__}: {error})", error)
 
 

@@ -15,7 +15,7 @@ def check_layout(layout: str) -> None:
 
 
 def check_range(value_range: tuple[float, float] | None) -> None:
-    """ValueError for an empty range, and for what is no range; None is right where clips are uint8."""
+    """ValueError for anything but a range that is not empty; None is right where clips are uint8."""
     if value_range is None:
         return
     try:

@@ -48,7 +48,7 @@ def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> No
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a file looks like saved statistics; False for what is no archive.
+    """Whether a file looks like saved statistics; False if it is not an archive.
 
     Raises:
         OSError: a file that cannot be read.

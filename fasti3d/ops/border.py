@@ -30,7 +30,7 @@ def triple(must_be: str, values: Any, least: int, most: int = MAX_LENGTH) -> Tri
 
 
 def check_clip(x: Tensor, channels: str = "C") -> None:
-    """ValueError for what is no clip of one of the dtypes that operators compute."""
+    """ValueError for anything but a clip of one of the dtypes that operators compute."""
     if x.dim() != 5:
         raise ValueError(f"x must be (N, {channels}, T, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):

@@ -40,7 +40,7 @@ def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -
 def prove_all(
     device: torch.device, progress: Callable[[float, float | None], None] | None = None
 ) -> Iterator[Verdict]:
-    """Proves each; what there is no room on the GPU for is left out.
+    """Proves each, but for what does not fit into the GPU's memory.
 
     Args:
         device: a CUDA GPU.

@@ -98,7 +98,7 @@ class Worker:
 
 def serve() -> None:
     """The process's side: a subject a line on stdin, a verdict a line on stdout."""
-    # What is printed by others goes where nobody takes it for an answer.
+    # What other code prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

@@ -95,7 +95,7 @@ class Contents:
 
     Attributes:
         groups: its dicts of tensors by where they sit in it.
-        sha256: of the file, or of the pickle in an archive; None for what is no file.
+        sha256: of the file, or of the pickle in an archive; None if it is not a file.
         git_blob_sha1: of a file of torch, of which some are known by it.
         metadata: of a safetensors file.
         skipped: the first names of Python objects that are neither tensors nor plain values.

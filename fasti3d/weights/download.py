@@ -25,7 +25,7 @@ from fasti3d.weights.errors import WeightsError
 # Called with the bytes had so far and the bytes in all (None where unknown).
 Progress = Callable[[int, int | None], None]
 
-# Where nobody publishes a file's size: five times what an I3D takes.
+# Where the size of a file is not published: five times what an I3D takes.
 MAX_BYTES = 256 << 20
 
 _PIECE = 1 << 18

@@ -254,7 +254,7 @@ def _plain(key: str) -> str:
 
 
 def _layout(tensor: Tensor, ours: str) -> Tensor:
-    """From TensorFlow's layout to torch's; what is no plain tensor stays as it is, to be refused."""
+    """From TensorFlow's layout to torch's; anything but a plain tensor stays as it is, to be refused."""
     if tensor.layout != torch.strided:
         return tensor
     if ours.endswith("conv3d.weight"):

@@ -36,7 +36,7 @@ def load(spec: Spec) -> Checkpoint:
 
     Raises:
         WeightsError: no such name or file, a download that failed, or a file that is damaged,
-            declares more than it holds, or is no complete I3D.
+            declares more than it holds, or is not a complete I3D.
         TypeError: neither a name nor a path, open file or state dict.
         MemoryError, OSError: memory or file descriptors ran out.
 
@@ -88,7 +88,7 @@ def _source(spec: Spec) -> Source:
 def opened(
     spec: IO[bytes] | Mapping[str, Any], argument: str = "weights", closed: str = "a name, a path"
 ) -> Source:
-    """What is no path, where it can be read from.
+    """A source that is not a path, where it can be read.
 
     Args:
         spec: a file open for binary reading, or a state dict.

@@ -242,7 +242,7 @@ class _Machine:
         if type(into) is not dict:
             raise ValueError("it puts items into no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Numbers as text: a file could choose many of one hash. What is no name is nobody's.
+            # Numbers as text: a file could choose many of one hash. Other keys name no tensor.
             into[str(key) if isinstance(key, str | int | float) else object()] = value
 
     # ------------------------------------------------------------ names and objects

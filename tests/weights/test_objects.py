@@ -274,7 +274,7 @@ def test_advice_for_a_trunk_is_true_in_every_format(
 
 
 def test_nothing_else_is_read_of_a_file(state_dict: Tensors) -> None:
-    """A tensor that nobody needs may be anything, even of bytes that are not there."""
+    """A tensor that is not needed may be anything, even of bytes that are not there."""
     buffer = io.BytesIO()
     torch.save({"i3d": TENSORS, "other": {"huge": torch.empty(10)}}, buffer)
     contents = read(buffer)

@@ -189,7 +189,7 @@ def test_what_compresses_well_still_loads_where_it_is_a_network_s_size() -> None
     assert loaded["Mixed_4b.b0.bn.bias"].shape == (1_000_000,)
 
 
-# ---------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------- what is not a file
 
 
 @pytest.mark.parametrize(
