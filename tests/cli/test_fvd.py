@@ -79,7 +79,7 @@ def test_a_person_reads_the_score_and_what_it_is_of(
         (["--preset", "google"], "--preset: preset must be one of tf, stylegan-v"),
         (["--weights", "kinetics"], "--weights: 'kinetics' is neither a file nor a name"),
         (["--clips", "1"], "--clips: must be at least 2, got 1"),
-        (["--fps", "0"], "--fps: must be a number above 0, or native"),
+        (["--fps", "0"], "--fps: must be a number above 0"),
         (["--layout", "THWC"], "--layout: layout must be one of NTHWC"),
         (["--range", "0"], "--range: must be two numbers"),
         (["--range", "1,0"], "--range: value_range must be black and white"),

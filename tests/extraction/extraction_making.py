@@ -22,6 +22,8 @@ class Shown(fasti3d.I3D):
     ``clips`` are those it was shown, if ``keep``.
     """
 
+    in_channels = 3  # stated, where a network reads its stem
+
     def __init__(self, in_channels: int = 3, *, keep: bool = False) -> None:
         nn.Module.__init__(self)  # without a network, which would take a quarter of a second to make
         self.in_channels = in_channels

@@ -125,5 +125,5 @@ def test_wrong_arguments(random_weights: Path, tmp_path: Path) -> None:
         Embedding(TF, random_weights, device="tpu")
     flow = tmp_path / "flow.safetensors"
     save_file(fasti3d.I3D(5, 2).state_dict(), flow)
-    with pytest.raises(ValueError, match=r"must take RGB, but those of .* take 2 channels"):
+    with pytest.raises(ValueError, match=r"must take RGB, but .* takes 2 channels"):
         Embedding(TF, flow)
