@@ -42,7 +42,7 @@ def plain(model: I3D) -> reference.I3D:
     return other.eval()
 
 
-@pytest.mark.parametrize("frames", [1, 2, 7, 8, *range(9, 81)])
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 10, 16, 17, *range(33, 57), 80])
 def test_chunks_give_what_one_pass_gives(warm: I3D, runs: list[torch.dtype], frames: int) -> None:
     x = random_clip(1, 3, frames, 32, 32, seed=frames)
     chunk = (8, 13, 32)[frames % 3]  # every remainder by 8 meets every chunk
@@ -52,7 +52,7 @@ def test_chunks_give_what_one_pass_gives(warm: I3D, runs: list[torch.dtype], fra
 
 
 @pytest.mark.parametrize("name", TRUNK)
-@pytest.mark.parametrize("frames", [20, 21, 22, 23])
+@pytest.mark.parametrize("frames", [21, 24])
 def test_every_endpoint(warm: I3D, name: str, frames: int) -> None:
     x = random_clip(1, 3, frames, 33, 40)
     found = dense.dense_clip(warm, x, features=name, chunk=6)
