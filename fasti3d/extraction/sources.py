@@ -42,8 +42,8 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
             - a list, ``.txt`` in UTF-8: a path a line, from the list's own folder on; empty lines and those
               that start with # are skipped. Outputs of relative paths lie in folders as these say, but for
               paths that lead upwards with ``..``; those and absolute paths give their last part alone. What
-              a list names need not be there, nor be a name that a file can have: that is for whoever reads
-              it to find.
+              a list names need not be there, nor be a name that a file can have: that is found when it is
+              read.
 
             The last part of an output's name is that of ``fasti3d.naming.output_name``; a first part that is
             the name of the report, ``errors.jsonl``, or of its lock, gets an underscore.

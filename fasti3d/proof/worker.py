@@ -26,7 +26,7 @@ serve()
 
 
 class WorkerError(RuntimeError):
-    """There is no worker: it does not start, or has no GPU."""
+    """The worker does not start, or has no GPU."""
 
 
 class Worker:

@@ -22,7 +22,7 @@ def find_videos(folder: Path) -> Iterator[Path]:
     A folder that holds images and no videos is one video, also ``folder`` itself; images beside videos are
     taken for pictures of those. Suffixes may be upper case. Hidden files and folders are left out. Links are
     followed; a folder that is met again, as where links lead in a circle, is left out. Whether a video is
-    good, or a link leads anywhere, is for whoever reads it to find.
+    good, or a link leads anywhere, is found when it is read.
 
     Raises:
         ValueError: a folder that cannot be read.

@@ -140,7 +140,12 @@ def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> 
 def max_pool3d_same_into(
     out: Tensor, x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> Tensor:
-    """``max_pool3d_same`` of a channels-last clip into ``out``, channels-last memory of the right shape."""
+    """``max_pool3d_same`` of a channels-last clip into ``out``, channels-last memory of the right shape.
+
+    Meta tensors are taken for their shapes alone, as a plan is measured before every pass.
+    """
+    if x.is_meta:
+        return out
     if not _is_compiled_for(x):
         torch.ops.fasti3d.max_pool3d_same_(x, kernel, stride, out)
         return out
