@@ -50,7 +50,7 @@ $(HAVE_FASTI3D): $(HAVE_TORCH) pyproject.toml setup.py fasti3d/version.py $(CSRC
 	@$(BIN)/python setup.py --name > /dev/null
 	@rm -f $(VENV)/.fasti3d-* fasti3d/_C*.so
 	@$(PIP) install --no-build-isolation -e . "torch==$(TORCH)"
-	@$(BIN)/python -c "from fasti3d import extension as e; print('setup: done, operators run', \
+	@$(BIN)/python -c "from fasti3d.runtime import extension as e; print('setup: done, operators run', \
 		f'in C++, {e.instruction_set()}' if e.CORE else e.load_error() or 'their references (make -B setup tries anew)')"
 	@touch $@
 
@@ -81,7 +81,7 @@ test: setup $(HAVE_OLDER_TRITON)
 	@$(BIN)/python -m pytest $(ARGS)
 
 # Sets the extension up as on an older CPU.
-LOWER_ISAS = $(BIN)/python -c "from fasti3d import extension as e; \
+LOWER_ISAS = $(BIN)/python -c "from fasti3d.runtime import extension as e; \
 	sets = e.build_info()['instruction_sets'] if e.CORE else (); print(*sets[:sets.index(e.instruction_set())] if sets else ())"
 
 test-isa: setup

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from benchmarks import gpu_timing
 from benchmarks.flow_peers import Solver
-from fasti3d import extension
+from fasti3d.inspect.roofline import floor_seconds
 from fasti3d.ops.conv3d_bn_relu import tables
-from fasti3d.roofline import floor_seconds
+from fasti3d.runtime import extension
 
 Call = Callable[[], object]
 

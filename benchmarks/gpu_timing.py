@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from fasti3d.roofline import Chip
+from fasti3d.inspect.roofline import Chip
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchmarks import peers
 from fasti3d import I3D
-from fasti3d.arena import Arena
+from fasti3d.engine.place import Arena
+from fasti3d.engine.plan import Plan
+from fasti3d.inspect.plan_report import StepReport, report_plan
 from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.plan import Plan
-from fasti3d.plan_report import StepReport, report_plan
 
 
 class PlannedStep(NamedTuple):

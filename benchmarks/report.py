@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fasti3d.plan_report import report_plan
-from fasti3d.roofline import CHIPS
+from fasti3d.inspect.plan_report import report_plan
+from fasti3d.inspect.roofline import CHIPS
 
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.conftest import Race, rounds_within
-from fasti3d.layers import Layer, layers
+from fasti3d.engine.layers import Layer, layers
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 
 NAMES = (
     "Conv3d_1a_7x7",

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmarks.conftest import Race, rounds_within
 from fasti3d import network, ops
-from fasti3d.layers import Layer, layers
+from fasti3d.engine.layers import Layer, layers
 from fasti3d.ops.max_pool3d_same import op
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 
 # One of each shape: 4d and 4e pool what 4c does, 5c what 5b does.
 _ALL = [layer for layer in layers(3, (64, 224, 224)) if isinstance(layer.spec, network.Pool)]

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from benchmarks.conftest import Race, rounds_within
 from benchmarks.gpu_timing import captured, synchronised
-from fasti3d import gpu_steps, network
-from fasti3d.arena import Arena
-from fasti3d.batch_norm import fold
-from fasti3d.gpu_steps import GpuMixedStep
-from fasti3d.layers import Layer, layers
+from fasti3d import network
+from fasti3d.engine import gpu_steps
+from fasti3d.engine.batch_norm import fold
+from fasti3d.engine.gpu_steps import GpuMixedStep
+from fasti3d.engine.layers import Layer, layers
+from fasti3d.engine.place import Arena
+from fasti3d.engine.steps import MixedStep, SeparateMixedStep
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.reference import Mixed, Unit3D
-from fasti3d.steps import MixedStep, SeparateMixedStep
 
 Run = Callable[[], Tensor]
 

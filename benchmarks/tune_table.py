@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from fasti3d.inspect.tune import Result, to_table, tune
 from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
-from fasti3d.tune import Result, to_table, tune
 
 SHAPES = [(clips, 3, frames, 224, 224) for frames in (64, 16) for clips in (8, 1, 32)]
 DTYPE = torch.float16  # the table serves bfloat16 as well: the configurations do not depend on it

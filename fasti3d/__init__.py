@@ -10,10 +10,10 @@ from fasti3d.version import __version__
 
 if TYPE_CHECKING:
     from fasti3d import compat, dense, extraction, flow, inflate, ops, reference, video, weights
-    from fasti3d.classification import Classification, classify
+    from fasti3d.classification.classify import Classification, classify
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
-    from fasti3d.fusion import fuse
+    from fasti3d.fusion.fuse import fuse
     from fasti3d.i3d import I3D
     from fasti3d.metrics import FrechetVideoDistance, fvd
     from fasti3d.two_stream import TwoStreamI3D
@@ -46,18 +46,18 @@ __all__ = [
 # Loaded when first used: the command line need not wait for torch, nor the network for decoders.
 _HOMES = {
     "I3D": "fasti3d.i3d",
-    "Classification": "fasti3d.classification",
+    "Classification": "fasti3d.classification.classify",
     "Extraction": "fasti3d.extraction",
     "FrechetVideoDistance": "fasti3d.metrics",
     "TVL1Params": "fasti3d.flow",
     "TwoStreamI3D": "fasti3d.two_stream",
-    "classify": "fasti3d.classification",
+    "classify": "fasti3d.classification.classify",
     "compat": None,
     "dense": None,
     "extract": "fasti3d.extraction",
     "extraction": None,
     "flow": None,
-    "fuse": "fasti3d.fusion",
+    "fuse": "fasti3d.fusion.fuse",
     "fvd": "fasti3d.metrics",
     "inflate": None,
     "ops": None,

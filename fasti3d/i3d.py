@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from fasti3d import network, reference
-from fasti3d.eligibility import Description, describe, keeps_grid, known_stem
+from fasti3d.engine.eligibility import Description, describe, keeps_grid, known_stem
+from fasti3d.engine.graph_op import fused_endpoints
+from fasti3d.engine.plan import Plan
 from fasti3d.forms import is_watched
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, warn_of_gradients
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
-from fasti3d.plan import Plan
 from fasti3d.reference import check_endpoints
-from fasti3d.routing import compute_dtype
-from fasti3d.traced import fused_endpoints
+from fasti3d.runtime.route import compute_dtype
 from fasti3d.widths import last_layer
 
 if TYPE_CHECKING:

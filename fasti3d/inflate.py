@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fasti3d import reference
 from fasti3d.choices import check_inflation
-from fasti3d.parsing import brief
+from fasti3d.utils.parsing import brief
 from fasti3d.weights import formats
 from fasti3d.weights.checkpoint import Checkpoint, Source, contents_of, digest, standard
 from fasti3d.weights.containers import Contents

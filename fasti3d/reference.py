@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fasti3d import network
 from fasti3d.forms import MixedForm, PoolForm, UnitForm, states_form
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 from fasti3d.widths import in_width, out_width
 
 # These look at shapes and dtypes: torch.fx's traces call them as they are.

@@ -14,7 +14,7 @@ from i3d_making import NARROW, make_i3d
 from torch import Tensor
 
 from fasti3d import I3D, network
-from fasti3d.plan import Plan
+from fasti3d.engine.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 

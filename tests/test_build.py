@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fasti3d import extension
+from fasti3d.runtime import extension
 
 ROOT = Path(__file__).resolve().parent.parent
 # As in setup.py: compile against the stable ABI of torch 2.11.
@@ -259,7 +259,7 @@ def test_pure_python_wheel_works(tree: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     script = (
         "import fasti3d, torch\n"
-        "from fasti3d import extension, ops\n"
+        "from fasti3d.runtime import extension, ops\n"
         "assert extension.build_info() is None and extension.load_error() is None\n"
         "x = torch.randn(1, 3, 5, 6, 7)\n"
         "print(fasti3d.__file__, tuple(ops.max_pool3d_same(x, (1, 3, 3), (1, 2, 2)).shape))\n"

@@ -18,10 +18,12 @@ from torch import Tensor
 from waiting import PATIENCE, until
 
 import fasti3d
-from fasti3d import classification, overlap, video, weights
-from fasti3d.classification import Classification, Span, classify
+from fasti3d import video, weights
+from fasti3d.classification import classify as classification
+from fasti3d.classification.classify import Classification, Span, classify
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
+from fasti3d.utils import prefetch
 
 
 class Brightness(fasti3d.I3D):
@@ -434,14 +436,14 @@ def readers() -> list[str]:
 
 
 def test_reading_ahead_keeps_the_order_and_the_end() -> None:
-    assert list(overlap.read_ahead(Source(20)(), 2)) == list(range(20))
-    assert list(overlap.read_ahead(Source(0)(), 2)) == []
+    assert list(prefetch.read_ahead(Source(20)(), 2)) == list(range(20))
+    assert list(prefetch.read_ahead(Source(0)(), 2)) == []
     assert readers() == []
 
 
 def test_reading_ahead_is_bounded() -> None:
     source = Source(100)
-    ahead = overlap.read_ahead(source(), 2)
+    ahead = prefetch.read_ahead(source(), 2)
     assert next(ahead) == 0
     until(lambda: source.made == 3)  # the one given and two more
     time.sleep(0.2)
@@ -453,7 +455,7 @@ def test_reading_ahead_is_bounded() -> None:
 
 
 def test_reading_ahead_carries_the_error_after_the_items() -> None:
-    ahead = overlap.read_ahead(Source(3, OSError("disk"))(), 2)
+    ahead = prefetch.read_ahead(Source(3, OSError("disk"))(), 2)
     assert [next(ahead), next(ahead), next(ahead)] == [0, 1, 2]
     with pytest.raises(OSError, match="disk"):
         next(ahead)

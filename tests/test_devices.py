@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fasti3d import devices
+from fasti3d.runtime import devices
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:99", "mps", ""])

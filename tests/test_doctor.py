@@ -10,10 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fasti3d import doctor, extension
 from fasti3d.cli import app
+from fasti3d.inspect import doctor
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
+from fasti3d.runtime import extension
 
 
 @pytest.mark.parametrize(

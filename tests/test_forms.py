@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import fasti3d
 from benchmarks.residual import randomise
-from fasti3d import routing
 from fasti3d.network import TRUNK
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.i3d_head.op import i3d_head
+from fasti3d.runtime import route as routing
 
 pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("no_graphs")]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import fasti3d
 from benchmarks.residual import r2plus1d, r3d, randomise
-from fasti3d import gpu
-from fasti3d.fusion import FusedConv3d
+from fasti3d.fusion.fuse import FusedConv3d
+from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fasti3d import gpu, routing
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
-from fasti3d.routing import has_kernel
+from fasti3d.runtime import gpu
+from fasti3d.runtime import route as routing
+from fasti3d.runtime.route import has_kernel
 
 CUDA = torch.device("cuda", 0)
 HALVES = (torch.float16, torch.bfloat16)

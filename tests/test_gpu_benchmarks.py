@@ -18,10 +18,10 @@ from benchmarks import gpu_timing, memory, merge_records, peers, profile_steps, 
 from benchmarks.conftest import DeviceClock
 from benchmarks.folded_network import FoldedConv, FoldedPool, folded
 from benchmarks.plan_steps import planned_steps
+from fasti3d.inspect.roofline import Chip
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
 from fasti3d.reference import MaxPool3dSame, Unit3D
-from fasti3d.roofline import Chip
 
 ROOT = Path(report.__file__).resolve().parent.parent
 

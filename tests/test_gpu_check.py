@@ -174,7 +174,7 @@ def test_each_call_runs_its_own_parts(call: str, stubbed: dict[str, str], tmp_pa
     if call in MERGED:
         merged = (tmp_path / "out" / f"{call}.json").read_text()
         assert all(f"out/{name}.json" in merged for name in RECORDS[call])
-    # Where torch's device finds its own (fasti3d.home).
+    # Where torch's device finds its own (fasti3d.utils.cache_dir).
     assert (tmp_path / "out" / "home" / "tuned" / table.name).read_text() == "a table"
 
 

@@ -19,8 +19,8 @@ from i3d_making import SMALL, make_i3d, random_clip
 from torch import Tensor
 from waiting import PATIENCE
 
-from fasti3d import plan
-from fasti3d.graphs import Captured, Cuda, Graphs, Maps
+from fasti3d.engine import plan
+from fasti3d.engine.cuda_graphs import Captured, Cuda, Graphs, Maps
 
 HALF = torch.float16
 

@@ -12,8 +12,9 @@ from i3d_making import make_i3d
 from requiring import require
 from torch import Tensor
 
-from fasti3d import I3D, gpu, reference
-from fasti3d.graphs import CUDA, Graphs, Maps
+from fasti3d import I3D, reference
+from fasti3d.engine.cuda_graphs import CUDA, Graphs, Maps
+from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
 

@@ -14,8 +14,10 @@ from i3d_making import SMALL, WITH_HEAD, assert_maps_close, make_i3d, ordinary, 
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from fasti3d import I3D, extension, network, reference, steps
+from fasti3d import I3D, network, reference
+from fasti3d.engine import steps
 from fasti3d.ops.conv3d_bn_relu import op as conv_op
+from fasti3d.runtime import extension
 
 TRUNK = tuple(network.TRUNK)
 FEATURES = "Mixed_5c"
@@ -291,8 +293,8 @@ import json, sys
 if sys.argv[1] == "none":
     sys.modules["fasti3d._C"] = None  # as if it had not been built
 import torch
-from fasti3d import extension
-from fasti3d.routing import route
+from fasti3d.runtime import extension
+from fasti3d.runtime.route import route
 from i3d_making import assert_maps_close, make_i3d, ordinary, random_clip, SMALL
 from fasti3d.network import TRUNK
 from tolerances import error

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fasti3d import naming
-from fasti3d.naming import alike, output_name, quoted, shortened
+from fasti3d.utils import naming
+from fasti3d.utils.naming import alike, output_name, quoted, shortened
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from fasti3d import I3D, network, reference, steps
+from fasti3d import I3D, network, reference
+from fasti3d.engine import steps
 
 TRUNK = tuple(network.TRUNK)
 FEATURES = "Mixed_5c"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fasti3d
-from fasti3d import extension
+from fasti3d.runtime import extension
 
 # Imported only when something needs them.
 HEAVY = ("av", "matplotlib", "typer", "rich", "safetensors", "platformdirs", "filelock", "triton")
@@ -122,7 +122,7 @@ print(json.dumps([any(before.values()), all(after.values())]))
         "import torch; import fasti3d",
         "from fasti3d.video import VideoError; import torch",
         "from fasti3d import metrics; import torch",
-        "import fasti3d.gpu; fasti3d.weights.registry; fasti3d.I3D; import torch",
+        "import fasti3d.runtime.gpu; fasti3d.weights.registry; fasti3d.I3D; import torch",
     ],
 )
 def test_the_operators_are_there_with_torch(order: str) -> None:
@@ -163,7 +163,7 @@ def test_works_without_the_extension() -> None:
 import json, sys
 sys.modules["fasti3d._C"] = None
 import torch, fasti3d
-from fasti3d import extension
+from fasti3d.runtime import extension
 from fasti3d.ops.fingerprint import fingerprint
 x = torch.randn(1, 3, 4, 5, 6)
 results = []
@@ -202,8 +202,8 @@ def broken(name, *args):
     return real(name, *args)
 importlib.import_module = broken
 import torch, fasti3d
-from fasti3d import extension
-from fasti3d.routing import route
+from fasti3d.runtime import extension
+from fasti3d.runtime.route import route
 path = route(torch.device("cpu"), torch.float32).path
 print(json.dumps([extension.build_info() is None, extension.load_error(), path]))
 """
@@ -227,7 +227,7 @@ def test_build_info() -> None:
 @pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
 def test_the_instruction_set_can_be_lowered_but_not_misspelt() -> None:
     code = (
-        "import json, fasti3d; from fasti3d import extension; print(json.dumps(extension.instruction_set()))"
+        "import json; from fasti3d.runtime import extension; print(json.dumps(extension.instruction_set()))"
     )
     assert printed(code, FASTI3D_ISA="baseline") == "baseline"
     done = in_new_process(code, FASTI3D_ISA="sse9")

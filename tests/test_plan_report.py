@@ -10,11 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from fasti3d import I3D
-from fasti3d.arena import Arena
 from fasti3d.cli import app
-from fasti3d.layers import layers, network_flop
-from fasti3d.plan_report import PlanReport, report_plan
-from fasti3d.roofline import CHIPS, Chip, floor_seconds
+from fasti3d.engine.layers import layers, network_flop
+from fasti3d.engine.place import Arena
+from fasti3d.inspect.plan_report import PlanReport, report_plan
+from fasti3d.inspect.roofline import CHIPS, Chip, floor_seconds
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 10, 200, 210)

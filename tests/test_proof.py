@@ -18,15 +18,16 @@ import torch
 from test_graphs import HALF, Machine, clip, double
 from typer.testing import CliRunner
 
-from fasti3d import doctor, gpu
 from fasti3d.cli import app
+from fasti3d.engine.cuda_graphs import Captured, Graphs
 from fasti3d.flow import solve, tvl1
-from fasti3d.graphs import Captured, Graphs
+from fasti3d.inspect import doctor
 from fasti3d.proof import cases, guard, network, verdicts
 from fasti3d.proof.guard import Guard, SelfCheckWarning
 from fasti3d.proof.subject import Layout, Subject, few_tiles
 from fasti3d.proof.verdicts import Environment, Verdict, Verdicts
 from fasti3d.proof.worker import Worker, WorkerError
+from fasti3d.runtime import gpu
 
 CPU = torch.device("cpu")
 H200 = Environment("NVIDIA H200", "9.0", "580.1", "2.13.0", "3.9.0", "0.1.0", "abc")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.video import VideoError
 from fasti3d.weights import WeightsError
 

@@ -9,12 +9,13 @@ import torch
 from i3d_making import randomise
 from torch import nn
 
-from fasti3d import gpu, steps
-from fasti3d.arena import Arena
-from fasti3d.batch_norm import fold
+from fasti3d.engine import steps
+from fasti3d.engine.batch_norm import fold
+from fasti3d.engine.place import Arena
+from fasti3d.engine.steps import ConvPoolStep, ConvStep, PoolStep, piece_frames
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.reference import MaxPool3dSame, Unit3D
-from fasti3d.steps import ConvPoolStep, ConvStep, PoolStep, piece_frames
+from fasti3d.runtime import gpu
 
 CUDA = torch.device("cuda", 0)
 MIB = 1 << 20

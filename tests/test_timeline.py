@@ -13,8 +13,8 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from fasti3d import timeline
-from fasti3d.classification import Classification, Picture, Span
+from fasti3d.classification import timeline
+from fasti3d.classification.classify import Classification, Picture, Span
 
 LONG = (
     "passing American football (not in game)",

@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.func import functional_call
 
-from fasti3d import I3D, compat, traced
-from fasti3d.plan import Plan
+from fasti3d import I3D, compat
+from fasti3d.engine import graph_op
+from fasti3d.engine.plan import Plan
 
 FEATURES = "Mixed_5c"
 OPERATOR = torch.ops.fasti3d.i3d.default
@@ -151,14 +152,14 @@ def test_edits_are_followed_and_plans_kept(
 def test_plans_go_with_the_network(compiled: Callable[..., Any], graphs: list[Any]) -> None:
     model = make_i3d()
     gc.collect()
-    before = len(traced._plans)
+    before = len(graph_op._plans)
     program = torch.export.export(Maps(model, "Mixed_3b"), (random_clip(*SMALL),)).module()
     with torch.no_grad():
         program(random_clip(*SMALL))
-    assert len(traced._plans) == before + 1
+    assert len(graph_op._plans) == before + 1
     del model, program
     gc.collect()
-    assert len(traced._plans) == before
+    assert len(graph_op._plans) == before
 
 
 @pytest.mark.isa
@@ -335,8 +336,8 @@ def test_on_other_devices_only_weights_of_modules_are_taken(
 
 
 def arguments(model: I3D, x: Tensor, *wanted: str) -> tuple[Any, ...]:
-    units = list(traced._units(model))
-    tensors = [t for unit in units for t in traced._tensors(unit)]
+    units = list(graph_op._units(model))
+    tensors = [t for unit in units for t in graph_op._tensors(unit)]
     return x, tensors, [unit.bn.eps for unit in units if unit.bn is not None], list(wanted), torch.float32
 
 

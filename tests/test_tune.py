@@ -18,16 +18,18 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from benchmarks import tune_table
-from fasti3d import gpu, network, tune
+from fasti3d import network
 from fasti3d.cli import app
-from fasti3d.home import cache_dir
+from fasti3d.inspect import tune
+from fasti3d.inspect.tune import Geometry, Result, Trial, fault, select
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu
-from fasti3d.same import pad_same
-from fasti3d.tune import Geometry, Result, Trial, fault, select
+from fasti3d.runtime import gpu
+from fasti3d.same_padding import pad_same
+from fasti3d.utils.cache_dir import cache_dir
 
 CPU = torch.device("cpu")
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
@@ -184,7 +186,7 @@ def test_the_table_keeps_what_was_measured_before_with_the_same_releases(tmp_pat
 @pytest.fixture
 def verb(h200: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verb, with a GPU and a measure."""
-    monkeypatch.setattr("fasti3d.devices.resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("fasti3d.runtime.devices.resolve_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(tune, "Meter", lambda device: second_is_best)
     whole = tune.tune
     monkeypatch.setattr(tune, "tune", lambda shapes, dtype, device, progress: whole(shapes, dtype, CPU))

@@ -10,10 +10,11 @@ from tolerances import TVL1_OPENCV, assert_close
 from torch import Tensor
 
 from benchmarks.two_stream_work import made_clips
-from fasti3d import TwoStreamI3D, gpu
+from fasti3d import TwoStreamI3D
 from fasti3d.flow.params import PRESETS
 from fasti3d.flow.stream import centre, flow_clips, solver_frames
 from fasti3d.ops.tvl1 import has_kernel
+from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
 

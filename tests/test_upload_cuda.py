@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fasti3d import upload as module
-from fasti3d.upload import upload
+from fasti3d.runtime import upload as module
+from fasti3d.runtime.upload import upload
 
 pytestmark = pytest.mark.gpu
 

@@ -36,13 +36,13 @@ from fasti3d.cli.options import (
     to_tvl1,
 )
 from fasti3d.cli.weights import check_there, find
-from fasti3d.naming import alike, output_name, quoted, shortened
 from fasti3d.network import MIN_FLOW_FRAMES
-from fasti3d.resources import is_resource_error
-from fasti3d.targets import check_target
+from fasti3d.utils.naming import alike, output_name, quoted, shortened
+from fasti3d.utils.resources import is_resource_error
+from fasti3d.utils.targets import check_target
 
 if TYPE_CHECKING:
-    from fasti3d.classification import Classification
+    from fasti3d.classification.classify import Classification
     from fasti3d.i3d import I3D
 
 # Bytes that the name of a picture may have more while it is written.
@@ -96,7 +96,7 @@ def classify(
         check_there(weights)
     if flow_weights is not None:
         check_there(flow_weights, "--flow-weights")
-    from fasti3d.timeline import draw_timeline
+    from fasti3d.classification.timeline import draw_timeline
 
     # Without the RGB stream its weights are not looked at.
     model = weights if streams == "flow" else open_model(weights, device, dtype)
@@ -132,7 +132,7 @@ def classify(
 
 def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
     """The model, or an end with exit code 2 for a wrong option and 1 for weights that cannot be had."""
-    from fasti3d.classification import load_model
+    from fasti3d.classification.classify import load_model
     from fasti3d.two_stream import check_channels
     from fasti3d.weights import WeightsError
 
@@ -163,7 +163,7 @@ def _flow_options(
 
 
 def _check_together(model: I3D | str, flow_model: I3D) -> None:
-    from fasti3d.classification import check_models
+    from fasti3d.classification.classify import check_models
 
     if not isinstance(model, str):
         with blaming("--flow-weights"):
@@ -184,7 +184,7 @@ def run(
     ``flow``: the arguments of ``fasti3d.classify`` that concern the flow stream.
     """
     from fasti3d import video
-    from fasti3d.classification import classify
+    from fasti3d.classification.classify import classify
 
     try:
         with (

@@ -12,7 +12,7 @@ from rich.text import Text
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model, print_table, run
 from fasti3d.cli.options import Device, Dtype, blaming
-from fasti3d.targets import check_target
+from fasti3d.utils.targets import check_target
 
 _OUT = Path("demo/timeline.png")
 
@@ -33,8 +33,8 @@ def demo(
         if out == _OUT:
             out.parent.mkdir(exist_ok=True)
         check_target(out)
-    from fasti3d.demo import sample_clip
-    from fasti3d.timeline import draw_timeline, format_time
+    from fasti3d.classification.sample_clip import sample_clip
+    from fasti3d.classification.timeline import draw_timeline, format_time
     from fasti3d.weights import WeightsError
 
     model = open_model("kinetics400-rgb", device, dtype)

@@ -15,7 +15,7 @@ from fasti3d.cli import output
 from fasti3d.cli.options import Json
 
 if TYPE_CHECKING:
-    from fasti3d.doctor import Diagnosis
+    from fasti3d.inspect.doctor import Diagnosis
 
 
 def doctor(
@@ -32,7 +32,7 @@ def doctor(
 
     Exit code 1 means that something is broken, as an extension that is there but does not load.
     """
-    from fasti3d.doctor import diagnose
+    from fasti3d.inspect.doctor import diagnose
 
     if prove:
         _prove()

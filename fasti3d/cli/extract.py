@@ -36,7 +36,7 @@ from fasti3d.cli.options import (
 )
 from fasti3d.cli.weights import check_there
 from fasti3d.extraction.settings import settle
-from fasti3d.naming import quoted
+from fasti3d.utils.naming import quoted
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction

@@ -26,8 +26,8 @@ from fasti3d.cli.options import (
 )
 from fasti3d.flow.checks import check_bound
 from fasti3d.limits import MAX_SIDE
-from fasti3d.naming import alike, output_name, quoted
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.naming import alike, output_name, quoted
+from fasti3d.utils.resources import is_resource_error
 
 if TYPE_CHECKING:
     from fasti3d.flow.export import Exported, Kind, Options, Output

@@ -24,7 +24,7 @@ from fasti3d.cli.options import (
 )
 from fasti3d.cli.weights import check_there, find
 from fasti3d.metrics.limits import check_frames, check_layout, check_range
-from fasti3d.targets import check_statistics, check_target
+from fasti3d.utils.targets import check_statistics, check_target
 
 if TYPE_CHECKING:
     from fasti3d.metrics import FVDResult

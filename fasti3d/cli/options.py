@@ -127,7 +127,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def to_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there."""
-    from fasti3d.devices import resolve_device
+    from fasti3d.runtime.devices import resolve_device
 
     with blaming("--device"):
         return resolve_device(name)
@@ -135,7 +135,7 @@ def to_device(name: str) -> torch.device:
 
 def to_dtype(name: str, device: torch.device) -> torch.dtype:
     """``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the device."""
-    from fasti3d.devices import resolve_dtype
+    from fasti3d.runtime.devices import resolve_dtype
 
     with blaming("--dtype"):
         return resolve_dtype(name, device)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.resources import is_resource_error
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

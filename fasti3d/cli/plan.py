@@ -15,7 +15,7 @@ from fasti3d.cli import output
 from fasti3d.cli.options import Device, Json, blaming, to_device, to_shape
 
 if TYPE_CHECKING:
-    from fasti3d.plan_report import PlanReport
+    from fasti3d.inspect.plan_report import PlanReport
 
 _DTYPES = ("float32", "bfloat16", "float16")
 # Of the table, also where the terminal, or what a pipe passes for one, is narrower.
@@ -40,7 +40,7 @@ def plan(
     sizes = to_shape(shape)
     import torch
 
-    from fasti3d.plan_report import report_plan
+    from fasti3d.inspect.plan_report import report_plan
 
     where = to_device(device)
     with blaming("--shape"):
@@ -52,7 +52,7 @@ def plan(
 
 
 def _object(report: PlanReport) -> dict[str, object]:
-    from fasti3d.roofline import CHIPS
+    from fasti3d.inspect.roofline import CHIPS
 
     return {
         "path": report.route.path,
@@ -68,7 +68,7 @@ def _object(report: PlanReport) -> dict[str, object]:
 
 
 def _print(report: PlanReport) -> None:
-    from fasti3d.roofline import CHIPS, floor_seconds
+    from fasti3d.inspect.roofline import CHIPS, floor_seconds
 
     itemsize = report.route.compute_dtype.itemsize
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -15,7 +15,7 @@ from fasti3d.cli import output
 from fasti3d.cli.options import checked, to_device, to_shape
 
 if TYPE_CHECKING:
-    from fasti3d.tune import Result
+    from fasti3d.inspect.tune import Result
 
 _DTYPES = ("float16", "bfloat16")
 # Of the table, also where the terminal, or what a pipe passes for one, is narrower.
@@ -52,9 +52,9 @@ def tune(
     shapes = [to_shape(text) for text in shape or _SHAPES]
     import torch
 
+    from fasti3d.inspect.tune import to_table
+    from fasti3d.inspect.tune import tune as measure
     from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
-    from fasti3d.tune import to_table
-    from fasti3d.tune import tune as measure
     from fasti3d.weights.files import write_atomically
 
     where = to_device(device)

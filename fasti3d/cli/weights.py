@@ -12,7 +12,7 @@ from rich.text import Text
 from fasti3d.choices import check_inflation
 from fasti3d.cli import output
 from fasti3d.cli.options import checked
-from fasti3d.parsing import brief
+from fasti3d.utils.parsing import brief
 
 app = typer.Typer(help="List, fetch, check, convert and inflate checkpoints.", no_args_is_help=True)
 

@@ -18,7 +18,7 @@ from torch.nn.modules.utils import _triple
 from fasti3d import i3d, network, reference
 from fasti3d.compat.head import pooled_features
 from fasti3d.forms import MixedForm, PoolForm, UnitForm, is_altered, states_form
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 
 if TYPE_CHECKING:
     from fasti3d.weights import Spec

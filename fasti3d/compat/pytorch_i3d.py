@@ -18,7 +18,7 @@ from fasti3d import network, reference
 from fasti3d.compat.head import pooled_features
 from fasti3d.forms import PoolForm, UnitForm, states_form
 from fasti3d.i3d import I3D
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 
 if TYPE_CHECKING:
     from fasti3d.weights import Spec

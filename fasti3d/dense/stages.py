@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from fasti3d import reference
-from fasti3d.arena import Arena
 from fasti3d.dense.field import HEADS, Field, chained, parts
+from fasti3d.engine.place import Arena
+from fasti3d.engine.steps import Step
 from fasti3d.i3d import I3D
 from fasti3d.inputs import autocast_dtype
 from fasti3d.network import HEAD_POOL
 from fasti3d.ops.registry import needs_ordinary_path
 from fasti3d.reference import head_pool
-from fasti3d.steps import Step
 
 Run = Callable[[Tensor], Tensor]
 Join = Callable[[Tensor, Tensor], Tensor]

@@ -12,12 +12,11 @@ from pathlib import Path
 from torch import nn
 
 from fasti3d.choices import POOLED, FlowPreset, Format, Layout, Mode, Streams, Tail, check_streams
-from fasti3d.classification import (
+from fasti3d.classification.classify import (
     DEFAULT_WEIGHTS,
     evaluating,
     load_model,
 )
-from fasti3d.devices import resolve_dtype
 from fasti3d.extraction import on_ray
 from fasti3d.extraction.extracting import extractor
 from fasti3d.extraction.job import Failure, Job, every, ready
@@ -28,8 +27,9 @@ from fasti3d.extraction.sources import find_sources
 from fasti3d.flow.checks import BOUND, check_flow_from
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.i3d import I3D
-from fasti3d.naming import alike, quoted
+from fasti3d.runtime.devices import resolve_dtype
 from fasti3d.two_stream import check_channels
+from fasti3d.utils.naming import alike, quoted
 
 _VIDEO_FEATURES_EPS = 1e-5
 

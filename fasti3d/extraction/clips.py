@@ -11,7 +11,7 @@ from fasti3d.choices import MAP, POOLED, Tail
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.stream import CROP
 from fasti3d.i3d import I3D, clip_for
-from fasti3d.upload import upload
+from fasti3d.runtime.upload import upload
 
 
 class View(NamedTuple):

@@ -13,7 +13,7 @@ from filelock import FileLock
 from fasti3d.extraction.extracting import Outcome
 from fasti3d.extraction.output import OutputError, remove_held
 from fasti3d.extraction.sources import REPORT, REPORT_LOCK
-from fasti3d.parsing import parse_json
+from fasti3d.utils.parsing import parse_json
 from fasti3d.weights.files import write_atomically
 
 Entry = dict[str, Any]

@@ -12,7 +12,7 @@ from fasti3d.extraction.errors import ErrorReport
 from fasti3d.extraction.extracting import Extractor, Outcome
 from fasti3d.extraction.output import ConflictError, OutputError
 from fasti3d.extraction.sources import Source
-from fasti3d.naming import quoted
+from fasti3d.utils.naming import quoted
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # heard where a program wants to: the tally and the report say it too

@@ -18,8 +18,8 @@ from fasti3d.extraction import formats
 from fasti3d.extraction.formats import Contents
 from fasti3d.extraction.identity import Json, differences
 from fasti3d.extraction.settings import Settings
-from fasti3d.naming import quoted, shortened
-from fasti3d.parsing import parse_json
+from fasti3d.utils.naming import quoted, shortened
+from fasti3d.utils.parsing import parse_json
 from fasti3d.weights.files import sync_folder
 
 # How often, in seconds, whoever waits for another process looks whether it is to stop.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from fasti3d.extraction.formats import FILES
-from fasti3d.naming import output_name, quoted
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.naming import output_name, quoted
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 
 # The report of videos that failed, in the output folder, and what locks it.
@@ -45,8 +45,8 @@ def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
               a list names need not be there, nor be a name that a file can have: that is found when it is
               read.
 
-            The last part of an output's name is that of ``fasti3d.naming.output_name``; a first part that is
-            the name of the report, ``errors.jsonl``, or of its lock, gets an underscore.
+            The last part of an output's name is that of ``fasti3d.utils.naming.output_name``; a first part
+            that is the name of the report, ``errors.jsonl``, or of its lock, gets an underscore.
 
     Raises:
         ValueError: nothing there, a folder or list without videos or that cannot be read, or two videos with

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasti3d.classification import BATCH
+from fasti3d.classification.classify import BATCH
 from fasti3d.extraction import clips
 from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
@@ -18,7 +18,7 @@ from fasti3d.extraction.settings import Settings
 from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.flow.folder import FlowFolder, check_flow_count
 from fasti3d.i3d import I3D
-from fasti3d.overlap import batched
+from fasti3d.utils.prefetch import batched
 from fasti3d.video import Frame, VideoError, Window
 from fasti3d.video.windows import cut_windows
 

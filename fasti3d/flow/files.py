@@ -23,8 +23,8 @@ from fasti3d.flow.arrays import as_flow, as_tensor
 from fasti3d.flow.colour import UNKNOWN
 from fasti3d.flow.encoding import encode_denseflow
 from fasti3d.flow.jpeg import encode_grey_jpeg
-from fasti3d.plain_files import open_regular, remove_planted
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.plain_files import open_regular, remove_planted
+from fasti3d.utils.resources import is_resource_error
 
 StrPath = str | os.PathLike[str]
 

@@ -21,7 +21,7 @@ from fasti3d.choices import FlowPreset
 from fasti3d.flow.checks import BOUND, check_bound
 from fasti3d.flow.encoding import decode_denseflow, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.stream import centre
-from fasti3d.naming import output_name
+from fasti3d.utils.naming import output_name
 from fasti3d.video import VideoError, count_frames
 from fasti3d.video.errors import blamed, collected_warnings
 

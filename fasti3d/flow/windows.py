@@ -14,7 +14,7 @@ from fasti3d.choices import FlowPreset
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import centre, still_flow, stream_flow
 from fasti3d.network import MIN_FRAMES
-from fasti3d.upload import upload
+from fasti3d.runtime.upload import upload
 from fasti3d.video import Window
 
 

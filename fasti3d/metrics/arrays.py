@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fasti3d.archives import Archive, ArchiveError, Header, read_header
 from fasti3d.flow.arrays import as_tensor
 from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
 from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.network import MIN_FRAMES
-from fasti3d.parsing import brief
-from fasti3d.plain_files import open_regular
+from fasti3d.utils.archives import Archive, ArchiveError, Header, read_header
+from fasti3d.utils.parsing import brief
+from fasti3d.utils.plain_files import open_regular
 
 # Clips are read one at a time, so that only the time is at stake: drawn ones shrink a lot.
 _RATIO = 200

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasti3d import weights
-from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.i3d import I3D
 from fasti3d.inputs import range_is_known
 from fasti3d.metrics.presets import Preset, prepare
 from fasti3d.reference import head_pool
-from fasti3d.upload import upload
+from fasti3d.runtime.devices import resolve_device, resolve_dtype
+from fasti3d.runtime.upload import upload
 
 # Frames in one forward pass: what a processor needs to be busy, and what bounds the memory.
 _FRAMES = {"cuda": 512, "cpu": 64}

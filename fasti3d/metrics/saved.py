@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fasti3d.archives import Archive, ArchiveError, damaged
 from fasti3d.metrics.side import Side
-from fasti3d.parsing import brief, parse_json
-from fasti3d.plain_files import open_regular
-from fasti3d.targets import check_statistics
+from fasti3d.utils.archives import Archive, ArchiveError, damaged
+from fasti3d.utils.parsing import brief, parse_json
+from fasti3d.utils.plain_files import open_regular
+from fasti3d.utils.targets import check_statistics
 from fasti3d.weights.files import write_atomically
 
 # The array that tells such a file from others: in JSON, what the statistics are of.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.metrics.statistics import Statistics
-from fasti3d.parsing import brief, first_line
+from fasti3d.utils.parsing import brief, first_line
 
 _MAX = torch.finfo(torch.float32).max
 _MOST = 1 << 53  # whole numbers that float64 can count

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from fasti3d import extension
+from fasti3d.runtime import extension
 
 _LIBRARY = torch.library.Library("fasti3d", "FRAGMENT")
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from fasti3d import gpu
+from fasti3d.engine.plan import Plan
 from fasti3d.flow.params import PRESETS
 from fasti3d.flow.solve import subject
 from fasti3d.i3d import I3D
 from fasti3d.ops.tvl1 import has_kernel
-from fasti3d.plan import Plan
 from fasti3d.proof.guard import collected, guard_of
 from fasti3d.proof.subject import Subject
 from fasti3d.proof.verdicts import Verdict
+from fasti3d.runtime import gpu
 
 SHAPES = ((1, 3, 64, 224, 224), (8, 3, 64, 224, 224), (1, 2, 64, 224, 224))
 DTYPES = (torch.float16, torch.bfloat16)

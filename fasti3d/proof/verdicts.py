@@ -11,8 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fasti3d.home import cache_dir
 from fasti3d.proof.subject import Subject
+from fasti3d.utils.cache_dir import cache_dir
 from fasti3d.weights.files import write_atomically
 
 # ``broken``: it does not compile or launch, which another process may be able to.

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from av.error import FFmpegError
 
-from fasti3d.naming import quoted
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.naming import quoted
+from fasti3d.utils.resources import is_resource_error
 
 # More than FFmpeg has reason to ask for at once: the largest frame at 8 bytes per pixel is half of it.
 _LARGEST_DEMAND = 1 << 30

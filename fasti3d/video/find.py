@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fasti3d.naming import quoted
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.naming import quoted
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.video.source import is_frame
 
 VIDEO_SUFFIXES = (

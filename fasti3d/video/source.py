@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from fasti3d.naming import quoted
+from fasti3d.utils.naming import quoted
 from fasti3d.video.clock import Clock
 from fasti3d.video.decode import clock, decoded, pixel_aspect
 from fasti3d.video.errors import BreakError, VideoError, blamed, warn

@@ -18,8 +18,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from fasti3d.plain_files import open_partial, remove_planted
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.plain_files import open_partial, remove_planted
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights.errors import WeightsError
 
 # Called with the bytes had so far and the bytes in all (None where unknown).

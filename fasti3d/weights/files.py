@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from fasti3d.plain_files import create, open_regular
+from fasti3d.utils.plain_files import create, open_regular
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.parsing import brief
+from fasti3d.utils.parsing import brief
 from fasti3d.weights.errors import WeightsError
 
 STEM = "Conv3d_1a_7x7.conv3d.weight"

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from torch import Tensor
 
-from fasti3d.parsing import brief
+from fasti3d.utils.parsing import brief
 from fasti3d.weights.cache import get
 from fasti3d.weights.checkpoint import Checkpoint, Source, read_checkpoint, read_partial, write_checkpoint
 from fasti3d.weights.errors import WeightsError

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights.errors import WeightsError
 
 # A name or a path, a file open for binary reading, or a state dict.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasti3d.parsing import brief
+from fasti3d.utils.parsing import brief
 from fasti3d.weights.errors import WeightsError
 
 _STORAGES = {

@@ -11,8 +11,8 @@ from typing import IO, Any, NamedTuple
 
 from torch import Tensor
 
-from fasti3d.archives import Archive
-from fasti3d.parsing import brief
+from fasti3d.utils.archives import Archive
+from fasti3d.utils.parsing import brief
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.records import Array, Storage, View
 from fasti3d.weights.unpickle import unpickle

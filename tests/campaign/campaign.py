@@ -19,7 +19,7 @@ import torch
 from cases import KINDS
 from hostile import hostile
 
-from fasti3d import extension
+from fasti3d.runtime import extension
 
 WEIGHTS = KINDS | {hostile: 16}
 

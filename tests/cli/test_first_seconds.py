@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 
 from fasti3d import choices
-from fasti3d.devices import DTYPES
 from fasti3d.extraction.settings import Settings
 from fasti3d.flow.params import PRESETS as TVL1_PRESETS
 from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.metrics.presets import PRESETS as FVD_PRESETS
+from fasti3d.runtime.devices import DTYPES
 
 SLOW = ("torch", "numpy", "av", "matplotlib", "triton", "safetensors", "filelock", "platformdirs", "PIL")
 WRONG = (

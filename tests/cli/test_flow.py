@@ -319,7 +319,7 @@ def test_files_of_others_are_not_overwritten(video: Path, tmp_path: Path) -> Non
 WORK = """
 import os, sys
 from fasti3d.cli import app
-import fasti3d.flow.export, fasti3d.classification, fasti3d.ops.tvl1
+import fasti3d.flow.export, fasti3d.classification.classify, fasti3d.ops.tvl1
 from fasti3d.flow.export import video
 video.PART = 2
 video_path, name, *more = sys.argv[1:]

@@ -108,7 +108,7 @@ def test_doctor_as_text_and_json(run, tmp_path: Path) -> None:
 
 
 def test_doctor_of_a_broken_extension_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fasti3d.extension.load_error", lambda: "undefined symbol [x]")
+    monkeypatch.setattr("fasti3d.runtime.extension.load_error", lambda: "undefined symbol [x]")
     code, out, _ = invoke("doctor")
     assert code == 1
     assert "undefined symbol [x]" in out

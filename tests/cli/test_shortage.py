@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import fasti3d
 from fasti3d.cli import app
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.video import VideoError, count_frames, decode, probe, read_frames, transform, windows
 
 SHORT: dict[str, Callable[[], Exception]] = {
@@ -125,7 +125,7 @@ def test_reading_with_no_descriptor_left(clips: dict[str, Path], tmp_path: Path)
 def test_reading_with_no_memory_left(tmp_path: Path) -> None:
     script = """
 import resource, sys
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.resources import is_resource_error
 from fasti3d.video import VideoError, read_frames
 path = sys.argv[1]
 pages = int(open("/proc/self/statm").read().split()[0])

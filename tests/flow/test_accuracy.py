@@ -11,8 +11,8 @@ from tolerances import TVL1_ACCURACY
 from torch import Tensor
 
 from benchmarks import flow_data, flow_peers
-from fasti3d import extension
 from fasti3d.flow import PRESETS, average_endpoint_error
+from fasti3d.runtime import extension
 
 pytestmark = pytest.mark.skipif(extension.CORE is None, reason="the reference would take many minutes")
 

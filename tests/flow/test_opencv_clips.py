@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks import flow_peers
 from benchmarks.flow_data import Clip
-from fasti3d import extension
 from fasti3d.flow import PRESETS, tvl1
+from fasti3d.runtime import extension
 
 pytestmark = pytest.mark.skipif(extension.CORE is None, reason="the reference would take many minutes")
 

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fasti3d.gpu import Chip
+from fasti3d.runtime.gpu import Chip
 
 CHIPS = {
     "A100": Chip((8, 0), 108),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from background import RUNS, Outcome, Runs, interpreted
 
-from fasti3d import extension
+from fasti3d.runtime import extension
 
 
 def _run_of(item: pytest.Item) -> str | None:

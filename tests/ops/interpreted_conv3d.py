@@ -16,13 +16,13 @@ from interpreting import CHIPS, SENTINEL, bfloat16_products, clip, pack, weights
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d import tune
 from fasti3d.inputs import as_floats
+from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import config, launch
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 
 Triple = tuple[int, int, int]
 

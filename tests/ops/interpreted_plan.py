@@ -11,18 +11,21 @@ from interpreting import CHIPS, pack
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d import I3D, gpu, gpu_steps, network, plan_report, reference, steps
-from fasti3d.arena import Arena
-from fasti3d.gpu_steps import GpuMixedStep
+from fasti3d import I3D, network, reference
+from fasti3d.engine import gpu_steps, steps
+from fasti3d.engine.gpu_steps import GpuMixedStep
+from fasti3d.engine.place import Arena
+from fasti3d.engine.plan import Plan
 from fasti3d.inputs import as_floats
+from fasti3d.inspect import plan_report
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
 from fasti3d.ops.i3d_head import op as head_op
 from fasti3d.ops.i3d_head import reference as head_reference
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
-from fasti3d.plan import Plan
 from fasti3d.proof.guard import collected
+from fasti3d.runtime import gpu
 
 Triple = tuple[int, int, int]
 
@@ -59,7 +62,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         return out
 
     monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
-    monkeypatch.setattr("fasti3d.plan.Arena", PoisonedArena)
+    monkeypatch.setattr("fasti3d.engine.plan.Arena", PoisonedArena)
     return request.param
 
 

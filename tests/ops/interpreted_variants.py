@@ -7,7 +7,7 @@ import torch
 from interpreting import CHIPS, Triple, clip, pack, weights
 
 from benchmarks.conv3d_variants import QUESTIONS
-from fasti3d import tune
+from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import launch
 
 ONE, TWO, THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)

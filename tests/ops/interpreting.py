@@ -11,8 +11,8 @@ from torch import Tensor
 from triton import language as tl
 from triton.runtime import interpreter
 
-from fasti3d.gpu import Chip
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, pack_triton
+from fasti3d.runtime.gpu import Chip
 
 Triple = tuple[int, int, int]
 

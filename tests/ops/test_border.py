@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from fasti3d import extension, fuse, tvl1
+from fasti3d import fuse, tvl1
 from fasti3d.flow import TVL1Params
 from fasti3d.ops import border, conv3d_bn_relu, max_pool3d_same
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.runtime import extension
 
 TESTS = Path(__file__).resolve().parents[1]
 LAST = torch.channels_last_3d

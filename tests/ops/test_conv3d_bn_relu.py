@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d import extension
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
-from fasti3d.same import pad_same
+from fasti3d.runtime import extension
+from fasti3d.same_padding import pad_same
 
 Triple = tuple[int, int, int]
 

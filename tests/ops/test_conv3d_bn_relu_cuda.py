@@ -14,12 +14,14 @@ from requiring import require
 from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
-from fasti3d import gpu, network, tune
+from fasti3d import network
 from fasti3d.inputs import as_floats
+from fasti3d.inspect import tune
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
-from fasti3d.same import pad_same
+from fasti3d.runtime import gpu
+from fasti3d.same_padding import pad_same
 
 if TYPE_CHECKING:
     from fasti3d.ops.conv3d_bn_relu.launch import Prepared

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fasti3d import network
-from fasti3d.gpu import Chip
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import shared_memory
+from fasti3d.runtime.gpu import Chip
 
 pytest.importorskip("triton", reason="triton is not installed")
 

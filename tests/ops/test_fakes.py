@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from fasti3d import extension
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
+from fasti3d.runtime import extension
 
 OPERATORS = torch.ops.fasti3d
 needs_extension = pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")

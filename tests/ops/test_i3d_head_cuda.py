@@ -7,8 +7,8 @@ import torch
 from i3d_head_making import MAPS, assert_is_head, head_arguments
 from requiring import require
 
-from fasti3d import gpu
 from fasti3d.ops.i3d_head.op import i3d_head
+from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
 

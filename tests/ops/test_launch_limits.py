@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fasti3d import I3D, gpu, steps
+from fasti3d import I3D
+from fasti3d.engine import steps
+from fasti3d.engine.plan import Plan
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
-from fasti3d.plan import Plan
+from fasti3d.runtime import gpu
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -98,7 +100,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
     monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
-    monkeypatch.setattr("fasti3d.plan.i3d_head", head_launch.head)
+    monkeypatch.setattr("fasti3d.engine.plan.i3d_head", head_launch.head)
     return found
 
 

@@ -10,11 +10,12 @@ import torch
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d import extension, network
+from fasti3d import network
 from fasti3d.ops import max_pool3d_same
 from fasti3d.ops.max_pool3d_same import op
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
 from fasti3d.reference import MaxPool3dSame
+from fasti3d.runtime import extension
 
 Triple = tuple[int, int, int]
 

@@ -7,7 +7,7 @@ import torch
 from requiring import require
 from sanitizing import assert_sanitized
 
-from fasti3d import gpu
+from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
 

@@ -16,10 +16,10 @@ import torch
 from tvl1_making import arguments, frames, solve
 from waiting import PATIENCE
 
-from fasti3d import extension
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.tvl1 import SCHEMA
 from fasti3d.ops.tvl1.reference import tvl1_reference
+from fasti3d.runtime import extension
 
 # With epsilon 0 the number of iterations is fixed: no sum decides over them, and every bit is laid down.
 FIXED: dict[str, Any] = {"epsilon": 0.0, "inner_iterations": 4, "outer_iterations": 2, "warps": 2}

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tvl1_making import arguments, frames
 
-from fasti3d import extension
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.tvl1.reference import tvl1_reference
+from fasti3d.runtime import extension
 
 HERE = Path(__file__).resolve().parent
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasti3d import plain_files
+from fasti3d.utils import plain_files
 from fasti3d.weights import WeightsError, containers, load, load_partial
 
 TENSORS = {f"Mixed_4{block}.b0.bn.{leaf}": torch.rand(3) for block in "bcdef" for leaf in ("weight", "bias")}

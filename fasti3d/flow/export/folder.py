@@ -10,7 +10,7 @@ from fasti3d.flow.colour import flow_to_rgb
 from fasti3d.flow.export.output import ExportError, Output
 from fasti3d.flow.export.settings import Settings
 from fasti3d.flow.files import write_denseflow, write_flo, write_kitti_png, write_png
-from fasti3d.naming import quoted
+from fasti3d.utils.naming import quoted
 
 _SUFFIXES = ("flo", "png", "jpg")
 

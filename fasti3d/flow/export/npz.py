@@ -15,12 +15,12 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from fasti3d.archives import Archive
 from fasti3d.flow.export.output import FileOutput
 from fasti3d.flow.export.settings import Settings
-from fasti3d.parsing import parse_json
-from fasti3d.plain_files import open_regular
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.archives import Archive
+from fasti3d.utils.parsing import parse_json
+from fasti3d.utils.plain_files import open_regular
+from fasti3d.utils.resources import is_resource_error
 
 _COPY_BYTES = 1 << 24
 # Nothing shrinks more: of a whole video only the settings are read.

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fasti3d.flow.export.settings import Settings, differences
 from fasti3d.flow.files import replacing
-from fasti3d.naming import quoted
-from fasti3d.parsing import parse_json
+from fasti3d.utils.naming import quoted
+from fasti3d.utils.parsing import parse_json
 
 _RECORD = "flow.json"
 _LOCK = ".lock"

@@ -21,8 +21,8 @@ from torch import Tensor
 from fasti3d.flow.colour import flow_to_rgb
 from fasti3d.flow.export.output import ExportError, FileOutput
 from fasti3d.flow.export.settings import Settings
-from fasti3d.naming import quoted
-from fasti3d.parsing import parse_json
+from fasti3d.utils.naming import quoted
+from fasti3d.utils.parsing import parse_json
 
 # Frames of a part, which starts with a key frame: the most that a kill costs.
 PART = 50

@@ -16,7 +16,7 @@ from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, check_fits, convolve, in
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
-from fasti3d.routing import compute_dtype
+from fasti3d.runtime.route import compute_dtype
 
 define(
     "conv3d_bn_relu",

@@ -24,7 +24,7 @@ from fasti3d.ops.registry import (
     takes_gradients,
     takes_operators,
 )
-from fasti3d.routing import compute_dtype, has_kernel
+from fasti3d.runtime.route import compute_dtype, has_kernel
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16

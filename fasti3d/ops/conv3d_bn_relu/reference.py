@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fasti3d.inputs import without_autocast
 from fasti3d.network import same_padding
-from fasti3d.routing import compute_dtype
-from fasti3d.same import pad_same
+from fasti3d.runtime.route import compute_dtype
+from fasti3d.same_padding import pad_same
 
 
 def conv3d_bn_relu_reference(

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fasti3d.home import cache_dir
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
-from fasti3d.parsing import brief, parse_json
+from fasti3d.utils.cache_dir import cache_dir
+from fasti3d.utils.parsing import brief, parse_json
 
 SHIPPED = Path(__file__).parent / "configs"
 _RECORDED = ("torch", "triton", "date", "dtype")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasti3d import gpu
 from fasti3d.network import HEAD_POOL
 from fasti3d.ops import subjects
 from fasti3d.ops.border import check_clip
@@ -13,6 +12,7 @@ from fasti3d.ops.i3d_head.reference import i3d_head_reference
 from fasti3d.ops.registry import define
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
+from fasti3d.runtime import gpu
 
 define("i3d_head", "(Tensor x, Tensor weight, Tensor bias) -> (Tensor features, Tensor logits)")
 

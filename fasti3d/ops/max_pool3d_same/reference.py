@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.network import same_padding, same_shape
-from fasti3d.same import pad_same
+from fasti3d.same_padding import pad_same
 
 
 def covering(x: Tensor, kernel: list[int]) -> list[int]:

@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-from fasti3d.gpu import chip
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.pooled_conv3d import plain
@@ -18,6 +17,7 @@ from fasti3d.ops.pooled_conv3d.triton_kernels import _pooled_conv3d_kernel
 from fasti3d.ops.tiling import count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
+from fasti3d.runtime.gpu import chip
 
 # A product and a sum are left as they are written: what triton does by default depends on its release.
 # Unless told how many registers it may take, the assembler spills some to make room for a third tile.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasti3d import gpu
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, check_triton
 from fasti3d.ops.pooled_conv3d.config import Problem, pays
 from fasti3d.ops.registry import define
+from fasti3d.runtime import gpu
 
 define(
     "pooled_conv3d_triton_",

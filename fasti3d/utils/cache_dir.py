@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fasti3d.environment import wrong
+from fasti3d.runtime.environment import wrong
 
 
 def cache_dir() -> Path:
     """The folder everything fetched is kept in: ``FASTI3D_HOME``, or the platform's cache folder.
 
     Raises:
-        fasti3d.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
+        fasti3d.runtime.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
     """
     if home := os.environ.get("FASTI3D_HOME"):
         try:

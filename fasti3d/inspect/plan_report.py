@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from fasti3d import network
-from fasti3d.gpu_steps import GpuMixedStep
+from fasti3d.engine.gpu_steps import GpuMixedStep
+from fasti3d.engine.layers import Layer, layers
+from fasti3d.engine.plan import Plan
+from fasti3d.engine.steps import ConvPoolStep
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
-from fasti3d.layers import Layer, layers
-from fasti3d.plan import Plan
-from fasti3d.roofline import Chip, floor_seconds
-from fasti3d.routing import Route, route
-from fasti3d.steps import ConvPoolStep
+from fasti3d.inspect.roofline import Chip, floor_seconds
+from fasti3d.runtime.route import Route, route
 
 
 @dataclass(frozen=True)

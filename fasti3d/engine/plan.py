@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.arena import Arena
-from fasti3d.batch_norm import fold
-from fasti3d.gpu_steps import GpuMixedStep
-from fasti3d.graphs import Graphs
+from fasti3d.engine.batch_norm import fold
+from fasti3d.engine.cuda_graphs import Graphs
+from fasti3d.engine.gpu_steps import GpuMixedStep
+from fasti3d.engine.place import Arena
+from fasti3d.engine.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D
-from fasti3d.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
 
 
 class Plan:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fasti3d import extension, gpu
+from fasti3d.runtime import extension, gpu
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
-from fasti3d import extension, routing, weights
+from fasti3d import weights
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.tvl1 import has_kernel
 from fasti3d.proof import guard
 from fasti3d.proof.verdicts import Verdicts
+from fasti3d.runtime import extension
+from fasti3d.runtime.route import route as route_of
 from fasti3d.version import __version__
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -252,7 +254,7 @@ def _routes() -> tuple[Route, ...]:
     rows = []
     for device in _devices():
         for dtype in DTYPES:
-            route = routing.route(device, dtype)
+            route = route_of(device, dtype)
             rows.append(Route(str(device), _name(dtype), route.path, _name(route.compute_dtype), route.why))
     return tuple(rows)
 

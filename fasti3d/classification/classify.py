@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from fasti3d import network, video, weights
 from fasti3d.choices import FlowPreset, Streams, check_preset, check_streams
-from fasti3d.devices import resolve_device, resolve_dtype
 from fasti3d.flow.checks import BOUND, check_flow_from
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.folder import FolderFlow, check_flow_count, flow_folder
@@ -34,11 +33,12 @@ from fasti3d.flow.stream import CROP
 from fasti3d.flow.windows import FlowWindow, PairFlow, SolvedFlow, with_flow
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.limits import check_arguments
-from fasti3d.naming import quoted
-from fasti3d.overlap import READ_AHEAD, batched, read_ahead
-from fasti3d.recording import recorded_warnings
+from fasti3d.runtime.devices import resolve_device, resolve_dtype
+from fasti3d.runtime.upload import upload
 from fasti3d.two_stream import TwoStreamI3D, check_channels
-from fasti3d.upload import upload
+from fasti3d.utils.naming import quoted
+from fasti3d.utils.prefetch import READ_AHEAD, batched, read_ahead
+from fasti3d.utils.warnings import recorded_warnings
 
 DEFAULT_WEIGHTS = "kinetics400-rgb"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fasti3d.plain_files import remove_planted
+from fasti3d.utils.plain_files import remove_planted
 from fasti3d.weights import WeightsError, cache_dir
 from fasti3d.weights.download import Progress, pip_download
 from fasti3d.weights.files import sha256

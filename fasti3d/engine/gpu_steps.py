@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fasti3d.arena import Arena
+from fasti3d.engine.place import Arena
+from fasti3d.engine.steps import MixedStep, Pack
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
 from fasti3d.reference import Mixed
-from fasti3d.steps import MixedStep, Pack
 
 
 class GpuMixedStep(MixedStep):

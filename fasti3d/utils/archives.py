@@ -13,8 +13,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fasti3d.parsing import brief, first_line
-from fasti3d.resources import is_resource_error
+from fasti3d.utils.parsing import brief, first_line
+from fasti3d.utils.resources import is_resource_error
 
 # What any archive may unpack to, however small it is: an I3D in float64, or some clips of one colour.
 _ALWAYS = 128 << 20

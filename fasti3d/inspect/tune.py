@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fasti3d import gpu, network
+from fasti3d import network
+from fasti3d.engine.plan import Plan
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
-from fasti3d.plan import Plan
+from fasti3d.runtime import gpu
 
 if TYPE_CHECKING:
     from fasti3d.ops.conv3d_bn_relu.launch import Prepared

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasti3d import gpu
-from fasti3d.batch_norm import fold
-from fasti3d.chains import find_chains
+from fasti3d.engine.batch_norm import fold
+from fasti3d.fusion.trace import find_chains
 from fasti3d.inputs import autocast_dtype
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills, convolve
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.registry import needs_ordinary_path, takes_operators
-from fasti3d.routing import compute_dtype
+from fasti3d.runtime import gpu
+from fasti3d.runtime.route import compute_dtype
 
 _pack_lock = threading.Lock()
 

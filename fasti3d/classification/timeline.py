@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasti3d.classification import Classification
-from fasti3d.naming import quoted
-from fasti3d.targets import check_target
+from fasti3d.classification.classify import Classification
+from fasti3d.utils.naming import quoted
+from fasti3d.utils.targets import check_target
 from fasti3d.weights.files import write_atomically
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""From a video to the classes of its actions, and their picture."""

@@ -1,0 +1,1 @@
+"""From a network's description to a plan of fused steps."""

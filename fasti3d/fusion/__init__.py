@@ -1,0 +1,1 @@
+"""Any network in eval mode on the library's kernels."""

@@ -1,0 +1,1 @@
+"""What runs where: the compiled operators, GPUs, devices, and the route that a dtype takes."""
