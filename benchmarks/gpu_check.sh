@@ -90,7 +90,7 @@ merge() {
 
 # Test files by name: others need packages that the machine may lack.
 shopt -s nullglob
-tests=(tests/*_cuda.py tests/ops/*_cuda.py tests/metrics/*_cuda.py)
+tests=(tests/*_cuda.py tests/*/*_cuda.py)
 # parity FILE SECONDS: what is neither a program under the sanitizer nor every candidate.
 parity() {
   local name
