@@ -7,14 +7,33 @@ from torch import Tensor, nn
 
 
 def fold(conv: nn.Conv3d, bn: nn.modules.batchnorm._BatchNorm | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the eval-mode batch norm behind it folded in, in float32."""
-    weight = conv.weight.detach().float()
-    bias = weight.new_zeros(weight.shape[0]) if conv.bias is None else conv.bias.detach().float()
+    """Weight and bias of a convolution with the following eval-mode batch norm folded in, in float32."""
     if bn is None:
-        return weight, bias
+        return _in_float32(conv.weight, conv.bias)
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    deviation = torch.sqrt(bn.running_var.float() + bn.eps)
-    scale = bn.weight.detach().float() / deviation if bn.affine else 1 / deviation
-    shift = (bias - bn.running_mean.float()) * scale
-    return weight * scale[:, None, None, None, None], bn.bias.detach().float() + shift if bn.affine else shift
+    scale, shift = (bn.weight, bn.bias) if bn.affine else (None, None)
+    return fold_tensors(conv.weight, conv.bias, bn.running_mean, bn.running_var, scale, shift, bn.eps)
+
+
+def fold_tensors(
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The same of the tensors of both."""
+    weight, bias = _in_float32(weight, bias)
+    deviation = torch.sqrt(var.float() + eps)
+    scale = 1 / deviation if gamma is None else gamma.detach().float() / deviation
+    shift = (bias - mean.float()) * scale
+    folded = weight * scale[:, None, None, None, None]
+    return folded, shift if beta is None else beta.detach().float() + shift
+
+
+def _in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    weight = weight.detach().float()
+    return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().float()

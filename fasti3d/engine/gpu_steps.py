@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fasti3d.engine.place import Arena
-from fasti3d.engine.steps import MixedStep, Pack
+from fasti3d.engine.arena_old import Arena
+from fasti3d.engine.steps_old import MixedStep, Pack
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
 from fasti3d.reference import Mixed
 

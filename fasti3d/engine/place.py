@@ -1,67 +1,102 @@
-"""One block of memory for all the maps of a forward pass."""
+"""Where in one block of memory each map of a pass lies: by lifetimes and offsets.
+
+A map is kept from the step that first writes it to the step that last reads it. The block is as large as the
+most that is kept at one time, if it can be had without gaps, and not as the network; one allocation serves it:
+allocators keep much of what they are given back, and new memory costs time to touch.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-_ALIGNMENT = 4096  # bytes: a page, so that no two maps share one
+ALIGNMENT = 4096  # bytes: a page, so that no two maps share one
+_NO_END = 1 << 62
 
 
-class Arena:
-    """Places the maps of a chain of steps in one block.
+class Interval(NamedTuple):
+    """Memory that is kept from one step to another, both included."""
 
-    A step reads the map at one end of the block and writes its own at the other, over a map that
-    nobody reads any more; what it needs meanwhile lies behind its own and is given up at its end. So
-    the block is as large as the largest step and not as the network, and one allocation serves
-    it: allocators keep much of what they are given back, and new memory costs time to touch.
+    nbytes: int
+    begin: int
+    end: int
 
-    Without a block it hands out meta tensors and only measures what is needed on ``device``: run the steps
-    over one such arena for the ``peak`` that the block must have.
+
+def place(intervals: Sequence[Interval]) -> tuple[list[int], int]:
+    """An offset for each interval, so that no two that are kept at one time share memory, and the bytes that
+    all need.
+
+    Of several orders and ends to begin at, the one that needs the fewest: in a chain two ends in turn leave
+    no gap, in a network with long residuals the largest first leaves fewer.
     """
+    floor = floor_bytes(intervals)
+    by_begin = sorted(
+        range(len(intervals)), key=lambda i: (intervals[i].begin, -_aligned(intervals[i].nbytes))
+    )
+    by_size = sorted(by_begin, key=lambda i: -_aligned(intervals[i].nbytes))
+    by_length = sorted(by_begin, key=lambda i: intervals[i].begin - intervals[i].end)
+    best: tuple[list[int], int] | None = None
+    for order in (by_begin, by_length, by_size):
+        for height in (floor, None):
+            found = _fit(intervals, order, height)
+            best = found if best is None or found[1] < best[1] else best
+            if best[1] == floor:
+                return best
+    assert best is not None
+    return best
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, size: int | None = None) -> None:
-        self.dtype = dtype
-        self.device = device
-        self.peak = 0
-        self._block = None if size is None else torch.empty(size, dtype=torch.uint8, device=device)
-        self._used = [0, 0]  # bytes at the two ends
-        self._end = 0  # the one in use by the current step's map
 
-    def clear(self) -> None:
-        """Gives up every map."""
-        self._used = [0, 0]
-        self._end = 0
+def floor_bytes(intervals: Iterable[Interval]) -> int:
+    """The most bytes that are kept at one time, which no placement can go below."""
+    changes: dict[int, int] = {}
+    for nbytes, begin, end in intervals:
+        changes[begin] = changes.get(begin, 0) + _aligned(nbytes)
+        changes[end + 1] = changes.get(end + 1, 0) - _aligned(nbytes)
+    kept = highest = 0
+    for step in sorted(changes):
+        kept += changes[step]
+        highest = max(highest, kept)
+    return highest
 
-    def output(self, shape: Sequence[int]) -> Tensor:
-        """The current step's map (N, C, T, H, W), channels-last, uninitialised."""
-        self._end = 1 - self._end
-        self._used[self._end] = 0
-        return self.take(shape)
 
-    def take(self, shape: Sequence[int]) -> Tensor:
-        """Memory for a clip (N, C, T, H, W), channels-last, until the current ``temporary`` ends."""
-        size = math.prod(shape) * self.dtype.itemsize
-        begin = self._used[self._end]
-        self._used[self._end] += -(-size // _ALIGNMENT) * _ALIGNMENT
-        self.peak = max(self.peak, sum(self._used))
-        if self._block is None:
-            layout = torch.channels_last_3d
-            return torch.empty(tuple(shape), dtype=self.dtype, device="meta", memory_format=layout)
-        if self._end == 1:
-            begin = len(self._block) - self._used[1]
-        n, c, t, h, w = shape
-        return self._block[begin : begin + size].view(self.dtype).view(n, t, h, w, c).permute(0, 4, 1, 2, 3)
+def _fit(intervals: Sequence[Interval], order: Sequence[int], height: int | None) -> tuple[list[int], int]:
+    """Each interval at the lowest offset that is free or, if that is not 0, the highest below ``height``."""
+    offsets = [0] * len(intervals)
+    placed: list[int] = []  # by offset
+    total = 0
+    for i in order:
+        nbytes, begin, end = intervals[i]
+        size = _aligned(nbytes)
+        free = _gaps(
+            [
+                (offsets[j], offsets[j] + _aligned(intervals[j].nbytes))
+                for j in placed
+                if intervals[j].begin <= end and begin <= intervals[j].end
+            ],
+            size,
+        )
+        lowest = free[0][0]
+        offset = lowest
+        if height is not None and lowest > 0:
+            highest = [min(above, height) - size for low, above in free if min(above, height) - size >= low]
+            offset = highest[-1] if highest else lowest
+        offsets[i] = offset
+        total = max(total, offset + size)
+        placed.append(i)
+        placed.sort(key=offsets.__getitem__)
+    return offsets, total
 
-    @contextmanager
-    def temporary(self) -> Iterator[None]:
-        """What is taken inside is given up at the end."""
-        mark = self._used[self._end]
-        try:
-            yield
-        finally:
-            self._used[self._end] = mark
+
+def _gaps(taken: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """The gaps of at least ``size`` between ranges in order of their beginnings; the last has no end."""
+    gaps, low = [], 0
+    for begin, end in taken:
+        if begin - low >= size:
+            gaps.append((low, begin))
+        low = max(low, end)
+    gaps.append((low, _NO_END))
+    return gaps
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,74 +1,120 @@
-"""From an I3D in eval mode to a list of fused steps: folded batch norm, no padded copies, no concatenation.
+"""From a graph to steps with packed weights: folded batch norm, no padded copies, no concatenation.
 
-A plan holds weights derived from the model's: folded in float32, packed for their kernels. They are
-immutable, so threads may share it; ``I3D`` makes a new one whenever the model's weights change.
+A plan holds weights derived from the network's: folded in float32, packed for their kernels. They are
+immutable, so threads may share it; whoever holds a plan makes a new one when the network's weights change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fasti3d import network
-from fasti3d.engine.batch_norm import fold
 from fasti3d.engine.cuda_graphs import Graphs
-from fasti3d.engine.gpu_steps import GpuMixedStep
-from fasti3d.engine.place import Arena
-from fasti3d.engine.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
+from fasti3d.engine.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvPool,
+    Graph,
+    Head,
+    Node,
+    Norm,
+    Opaque,
+    Pool,
+    PoolConv,
+    Relu,
+    Siblings,
+    Softmax,
+    shapes,
+)
+from fasti3d.engine.layout import Layout, lay_out
+from fasti3d.engine.rewrite import (
+    absorb_adds,
+    absorb_relus,
+    fold_norms,
+    join_pools,
+    join_siblings,
+    pool_branches,
+)
+from fasti3d.engine.steps import (
+    AddStep,
+    ConcatStep,
+    ConvPoolStep,
+    ConvStep,
+    HeadStep,
+    NormStep,
+    OpaqueStep,
+    PoolConvStep,
+    PoolStep,
+    ReluStep,
+    SiblingsStep,
+    SoftmaxStep,
+    Step,
+)
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d
-from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D
+from fasti3d.runtime.route import has_kernel
+
+# Shapes of clips whose layouts are kept.
+_MAX_LAYOUTS = 16
+_SIMPLE = {
+    Pool: PoolStep,
+    Norm: NormStep,
+    Relu: ReluStep,
+    Add: AddStep,
+    Concat: ConcatStep,
+    Head: HeadStep,
+    Softmax: SoftmaxStep,
+    Opaque: OpaqueStep,
+}
 
 
 class Plan:
-    """The eval-mode network for one compute dtype, with weights of its own.
+    """A network in eval mode for one compute dtype and device, with weights of its own.
 
     A value that is not finite reaches whole tiles of its Winograd forms (see ``PackedConv3d.spread``), up to
     3 frames or rows, at each layer, that it would not reach in plain PyTorch.
+
+    Args:
+        graph: as a description or a trace gives it.
+        dtype: what convolutions compute in.
+        device: where the weights are.
     """
 
-    def __init__(self, model: I3D, dtype: torch.dtype) -> None:
+    def __init__(self, graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
-
-        def pack(*units: Unit3D) -> PackedConv3d:
-            weights, biases = zip(*(fold(unit.conv3d, unit.bn) for unit in units), strict=True)
-            weight, bias = torch.cat(weights), torch.cat(biases)
-            return PackedConv3d.pack(weight, bias, units[0].stride, relu=True, dtype=dtype)
-
-        self.steps: dict[str, Step] = {}
-        # By a part's name: it and the pool behind it in one step, for when nobody asks for its own map.
-        self.joint: dict[str, tuple[str, Step]] = {}
-        previous = ""
-        for name in network.TRUNK:
-            module = getattr(model, name, None)
-            if isinstance(module, MaxPool3dSame):
-                pool = self.steps[name] = PoolStep(module)
-                before = self.steps.get(previous)
-                # Pieces of the reference would cost a whole convolution each.
-                if isinstance(before, ConvStep) and before.conv.fused and pool.only_over_space:
-                    self.joint[previous] = (name, ConvPoolStep(before, pool))
-                elif isinstance(before, MixedStep):
-                    self.joint[previous] = (name, before.followed_by(pool))
-            elif isinstance(module, Mixed):
-                forms = {conv.form for step in self.steps.values() for conv in step.convs}
-                self.steps[name] = (GpuMixedStep if "triton" in forms else SeparateMixedStep)(module, pack)
-            elif isinstance(module, Unit3D):
-                self.steps[name] = ConvStep(module, pack)
-            previous = name
-        self.classifier: tuple[Tensor, Tensor] | None = None
-        if (logits := getattr(model, "logits", None)) is not None:
-            weight, bias = fold(logits.conv3d, logits.bn)
-            self.classifier = weight.flatten(1), bias
-        stem = self.steps.get("Conv3d_1a_7x7")
-        self.reads_bytes = isinstance(stem, ConvStep) and stem.conv.form == "triton"
-        convs = [conv for step in self.steps.values() for conv in step.convs]
-        self.graphs = Graphs() if {conv.form for conv in convs} == {"triton"} else None
-        if convs and convs[0].weight.is_cuda:
+        self.device = device
+        graph = simplified(graph)
+        on_gpu = device.type == "cuda" and has_kernel(device, dtype)
+        if on_gpu:
+            graph = join_siblings(graph)
+        self._convs: dict[int, PackedConv3d] = {}
+        nodes: list[Node] = []
+        for node in graph.nodes:
+            if isinstance(node, Conv | Siblings):
+                self._convs[node.out] = _pack(node, dtype)
+                # Its shape is all that is needed from here on.
+                node = replace(node, weight=node.weight.to("meta"))
+            elif isinstance(node, Head) and node.weight is not None:
+                weight, bias = _in_float32(node)
+                node = replace(node, weight=weight.flatten(1), bias=bias)
+            nodes.append(node)
+        self.graph = graph.with_nodes(nodes)
+        forms = {conv.form for conv in self._convs.values()}
+        first = [self._convs.get(node.out) for node in graph.nodes if graph.input in node.reads]
+        self.reads_bytes = bool(first) and all(conv and conv.form == "triton" for conv in first)
+        self.graphs = Graphs() if forms == {"triton"} else None
+        self._schedules: dict[frozenset[str], tuple[Graph, list[Step]]] = {}
+        self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str]], Layout] = OrderedDict()
+        self._lock = threading.Lock()
+        if device.type == "cuda":
             # From here on other streams may read the weights.
-            torch.cuda.current_stream(convs[0].weight.device).synchronize()
+            torch.cuda.current_stream(device).synchronize()
 
     def run(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted outputs of a checked clip, which may be uint8, in ``dtype``: from a CUDA graph where
@@ -80,48 +126,71 @@ class Plan:
 
     def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted outputs, step by step, of a clip that is rounded to ``dtype`` as they are."""
-        arena = Arena(self.dtype, x.device, self.measure(x.shape, wanted, x.device)[1])
-        maps: dict[str, Tensor] = {}
+        layout = self.layout(x.shape, wanted)
+        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(self.dtype)
         if x.dtype != torch.uint8 or not self.reads_bytes:
             x = as_floats(x, dtype).to(self.dtype)
         if x.shape[1] >= FEW_CHANNELS:
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        for name, step in self.choose(wanted):
-            x = step(x, arena)
-            if name in wanted:
-                maps[name] = x.to(dtype, copy=True)
-        if wanted.intersection(network.HEAD):
-            # A network without a classifier has features alone.
-            no_class = x.new_empty((0, x.shape[1]), dtype=torch.float32)
-            features, logits = i3d_head(x, *(self.classifier or (no_class, no_class[:, 0])))
-            results = (features, logits, logits.softmax(dim=1))
-            maps |= {name: value.to(dtype) for name, value in zip(network.HEAD, results, strict=True)}
-        return {name: maps[name] for name in network.OUTPUTS if name in wanted}
+        found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True))
+        return {name: found[name] for name in self.graph.names if name in wanted}
 
-    def measure(
-        self, shape: Sequence[int], wanted: set[str], device: torch.device
-    ) -> tuple[list[torch.Size], int]:
-        """The shapes of the steps' maps for clips of this shape, and the bytes of the arena they need on the
-        plan's device.
-        """
-        arena = Arena(self.dtype, device)
-        x = torch.empty(tuple(shape), dtype=self.dtype, device="meta")
-        shapes = []
-        for _, step in self.choose(wanted):
-            x = step(x, arena)
-            shapes.append(x.shape)
-        return shapes, arena.peak
+    def layout(self, shape: Sequence[int], wanted: Iterable[str]) -> Layout:
+        """Steps and memory for clips of a shape, kept for those that come again."""
+        key = (tuple(shape), frozenset(wanted))
+        with self._lock:
+            layout = self._layouts.get(key)
+            if layout is not None:
+                self._layouts.move_to_end(key)
+                return layout
+        graph, steps = self.schedule(key[1])
+        layout = lay_out(graph, steps, shapes(graph, shape), self.dtype, self.device)
+        with self._lock:
+            self._layouts[key] = layout
+            while len(self._layouts) > _MAX_LAYOUTS:
+                self._layouts.popitem(last=False)
+        return layout
 
-    def choose(self, wanted: set[str]) -> list[tuple[str, Step]]:
-        """The steps up to the last wanted endpoint, joint ones where the map between is not wanted."""
-        names = list(self.steps)
-        # The head looks at the last map.
-        maps = {"Mixed_5c" if name in network.HEAD else name for name in wanted}
-        names = names[: 1 + max((names.index(name) for name in maps), default=-1)]
-        chosen: list[tuple[str, Step]] = []
-        for name in names:
-            if chosen and chosen[-1][0] == name:
-                continue  # came with the one before
-            joint = self.joint.get(name) if name not in wanted and name != names[-1] else None
-            chosen.append(joint or (name, self.steps[name]))
-        return chosen
+    def schedule(self, wanted: frozenset[str]) -> tuple[Graph, list[Step]]:
+        """What the wanted outputs need, joined where no map between is wanted itself."""
+        found = self._schedules.get(wanted)
+        if found is None:
+            # Pieces of the reference would cost a whole convolution each.
+            graph = join_pools(pool_branches(self.graph.only(wanted)), lambda conv: self._convs[conv.out].fused)
+            found = self._schedules[wanted] = graph, [self._step(node) for node in graph.nodes]
+        return found
+
+    def weight_bytes(self, wanted: Iterable[str]) -> int:
+        """Of the packed weights that the wanted outputs need."""
+        _, steps = self.schedule(frozenset(wanted))
+        return sum(conv.nbytes for step in steps for conv in step.convs)
+
+    def _step(self, node: Node) -> Step:
+        if isinstance(node, Conv):
+            return ConvStep(node, self._convs[node.out])
+        if isinstance(node, Siblings):
+            return SiblingsStep(node, self._convs[node.out])
+        if isinstance(node, ConvPool):
+            return ConvPoolStep(node, self._convs[node.conv.out])
+        if isinstance(node, PoolConv):
+            return PoolConvStep(node, self._convs[node.conv.out])
+        return _SIMPLE[type(node)](node)
+
+
+def simplified(graph: Graph) -> Graph:
+    """The graph with batch norms, ReLUs and sums inside the convolutions before them, wherever it runs."""
+    return absorb_adds(absorb_relus(fold_norms(graph)))
+
+
+def _in_float32(node: Conv | Siblings | Head) -> tuple[Tensor, Tensor]:
+    """Weight and bias, of zeros where there is none."""
+    assert node.weight is not None
+    weight = node.weight.detach().float()
+    return weight, weight.new_zeros(len(weight)) if node.bias is None else node.bias.detach().float()
+
+
+def _pack(node: Conv | Siblings, dtype: torch.dtype) -> PackedConv3d:
+    weight, bias = _in_float32(node)
+    if isinstance(node, Siblings):
+        return PackedConv3d.pack(weight, bias, (1, 1, 1), relu=node.relu, dtype=dtype)
+    return PackedConv3d.pack(weight, bias, node.stride, relu=node.relu, dtype=dtype, padding=node.padding)

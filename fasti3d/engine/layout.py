@@ -1,0 +1,218 @@
+"""A schedule for clips of one shape: which memory of one block each step reads and writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasti3d.engine.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvPool,
+    Graph,
+    Node,
+    Norm,
+    Opaque,
+    Pool,
+    PoolConv,
+    Relu,
+    Shape,
+    Shapes,
+    Siblings,
+)
+from fasti3d.engine.place import Interval, place
+from fasti3d.engine.steps import Maps, Step
+
+# Nodes whose results lie in the block.
+_PLACED = (Conv, Norm, Relu, Add, Pool, Concat, Siblings, ConvPool, PoolConv)
+
+
+@dataclass(frozen=True)
+class View:
+    """A map (N, C, T, H, W), channels-last, in a block of values of its dtype."""
+
+    offset: int
+    shape: Shape
+    strides: Shape
+
+    def of(self, block: Tensor) -> Tensor:
+        return block.as_strided(self.shape, self.strides, self.offset)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A step of a layout.
+
+    Attributes:
+        step: what runs.
+        written: where its results lie, by value; those of torch's own operators lie elsewhere.
+        scratch: what it needs meanwhile.
+        foreign: what it reads that lies elsewhere, in whatever layout and dtype.
+        named: the results that are asked for, by name.
+        last: values that nothing reads any more afterwards.
+    """
+
+    step: Step
+    written: Mapping[int, View]
+    scratch: Sequence[View]
+    foreign: Sequence[int]
+    named: Mapping[str, int]
+    last: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Steps in order, the bytes of the block that they share, and the shape of every value."""
+
+    steps: Sequence[Placed]
+    nbytes: int
+    shapes: Shapes
+
+    def run(self, maps: Maps, block: Tensor, keep: Callable[[Tensor], Any]) -> dict[str, Any]:
+        """The named values, each after ``keep``, which must copy what lies in the block.
+
+        ``maps`` holds the clip. ``block`` is at least ``nbytes`` of memory, viewed in the plan's dtype.
+        """
+        found: dict[str, Any] = {}
+        for placed in self.steps:
+            for value, view in placed.written.items():
+                maps[value] = view.of(block)
+            for value in placed.foreign:
+                maps[value] = as_map(maps[value], block.dtype)
+            placed.step(maps, [view.of(block) for view in placed.scratch])
+            for name, value in placed.named.items():
+                found[name] = keep(maps[value])
+            for value in placed.last:
+                del maps[value]
+        return found
+
+
+def as_map(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A map as the steps read it."""
+    return x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+
+
+def lay_out(graph: Graph, steps: Sequence[Step], of: Shapes, dtype: torch.dtype, device: torch.device) -> Layout:
+    """The layout of a schedule whose values have the shapes ``of``; nothing is computed."""
+    found = _Values(steps, of)
+    intervals = [
+        Interval(math.prod(of[whole]) * dtype.itemsize, found.begin[whole], found.end[whole])
+        for whole in found.begin
+    ]
+    wholes = list(found.begin)
+    scratch: list[list[Shape]] = [list(step.scratch(of, dtype, device)) for step in steps]
+    for i, shapes in enumerate(scratch):
+        intervals += [Interval(math.prod(shape) * dtype.itemsize, i, i) for shape in shapes]
+    offsets, nbytes = place(intervals)
+    offset_of = dict(zip(wholes, offsets, strict=False))
+    free = iter(offsets[len(wholes) :])
+
+    def view(value: int) -> View:
+        whole, channel = found.home(value)
+        offset = offset_of[whole] // dtype.itemsize + channel
+        return View(offset, of[value], _strides(of[whole]))
+
+    placed = []
+    for i, (step, shapes) in enumerate(zip(steps, scratch, strict=True)):
+        written = {value: view(value) for value in step.node.writes if value in found.placed}
+        views = [View(next(free) // dtype.itemsize, shape, _strides(shape)) for shape in shapes]
+        named = {name: value for name, value in graph.names.items() if value in step.node.writes}
+        last = [value for value, end in found.value_end.items() if end == i]
+        foreign = [] if isinstance(step.node, Opaque) else found.foreign.intersection(step.node.reads)
+        placed.append(Placed(step, written, views, tuple(foreign), named, last))
+    return Layout(placed, nbytes, of)
+
+
+class _Values:
+    """Where the values of a schedule lie, and from which step to which they are kept."""
+
+    def __init__(self, steps: Sequence[Step], of: Shapes) -> None:
+        self.placed = {v for step in steps if isinstance(step.node, _PLACED) for v in step.node.writes}
+        self.foreign = {step.node.out for step in steps if isinstance(step.node, Opaque)}
+        self._homes: dict[int, tuple[int, int]] = {}
+        self._share(steps, of)
+        # What a value may share memory with: results of torch's own operators may be views.
+        self._roots: dict[int, frozenset[int]] = {}
+        self.begin: dict[int, int] = {}
+        self.end: dict[int, int] = {}
+        self.value_end: dict[int, int] = {}
+        reads = self._reads(steps)
+        for i, step in enumerate(steps):
+            self._reuse_residual(step.node, i, reads, of)
+            for value in step.node.writes:
+                self._roots[value] = (
+                    frozenset((self.home(value)[0],))
+                    if value in self.placed
+                    else frozenset().union(*(self._roots.get(x, frozenset()) for x in step.node.reads))
+                )
+                last = max(reads.get(value, i), i)
+                self.value_end[value] = last
+                for whole in self._roots[value]:
+                    self.begin.setdefault(whole, i)
+                    self.end[whole] = max(self.end.get(whole, i), last)
+
+    def home(self, value: int) -> tuple[int, int]:
+        """The map that a value lies in, itself or another, and its first channel there."""
+        channel = 0
+        while value in self._homes:
+            value, first = self._homes[value]
+            channel += first
+        return value, channel
+
+    def _share(self, steps: Sequence[Step], of: Shapes) -> None:
+        """Siblings lie side by side, branches in the concatenation that reads them."""
+        for step in steps:
+            if isinstance(step.node, Siblings):
+                self._side_by_side(step.node.rest, step.node.second, of)
+        # The last first: a concatenation of concatenations is one map.
+        for step in reversed(steps):
+            if isinstance(step.node, Concat):
+                xs = step.node.xs
+                free = [x in self.placed and x not in self._homes and xs.count(x) == 1 for x in xs]
+                self._side_by_side(xs, step.node.out, of, free)
+
+    def _side_by_side(
+        self, values: Sequence[int], whole: int, of: Shapes, free: Sequence[bool] | None = None
+    ) -> None:
+        channel = 0
+        for i, value in enumerate(values):
+            if free is None or free[i]:
+                self._homes[value] = whole, channel
+            channel += of[value][1]
+
+    def _reads(self, steps: Sequence[Step]) -> dict[int, int]:
+        """The last step that reads each value, or a result that may be a view of it."""
+        last: dict[int, int] = {}
+        for i in reversed(range(len(steps))):
+            node = steps[i].node
+            views = isinstance(node, Opaque)
+            end = max([i, *(last.get(value, i) for value in node.writes)]) if views else i
+            for value in node.reads:
+                last[value] = max(last.get(value, i), end)
+        return last
+
+    def _reuse_residual(self, node: Node, i: int, reads: Mapping[int, int], of: Shapes) -> None:
+        """Lets a sum replace the residual that nothing reads afterwards."""
+        residual = getattr(node, "residual", None)
+        if residual is None or not isinstance(node, Conv) or node.out in self._homes:
+            return
+        whole, _ = self.home(residual)
+        if (
+            residual in self.placed
+            and of[residual] == of[whole] == of[node.out]
+            and self.end[whole] == reads[residual] == i
+            and whole not in self._roots.get(node.x, frozenset())
+        ):
+            self._homes[node.out] = whole, 0
+
+
+def _strides(shape: Shape) -> Shape:
+    """Of a dense channels-last map (N, C, T, H, W)."""
+    _, c, t, h, w = shape
+    return c * t * h * w, 1, c * h * w, c * w, c
