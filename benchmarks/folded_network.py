@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from fasti3d import reference
 from fasti3d.engine.batch_norm import fold
-from fasti3d.network import same_output, same_padding
 from fasti3d.reference import MaxPool3dSame, Unit3D
-from fasti3d.same_padding import pad_same
+from fasti3d.same_padding import pad_same, same_output, same_padding
 
 Triple = tuple[int, int, int]
 # (x, weight, bias, stride, padding) to what a convolution with ReLU gives.

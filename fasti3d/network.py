@@ -1,4 +1,4 @@
-"""The shape of I3D as data: endpoint names, channel table, pools and SAME arithmetic.
+"""The shape of I3D as data: endpoint names, channel table and pools.
 
 Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017) and its released
 network, deepmind/kinetics-i3d. Everything that walks the network (the reference, the fused plan,
@@ -7,7 +7,6 @@ the checkpoint converters) reads it from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 BN_EPS = 1e-3
@@ -96,20 +95,3 @@ ENDPOINTS: tuple[str, ...] = (*TRUNK, "Logits", "Predictions")
 HEAD: tuple[str, ...] = ("Features", "Logits", "Predictions")
 SCORES: tuple[str, ...] = ("Logits", "Predictions")
 OUTPUTS: tuple[str, ...] = (*TRUNK, *HEAD)
-
-
-def same_output(size: int, stride: int) -> int:
-    """Output length of a TensorFlow SAME window along one axis."""
-    # Not -(-size // stride): ONNX rounds quotients of negative numbers up.
-    return (size + stride - 1) // stride
-
-
-def same_shape(size: Iterable[int], stride: Iterable[int]) -> list[int]:
-    """Output lengths of a TensorFlow SAME window, axis by axis."""
-    return [same_output(n, s) for n, s in zip(size, stride, strict=True)]
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """(front, back) padding of a TensorFlow SAME window along one axis; the odd one is at the back."""
-    total = max((same_output(size, stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2

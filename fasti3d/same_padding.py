@@ -1,4 +1,4 @@
-"""TensorFlow SAME padding as a copy, for plain PyTorch layers that cannot pad unevenly."""
+"""TensorFlow's SAME padding: its arithmetic, and a padded copy for PyTorch layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.network import same_padding
+
+def same_output(size: int, stride: int) -> int:
+    """Output length of a SAME window along one axis."""
+    # Not -(-size // stride): ONNX rounds quotients of negative numbers up.
+    return (size + stride - 1) // stride
+
+
+def same_shape(size: Iterable[int], stride: Iterable[int]) -> list[int]:
+    """Output lengths of a SAME window, axis by axis."""
+    return [same_output(n, s) for n, s in zip(size, stride, strict=True)]
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """(front, back) padding of a SAME window along one axis; an odd total has its extra zero at the back."""
+    total = max((same_output(size, stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
 
 
 def pad_same(x: Tensor, kernel: Iterable[int], stride: Iterable[int], value: float = 0.0) -> Tensor:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fasti3d import network
-from fasti3d.network import TRUNK, same_output, same_padding
+from fasti3d.network import TRUNK
+from fasti3d.same_padding import same_output, same_padding
 
 # Behind the trunk: the head's pool of Mixed_5c, averaged over space, and the classifier's logits for it.
 HEADS = ("pooled", "logits")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from fasti3d.network import same_shape
+from fasti3d.same_padding import same_shape
 
 Triple: TypeAlias = tuple[int, int, int]
 Shape: TypeAlias = tuple[int, ...]

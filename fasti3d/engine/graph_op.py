@@ -15,11 +15,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from fasti3d import network, reference
 from fasti3d.engine.plan import Plan
 from fasti3d.inputs import as_floats
-from fasti3d.network import same_shape
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
 from fasti3d.reference import Mixed, Unit3D
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.same_padding import same_shape
 
 # A CUDA graph around it would replay what was made of the weights when it was captured.
 define(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fasti3d import network
+from fasti3d.same_padding import same_output
 
 Size = tuple[int, int, int]
 
@@ -25,7 +26,7 @@ class Layer(NamedTuple):
 
     @property
     def out_size(self) -> Size:
-        t, h, w = map(network.same_output, self.in_size, self.spec.stride)
+        t, h, w = map(same_output, self.in_size, self.spec.stride)
         return t, h, w
 
     @property

@@ -15,12 +15,12 @@ from interpreting import CHIPS, SENTINEL, bfloat16_products, clip, pack, weights
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d.network import same_shape
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
 from fasti3d.ops.pooled_conv3d import config as conv_config
 from fasti3d.ops.pooled_conv3d import launch as conv_launch
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve
+from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
 

@@ -21,6 +21,7 @@ from background import Outcome
 
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
 
@@ -49,7 +50,7 @@ def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
         elif isinstance(part, network.Conv):
             yield channels, part.out_channels, size, part.kernel, part.stride
         if not isinstance(part, network.Mixed):
-            t, h, w = network.same_shape(size, part.stride)
+            t, h, w = same_shape(size, part.stride)
             size = (t, h, w)
         if not isinstance(part, network.Pool):
             channels = part.out_channels
@@ -63,7 +64,7 @@ def blocks() -> Iterator[tuple[int, Triple, network.Mixed]]:
             yield channels, size, part
             channels = part.out_channels
         elif name in ("MaxPool3d_4a_3x3", "MaxPool3d_5a_2x2"):
-            t, h, w = network.same_shape(size, part.stride)
+            t, h, w = same_shape(size, part.stride)
             size = (t, h, w)
 
 
@@ -83,7 +84,7 @@ def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[La
         x = torch.empty((batch, *size, channels), **options).permute(0, 4, 1, 2, 3)
         weight = pack_triton(torch.empty((out_channels, channels, *kernel), **options), stride, dtype)
         bias = torch.empty(out_channels, device="meta")
-        wide = torch.empty((batch, *network.same_shape(size, stride), out_channels + 64), **options)
+        wide = torch.empty((batch, *same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         work = launch.prepare(x, weight, bias, kernel, stride, None, True, out, 0)
         for config in candidates(work.problem)[: None if every and dtype == torch.float16 else 1]:

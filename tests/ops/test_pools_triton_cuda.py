@@ -18,6 +18,7 @@ from fasti3d.ops.max_pool3d_same import op as pool_op
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve
 from fasti3d.runtime import gpu
+from fasti3d.same_padding import same_shape
 
 pytestmark = pytest.mark.gpu
 
@@ -59,7 +60,7 @@ def assert_untouched(wide: Tensor, around: int = 16) -> None:
 
 def check_pool(x: Tensor, kernel: Triple, stride: Triple, around: int = 16) -> None:
     """The Triton kernel, whether or not a compiled one is there."""
-    shape = (*x.shape[:2], *network.same_shape(x.shape[2:], stride))
+    shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
     wide, out = slice_of(shape, x.dtype, around)
     pool_op._pool_on_gpu_into(x, list(kernel), list(stride), out)
     expected = max_pool3d_same_reference(x, list(kernel), list(stride))

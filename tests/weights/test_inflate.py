@@ -28,6 +28,7 @@ from weights_making import Tensors, to_hassony2
 
 from fasti3d import I3D, compat, network
 from fasti3d.inflate import inflate, inflate_conv2d
+from fasti3d.same_padding import same_output, same_padding
 
 IMAGE = random_clip(1, 3, 64, 64)
 # A convolution of the same shape as another's, on the same input.
@@ -76,8 +77,8 @@ def exact_steps(frames: int) -> dict[str, range]:
     steps = {}
     for name, part in network.TRUNK.items():
         kernel, stride = (3, 1) if isinstance(part, network.Mixed) else (part.kernel[0], part.stride[0])
-        before, _ = network.same_padding(length, kernel, stride)
-        length = network.same_output(length, stride)
+        before, _ = same_padding(length, kernel, stride)
+        length = same_output(length, stride)
         starts = {t: t * stride - before for t in range(length)}
         inside = [t for t, start in starts.items() if first <= start and start + kernel - 1 <= last]
         first, last = (inside[0], inside[-1]) if inside else (0, -1)

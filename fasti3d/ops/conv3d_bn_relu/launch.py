@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fasti3d.network import same_padding
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu import plain
@@ -27,6 +26,7 @@ from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import chip
+from fasti3d.same_padding import same_padding
 
 # Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8

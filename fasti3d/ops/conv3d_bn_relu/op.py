@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.network import same_shape
 from fasti3d.ops.border import MAX_PADDING, Triple, check_clip, check_out, triple
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
@@ -25,6 +24,7 @@ from fasti3d.ops.registry import (
     takes_operators,
 )
 from fasti3d.runtime.route import compute_dtype, has_kernel
+from fasti3d.same_padding import same_shape
 
 # Output channels a panel of packed weights (csrc/conv3d/conv.h).
 _PANEL = 16

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.inputs import as_floats, without_autocast
-from fasti3d.network import same_padding
 from fasti3d.ops.conv3d_bn_relu.folding import is_folded, unfold_weight
 from fasti3d.ops.tiling import Triple
+from fasti3d.same_padding import same_padding
 
 
 def conv3d(

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from fasti3d.network import same_padding
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.max_pool3d_same.config import WARPS, Config, Problem, choose
@@ -17,6 +16,7 @@ from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import chip
+from fasti3d.same_padding import same_padding
 
 # There is nothing to fuse, but triton warns of its default. Unless told how many registers it may take, the
 # assembler spills some to make room for one tile more.

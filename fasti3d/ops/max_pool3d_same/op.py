@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fasti3d.network import same_shape
 from fasti3d.ops import subjects
 from fasti3d.ops.border import check_clip, check_out, triple
 from fasti3d.ops.max_pool3d_same.config import MOST_COLUMNS
@@ -22,6 +21,7 @@ from fasti3d.ops.tiling import Triple
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime import gpu
+from fasti3d.same_padding import same_shape
 
 
 def _check(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> None:

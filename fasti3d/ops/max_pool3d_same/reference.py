@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.network import same_padding, same_shape
-from fasti3d.same_padding import pad_same
+from fasti3d.same_padding import pad_same, same_padding, same_shape
 
 
 def covering(x: Tensor, kernel: list[int]) -> list[int]:
