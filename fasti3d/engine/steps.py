@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-<<<<<<< HEAD
 from fasti3d.engine.graph import (
     Add,
     Concat,
@@ -30,15 +29,11 @@ from fasti3d.engine.graph import (
     Siblings,
     Softmax,
 )
-=======
-from fasti3d.engine.place import Arena
->>>>>>> h-conv
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_same_into
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
 from fasti3d.runtime import gpu
-from fasti3d.same_padding import same_shape
 
 # A clip's values while a pass runs, by their numbers in the graph.
 Maps: TypeAlias = dict[int, Tensor]
