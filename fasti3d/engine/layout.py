@@ -41,6 +41,10 @@ class View:
     shape: Shape
     strides: Shape
 
+    @staticmethod
+    def dense(offset: int, shape: Shape) -> View:
+        return View(offset, shape, _strides(shape))
+
     def of(self, block: Tensor) -> Tensor:
         return block.as_strided(self.shape, self.strides, self.offset)
 
@@ -98,7 +102,9 @@ def as_map(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
 
 
-def lay_out(graph: Graph, steps: Sequence[Step], of: Shapes, dtype: torch.dtype, device: torch.device) -> Layout:
+def lay_out(
+    graph: Graph, steps: Sequence[Step], of: Shapes, dtype: torch.dtype, device: torch.device
+) -> Layout:
     """The layout of a schedule whose values have the shapes ``of``; nothing is computed."""
     found = _Values(steps, of)
     intervals = [
@@ -121,7 +127,7 @@ def lay_out(graph: Graph, steps: Sequence[Step], of: Shapes, dtype: torch.dtype,
     placed = []
     for i, (step, shapes) in enumerate(zip(steps, scratch, strict=True)):
         written = {value: view(value) for value in step.node.writes if value in found.placed}
-        views = [View(next(free) // dtype.itemsize, shape, _strides(shape)) for shape in shapes]
+        views = [View.dense(next(free) // dtype.itemsize, shape) for shape in shapes]
         named = {name: value for name, value in graph.names.items() if value in step.node.writes}
         last = [value for value, end in found.value_end.items() if end == i]
         foreign = [] if isinstance(step.node, Opaque) else found.foreign.intersection(step.node.reads)

@@ -18,7 +18,7 @@ _COMMON = frozenset(vars(nn.Module())) - {"training"}
 
 
 class Watch:
-    """Modules as they were: their classes, attributes, hooks, submodules and tensors, but not tensors' values.
+    """Modules as they were: their classes, attributes, hooks, submodules and tensors, not tensors' values.
 
     ``names``: the attributes of ``root`` under which it looks for its parts. It takes no lock and loads no
     tensor: some tens of microseconds for I3D.
