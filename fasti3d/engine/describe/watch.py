@@ -27,9 +27,8 @@ class Watch:
     def __init__(self, root: nn.Module, names: Iterable[str], modules: Iterable[nn.Module]) -> None:
         self._modules = list(dict.fromkeys(modules))
         self._owns = [vars(module) for module in self._modules]
-        self._names = frozenset(names)
-        self._root = vars(root)
-        self._parts = itemgetter(*self._names)
+        self._names = tuple(names)
+        self._root = root
         self._getters = [
             (itemgetter(*_HELD, *(key for key in own if key not in _COMMON)), own) for own in self._owns
         ]
@@ -46,9 +45,8 @@ class Watch:
             [get(own) for get, own in self._getters],
             list(map(len, self._held)),
             list(map(id, chain.from_iterable(self._values))),
-            list(map(self._root["_modules"].get, self._names)),
+            [getattr(self._root, name, None) for name in self._names],
             any(self._hooks),
-            self._names.isdisjoint(self._root),
         )
 
     def holds(self) -> bool:
