@@ -70,9 +70,7 @@ class Node:
     def _check_window(self, shape: Shape, kernel: Triple, padding: Triple | None) -> None:
         """ValueError for a map that does not fill the window even once."""
         size = shape[2:]
-        if padding is not None and any(
-            n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)
-        ):
+        if padding is not None and any(n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)):
             raise ValueError(
                 f"the map before {self.name or type(self).__name__}, (T, H, W) {tuple(size)} with padding "
                 f"{padding}, does not fill its window {kernel}: give a larger clip"
@@ -337,14 +335,16 @@ class Graph:
         return 1 + max((value for node in self.nodes for value in node.writes), default=self.input)
 
 
-def shapes(graph: Graph, shape: Sequence[int]) -> Shapes:
-    """The shape of every value for a clip of ``shape``.
+def shapes(graph: Graph, shape: Sequence[int], opaque: Mapping[int, Shape] | None = None) -> Shapes:
+    """The shape of every value for a clip of ``shape``; ``opaque`` has those of what torch computes.
 
     Raises:
         ValueError: maps that do not fill a window, or do not fit together.
     """
-    found: Shapes = {graph.input: tuple(shape)}
+    found: Shapes = {graph.input: tuple(shape), **(opaque or {})}
     for node in graph.nodes:
+        if isinstance(node, Opaque):
+            continue
         found.update(zip(node.writes, node.shapes(found), strict=True))
     return found
 

@@ -83,6 +83,10 @@ class Step(ABC):
         """Maps that it needs meanwhile."""
         return ()
 
+    def spread(self, maps: Maps) -> bool:
+        """Whether a value that is not finite may have reached more of what it wrote than its windows."""
+        return False
+
     @abstractmethod
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
         """Reads values of ``maps`` and writes into those that the node writes, or sets them."""
@@ -99,6 +103,9 @@ class ConvStep(Step):
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
         residual = () if self.node.residual is None else (maps[self.node.residual],)
         self.conv(maps[self.node.x], maps[self.node.out], 0, *residual)
+
+    def spread(self, maps: Maps) -> bool:
+        return self.conv.spread(maps[self.node.out])
 
 
 class SiblingsStep(Step):
@@ -160,6 +167,12 @@ class ConvPoolStep(Step):
             added = () if residual is None else (residual[first:last, :, begin:end],)
             piece = self.conv(x[first:last], memory[: last - first, :, : end - begin], begin, *added)
             pool_into(out[first:last, :, begin:end], piece, self.node.pool)
+
+    def spread(self, maps: Maps) -> bool:
+        # A whole tile is NaN: whatever windows it falls into, one of one channel tells.
+        return self.conv.transform is not None and not math.isfinite(
+            maps[self.node.out][:, :1].sum(dtype=torch.float32).item()
+        )
 
 
 class PoolConvStep(Step):
