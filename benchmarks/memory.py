@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import peers
-from fasti3d.engine.layers import layers
+from fasti3d.inspect.layers import layers
 
 ROOT = Path(__file__).resolve().parent.parent
 # A shape's second pass captures the CUDA graph that later ones replay.

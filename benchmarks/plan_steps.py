@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks import peers
 from fasti3d import I3D
-from fasti3d.engine.place import Arena
+from fasti3d.engine.describe.inception import graph_of
+from fasti3d.engine.graph import Head
 from fasti3d.engine.plan import Plan
 from fasti3d.inspect.plan_report import StepReport, report_plan
 from fasti3d.ops.i3d_head.op import i3d_head
@@ -28,20 +29,16 @@ def planned_steps(case: peers.Case) -> list[PlannedStep]:
     """Of the plan of the case's clip; runs each once."""
     model = I3D().eval().requires_grad_(False)
     model.load_state_dict(peers.random_reference().state_dict())
-    plan = Plan(model.to(case.device), case.dtype)
+    plan = Plan(graph_of(model.to(case.device)), case.dtype, torch.device(case.device))
     reports = report_plan(case.shape, case.dtype, torch.device(case.device)).steps
     found = []
     x = peers.clip(case)
-    for (_, step), report in zip(plan.choose({"Logits"}), reports[:-1], strict=True):
-        measured = Arena(case.dtype, x.device)
-        step(x.to("meta"), measured)
-
-        def run(
-            step: Callable[[Tensor, Arena], Tensor] = step, x: Tensor = x, peak: int = measured.peak
-        ) -> Tensor:
-            return step(x, Arena(x.dtype, x.device, peak))
-
+    for (_, segment), report in zip(plan.segments("Mixed_5c"), reports[:-1], strict=True):
+        layout = segment.layout(x.shape)
+        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(case.dtype)
+        run = functools.partial(segment.run, x, layout, block)
         found.append(PlannedStep(report, run))
         x = run().clone()
-    assert plan.classifier is not None
-    return [*found, PlannedStep(reports[-1], functools.partial(i3d_head, x, *plan.classifier))]
+    head = plan.graph.writers[plan.graph.names["Logits"]]
+    assert isinstance(head, Head)
+    return [*found, PlannedStep(reports[-1], functools.partial(i3d_head, x, head.weight, head.bias))]

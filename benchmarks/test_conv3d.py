@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.conftest import Race, rounds_within
-from fasti3d.engine.layers import Layer, layers
+from fasti3d.inspect.layers import Layer, layers
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.same_padding import pad_same
 

@@ -13,8 +13,8 @@ import fasti3d
 from benchmarks import peers
 from benchmarks.conftest import Race
 from benchmarks.peers import Case, Forward
-from fasti3d.engine.layers import network_flop
 from fasti3d.inputs import as_floats
+from fasti3d.inspect.layers import network_flop
 
 LONG: tuple[int, ...] = (1, 3, 64, 224, 224)
 GPU = [Case(shape, torch.float16, "cuda") for shape in (LONG, (8, 3, 64, 224, 224))]

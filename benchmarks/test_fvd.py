@@ -16,7 +16,7 @@ from benchmarks import fvd_memory, fvd_peers, fvd_rates, peers
 from benchmarks.conftest import Race, rounds_within
 from benchmarks.fvd_rates import Case
 from fasti3d import weights
-from fasti3d.engine.layers import network_flop
+from fasti3d.inspect.layers import network_flop
 
 SHAPE = (16, 128, 128)
 CLIPS = 8

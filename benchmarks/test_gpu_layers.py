@@ -16,7 +16,7 @@ from benchmarks.folded_network import convolve_then_relu, same_padded
 from benchmarks.plan_steps import PlannedStep, planned_steps
 from benchmarks.test_conv3d import TOLERANCE, Conv
 from fasti3d import network
-from fasti3d.engine.layers import Layer, layers
+from fasti3d.inspect.layers import Layer, layers
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.same_padding import pad_same
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.conftest import DeviceClock
 from benchmarks.test_gpu_layers import CLIP, arguments
-from fasti3d.engine.layers import layers
 from fasti3d.inspect import tune
+from fasti3d.inspect.layers import layers
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 
 pytest.importorskip("triton", reason="triton is not installed")

@@ -13,7 +13,7 @@ import torch
 from benchmarks import memory, peers
 from benchmarks.conftest import Race, rounds_within
 from benchmarks.peers import Case
-from fasti3d.engine.layers import network_flop
+from fasti3d.inspect.layers import network_flop
 from fasti3d.runtime import route as routing
 
 LONG: tuple[int, ...] = (1, 3, 64, 224, 224)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.conftest import Race, rounds_within
 from fasti3d import network, ops
-from fasti3d.engine.layers import Layer, layers
+from fasti3d.inspect.layers import Layer, layers
 from fasti3d.ops.max_pool3d_same import op
 from fasti3d.same_padding import pad_same
 

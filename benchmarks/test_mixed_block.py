@@ -12,13 +12,12 @@ from torch import Tensor
 from benchmarks.conftest import Race, rounds_within
 from benchmarks.gpu_timing import captured, synchronised
 from fasti3d import network
-from fasti3d.engine import gpu_steps
+from fasti3d.engine import plan, steps
 from fasti3d.engine.batch_norm import fold
-from fasti3d.engine.gpu_steps import GpuMixedStep
-from fasti3d.engine.layers import Layer, layers
-from fasti3d.engine.place import Arena
-from fasti3d.engine.steps import MixedStep, SeparateMixedStep
-from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.engine.code import Code, decode
+from fasti3d.engine.graph import Graph
+from fasti3d.engine.plan import Plan
+from fasti3d.inspect.layers import Layer, layers
 from fasti3d.reference import Mixed, Unit3D
 
 Run = Callable[[], Tensor]
@@ -31,20 +30,35 @@ LAYERS: dict[str, list[Layer]] = {
 TOLERANCE = 3 * 2**-11
 
 
-def _pack(*units: Unit3D) -> PackedConv3d:
-    weights, biases = zip(*(fold(unit.conv3d, unit.bn) for unit in units), strict=True)
-    weight, bias = torch.cat(weights), torch.cat(biases)
-    return PackedConv3d.pack(weight, bias, (1, 1, 1), relu=True, dtype=torch.float16)
+def _graph(block: Mixed) -> Graph:
+    code = Code.empty()
+
+    def unit(part: Unit3D, x: int) -> int:
+        bn, weight = part.bn, part.conv3d.weight
+        assert bn is not None
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        y = code.conv(x, weight, None, part.stride, None, "")
+        y = code.norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, "")
+        return code.relu(y, "")
+
+    b0, b1a, b2a = (unit(part, 0) for part in (block.b0, block.b1a, block.b2a))
+    pooled = code.pool(0, block.b3a.kernel, block.b3a.stride, None, "")
+    out = code.concat([b0, unit(block.b1b, b1a), unit(block.b2b, b2a), unit(block.b3b, pooled)], "")
+    return decode(code.numbers, code.tensors, code.floats, {"block": out})
 
 
-def _stepped(kind: type[MixedStep]) -> Callable[[Mixed, Tensor], Run]:
-    def build(block: Mixed, x: Tensor) -> Run:
-        step = kind(block, _pack)
-        measured = Arena(x.dtype, x.device)
-        step(x.to("meta"), measured)
-        return lambda: step(x, Arena(x.dtype, x.device, measured.peak))
+def _planned(block: Mixed, x: Tensor) -> Run:
+    made = Plan(_graph(block), torch.float16, x.device)
+    layout = made.layout(x.shape, {"block"})
+    memory = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(torch.float16)
+    return lambda: layout.run({0: x}, memory, lambda y: y)["block"]
 
-    return build
+
+def _apart(block: Mixed, x: Tensor) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "join_siblings", lambda graph: graph)
+        return _planned(block, x)
 
 
 def _torch(block: Mixed, x: Tensor) -> Run:
@@ -69,10 +83,10 @@ def _torch(block: Mixed, x: Tensor) -> Run:
 
 # By name: what is built, and whether branch 3 is one kernel (None: where it is expected to pay).
 CANDIDATES: dict[str, tuple[Callable[[Mixed, Tensor], Run], bool | None]] = {
-    "fasti3d": (_stepped(GpuMixedStep), None),
-    "fasti3d, the pool in the convolution": (_stepped(GpuMixedStep), True),
-    "fasti3d, the pool apart": (_stepped(GpuMixedStep), False),
-    "fasti3d, every convolution apart": (_stepped(SeparateMixedStep), None),
+    "fasti3d": (_planned, None),
+    "fasti3d, the pool in the convolution": (_planned, True),
+    "fasti3d, the pool apart": (_planned, False),
+    "fasti3d, every convolution apart": (_apart, None),
     "torch, BN folded, channels_last_3d": (_torch, None),
 }
 
@@ -100,7 +114,7 @@ def test_mixed_block(
         ours = _replayed(CANDIDATES["fasti3d"][0](block, x))
         build, pooled = CANDIDATES[name]
         if pooled is not None:
-            monkeypatch.setattr(gpu_steps, "pool_pays", lambda *_: pooled)
+            monkeypatch.setattr(steps, "pool_pays", lambda *_: pooled)
         candidate = _replayed(build(block, x))
         expected = block(x.float())
         for run in (ours, candidate):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from fasti3d import network, reference
-from fasti3d.engine.eligibility import Description, describe, keeps_grid, known_stem
-from fasti3d.engine.graph_op import fused_endpoints
+from fasti3d.engine.describe.inception import Description, describe, keeps_grid, known_stem, watch
+from fasti3d.engine.describe.parts import MismatchError
+from fasti3d.engine.describe.watch import Watch
+from fasti3d.engine.graph_op import planned
 from fasti3d.engine.plan import Plan
 from fasti3d.forms import is_watched
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, warn_of_gradients
@@ -25,12 +27,27 @@ from fasti3d.widths import last_layer
 if TYPE_CHECKING:
     from fasti3d.weights import Spec
 
+_log = logging.getLogger(__name__)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The methods that clips are given to.
 _ENTRANCES = ("forward", "forward_endpoints", "extract_features")
 _build_lock = threading.Lock()
 _LAST = "Mixed_5c"
 _ORDINARY = reference.I3D.forward_endpoints
+
+
+class _Kept(NamedTuple):
+    """A plan, and what tells whether it still is of the network."""
+
+    watch: Watch
+    described: Description
+    names: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: int
+    plan: Plan
+    # So that no new tensor takes the address of one that the fingerprint was made of.
+    tensors: list[Tensor]
 
 
 class I3D(reference.I3D):
@@ -41,11 +58,11 @@ class I3D(reference.I3D):
     float32, no padded copies, branches written straight into their slice. What the fused path derives
     from the weights is never in the state dict and follows every change of them. Where a submodule
     carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped; a replaced
-    dropout or classifier runs as it is, on the fused trunk. In graphs
-    of ``torch.compile`` and ``torch.export`` the fused network is the operator ``fasti3d::i3d``. (On a GPU
-    an edit through ``.data`` leaves no trace that could be seen without stalling it: edit the
-    parameter itself under ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA
-    graph; the environment variable ``FASTI3D_CUDA_GRAPHS=0`` turns that off.
+    dropout or classifier runs as it is, on the fused trunk. In graphs of ``torch.compile`` and
+    ``torch.export`` the fused network is the operator ``fasti3d::planned``. (On a GPU an edit through
+    ``.data`` leaves no trace that could be seen without stalling it: edit the parameter itself under
+    ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA graph; the environment
+    variable ``FASTI3D_CUDA_GRAPHS=0`` turns that off.
 
     Clips are ``(N, in_channels, T, H, W)`` in [-1, 1], in the weights' dtype or under autocast. RGB clips may
     also be uint8 of 0 to 255, in any memory layout: decoded frames (N, T, H, W, 3) are one after
@@ -92,7 +109,7 @@ class I3D(reference.I3D):
     ) -> None:
         super().__init__(num_classes, in_channels, dropout=dropout)
         self._labels: tuple[tuple[str, ...], nn.Module | None] | None = None
-        self._plan: tuple[Any, Plan, list[Tensor]] | None = None
+        self._plan: _Kept | None = None
         if weights is not None:
             self._load(weights)
 
@@ -130,44 +147,61 @@ class I3D(reference.I3D):
         wanted = check_endpoints(names)
         if isinstance(x, fx.Proxy):  # nothing can be known of it
             return super().forward_endpoints(x, wanted)
-        clip_dtype = self._check(x, wanted)
+        compiled = takes_operators(x)
+        kept = None if compiled else self._unchanged()
+        clip_dtype = self._check(x, wanted, kept)
         dtype = autocast_dtype(x.device) or clip_dtype
-        maps = self._fused_endpoints(x, wanted, dtype)
+        maps = None
+        if compiled:
+            maps = self._operator(x, wanted, dtype)
+        elif not needs_ordinary_path(x):
+            check_range(x)
+            maps = self._fused(x, wanted, dtype, kept)
         return super().forward_endpoints(as_floats(x, clip_dtype), wanted) if maps is None else maps
 
-    def _fused_endpoints(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor] | None:
+    def _operator(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor] | None:
+        """The endpoints in the graph of a compiler, or None where the ordinary path must run."""
+        described = self._describe(x, dtype)
+        if described is None or not _may_be_operator(x, described):
+            return None
+        described = _differentiable(described)
+        trunk = _without_scores(wanted, described)
+        if not described.names.keys() >= {_map_of(name) for name in trunk}:
+            return None
+        return self._with_scores(planned(described, x, trunk, dtype), wanted, described)
+
+    def _fused(
+        self, x: Tensor, wanted: set[str], dtype: torch.dtype, kept: _Kept | None
+    ) -> dict[str, Tensor] | None:
         """The endpoints of a checked clip by the fused path, or None where the ordinary one must run.
 
         A classifier that the fused path does not know runs as it is, on the fused trunk.
         """
-        compiled = takes_operators(x)
-        if not compiled:
-            if needs_ordinary_path(x):
-                return None
-            check_range(x)
-        described = self._describe(x, dtype)
-        if described is None or not described.parts.keys() >= {_map_of(name) for name in wanted}:
+        kept = self._planned(x, dtype, kept)
+        if kept is None:
             return None
-        scores = wanted.intersection(network.SCORES) if described.logits is None else set()
-        trunk = (wanted - scores) | ({_LAST} if scores else set())
-        if compiled:
-            if not _may_be_operator(x, described):
-                return None
-            maps = fused_endpoints(self, x, trunk, dtype, classify=described.logits is not None)
-        else:
-            plan = self._plan_for(x, dtype, described)
-            if plan is None:
-                return None
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                maps = plan.run(x, trunk, dtype)
-        if scores:
+        described = _differentiable(kept.described)
+        trunk = _without_scores(wanted, described)
+        if not described.names.keys() >= {_map_of(name) for name in trunk}:
+            return None
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            maps = kept.plan.run(x, trunk, dtype)
+        return self._with_scores(maps, wanted, described)
+
+    def _with_scores(
+        self, maps: dict[str, Tensor], wanted: set[str], described: Description
+    ) -> dict[str, Tensor]:
+        """The wanted endpoints, of which the scores are the classifier's own where it is not known."""
+        if described.classifier is None and wanted.intersection(network.SCORES):
             maps |= self._head(maps[_LAST], wanted)
         return {name: maps[name] for name in network.OUTPUTS if name in wanted}
 
-    def _check(self, x: Tensor, wanted: set[str]) -> torch.dtype:
+    def _check(self, x: Tensor, wanted: set[str], kept: _Kept | None) -> torch.dtype:
         """The dtype of a clip that the network takes, or that bytes are scaled to; raises for all others."""
         stem = known_stem(self)
-        window = network.HEAD_POOL if wanted.intersection(network.HEAD) and keeps_grid(self) else None
+        window = None
+        if wanted.intersection(network.HEAD) and (kept is not None or keeps_grid(self)):
+            window = network.HEAD_POOL
         check_clip(
             x,
             None if stem is None else stem.weight.shape[1] * stem.groups,
@@ -181,51 +215,72 @@ class I3D(reference.I3D):
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
 
     def _describe(self, x: Tensor, dtype: torch.dtype) -> Description | None:
-        """What ``eligibility.describe`` says, or None where the ordinary path must run."""
-        if self.training or dtype not in _FUSED_DTYPES:
+        """What the network is, or None where the ordinary path must run."""
+        if self.training or dtype not in _FUSED_DTYPES or not self._is_followed():
             return None
-        if not self._follows_reference or reference.I3D.forward_endpoints is not _ORDINARY:
-            return None
-        described = describe(self, tuple(self._trunk()))
-        if described is None:
+        try:
+            described = describe(self, tuple(self._trunk()))
+        except MismatchError as why:
+            if not torch.compiler.is_compiling():
+                _log.debug("%s runs as an ordinary module: %s", type(self).__name__, why)
             return None
         tensors, head_tensors = described.tensors, described.head_tensors
         if any(t.device != x.device or t.dtype not in _FUSED_DTYPES for t in (*tensors, *head_tensors)):
             return None
-        if takes_gradients(x, *tensors):
-            if not (torch.compiler.is_compiling() or takes_gradients(x)) and all(
-                p.requires_grad and p.grad is None for p in self.parameters()
-            ):
-                warn_of_gradients()
+        return None if self._needs_gradients(x, tensors) else described
+
+    def _is_followed(self) -> bool:
+        """Whether the ordinary path is the reference's own."""
+        return self._follows_reference and reference.I3D.forward_endpoints is _ORDINARY
+
+    def _needs_gradients(self, x: Tensor, tensors: list[Tensor]) -> bool:
+        if not takes_gradients(x, *tensors):
+            return False
+        if not (torch.compiler.is_compiling() or takes_gradients(x)) and all(
+            p.requires_grad and p.grad is None for p in self.parameters()
+        ):
+            warn_of_gradients()
+        return True
+
+    def _unchanged(self) -> _Kept | None:
+        """The last plan, if the network's parts are what they were; their values may be others."""
+        kept = self._plan
+        if kept is None or kept.names != tuple(self._trunk()) or not kept.watch.holds():
             return None
-        if takes_gradients(*head_tensors):
-            return described._replace(logits=None, head_tensors=[])
-        return described
+        return kept
 
     def current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
         """The plan for the weights as they are now, or None where the ordinary path must run."""
-        described = self._describe(x, dtype)
-        return None if described is None else self._plan_for(x, dtype, described)
+        kept = self._planned(x, dtype, self._unchanged())
+        return None if kept is None else kept.plan
 
-    def _plan_for(self, x: Tensor, dtype: torch.dtype, described: Description) -> Plan | None:
-        """The plan for what ``_describe`` says, or None where the ordinary path must run."""
+    def _planned(self, x: Tensor, dtype: torch.dtype, kept: _Kept | None) -> _Kept | None:
+        """A plan for the weights as they are now, where ``kept`` is of unchanged parts, or None where the
+        ordinary path must run.
+        """
+        computed_in = compute_dtype(x.device, dtype)
+        if kept is not None and (kept.device, kept.dtype) == (x.device, computed_in):
+            if self.training or not self._is_followed() or self._needs_gradients(x, kept.described.tensors):
+                return None
+            if kept.fingerprint == fingerprint(kept.described.tensors + kept.described.head_tensors):
+                return kept
+        described = self._describe(x, dtype)
+        if described is None:
+            return None
         tensors = described.tensors + described.head_tensors
         if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
             return None  # without version counters an edit could not be seen
-        computed_in = compute_dtype(x.device, dtype)
-        key = (described.eps, x.device, computed_in, fingerprint(tensors))
-        cached = self._plan
-        if cached is None or cached[0] != key:
-            if x.is_cuda and torch.cuda.is_current_stream_capturing():
-                return None  # what is captured is computed later, and the plan's weights are needed now
-            with _build_lock:
-                cached = self._plan
-                if cached is None or cached[0] != key:
-                    # With the tensors, so that no new one takes the address of one that the key was made of.
-                    parts: Any = SimpleNamespace(**described.parts, logits=described.logits)
-                    plan = Plan(parts, computed_in)
-                    cached = self._plan = (key, plan, [t.detach() for t in tensors])
-        return cached[1]
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None  # what is captured is computed later, and the plan's weights are needed now
+        names = tuple(self._trunk())
+        key = names, x.device, computed_in, fingerprint(tensors)
+        with _build_lock:
+            kept = self._unchanged()
+            if kept is None or (kept.names, kept.device, kept.dtype, kept.fingerprint) != key:
+                plan = Plan(described.graph(), computed_in, x.device)
+                held = [t.detach() for t in tensors]
+                kept = self._plan = _Kept(watch(self, names), described, *key, plan, held)
+        return kept
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the plan behind: it is derived, large and quick to make."""
@@ -234,8 +289,9 @@ class I3D(reference.I3D):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Earlier versions kept what is now read from the modules.
         names = state.get("labels")
-        kept = {key: v for key, v in state.items() if key not in ("num_classes", "in_channels", "labels")}
-        super().__setstate__({"_labels": None, **kept})
+        earlier = ("num_classes", "in_channels", "labels")
+        kept = {key: v for key, v in state.items() if key not in earlier}
+        super().__setstate__({"_labels": None, "_plan": None, **kept})
         if names is not None:
             self.labels = names
 
@@ -243,6 +299,20 @@ class I3D(reference.I3D):
 def _map_of(endpoint: str) -> str:
     """The last map of the trunk that an endpoint needs."""
     return _LAST if endpoint in network.HEAD else endpoint
+
+
+def _differentiable(described: Description) -> Description:
+    """The description without a classifier that gradients are asked for."""
+    if takes_gradients(*described.head_tensors):
+        return described._replace(classifier=None)
+    return described
+
+
+def _without_scores(wanted: set[str], described: Description) -> set[str]:
+    """What is asked of the fused trunk in place of the scores of a classifier that it does not know."""
+    if described.classifier is not None or not wanted.intersection(network.SCORES):
+        return wanted
+    return wanted.difference(network.SCORES) | {_LAST}
 
 
 def _may_be_operator(x: Tensor, described: Description) -> bool:

@@ -10,6 +10,7 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 from fasti3d import I3D, network, reference
+from fasti3d.engine.describe.inception import describe, watch
 
 # Every endpoint of the trunk, with the fewest pixels that make all windows partial somewhere.
 SMALL = (1, 3, 9, 33, 40)
@@ -61,12 +62,13 @@ def make_i3d(num_classes: int = 7, in_channels: int = 3, *, seed: int = 0) -> I3
 
 def make_warm_i3d() -> I3D:
     """The same network as ``make_i3d()``, as it is after a fused run: with a plan for its weights."""
-    template = _template(7, 3, 0)
+    template, model = _template(7, 3, 0), make_i3d()
     if template._plan is None:
         with torch.no_grad():
             template.forward_features(random_clip(*SMALL))
-    model = make_i3d()
-    model._plan = template._plan
+    assert template._plan is not None
+    names = template._plan.names
+    model._plan = template._plan._replace(watch=watch(model, names), described=describe(model, names))
     return model
 
 

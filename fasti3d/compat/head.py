@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
-from fasti3d.engine.eligibility import keeps_grid, known_stem
+from fasti3d.engine.describe.inception import keeps_grid, known_stem
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 

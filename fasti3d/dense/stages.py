@@ -9,6 +9,7 @@ where the padding is real.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from fasti3d import reference
 from fasti3d.dense.field import HEADS, Field, chained, parts
-from fasti3d.engine.place import Arena
-from fasti3d.engine.steps import Step
+from fasti3d.engine.layout import View
+from fasti3d.engine.plan import Segment
 from fasti3d.i3d import I3D
 from fasti3d.inputs import autocast_dtype
 from fasti3d.network import HEAD_POOL
@@ -85,8 +86,9 @@ def _runs(model: reference.I3D, last: str) -> Iterator[tuple[str, Run, Join]]:
             yield name, getattr(model, name), _join
         return
     workspace = _Workspace(plan.dtype, weight.device)
-    for name, step in plan.choose({last}):
-        yield name, partial(workspace.run, step, dtype if name == last else plan.dtype), workspace.join
+    for names, segment in plan.segments(last):
+        result = dtype if names[-1] == last else plan.dtype
+        yield names[-1], partial(workspace.run, segment, result), workspace.join
 
 
 def _join(held: Tensor, piece: Tensor) -> Tensor:
@@ -94,48 +96,38 @@ def _join(held: Tensor, piece: Tensor) -> Tensor:
 
 
 class _Workspace:
-    """Memory for the steps of a plan, which run one after another: as much as the largest has needed so far.
+    """Memory for the segments of a plan, which run one after another: as much as the largest has needed.
 
-    A result stays in it until the next step runs. (Memory of its own for each step would leave holes in the
+    A result stays in it until the next segment runs. (Memory of its own for each would leave holes in the
     heap that amount to several of them.)
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._input, self._maps = (_Block(dtype, device) for _ in range(2))
+        self._input = torch.empty(0, dtype=dtype, device=device)
+        self._block = torch.empty(0, dtype=dtype, device=device)
 
     def join(self, held: Tensor, piece: Tensor) -> Tensor:
         """The next input, channels-last, in the dtype of the plan."""
         n, c, frames, h, w = piece.shape
         kept = held.shape[2]
         shape = (n, c, kept + frames, h, w)
-        x = self._input.arena(lambda arena: arena.output(shape)).output(shape)
+        self._input = _grown(self._input, math.prod(shape))
+        x = View.dense(0, shape).of(self._input)
         x[:, :, :kept] = held
         x[:, :, kept:] = piece
         return x
 
-    def run(self, step: Step, result: torch.dtype, x: Tensor) -> Tensor:
-        """A step on its input, the map in the dtype ``result``."""
-        meta = torch.empty_like(x, device="meta")
+    def run(self, segment: Segment, result: torch.dtype, x: Tensor) -> Tensor:
+        """A segment on its input, the map in the dtype ``result``."""
+        layout = segment.layout(x.shape)
+        self._block = _grown(self._block, layout.nbytes // self._block.itemsize)
         with torch.autocast(x.device.type, enabled=False):
-            return step(x, self._maps.arena(lambda arena: step(meta, arena))).to(result)
+            return segment.run(x, layout, self._block).to(result)
 
 
-class _Block:
-    """One arena, made anew where it is too small."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._arena = Arena(dtype, device, 0)
-        self._size = 0
-
-    def arena(self, use: Callable[[Arena], object]) -> Arena:
-        """The arena, empty and large enough for ``use``, which is called with one that only measures."""
-        needs = Arena(self._arena.dtype, self._arena.device)
-        use(needs)
-        if needs.peak > self._size:
-            self._size = needs.peak
-            self._arena = Arena(needs.dtype, needs.device, needs.peak)
-        self._arena.clear()
-        return self._arena
+def _grown(memory: Tensor, size: int) -> Tensor:
+    """Memory of at least ``size`` values: the same if it is large enough."""
+    return memory if len(memory) >= size else memory.new_empty(size)
 
 
 def _pooled(x: Tensor) -> Tensor:

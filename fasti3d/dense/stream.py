@@ -10,7 +10,7 @@ from torch import Tensor
 from fasti3d import network, reference
 from fasti3d.dense.field import HEADS, parts, steps
 from fasti3d.dense.stages import staged
-from fasti3d.engine.eligibility import has_windows
+from fasti3d.engine.describe.inception import has_windows
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range
 
 

@@ -1,12 +1,11 @@
 """A network as data: nodes over numbered values, each with the tensors that it computes with.
 
 A graph says what is computed, not how: rewrites turn one graph into another that computes the same, and a
-plan runs one. Tensors are held by reference. Values are numbers that nodes write once; maps are (N, C, T, H, W).
+plan runs one. Tensors are held by reference. Values are numbers, written once; maps are (N, C, T, H, W).
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,7 +69,10 @@ class Node:
     def _check_window(self, shape: Shape, kernel: Triple, padding: Triple | None) -> None:
         """ValueError for a map that does not fill the window even once."""
         size = shape[2:]
-        if padding is not None and any(n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)):
+        # Of a size that is only known when an exported program runs nothing can be said.
+        if padding is not None and any(
+            isinstance(n, int) and n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)
+        ):
             raise ValueError(
                 f"the map before {self.name or type(self).__name__}, (T, H, W) {tuple(size)} with padding "
                 f"{padding}, does not fill its window {kernel}: give a larger clip"
@@ -331,8 +333,8 @@ class Graph:
 
     @property
     def fresh(self) -> int:
-        """A number that no value has."""
-        return 1 + max((value for node in self.nodes for value in node.writes), default=self.input)
+        """A number that no value has, nor one that was left out: below 0, where rewrites count downwards."""
+        return min(0, *(value for node in self.nodes for value in node.writes)) - 1
 
 
 def shapes(graph: Graph, shape: Sequence[int], opaque: Mapping[int, Shape] | None = None) -> Shapes:
@@ -347,27 +349,3 @@ def shapes(graph: Graph, shape: Sequence[int], opaque: Mapping[int, Shape] | Non
             continue
         found.update(zip(node.writes, node.shapes(found), strict=True))
     return found
-
-
-def flop(node: Node, of: Shapes) -> int:
-    """Two per multiplication of a convolution or classifier; taps that fall on padding count."""
-    if isinstance(node, Conv):
-        return 2 * node.weight[0].numel() * math.prod(of[node.out])
-    if isinstance(node, Siblings):
-        return 2 * node.weight.numel() * math.prod((of[node.x][0], *of[node.x][2:]))
-    if isinstance(node, ConvPool | PoolConv):
-        between = of | dict(zip((node.conv.out,), node.conv.shapes(of | _between(node, of)), strict=True))
-        return flop(node.conv, between)
-    if isinstance(node, Head) and node.weight is not None:
-        places = 1
-        if node.window is not None:
-            places = math.prod(window_shape(of[node.x][2:], node.window, (1, 1, 1), (0, 0, 0)))
-        return 2 * node.weight.numel() * of[node.x][0] * places
-    return 0
-
-
-def _between(node: ConvPool | PoolConv, of: Shapes) -> Shapes:
-    """The shape of the map between the two parts, where the second reads it."""
-    if isinstance(node, PoolConv):
-        return dict(zip(node.pool.writes, node.pool.shapes(of), strict=True))
-    return dict(zip(node.conv.writes, node.conv.shapes(of), strict=True))

@@ -42,6 +42,10 @@ class View:
     shape: Shape
     strides: Shape
 
+    @staticmethod
+    def dense(offset: int, shape: Shape) -> View:
+        return View(offset, shape, _strides(shape))
+
     def of(self, block: Tensor) -> Tensor:
         return block.as_strided(self.shape, self.strides, self.offset)
 
@@ -147,7 +151,7 @@ def lay_out(
     placed = []
     for i, (step, shapes) in enumerate(zip(steps, scratch, strict=True)):
         written = {value: view(value) for value in step.node.writes if value in found.placed}
-        views = [View(next(free) // dtype.itemsize, shape, _strides(shape)) for shape in shapes]
+        views = [View.dense(next(free) // dtype.itemsize, shape) for shape in shapes]
         named = {name: value for name, value in graph.names.items() if value in step.node.writes}
         last = [value for value, end in found.value_end.items() if end == i]
         foreign = found.not_dense if isinstance(step.node, Opaque) else found.foreign

@@ -1,7 +1,7 @@
 """Where in one block of memory each map of a pass lies: by lifetimes and offsets.
 
-A map is kept from the step that first writes it to the step that last reads it. The block is as large as the
-most that is kept at one time, if it can be had without gaps, and not as the network; one allocation serves it:
+A map is kept from the step that first writes it to the step that last reads it. The block is as large as
+what is kept at one time (plus gaps, if they cannot be avoided), not as the network. One allocation serves it:
 allocators keep much of what they are given back, and new memory costs time to touch.
 """
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,7 +60,6 @@ from fasti3d.engine.steps import (
 )
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d
-from fasti3d.runtime.route import has_kernel
 
 # Shapes of clips whose layouts are kept.
 _MAX_LAYOUTS = 16
@@ -73,6 +73,33 @@ _SIMPLE = {
     Softmax: SoftmaxStep,
     Opaque: OpaqueStep,
 }
+
+
+# Rewrites, by what they do: first those that hold whatever is asked for.
+_ALWAYS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
+    ("batch norms into convolutions", fold_norms),
+    ("ReLUs into convolutions and sums", absorb_relus),
+    ("sums into convolutions", absorb_adds),
+)
+
+
+class Segment:
+    """A part of a network with one input and one output, which run by itself on pieces of a clip."""
+
+    def __init__(self, graph: Graph, steps: Sequence[Step], dtype: torch.dtype, device: torch.device) -> None:
+        self.graph = graph
+        self.steps = steps
+        self._dtype = dtype
+        self._device = device
+
+    def layout(self, shape: Sequence[int]) -> Layout:
+        """For inputs of a shape."""
+        return lay_out(self.graph, self.steps, shapes(self.graph, shape), self._dtype, self._device)
+
+    def run(self, x: Tensor, layout: Layout, block: Tensor) -> Tensor:
+        """The output for the input x, in the block: until that is written again."""
+        (y,) = layout.run({self.graph.input: x}, block, lambda y: y).values()
+        return y
 
 
 class Plan:
@@ -90,10 +117,12 @@ class Plan:
     def __init__(self, graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
-        graph = simplified(graph)
-        on_gpu = device.type == "cuda" and has_kernel(device, dtype)
-        if on_gpu:
+        for _, rewrite in _ALWAYS:
+            graph = rewrite(graph)
+        convs = [node for node in graph.nodes if isinstance(node, Conv)]
+        if convs and _pack(convs[0], dtype).form == "triton":
             graph = join_siblings(graph)
+        self._has_siblings = any(isinstance(node, Siblings) for node in graph.nodes)
         self._convs: dict[int, PackedConv3d] = {}
         nodes: list[Node] = []
         for node in graph.nodes:
@@ -171,6 +200,51 @@ class Plan:
             found = self._schedules[wanted] = graph, [self._step(node) for node in graph.nodes]
         return found
 
+    def convs(self) -> dict[str, PackedConv3d]:
+        """The convolutions, by the names of their nodes."""
+        named = {node.out: node.name for node in self.graph.nodes}
+        return {named[out]: conv for out, conv in self._convs.items()}
+
+    def segments(self, last: str) -> list[tuple[list[str], Segment]]:
+        """The schedule of one output, cut at the endpoints before it: of each segment the endpoints that it
+        computes, of which it gives the last.
+        """
+        graph, steps = self.schedule(frozenset((last,)))
+        written = graph.writers
+        found: list[tuple[list[str], Segment]] = []
+        names: list[str] = []
+        begin, source = 0, graph.input
+        for name, value in self.graph.names.items():
+            names.append(name)
+            if value not in written:
+                continue
+            end = 1 + next(i for i, step in enumerate(steps) if value in step.node.writes)
+            nodes = graph.nodes[begin:end]
+            own = {source, *(v for node in nodes for v in node.writes)}
+            if not all(own.issuperset(node.reads) for node in nodes):
+                continue
+            part = Graph(nodes, {name: value}, source)
+            found.append((names, Segment(part, steps[begin:end], self.dtype, self.device)))
+            names, begin, source = [], end, value
+            if name == last:
+                break
+        return found
+
+    def rewrites(self, graph: Graph, wanted: Iterable[str]) -> Iterator[tuple[str, Graph]]:
+        """The graph that the plan was made of, as far as it is wanted, and what each rewrite makes of it."""
+        graph = graph.only(set(wanted))
+        yield "as described", graph
+        siblings = [("siblings as one product", join_siblings)] if self._has_siblings else []
+        for name, rewrite in (*_ALWAYS, *siblings, *self._where_unwanted()):
+            graph = rewrite(graph)
+            yield name, graph
+
+    def _where_unwanted(self) -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
+        """Rewrites after which some maps that could have been asked for do not exist."""
+        # Pieces of the reference would cost a whole convolution each.
+        join = partial(join_pools, in_pieces=lambda conv: self._convs[conv.out].fused)
+        return (("pools before concatenations", pool_branches), ("pools and convolutions in pieces", join))
+
     def weight_bytes(self, wanted: Iterable[str]) -> int:
         """Of the packed weights that the wanted outputs need."""
         _, steps = self.schedule(frozenset(wanted))
@@ -186,11 +260,6 @@ class Plan:
         if isinstance(node, PoolConv):
             return PoolConvStep(node, self._convs[node.conv.out])
         return _SIMPLE[type(node)](node)
-
-
-def simplified(graph: Graph) -> Graph:
-    """The graph with batch norms, ReLUs and sums inside the convolutions before them, wherever it runs."""
-    return absorb_adds(absorb_relus(fold_norms(graph)))
 
 
 def _in_float32(node: Conv | Siblings | Head) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ def absorb_relus(graph: Graph) -> Graph:
 
 
 def absorb_adds(graph: Graph) -> Graph:
-    """Lets each sum, and the ReLU of it, happen in a convolution that it alone reads: in the later one of two."""
+    """Lets each sum, and its ReLU, happen in a convolution that it alone reads: in the later one of two."""
     writers, readers = graph.writers, graph.readers
     place = {value: i for i, node in enumerate(graph.nodes) for value in node.writes}
     taken: dict[int, Node] = {}
@@ -91,7 +91,7 @@ def pool_branches(graph: Graph) -> Graph:
         for x in whole.xs:
             after.setdefault(x, []).append(replace(node, out=fresh, x=x))
             pooled.append(fresh)
-            fresh += 1
+            fresh -= 1
         changed[node.out] = replace(whole, out=node.out, xs=tuple(pooled), name=node.name)
         gone.add(whole.out)
     nodes: list[Node] = []
@@ -113,14 +113,20 @@ def join_pools(graph: Graph, in_pieces: Callable[[Conv], bool]) -> Graph:
     def joined(node: Node, before: Node) -> Node | None:
         if isinstance(node, Pool) and isinstance(before, Conv):
             only_over_space = node.kernel[0] == node.stride[0] == 1 and not (node.padding and node.padding[0])
-            return ConvPool(node.out, before, node, name=_both(before, node)) if (
-                only_over_space and in_pieces(before)
-            ) else None
+            return (
+                ConvPool(node.out, before, node, name=_both(before, node))
+                if (only_over_space and in_pieces(before))
+                else None
+            )
         if isinstance(node, Conv) and isinstance(before, Pool) and node.residual != before.out:
-            keeps_size = before.kernel == (3, 3, 3) and before.stride == _ONE and before.padding in (None, _ONE)
-            return PoolConv(node.out, before, node, name=_both(before, node)) if (
-                keeps_size and _is_pointwise(node)
-            ) else None
+            keeps_size = (
+                before.kernel == (3, 3, 3) and before.stride == _ONE and before.padding in (None, _ONE)
+            )
+            return (
+                PoolConv(node.out, before, node, name=_both(before, node))
+                if (keeps_size and _is_pointwise(node))
+                else None
+            )
         return None
 
     gone: set[int] = set()
@@ -161,10 +167,10 @@ def join_siblings(graph: Graph) -> Graph:
             torch.cat([conv.weight for conv in convs]),
             torch.cat(biases),
             relu,
-            name=first.name,
+            name=" + ".join(dict.fromkeys(conv.name for conv in convs)),
         )
         gone.update(conv.out for conv in others)
-        fresh += 1
+        fresh -= 1
     return graph.with_nodes(joined.get(node.out, node) for node in graph.nodes if node.out not in gone)
 
 
@@ -200,4 +206,3 @@ def _absorbed(
             del nodes[before.out]
         nodes[node.out] = found or node
     return graph.with_nodes(nodes.values())
-

@@ -1,4 +1,4 @@
-"""The steps of a fused forward pass: each reads channels-last maps and writes its own into a block of memory."""
+"""The steps of a fused forward pass: each reads channels-last maps and writes its own into a block."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ Maps: TypeAlias = dict[int, Tensor]
 
 # What a step that goes through a clip piece by piece keeps of it: a part of a CPU's last-level cache.
 _PIECE_BYTES = 8 << 20
-# On a GPU that of the L2 cache: the rest is for what streams through it meanwhile. On a smaller cache than this,
-# pieces that fit would not be work for the whole GPU, and larger ones still save memory.
+# On a GPU that of the L2 cache: the rest is for what streams through it meanwhile. On a smaller cache than
+# this, pieces that fit would not be work for the whole GPU, and larger ones still save memory.
 _L2_SHARE = 3 / 4
 _MIN_L2_BYTES = 16 << 20
 _GPU_PIECE_BYTES = 64 << 20
@@ -139,8 +139,8 @@ class ConvPoolStep(Step):
     them never exists as a whole and stays in the cache.
 
     On a GPU too: one kernel for both would compute the pixels that windows of two tiles share twice, 1.27
-    times the convolution (estimated) for tiles of 4x4 pooled pixels. Pieces are whole clips where one fits, as
-    the frames that windows share are read once more for each piece. None of this has been measured on a GPU.
+    times the convolution (estimated) for tiles of 4x4 pooled pixels. Pieces are whole clips where one fits,
+    since the frames that windows share are read once more per piece. Not measured on a GPU.
     """
 
     def __init__(self, node: ConvPool, conv: PackedConv3d) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from fasti3d import network
-from fasti3d.engine.gpu_steps import GpuMixedStep
-from fasti3d.engine.layers import Layer, layers
+from fasti3d import network, reference
+from fasti3d.engine.cost import flop, values
+from fasti3d.engine.describe.inception import graph_of
+from fasti3d.engine.graph import Graph, Node, Shapes, shapes
 from fasti3d.engine.plan import Plan
-from fasti3d.engine.steps import ConvPoolStep
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.inspect.roofline import Chip, floor_seconds
@@ -25,7 +26,7 @@ class StepReport:
     Attributes:
         name: its part of the network, or two joined by a plus.
         shape: of the map that it writes, (N, C, T, H, W).
-        flop: two a multiplication of the convolutions, those with padding included.
+        flop: two per multiplication of the convolutions, those with padding included.
         values: read and written by its kernels, weights included: each kernel its input and its
             output once, but not what stays in the cache between two of them.
     """
@@ -37,18 +38,35 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class RewriteReport:
+    """What a rewrite of the graph changed.
+
+    Attributes:
+        name: what it does.
+        nodes: how many nodes are left.
+        values: what these read and write, as for `StepReport`.
+    """
+
+    name: str
+    nodes: int
+    values: int
+
+
+@dataclass(frozen=True)
 class PlanReport:
     """What a plan does with clips of one shape.
 
     Attributes:
         route: the path that runs, and why.
         steps: in order; the head (average, classifier) is the last.
+        rewrites: the graph as it is described, then after each rewrite.
         arena_bytes: the block that holds all maps but the clip and the logits.
         weight_bytes: packed weights, kept from call to call.
     """
 
     route: Route
     steps: tuple[StepReport, ...]
+    rewrites: tuple[RewriteReport, ...]
     arena_bytes: int
     weight_bytes: int
 
@@ -69,52 +87,92 @@ class PlanReport:
 def report_plan(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, num_classes: int = 400
 ) -> PlanReport:
-    """Plans eval-mode clips (N, 3 or 2, T, H, W) up to the logits; nothing is computed.
+    """Plans eval-mode clips (N, 3 or 2, T, H, W) of I3D up to the logits; nothing is computed.
 
     Raises:
         ValueError: a shape that the network does not take.
     """
     channels = shape[1] if len(shape) == 5 and shape[1] in (2, 3) else 3
-    clip = torch.empty(tuple(shape), dtype=dtype, device="meta")
-    check_clip(clip, channels, None, window=network.HEAD_POOL)
+    return plan(I3D(num_classes, channels).eval().to(device), shape, dtype)
+
+
+def plan(module: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None) -> PlanReport:
+    """Plans a network for clips of a shape; nothing is computed.
+
+    Args:
+        module: an `I3D`, one of ``fasti3d.compat``, or any network that `fuse` can plan, in eval mode.
+        shape: of the clips, (N, C, T, H, W).
+        dtype: of the clips; that of the network's weights if None.
+
+    Returns:
+        Steps with their arithmetic and traffic, what each rewrite of the graph changed, and the memory of
+        maps and weights.
+
+    Raises:
+        ValueError: a network that cannot be planned, and why, or a shape that it does not take.
+
+    Example:
+        >>> report = fasti3d.plan(fasti3d.I3D().eval(), (1, 3, 16, 224, 224))
+        >>> report.arena_bytes < 20e6
+        True
+    """
+    weight = next(module.parameters())
+    dtype = dtype or weight.dtype
+    if isinstance(module, reference.I3D):
+        clip = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        check_clip(clip, module.in_channels, None, window=network.HEAD_POOL)
+        graph = graph_of(module)
+        wanted = ["Logits"]
+    else:
+        raise NotImplementedError
+    return _report(graph, wanted, shape, dtype, weight.device)
+
+
+def _report(
+    graph: Graph, wanted: list[str], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> PlanReport:
     chosen = route(device, dtype)
-    plan = Plan(I3D(num_classes, channels).eval().to(device), chosen.compute_dtype)
-    maps, arena_bytes = plan.measure(clip.shape, {"Logits"}, device)
-    parts: dict[str, list[Layer]] = {}
-    for layer in layers(channels, clip.shape[2:], num_classes):
-        parts.setdefault(layer.name.split(".")[0], []).append(layer)
-
-    # The part that a step does before the pool it is named by.
-    before = {pool: name for name, (pool, _) in plan.joint.items()}
-    steps = []
-    for (name, step), written in zip(plan.choose({"Logits"}), maps, strict=True):
-        joint = [before[name]] if step is not plan.steps[name] else []
-        work = [layer for part in (*joint, name) for layer in parts[part]]
-        # These go to the next kernel piece by piece, in the cache.
-        cached = [layer for layer in work if layer.name.endswith(".b3a")]
-        cached += work[:1] if isinstance(step, ConvPoolStep) else []
-        # These are one kernel with the one before them, which has read their input.
-        merged = [layer for layer in work if layer.name.endswith((".b1a", ".b2a"))]
-        merged = merged if isinstance(step, GpuMixedStep) else []
-        steps.append(_step(" + ".join((*joint, name)), written, work, cached, merged))
-    (head,) = parts["logits"]
-    logits = torch.Size((clip.shape[0], num_classes))
-    # It reads the map itself: the average is no pass of its own.
-    values = maps[-1].numel() + logits.numel() + head.weights
-    steps.append(StepReport("Logits", tuple(logits), clip.shape[0] * head.flop, values))
-    weights = sum(conv.nbytes for _, step in plan.choose({"Logits"}) for conv in step.convs)
-    return PlanReport(chosen, tuple(steps), arena_bytes, weights)
-
-
-def _step(
-    name: str, shape: Sequence[int], work: list[Layer], cached: list[Layer], merged: list[Layer]
-) -> StepReport:
-    clips = shape[0]
-    values = sum(layer.elements for layer in work) - 2 * sum(layer.out_elements for layer in cached)
-    values -= sum(layer.elements - layer.out_elements for layer in merged)
-    return StepReport(
-        name,
-        tuple(shape),
-        clips * sum(layer.flop for layer in work),
-        clips * values + sum(layer.weights for layer in work),
+    made = Plan(graph, chosen.compute_dtype, device)
+    layout = made.layout(shape, wanted)
+    nodes = [placed.step.node for placed in layout.steps]
+    steps = tuple(_step(name, part, layout.shapes) for name, part in _parts(nodes, made.graph.names, wanted))
+    return PlanReport(
+        chosen, steps, tuple(_rewrites(made, graph, wanted, shape)), layout.nbytes, made.weight_bytes(wanted)
     )
+
+
+def _parts(
+    nodes: Sequence[Node], names: Mapping[str, int], wanted: Sequence[str]
+) -> Iterator[tuple[str, list[Node]]]:
+    """The nodes up to each endpoint that is computed, with its name and those of endpoints that are not; each
+    node by itself if a network names its outputs alone.
+    """
+    if set(names) == set(wanted):
+        yield from ((node.name, [node]) for node in nodes)
+        return
+    waiting, part = list(names.items()), []
+    for node in nodes:
+        part.append(node)
+        count = 1 + max((i for i, (_, value) in enumerate(waiting) if value in node.writes), default=-1)
+        if count == 0:
+            continue
+        unwritten = [name for name, value in waiting[:count] if value not in node.writes]
+        written = [name for name, value in waiting[:count] if value in node.writes]
+        # Of what one node writes the last that is wanted.
+        last = ([name for name in written if name in wanted] or written)[-1]
+        yield " + ".join([*unwritten, last]), part
+        waiting, part = waiting[count:], []
+
+
+def _step(name: str, nodes: Sequence[Node], of: Shapes) -> StepReport:
+    work, moved = sum(flop(node, of) for node in nodes), sum(values(node, of) for node in nodes)
+    return StepReport(name, of[nodes[-1].writes[-1]], work, moved)
+
+
+def _rewrites(
+    made: Plan, graph: Graph, wanted: Sequence[str], shape: Sequence[int]
+) -> Iterator[RewriteReport]:
+    for name, rewritten in made.rewrites(graph, wanted):
+        of = shapes(rewritten, shape)
+        moved = sum(values(node, of) for node in rewritten.nodes)
+        yield RewriteReport(name, len(rewritten.nodes), moved)

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasti3d import network
+from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
-from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
@@ -108,12 +108,7 @@ class Result:
 
 def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
     """The launches of a run of a plan of Triton kernels up to the logits, none of which is made."""
-    layers: dict[int, str] = {}
-    for name, step in plan.steps.items():
-        layers |= {conv.weight.data_ptr(): name for conv in step.convs}
-        for part, conv in vars(step).items():
-            if isinstance(conv, PackedConv3d):
-                layers[conv.weight.data_ptr()] = name if part == "conv" else f"{name}.{part}"
+    layers = {conv.weight.data_ptr(): name for name, conv in plan.convs().items()}
     found: list[Convolution] = []
 
     class Record(TorchDispatchMode):
@@ -171,7 +166,7 @@ def tune(
         )
     found: list[Convolution] = []
     for shape in shapes:
-        plan = Plan(I3D(400, shape[1]).eval().to(device), dtype)
+        plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
         found += convolutions(plan, torch.zeros(tuple(shape), dtype=dtype, device=device))
     return _measure_all(found, measure or Meter(device), progress)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
 from fasti3d.flow.params import PRESETS
 from fasti3d.flow.solve import subject
@@ -27,7 +28,7 @@ def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -
         for dtype in DTYPES:
             if gpu.why_not(device, dtype):
                 continue
-            plan = Plan(I3D(400, shape[1]).eval().to(device), dtype)
+            plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
             for kind in (dtype, torch.uint8)[: 2 if shape[1] == 3 else 1]:
                 with torch.no_grad(), collected() as its:
                     plan.compute(torch.zeros(shape, dtype=kind, device=device), {"Logits"}, dtype)

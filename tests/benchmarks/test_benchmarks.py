@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import conftest as measuring
 from benchmarks import flow_data, flow_memory, flow_peers, flow_work, memory, peers, report, two_stream_work
 from fasti3d import network, reference
-from fasti3d.engine.layers import Layer, layers, network_flop
 from fasti3d.flow import PRESETS, TVL1Params, average_endpoint_error, tvl1, write_flo
+from fasti3d.inspect.layers import Layer, layers, network_flop
 from fasti3d.ops.tvl1.reference import Settings, _Iteration
 from fasti3d.runtime import extension
 

@@ -21,6 +21,7 @@ from waiting import PATIENCE
 
 from fasti3d.engine import plan
 from fasti3d.engine.cuda_graphs import Captured, Cuda, Graphs, Maps
+from fasti3d.engine.describe.inception import graph_of
 
 HALF = torch.float16
 
@@ -359,7 +360,7 @@ def test_pools_end_with_their_last_graph(machine: Machine) -> None:
 
 
 def test_plans_of_other_kernels_have_none() -> None:
-    assert plan.Plan(make_i3d(), torch.float32).graphs is None
+    assert plan.Plan(graph_of(make_i3d()), torch.float32, torch.device("cpu")).graphs is None
 
 
 @pytest.fixture

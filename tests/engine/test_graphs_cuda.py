@@ -71,7 +71,7 @@ def same(actual: list[Tensor], expected: list[Tensor]) -> bool:
 def held(model: I3D) -> int:
     """The graphs of a network's plan."""
     assert model._plan is not None
-    graphs = model._plan[1].graphs
+    graphs = model._plan.plan.graphs
     assert graphs is not None
     return len(graphs.nbytes)
 

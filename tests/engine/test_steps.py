@@ -6,15 +6,12 @@ import math
 
 import pytest
 import torch
-from i3d_making import randomise
-from torch import nn
 
 from fasti3d.engine import steps
-from fasti3d.engine.batch_norm import fold
-from fasti3d.engine.place import Arena
-from fasti3d.engine.steps import ConvPoolStep, ConvStep, PoolStep, piece_frames
-from fasti3d.ops.conv3d_bn_relu import PackedConv3d
-from fasti3d.reference import MaxPool3dSame, Unit3D
+from fasti3d.engine.graph import Conv, Graph, Pool
+from fasti3d.engine.plan import Plan
+from fasti3d.engine.replay import replay
+from fasti3d.engine.steps import ConvPoolStep, piece_frames
 from fasti3d.runtime import gpu
 
 CUDA = torch.device("cuda", 0)
@@ -53,25 +50,19 @@ def test_pieces_on_a_cpu_are_whole_time_tiles() -> None:
         assert size <= 8
 
 
-@pytest.mark.parametrize("clips_a_piece", [0.3, 1, 2, 3])
+@pytest.mark.parametrize("clips_per_piece", [0.3, 1, 2, 3])
 def test_a_convolution_and_its_pool_in_pieces_of_clips_and_frames(
-    clips_a_piece: float, monkeypatch: pytest.MonkeyPatch
+    clips_per_piece: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pack(*units: Unit3D) -> PackedConv3d:
-        (unit,) = units
-        return PackedConv3d.pack(*fold(unit.conv3d, unit.bn), unit.stride, relu=True, dtype=torch.float32)
-
-    unit = Unit3D(16, 8, (3, 3, 3)).eval()
-    pool = MaxPool3dSame((1, 3, 3), (1, 2, 2))
-    randomise(unit)
-    x = torch.randn(3, 16, 13, 6, 7, generator=torch.Generator().manual_seed(0))
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    clip_bytes = 4 * 8 * 13 * 6 * 7
-    monkeypatch.setattr(steps, "_PIECE_BYTES", int(clips_a_piece * clip_bytes))
-    step = ConvPoolStep(ConvStep(unit, pack), PoolStep(pool))
-    measured = Arena(torch.float32, x.device)
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(8, 16, 3, 3, 3, generator=generator) / 20, torch.randn(8, generator=generator)
+    conv = Conv(1, 0, weight, bias, (1, 1, 1), None, relu=True)
+    graph = Graph((conv, Pool(2, 1, (1, 3, 3), (1, 2, 2), None)), {"pooled": 2})
+    x = torch.randn(3, 16, 13, 6, 7, generator=generator)
+    monkeypatch.setattr(steps, "_PIECE_BYTES", int(clips_per_piece * 4 * 8 * 13 * 6 * 7))
+    plan = Plan(graph, torch.float32, x.device)
     with torch.no_grad():
-        assert step(x.to("meta"), measured).is_meta
-        y = step(x, Arena(torch.float32, x.device, measured.peak))
-        expected = nn.Sequential(unit, pool)(x)
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        y = plan.compute(x, {"pooled"}, torch.float32)["pooled"]
+    (step,) = plan.layout(x.shape, {"pooled"}).steps
+    assert isinstance(step.step, ConvPoolStep)
+    torch.testing.assert_close(y, replay(graph, x)["pooled"], rtol=1e-5, atol=1e-5)

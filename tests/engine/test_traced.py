@@ -18,12 +18,13 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.func import functional_call
 
-from fasti3d import I3D, compat
+from fasti3d import I3D, compat, network
 from fasti3d.engine import graph_op
+from fasti3d.engine.describe.inception import describe
 from fasti3d.engine.plan import Plan
 
 FEATURES = "Mixed_5c"
-OPERATOR = torch.ops.fasti3d.i3d.default
+OPERATOR = torch.ops.fasti3d.planned.default
 
 pytestmark = pytest.mark.usefixtures("no_graphs")
 
@@ -51,9 +52,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     made: list[torch.dtype] = []
     make = Plan.__init__
 
-    def recorded(self: Plan, model: Any, dtype: torch.dtype) -> None:
+    def recorded(self: Plan, graph: Any, dtype: torch.dtype, device: torch.device) -> None:
         made.append(dtype)
-        make(self, model, dtype)
+        make(self, graph, dtype, device)
 
     monkeypatch.setattr(Plan, "__init__", recorded)
     return made
@@ -288,8 +289,8 @@ def test_an_exported_network_has_gradients() -> None:
 
 def test_the_networks_of_other_ports_are_exported_too() -> None:
     x = random_clip(*WITH_HEAD)
-    for network in (compat.I3D(7), compat.InceptionI3d(7), compat.InceptionI3d(7, final_endpoint="Mixed_3b")):
-        program = torch.export.export(network.eval(), (x,))
+    for port in (compat.I3D(7), compat.InceptionI3d(7), compat.InceptionI3d(7, final_endpoint="Mixed_3b")):
+        program = torch.export.export(port.eval(), (x,))
         assert operators(program.graph_module)[0] == OPERATOR
         with torch.no_grad():
             for actual, expected in zip(program.module()(x), network(x), strict=True):
@@ -336,9 +337,10 @@ def test_on_other_devices_only_weights_of_modules_are_taken(
 
 
 def arguments(model: I3D, x: Tensor, *wanted: str) -> tuple[Any, ...]:
-    units = list(graph_op._units(model))
-    tensors = [t for unit in units for t in graph_op._tensors(unit)]
-    return x, tensors, [unit.bn.eps for unit in units if unit.bn is not None], list(wanted), torch.float32
+    trunk = tuple(name for name in network.TRUNK if hasattr(model, name))
+    code, names = describe(model, trunk).coded()
+    order = [list(names).index(name) for name in wanted]
+    return x, code.tensors, code.numbers, code.floats, list(names.values()), order, torch.float32
 
 
 def test_operator_contract() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from typer.testing import CliRunner
 
 from fasti3d import I3D
 from fasti3d.cli import app
-from fasti3d.engine.layers import layers, network_flop
-from fasti3d.engine.place import Arena
+from fasti3d.engine.layout import Layout
+from fasti3d.inspect.layers import layers, network_flop
 from fasti3d.inspect.plan_report import PlanReport, report_plan
 from fasti3d.inspect.roofline import CHIPS, Chip, floor_seconds
 
@@ -44,20 +45,19 @@ def test_nothing_is_left_out(report: PlanReport) -> None:
 
 def test_the_arena_is_as_large_as_said(report: PlanReport, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    real = Arena.__init__
+    real = Layout.run
 
-    def record(self: Arena, dtype: torch.dtype, device: torch.device, size: int | None = None) -> None:
-        if size is not None:
-            sizes.append(size)
-        real(self, dtype, device, size)
+    def record(self: Layout, maps: Any, block: torch.Tensor, keep: Any) -> Any:
+        sizes.append(block.nbytes)
+        return real(self, maps, block, keep)
 
-    monkeypatch.setattr(Arena, "__init__", record)
+    monkeypatch.setattr(Layout, "run", record)
     model = I3D().eval()
     with torch.no_grad():
         model(torch.rand(SHAPE) * 2 - 1)
     assert sizes == [report.arena_bytes]
     assert model._plan is not None
-    convs = [conv for _, step in model._plan[1].choose({"Logits"}) for conv in step.convs]
+    convs = model._plan.plan.convs().values()
     assert report.weight_bytes == sum(conv.weight.nbytes + conv.bias.nbytes for conv in convs)
 
 

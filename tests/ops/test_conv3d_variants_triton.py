@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fasti3d.engine.layers import layers
+from fasti3d.inspect.layers import layers
 from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fasti3d import I3D
 from fasti3d.engine import steps
+from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
 from fasti3d.runtime import gpu
@@ -89,7 +90,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(steps, "piece_bytes", lambda device: 45 << 20)
 
     def pack_for_gpu(
-        weight: Tensor, bias: Tensor, stride: Triple, *, relu: bool, dtype: torch.dtype
+        weight: Tensor, bias: Tensor, stride: Triple, *, relu: bool, dtype: torch.dtype, padding: Any = None
     ) -> PackedConv3d:
         return pack(weight, bias, stride, relu, dtype)
 
@@ -100,13 +101,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
     monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
-    monkeypatch.setattr("fasti3d.engine.plan.i3d_head", head_launch.head)
+    monkeypatch.setattr("fasti3d.engine.steps.i3d_head", head_launch.head)
     return found
 
 
 def test_nothing_is_beyond_the_limits(seen: list[str]) -> None:
     """The maps are memory that nobody touches, of which a batch of 32 takes none."""
-    plan = Plan(I3D().eval(), torch.float16)
+    plan = Plan(graph_of(I3D().eval()), torch.float16, torch.device("cpu"))
     for clips in (1, 3, 8, 32):
         for frames in (64, 63, 16):
             x = torch.empty((clips, 3, frames, 224, 224), dtype=torch.float16)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.engine.layers import layers
+from fasti3d.inspect.layers import layers
 from fasti3d.ops.max_pool3d_same import config as pool_config
 from fasti3d.ops.pooled_conv3d import config as conv_config
 from fasti3d.runtime.gpu import Chip

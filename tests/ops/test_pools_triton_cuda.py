@@ -12,7 +12,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.engine.layers import Layer, layers
+from fasti3d.inspect.layers import Layer, layers
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.ops.max_pool3d_same import op as pool_op
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from fasti3d import network
+from fasti3d.engine.code import Code, decode
 from fasti3d.engine.describe.parts import (
     DROPOUTS,
     NORMS,
-    Mismatch,
+    MismatchError,
     check_dtypes,
     check_torch,
     form,
@@ -18,7 +19,7 @@ from fasti3d.engine.describe.parts import (
     leaf,
 )
 from fasti3d.engine.describe.watch import Watch
-from fasti3d.engine.graph import Concat, Conv, Graph, Head, Node, Norm, Pool, Relu, Softmax
+from fasti3d.engine.graph import Graph
 from fasti3d.forms import MixedForm, PoolForm, Size, UnitForm, form_of, stated_form
 
 Spec: TypeAlias = network.Conv | network.Pool | network.Mixed
@@ -29,83 +30,93 @@ class Description(NamedTuple):
     """What the outputs of an eval-mode network depend on.
 
     Attributes:
-        graph: with the endpoints of the trunk, and those of the head that the fused path knows.
-        tensors: of the trunk.
-        head_tensors: of the classifier, where the fused path knows all of the head.
-        head_why: why it does not know all of it; empty if it does.
-        watch: whether all this still holds.
+        trunk: its code, and in it its tensors.
+        names: the values of its endpoints.
+        classifier: weight and bias, where the fused path knows all of the head.
+        why: why it does not know all of it; empty if it does.
     """
 
-    graph: Graph
-    tensors: list[Tensor]
-    head_tensors: list[Tensor]
-    head_why: str
-    watch: Watch
+    trunk: Code
+    names: dict[str, int]
+    classifier: tuple[Tensor, Tensor | None] | None
+    why: str
 
-    def without_classifier(self, why: str) -> Description:
-        names = [name for name in self.graph.names if name not in network.SCORES]
-        return self._replace(graph=self.graph.only(names), head_tensors=[], head_why=why)
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self.trunk.tensors
+
+    @property
+    def head_tensors(self) -> list[Tensor]:
+        return [t for t in self.classifier or () if t is not None]
+
+    def coded(self) -> tuple[Code, dict[str, int]]:
+        """The code with the head, and the values of all endpoints that the fused path knows."""
+        code, names = self.trunk.copy(), dict(self.names)
+        weight, bias = self.classifier or (None, None)
+        *_, last = names.values()
+        names["Features"], scores = code.head(last, network.HEAD_POOL, weight, bias, "Logits")
+        if weight is not None:
+            names["Logits"] = scores
+            names["Predictions"] = code.softmax(scores, "Predictions")
+        return code, names
+
+    def graph(self) -> Graph:
+        code, names = self.coded()
+        return decode(code.numbers, code.tensors, code.floats, names, code.paths)
 
 
 def describe(model: nn.Module, names: tuple[str, ...]) -> Description:
     """What the fused path needs to know of an eval-mode model whose trunk consists of ``names``.
 
     Raises:
-        Mismatch: a part of the trunk is not exactly as the network's table has it, or a batch norm or the
-            dropout is in training mode. A head that is not known is left out instead.
+        MismatchError: a part of the trunk is not exactly as the network's table has it, or a batch norm or
+            the dropout is in training mode. A head that is not known is left out instead.
     """
     if not names or names != tuple(network.TRUNK)[: len(names)]:
-        raise Mismatch("the trunk is not I3D's, or the beginning of it")
+        raise MismatchError("the trunk is not I3D's, or the beginning of it")
     check_torch()
-    parts = {name: getattr(model, name, None) for name in names}
-    graph = _Builder()
+    trunk = _Builder()
+    values: dict[str, int] = {}
     value, channels = 0, None  # of any clip's channels, which are checked by themselves
-    for name, part in parts.items():
-        value, channels = graph.part(part, network.TRUNK[name], value, channels, name)
-        graph.names[name] = value
-    first = graph.tensors[0]
-    check_dtypes(graph.tensors, first, "the trunk")
+    for name in names:
+        part = getattr(model, name, None)
+        value, channels = trunk.part(part, network.TRUNK[name], value, channels, name)
+        values[name] = value
+    first = trunk.code.tensors[0]
+    check_dtypes(trunk.code.tensors, first, "the trunk")
     dropout, logits = getattr(model, "dropout", None), getattr(model, "logits", None)
     if dropout is not None and any(module.training for module in dropout.modules()):
-        raise Mismatch("dropout is in training mode")
-    trunk, graph.tensors = graph.tensors, []
-    watched = [*parts.values(), dropout, logits]
-    watch = Watch(
-        model,
-        (*names, "dropout", "logits"),
-        [module for part in watched if part is not None for module in part.modules()],
-    )
-    why = ""
+        raise MismatchError("dropout is in training mode")
     try:
         leaf(dropout, DROPOUTS, "dropout")
-        conv = graph.conv(logits, _ONE, _ONE, channels, "logits", classifier=True)
-        check_dtypes(graph.tensors, first, "the classifier")
-    except Mismatch as mismatch:
-        why = str(mismatch)
-        graph.head(value, None, None)
-        return Description(graph.done(), trunk, [], why, watch)
-    graph.head(value, conv.weight, conv.bias)
-    return Description(graph.done(), trunk, graph.tensors, why, watch)
+        conv = trunk.conv(logits, _ONE, _ONE, channels, "logits", classifier=True)
+        check_dtypes([t for t in (conv.weight, conv.bias) if t is not None], first, "the classifier")
+    except MismatchError as mismatch:
+        return Description(trunk.code, values, None, str(mismatch))
+    return Description(trunk.code, values, (conv.weight, conv.bias), "")
+
+
+def graph_of(model: nn.Module) -> Graph:
+    """The graph of an I3D in eval mode; MismatchError if it is not exactly one."""
+    return describe(model, tuple(network.TRUNK)).graph()
+
+
+def watch(model: nn.Module, names: tuple[str, ...]) -> Watch:
+    """Watches everything that ``describe`` looks at."""
+    names = (*names, "dropout", "logits")
+    parts = [getattr(model, name, None) for name in names]
+    return Watch(model, names, [inner for part in parts if part is not None for inner in part.modules()])
 
 
 class _Builder:
-    """Nodes and tensors of parts as they are found. Each method gives the value and the channels of a part's
-    output for an input of ``channels``, of which None stands for any; Mismatch where the part is not exactly
-    as the network's table has it.
+    """The code of parts as they are found.
+
+    Each method gives the value and the channels of a part's output for an input of ``channels``, of which
+    None stands for any; MismatchError where the part is not exactly as the network's table has it.
     """
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.names: dict[str, int] = {}
-        self.tensors: list[Tensor] = []
-        self.last = 0
-
-    def done(self) -> Graph:
-        return Graph(tuple(self.nodes), self.names)
-
-    def fresh(self) -> int:
-        self.last += 1
-        return self.last
+        self.code = Code.empty()
 
     def part(
         self, part: nn.Module | None, spec: Spec, x: int, channels: int | None, path: str
@@ -114,7 +125,7 @@ class _Builder:
             return self.unit(part, spec.kernel, spec.stride, x, channels, path)
         if isinstance(spec, network.Pool):
             if channels is None:
-                raise Mismatch(f"{path} has no convolution before it")
+                raise MismatchError(f"{path} has no convolution before it")
             return self.pool(part, spec.kernel, spec.stride, x, path), channels
         block = form(part, MixedForm, path)
 
@@ -126,19 +137,15 @@ class _Builder:
         b2 = unit("b2b", _THREE, *unit("b2a", _ONE, x, channels))
         b3 = unit("b3b", _ONE, self.pool(block.b3a, _THREE, _ONE, x, f"{path}.b3a"), channels)
         values, widths = zip(b0, b1, b2, b3, strict=True)
-        out = self.fresh()
-        self.nodes.append(Concat(out, values, name=path))
-        return out, sum(widths)
+        return self.code.concat(values, path), sum(widths)
 
     def pool(self, pool: nn.Module | None, kernel: Any, stride: Any, x: int, path: str) -> int:
         found = form(pool, PoolForm, path)
         if (found.kernel, found.stride) != (kernel, stride):
-            raise Mismatch(
+            raise MismatchError(
                 f"{path} is a pool of {found.kernel} at stride {found.stride}, not {kernel} at {stride}"
             )
-        out = self.fresh()
-        self.nodes.append(Pool(out, x, kernel, stride, None, name=path))
-        return out
+        return self.code.pool(x, kernel, stride, None, path)
 
     def unit(
         self, unit: nn.Module | None, kernel: Any, stride: Any, x: int, channels: int | None, path: str
@@ -150,17 +157,12 @@ class _Builder:
         width = conv.out_channels
         norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
         if not bn.affine or any(t is None or t.shape != (width,) for t in norm):
-            raise Mismatch(f"the batch norm of {path} lacks weights or statistics of {width} channels")
+            raise MismatchError(f"the batch norm of {path} lacks weights or statistics of {width} channels")
         if bn.training:
-            raise Mismatch(f"the batch norm of {path} is in training mode")
-        self.tensors.extend(norm)
-        convolved, normed, out = self.fresh(), self.fresh(), self.fresh()
-        self.nodes += [
-            Conv(convolved, x, conv.weight, conv.bias, conv.stride, None, name=path),
-            Norm(normed, convolved, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, name=path),
-            Relu(out, normed, name=path),
-        ]
-        return out, width
+            raise MismatchError(f"the batch norm of {path} is in training mode")
+        y = self.code.conv(x, conv.weight, conv.bias, stride, None, path)
+        y = self.code.norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, path)
+        return self.code.relu(y, path), width
 
     def conv(
         self,
@@ -186,25 +188,14 @@ class _Builder:
             and (bias is None or (bias.shape == (width,) and bias.dtype == weight.dtype))
         ):
             taken = "any" if channels is None else channels
-            raise Mismatch(
-                f"{path} is not a convolution of {taken} channels with a window of {kernel} at stride {stride}"
+            raise MismatchError(
+                f"{path} is not a convolution of {taken} channels, window {kernel}, stride {stride}"
             )
         if classifier and (found.bn is not None or found.relu):
-            raise Mismatch(f"{path} has a batch norm or a ReLU")
+            raise MismatchError(f"{path} has a batch norm or a ReLU")
         if not classifier and not found.relu:
-            raise Mismatch(f"{path} has no ReLU")
-        self.tensors += [weight] if bias is None else [weight, bias]
+            raise MismatchError(f"{path} has no ReLU")
         return conv
-
-    def head(self, x: int, weight: Tensor | None, bias: Tensor | None) -> None:
-        features = self.fresh()
-        scores = None if weight is None else self.fresh()
-        self.nodes.append(Head(features, x, network.HEAD_POOL, weight, bias, scores, name="Logits"))
-        self.names["Features"] = features
-        if scores is not None:
-            predictions = self.fresh()
-            self.nodes.append(Softmax(predictions, scores, name="Predictions"))
-            self.names |= {"Logits": scores, "Predictions": predictions}
 
 
 def known_stem(model: nn.Module) -> nn.Conv3d | None:

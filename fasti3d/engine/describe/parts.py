@@ -18,7 +18,7 @@ _PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)
 _Form = TypeVar("_Form")
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """Why a description does not match a module: one sentence that names the part."""
 
 
@@ -33,54 +33,54 @@ _TORCH_METHODS: dict[Any, Any] = {cls: methods(cls) for cls in (nn.Conv3d, *NORM
 
 
 def check_torch() -> None:
-    """Mismatch if a method of torch's own classes was exchanged."""
+    """MismatchError if a method of torch's own classes was exchanged."""
     for cls, original in _TORCH_METHODS.items():
         if methods(cls) != original:
-            raise Mismatch(f"a method of the class {cls.__name__} was exchanged")
+            raise MismatchError(f"a method of the class {cls.__name__} was exchanged")
 
 
 def form(module: nn.Module | None, kind: type[_Form], path: str) -> _Form:
-    """What a module states that it computes, which must be of one kind; Mismatch otherwise."""
+    """What a module states that it computes, which must be of one kind; MismatchError otherwise."""
     found = form_of(module)
     if isinstance(found, kind):
         return found
     if module is None:
-        raise Mismatch(f"{path} is missing")
+        raise MismatchError(f"{path} is missing")
     name = type(module).__name__
     if found is not None:
-        raise Mismatch(f"{path} ({name}) is not the kind of part that belongs there")
+        raise MismatchError(f"{path} ({name}) is not the kind of part that belongs there")
     if is_watched(module):
-        raise Mismatch(f"{path} ({name}) has hooks, or a forward of its own")
+        raise MismatchError(f"{path} ({name}) has hooks, or a forward of its own")
     if stated_form(module) is None:
-        raise Mismatch(f"{path} ({name}) is of a class, or has options, that the fused path does not know")
-    raise Mismatch(f"{path} ({name}) was compiled, altered, or holds further modules")
+        raise MismatchError(
+            f"{path} ({name}) is of a class, or has options, that the fused path does not know"
+        )
+    raise MismatchError(f"{path} ({name}) was compiled, altered, or holds further modules")
 
 
 def leaf(module: nn.Module | None, classes: tuple[type[nn.Module], ...], path: str) -> None:
-    """Mismatch unless a module is exactly of one of torch's classes, unaltered, and holds no modules."""
+    """MismatchError unless a module is exactly of one of torch's classes, unaltered, and holds no modules."""
     if is_leaf(module, classes):
         return
     name = type(module).__name__
     if module is None:
-        raise Mismatch(f"{path} is missing")
+        raise MismatchError(f"{path} is missing")
     if type(module) not in classes:
         expected = " or ".join(cls.__name__ for cls in classes)
-        raise Mismatch(f"{path} is of class {name}, not {expected}")
-    raise Mismatch(f"{path} ({name}) has hooks, was compiled or altered, or holds further modules")
+        raise MismatchError(f"{path} is of class {name}, not {expected}")
+    raise MismatchError(f"{path} ({name}) has hooks, was compiled or altered, or holds further modules")
 
 
 def is_leaf(module: nn.Module | None, classes: tuple[type[nn.Module], ...]) -> bool:
-    return (
-        module is not None and type(module) in classes and not is_altered(module) and not module._modules
-    )
+    return module is not None and type(module) in classes and not is_altered(module) and not module._modules
 
 
 def check_dtypes(tensors: list[Tensor], like: Tensor, path: str) -> None:
-    """Mismatch unless plain PyTorch would compute with these: filters in one dtype, batch norms in it or
+    """MismatchError unless plain PyTorch would compute with these: filters in one dtype, batch norms in it or
     float32.
     """
     for t in tensors:
         if type(t) not in _PLAIN_TENSORS:
-            raise Mismatch(f"{path} holds a {type(t).__name__}")
+            raise MismatchError(f"{path} holds a {type(t).__name__}")
         if t.dtype != like.dtype and not (t.dim() == 1 and str(t.dtype) == "torch.float32"):
-            raise Mismatch(f"{path} holds both {like.dtype} and {t.dtype}")
+            raise MismatchError(f"{path} holds both {like.dtype} and {t.dtype}")

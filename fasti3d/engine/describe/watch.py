@@ -18,7 +18,7 @@ _COMMON = frozenset(vars(nn.Module())) - {"training"}
 
 
 class Watch:
-    """Modules as they were: their classes, attributes, hooks, submodules and tensors, but not tensors' values.
+    """Modules as they were: their classes, attributes, hooks, submodules and tensors, not tensors' values.
 
     ``names``: the attributes of ``root`` under which it looks for its parts. ``hooks_of``: more modules that are
     to have no hooks. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes

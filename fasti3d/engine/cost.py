@@ -1,0 +1,57 @@
+"""What nodes cost: arithmetic, and values that have to move."""
+
+from __future__ import annotations
+
+import math
+
+from fasti3d.engine.graph import (
+    Concat,
+    Conv,
+    ConvPool,
+    Head,
+    Node,
+    Opaque,
+    PoolConv,
+    Shapes,
+    Siblings,
+    Softmax,
+    window_shape,
+)
+
+
+def flop(node: Node, of: Shapes) -> int:
+    """Two per multiplication of a convolution or classifier; taps that fall on padding count."""
+    if isinstance(node, Conv):
+        return 2 * node.weight[0].numel() * math.prod(of[node.out])
+    if isinstance(node, Siblings):
+        n, _, *size = of[node.x]
+        return 2 * node.weight.numel() * n * math.prod(size)
+    if isinstance(node, ConvPool):
+        (between,) = node.conv.shapes(of)
+        return flop(node.conv, of | {node.conv.out: between})
+    if isinstance(node, PoolConv):
+        return flop(node.conv, of)
+    if isinstance(node, Head) and node.weight is not None:
+        n, _, *size = of[node.x]
+        places = math.prod(window_shape(size, node.window, (1, 1, 1), (0, 0, 0))) if node.window else 1
+        return 2 * node.weight.numel() * n * places
+    return 0
+
+
+def values(node: Node, of: Shapes) -> int:
+    """Read and written, weights included: its inputs and its results once. What torch's own operators move is
+    not known, and a concatenation moves nothing.
+    """
+    if isinstance(node, Opaque | Concat | Softmax):
+        return 0
+    if isinstance(node, Head):
+        # The average is read off the map by the classifier.
+        held = 0 if node.weight is None else node.weight.numel() + math.prod(of[node.scores or node.out])
+        return math.prod(of[node.x]) + held
+    weight = getattr(node, "weight", None)
+    if isinstance(node, ConvPool | PoolConv):
+        weight = node.conv.weight
+    written = node.out if not isinstance(node, Siblings) else None
+    results = [written] if written is not None else [node.out, *getattr(node, "rest", ())]
+    moved = sum(math.prod(of[value]) for value in (*node.reads, *results))
+    return moved + (0 if weight is None else weight.numel())
