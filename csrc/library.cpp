@@ -24,10 +24,11 @@ STABLE_TORCH_LIBRARY(fasti3d, m) {
   m.def("conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None) -> Tensor");
   m.def(
       "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, "
-      "int[]? padding, bool relu, Tensor(a!) out, int start) -> ()");
+      "int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()");
   m.def(
       "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
-      "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start) -> ()");
+      "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, "
+      "Tensor? residual=None) -> ()");
   m.def("fingerprint(Tensor[] tensors) -> SymInt");
   m.def("tvl1" FASTI3D_TVL1);
   m.def("tvl1_exact" FASTI3D_TVL1);

@@ -30,6 +30,7 @@ def conv3d(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None = None,
 ) -> Subject:
     """Of ``launch.conv3d``: a piece from within a clip stays one."""
     clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
@@ -44,7 +45,7 @@ def conv3d(
     return Subject.of(
         "conv3d",
         f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(kernel)}, stride "
-        f"{_times(stride)}: {config.short}",
+        f"{_times(stride)}{'' if residual is None else ', with a residual'}: {config.short}",
         x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
         weight=Layout.of(weight),
         out=Layout.of(out).smaller((clips, out.shape[1], *size)),
@@ -53,6 +54,7 @@ def conv3d(
         padding=padding,
         relu=relu,
         start=first,
+        residual=residual if residual is None else Layout.of(residual).smaller((clips, out.shape[1], *size)),
         config=asdict(config),
     )
 

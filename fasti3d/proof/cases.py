@@ -60,7 +60,15 @@ def _works(device: torch.device) -> bool:
 
 
 def _conv3d(
-    device: torch.device, *, x: Any, weight: Any, out: Any, start: int, config: Any, **geometry: Any
+    device: torch.device,
+    *,
+    x: Any,
+    weight: Any,
+    out: Any,
+    start: int,
+    residual: Any,
+    config: Any,
+    **geometry: Any,
 ) -> str | None:
     # Here and not at the top: triton is slow to import, and may not be there.
     from fasti3d.ops.conv3d_bn_relu import launch
@@ -70,13 +78,14 @@ def _conv3d(
     kernel, stride, relu = tuple(geometry["kernel"]), tuple(geometry["stride"]), geometry["relu"]
     padding = geometry["padding"] and tuple(geometry["padding"])
     packed, bias = _weights(Layout(*weight), clip.shape[1], device, kernel, stride)
-    work = launch.prepare(clip, packed, bias, kernel, stride, padding, relu, written, start)
+    added = None if residual is None else _random(Layout(*residual), device)
+    work = launch.prepare(clip, packed, bias, kernel, stride, padding, relu, written, start, added)
     with torch.cuda.device_of(clip):
         launch.run(Config(**{**config, "box": tuple(config["box"])}), work)
     frames = start, written.shape[2]
     exact = as_floats(clip, packed.dtype).float(), packed.float()
     with torch.backends.cudnn.flags(allow_tf32=False):
-        expected = plain.conv3d(*exact, bias, kernel, stride, padding, relu, frames, torch.float32)
+        expected = plain.conv3d(*exact, bias, kernel, stride, padding, relu, frames, torch.float32, added)
     return _compare([(written, expected, memory)])
 
 
