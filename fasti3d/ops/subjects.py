@@ -92,7 +92,15 @@ def pooled_conv3d(
     )
 
 
-def max_pool3d(config: pool.Config | None, x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> Subject:
+def max_pool3d(
+    config: pool.Config | None,
+    x: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    ceil_mode: bool,
+    out: Tensor,
+) -> Subject:
     """Of ``launch.max_pool3d``, and without a configuration of the compiled kernel."""
     clips, *size = few_tiles((x.shape[0], *out.shape[2:]), config.box if config else (1, 2, 2, 2))
     lengths = [n - (m - f) * s for n, m, f, s in zip(x.shape[2:], out.shape[2:], size, stride, strict=True)]
@@ -104,6 +112,8 @@ def max_pool3d(config: pool.Config | None, x: Tensor, kernel: Triple, stride: Tr
         out=Layout.of(out).smaller((clips, x.shape[1], *size)),
         kernel=kernel,
         stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
         config=config and asdict(config),
     )
 

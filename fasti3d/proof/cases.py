@@ -20,7 +20,7 @@ from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
 from fasti3d.ops.i3d_head.reference import i3d_head_reference
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_compiled
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
 from fasti3d.ops.tiling import Triple
 from fasti3d.proof.subject import Layout, Subject
@@ -115,20 +115,21 @@ def _pooled_conv3d(
 
 
 def _max_pool3d(
-    device: torch.device, *, x: Any, out: Any, kernel: Sequence[int], stride: Sequence[int], config: Any
+    device: torch.device, *, x: Any, out: Any, ceil_mode: bool, config: Any, **geometry: Any
 ) -> str | None:
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
-    window, step = (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2])
+    kernel, stride = tuple(geometry["kernel"]), tuple(geometry["stride"])
+    padding = geometry["padding"] and tuple(geometry["padding"])
     if config is None:
-        max_pool3d_compiled(clip, window, step, written)
+        max_pool3d_compiled(clip, kernel, stride, padding, ceil_mode, written)
     else:
         from fasti3d.ops.max_pool3d_same import launch
         from fasti3d.ops.max_pool3d_same.config import Config
 
         with torch.cuda.device_of(clip):
             box = tuple(config["box"])
-            launch.run(Config(box, config["block_c"]), clip, window, step, written)
-    expected = max_pool3d_same_reference(clip, list(kernel), list(stride))
+            launch.run(Config(box, config["block_c"]), clip, kernel, stride, padding, written)
+    expected = max_pool3d_reference(clip, kernel, stride, padding, ceil_mode)
     return _compare([(written, expected.float(), memory)], limit=0.0)
 
 
@@ -177,7 +178,7 @@ def _triton(device: torch.device) -> str | None:
     clip = torch.randn(1, 2, 2, 16, 8, device=device).permute(0, 4, 1, 2, 3)
     out = torch.full((1, 2, 2, 16, 8), math.nan, device=device).permute(0, 4, 1, 2, 3)
     with torch.cuda.device_of(clip):
-        launch.run(Config((1, 1, 4, 4), 8), clip, ONE, ONE, out)
+        launch.run(Config((1, 1, 4, 4), 8), clip, ONE, ONE, None, out)
     return _compare([(out, clip, None)], limit=0.0)
 
 

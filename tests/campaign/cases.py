@@ -14,14 +14,14 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
-from fasti3d.ops import conv3d_bn_relu, max_pool3d_same
+from fasti3d.ops import conv3d_bn_relu, max_pool3d, max_pool3d_same
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.ops.i3d_head.reference import i3d_head_reference
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.runtime import extension
 
@@ -169,11 +169,18 @@ def pool(pick: random.Random) -> None:
     x = layout(pick, x.to(dtype))
     kernel = pick.choices((1, 2, 3, 5, 7, 50, 2**31 - 1), (3, 3, 4, 2, 1, 1, 1), k=3)
     stride = pick.choices((1, 2, 3, 50, 2**31 - 1), (5, 4, 2, 1, 1), k=3)
-    y = max_pool3d_same(x, kernel, stride)
-    same_bits(y, max_pool3d_same_reference(x, kernel, stride))
+    padding, ceil_mode = None, False
+    if 0 not in size and pick.random() < 0.5:
+        kernel = [min(k, n + n // 2) for k, n in zip(kernel, size, strict=True)]
+        padding = [pick.randint(max(0, -((n - k) // 2)), k // 2) for k, n in zip(kernel, size, strict=True)]
+        ceil_mode = pick.random() < 0.5
+        y = max_pool3d(x, kernel, stride, padding, ceil_mode)
+    else:
+        y = max_pool3d_same(x, kernel, stride)
+    same_bits(y, max_pool3d_reference(x, kernel, stride, padding, ceil_mode))
     dense = x.contiguous(memory_format=CHANNELS_LAST)
     out, wide = slice_of_more(tuple(y.shape), dtype)
-    torch.ops.fasti3d.max_pool3d_same_(dense, kernel, stride, out)
+    torch.ops.fasti3d.max_pool3d_(dense, kernel, stride, padding, ceil_mode, out)
     same_bits(out, y)
     assert_slice_alone(out, wide)
 

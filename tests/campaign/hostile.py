@@ -57,8 +57,12 @@ def pool() -> Arguments:
     return {"x": clip(2, 16, 4, 5, 6), "kernel": [3, 3, 3], "stride": [1, 1, 1]}
 
 
+def padded_pool() -> Arguments:
+    return pool() | {"padding": [1, 1, 1], "ceil_mode": False}
+
+
 def pool_into() -> Arguments:
-    return pool() | {"out": clip(2, 16, 4, 5, 6)}
+    return padded_pool() | {"out": clip(2, 16, 4, 5, 6)}
 
 
 def packing() -> Arguments:
@@ -188,6 +192,14 @@ CONVOLUTIONS = [
     *(put("start", start, "out must hold") for start in (-1, 1, HUGE, -HUGE - 1)),
     *into("packed", "bias"),
 ]
+POOLS = [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]
+PADDED = [
+    *triples("padding", 0, 2**15 - 1),
+    put("padding", [1, 2, 1], "padding must be at most half the kernel"),
+    put("kernel", [7, 3, 3], "must fill the kernel"),
+    *(of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have frames") for axis in (2, 3, 4)),
+    ("ceil_mode", lambda given: given.update(padding=None) or True, "ceil_mode must be False with SAME"),
+]
 HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
     ("conv3d_packed_", direct, CONVOLUTIONS),
     (
@@ -211,12 +223,9 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *into("inputs", "outputs")[-2:],
         ],
     ),
-    ("max_pool3d_same", pool, [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]),
-    (
-        "max_pool3d_same_",
-        pool_into,
-        [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1), *into()],
-    ),
+    ("max_pool3d_same", pool, POOLS),
+    ("max_pool3d", padded_pool, [*POOLS, *PADDED]),
+    ("max_pool3d_", pool_into, [*POOLS, *PADDED, *into()]),
     (
         "conv3d_pack",
         packing,
