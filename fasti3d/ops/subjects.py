@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fasti3d.ops.max_pool3d_same import config as pool
     from fasti3d.ops.pooled_conv3d import config as pooled
 
-# Of the head: as many frames and pixels as it takes more than one step over.
-_HEAD_FRAMES, _HEAD_SIDE = 11, 9
+# Frames, rows and columns beyond the head's window: as many as take more than one step.
+_HEAD_MORE = 9, 2, 2
 
 
 def conv3d(
@@ -118,15 +118,16 @@ def max_pool3d(
     )
 
 
-def head(x: Tensor, weight: Tensor) -> Subject:
+def head(x: Tensor, weight: Tensor, window: Triple) -> Subject:
     """Of ``launch.head``."""
-    n, channels, frames, height, width = x.shape
-    few = (min(n, 2), channels, min(frames, _HEAD_FRAMES), min(height, _HEAD_SIDE), min(width, _HEAD_SIDE))
+    n, channels, *size = x.shape
+    few = [min(length, w + more) for length, w, more in zip(size, window, _HEAD_MORE, strict=True)]
     return Subject.of(
-        "i3d_head",
-        f"the head of {_name(x)}, {channels} channels, {len(weight)} classes",
-        x=Layout.of(x).smaller(few),
+        "average_head",
+        f"the head of {_name(x)}, {channels} channels, window {_times(window)}, {len(weight)} classes",
+        x=Layout.of(x).smaller((min(n, 2), channels, *few)),
         classes=len(weight),
+        window=window,
     )
 
 

@@ -18,7 +18,7 @@ from fasti3d.flow.params import TVL1Params
 from fasti3d.inputs import as_floats, without_autocast
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
-from fasti3d.ops.i3d_head.reference import i3d_head_reference
+from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_compiled
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
@@ -133,7 +133,7 @@ def _max_pool3d(
     return _compare([(written, expected.float(), memory)], limit=0.0)
 
 
-def _i3d_head(device: torch.device, *, x: Any, classes: int) -> str | None:
+def _average_head(device: torch.device, *, x: Any, classes: int, window: Sequence[int]) -> str | None:
     from fasti3d.ops.i3d_head.launch import head
 
     clip = _random(Layout(*x), device)
@@ -142,9 +142,9 @@ def _i3d_head(device: torch.device, *, x: Any, classes: int) -> str | None:
     def poisoned(shape: Any, **options: Any) -> Tensor:
         return torch.full(shape, math.nan, **options)
 
-    found = head(clip, weight, bias, empty=poisoned)
+    found = head(clip, weight, bias, (window[0], window[1], window[2]), empty=poisoned)
     # On the CPU, whose products in float32 no setting rounds.
-    exact = i3d_head_reference(clip.cpu(), weight.cpu(), bias.cpu())
+    exact = average_head_reference(clip.cpu(), weight.cpu(), bias.cpu(), window)
     return _compare([(y.cpu(), z, None) for y, z in zip(found, exact, strict=True) if y.numel()])
 
 
@@ -188,7 +188,7 @@ CASES: dict[str, Callable[..., str | None]] = {
     "conv3d_split": _conv3d_split,
     "pooled_conv3d": _pooled_conv3d,
     "max_pool3d": _max_pool3d,
-    "i3d_head": _i3d_head,
+    "average_head": _average_head,
     "tvl1": _tvl1,
 }
 

@@ -14,13 +14,12 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
-from fasti3d.ops import conv3d_bn_relu, max_pool3d, max_pool3d_same
+from fasti3d.ops import average_head, conv3d_bn_relu, max_pool3d, max_pool3d_same
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.ops.i3d_head.reference import i3d_head_reference
+from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.runtime import extension
@@ -192,18 +191,15 @@ def same_bits(a: Tensor, b: Tensor) -> None:
 
 
 def head(pick: random.Random) -> None:
-    shape = (
-        pick.choice((0, 1, 2)),
-        pick.choice((0, 1, 5, 64)),
-        pick.randint(2, 5),
-        *pick.choices((7, 8, 10), k=2),
-    )
+    size = [pick.randint(1, 9) for _ in range(3)]
+    shape = (pick.choice((0, 1, 2)), pick.choice((0, 1, 5, 64)), *size)
+    window = None if pick.random() < 0.3 else [pick.randint(1, n) for n in size]
     x = layout(pick, torch.randn(shape).to(pick.choice(DTYPES)))
     classes = pick.choice((0, 1, 7))
     weight, bias = torch.randn(classes, shape[1]), torch.randn(classes)
-    features, logits = i3d_head(x, weight, bias)
-    expected = i3d_head_reference(x.double().float(), weight.clone(), bias)
-    assert features.shape == (shape[0], shape[1], shape[2] - 1)
+    features, logits = average_head(x, weight, bias, window)
+    expected = average_head_reference(x.double().float(), weight.clone(), bias, window)
+    assert features.shape == (*shape[:2], 1 if window is None else size[0] - window[0] + 1)
     torch.testing.assert_close((features, logits), expected)
     if not shape[1]:
         assert torch.equal(logits, bias.expand(shape[0], classes))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from tvl1_making import arguments
 
-import fasti3d.ops.i3d_head.op  # noqa: F401 - registers the operator
 from fasti3d.flow import TVL1Params
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 
@@ -83,7 +82,8 @@ def flow() -> Arguments:
 
 
 def head() -> Arguments:
-    return {"x": torch.randn(2, 4, 2, 7, 7), "weight": torch.randn(3, 4), "bias": torch.randn(3)}
+    x, weight, bias = torch.randn(2, 4, 2, 7, 7), torch.randn(3, 4), torch.randn(3)
+    return {"x": x, "weight": weight, "bias": bias, "window": [2, 7, 7]}
 
 
 def prints() -> Arguments:
@@ -292,12 +292,14 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
         ],
     ),
     (
-        "i3d_head",
+        "average_head",
         head,
         [
             *CLIPS[:1],
             of("x", lambda x: x[:, :, :1], "x must be .* at least"),
             of("x", lambda x: x[..., :6], "x must be .* at least"),
+            ("window", lambda given: given.update(x=given["x"][:, :, :0]), "x must be .* at least"),
+            *triples("window", 1, 2**31 - 1),
             of("weight", lambda w: w[:, :3], "weight must be"),
             of("weight", lambda w: w[:2], "weight must be"),
             of("weight", Tensor.half, "weight must be torch.float32"),
