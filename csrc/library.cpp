@@ -19,8 +19,6 @@
 
 // A convolution's padding of None is SAME.
 STABLE_TORCH_LIBRARY(fasti3d, m) {
-  m.def("max_pool3d_same(Tensor x, int[] kernel, int[] stride) -> Tensor");
-  m.def("max_pool3d_same_(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()");
   m.def("conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None) -> Tensor");
   m.def(
       "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fasti3d import I3D
 from fasti3d.engine import steps
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
+from fasti3d.network import HEAD_POOL
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
 from fasti3d.runtime import gpu
 
@@ -31,7 +33,7 @@ KERNELS = {
     conv_launch: ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel"),
     pool_launch: ("_max_pool3d_same_kernel",),
     pooled_conv_launch: ("_pooled_conv3d_kernel",),
-    head_launch: ("_i3d_head_kernel",),
+    head_launch: ("_average_head_kernel",),
 }
 
 
@@ -101,7 +103,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
     monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
-    monkeypatch.setattr("fasti3d.engine.steps.i3d_head", head_launch.head)
+    monkeypatch.setattr("fasti3d.engine.steps.i3d_head", partial(head_launch.head, window=HEAD_POOL))
     return found
 
 
@@ -114,6 +116,6 @@ def test_nothing_is_beyond_the_limits(seen: list[str]) -> None:
             seen.clear()
             with torch.no_grad():
                 plan.compute(x, {"Logits"}, x.dtype)
-            assert set(seen) >= {"_conv3d_descriptor_kernel", "_conv3d_fold_kernel", "_i3d_head_kernel"}
+            assert set(seen) >= {"_conv3d_descriptor_kernel", "_conv3d_fold_kernel", "_average_head_kernel"}
             # 2b, 2c, and three of each Mixed block.
             assert seen.count("_conv3d_descriptor_kernel") >= 2 + 3 * 9
