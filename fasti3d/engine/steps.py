@@ -30,8 +30,8 @@ from fasti3d.engine.graph import (
     Softmax,
 )
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
-from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.ops.max_pool3d_same.op import max_pool3d_same_into
+from fasti3d.ops.i3d_head.op import average_head
+from fasti3d.ops.max_pool3d_same.op import max_pool3d_into
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
 from fasti3d.runtime import gpu
 
@@ -131,7 +131,7 @@ class PoolStep(Step):
 
 
 def pool_into(out: Tensor, x: Tensor, pool: Pool) -> None:
-    max_pool3d_same_into(out, x, pool.kernel, pool.stride)
+    max_pool3d_into(out, x, pool.kernel, pool.stride, pool.padding)
 
 
 class ConvPoolStep(Step):
@@ -276,7 +276,7 @@ class HeadStep(Step):
             weight = x.new_empty((0, x.shape[1]), dtype=torch.float32)
         if bias is None:
             bias = weight.new_zeros(len(weight))
-        features, scores = i3d_head(x, weight, bias)
+        features, scores = average_head(x, weight, bias, node.window)
         maps[node.out] = features
         if node.scores is not None:
             maps[node.scores] = scores

@@ -51,12 +51,12 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
 
-    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None) -> Tensor:
         if not x.is_meta:
-            pool_launch.max_pool3d(x, kernel, stride, out)
+            pool_launch.max_pool3d(x, kernel, stride, out, padding)
         return out
 
-    monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
+    monkeypatch.setattr(steps, "max_pool3d_into", pool)
     view = layout.View.of
 
     def poisoned(self: layout.View, block: Tensor) -> Tensor:

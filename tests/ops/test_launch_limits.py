@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from fasti3d import I3D
 from fasti3d.engine import steps
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
-from fasti3d.network import HEAD_POOL
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
 from fasti3d.runtime import gpu
 
@@ -96,14 +94,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ) -> PackedConv3d:
         return pack(weight, bias, stride, relu, dtype)
 
-    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None) -> Tensor:
         if not x.is_meta:
-            pool_launch.max_pool3d(x, kernel, stride, out)
+            pool_launch.max_pool3d(x, kernel, stride, out, padding)
         return out
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
-    monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
-    monkeypatch.setattr("fasti3d.engine.steps.i3d_head", partial(head_launch.head, window=HEAD_POOL))
+    monkeypatch.setattr(steps, "max_pool3d_into", pool)
+    monkeypatch.setattr(steps, "average_head", head_launch.head)
     return found
 
 

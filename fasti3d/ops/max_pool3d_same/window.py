@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fasti3d.network import same_padding, same_shape
+from fasti3d.same_padding import same_padding, same_shape
 
 
 def pool_size(
