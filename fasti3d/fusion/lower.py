@@ -73,8 +73,6 @@ class _Lowering:
         self._outside = {GIVEN}  # values in memory of others
         self._casts: dict[tuple[int, bool], int] = {}
         self._fresh = GIVEN
-        with self._faking():
-            self._fakes[GIVEN] = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
 
     def done(self) -> Lowered:
         for at, call in enumerate(self._program.calls, start=1):
@@ -221,6 +219,8 @@ class _Lowering:
 
     def _map(self, number: int) -> Shape | None:
         """The shape of a value that nodes of the engine can read."""
+        if number == GIVEN:
+            return tuple(self._x.shape)
         if number in self._maps:
             return self._maps[number]
         fake, x = self._fakes[number], self._x
@@ -234,11 +234,12 @@ class _Lowering:
 
     def _fake(self, number: int) -> Any:
         if number not in self._fakes:
-            layout = torch.channels_last_3d
+            x, layout = self._x, torch.channels_last_3d
             with self._faking():
-                self._fakes[number] = torch.empty(
-                    self._maps[number], dtype=self._x.dtype, device=self._x.device, memory_format=layout
-                )
+                like = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+                if number != GIVEN:
+                    like = like.new_empty(self._maps[number]).contiguous(memory_format=layout)
+            self._fakes[number] = like
         return self._fakes[number]
 
     def _for_nodes(self, number: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
+from types import CodeType
 from typing import Any
 
 import torch
@@ -48,6 +50,15 @@ class Planned:
                 except Spread:  # call by call, convolutions are computed once more by the direct form
                     pass
         return type(module).forward(module, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(type(self._module).forward.__get__(self._module))
+
+    @property
+    def __code__(self) -> CodeType:
+        """The method's, which torch.export looks for."""
+        return type(self._module).forward.__code__
 
     def _clip(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The clip of a call whose results a plan can compute."""

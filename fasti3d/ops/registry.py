@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fasti3d.runtime import extension
 
@@ -125,7 +125,8 @@ def needs_ordinary_path(x: Tensor) -> bool:
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or is_in_torch_dispatch_mode()
+        # Not is_in_torch_dispatch_mode(), which tells of all threads together.
+        or _get_current_dispatch_mode() is not None
         or forward_ad._current_level >= 0
         or module_globals._has_any_global_hook()
     )

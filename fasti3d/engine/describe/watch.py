@@ -48,10 +48,10 @@ class Watch:
         self._held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
         self._values = [held.values() for held in self._held if held]  # views, which follow
         self._classes = {cls: methods(cls) for cls in map(type, self._modules)}
-        classes, sizes, attributes, *others = self._now()
+        classes, sizes, attributes, *others, _, _ = self._now()
         held = len(_HELD)
         kept = [(*values[:held], *map(_snapshot, values[held:])) for values in attributes]
-        self._then = (classes, sizes, kept, *others)
+        self._then = (classes, sizes, kept, *others, False, True)
 
     def _now(self) -> tuple[Any, ...]:
         return (
