@@ -19,15 +19,14 @@
 
 // A convolution's padding of None is SAME.
 STABLE_TORCH_LIBRARY(fasti3d, m) {
-  m.def("max_pool3d_same(Tensor x, int[] kernel, int[] stride) -> Tensor");
-  m.def("max_pool3d_same_(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()");
   m.def("conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None) -> Tensor");
   m.def(
       "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, "
-      "int[]? padding, bool relu, Tensor(a!) out, int start) -> ()");
+      "int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()");
   m.def(
       "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
-      "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start) -> ()");
+      "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, "
+      "Tensor? residual=None) -> ()");
   m.def("fingerprint(Tensor[] tensors) -> SymInt");
   m.def("tvl1" FASTI3D_TVL1);
   m.def("tvl1_exact" FASTI3D_TVL1);

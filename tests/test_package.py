@@ -57,7 +57,7 @@ def test_public_names() -> None:
     assert set(fasti3d.__all__) <= set(dir(fasti3d))
     for name in fasti3d.__all__:
         assert getattr(fasti3d, name) is not None
-    assert fasti3d.ops.__all__ == ["conv3d_bn_relu", "max_pool3d_same"]
+    assert fasti3d.ops.__all__ == ["average_head", "conv3d_bn_relu", "max_pool3d", "max_pool3d_same"]
     assert issubclass(fasti3d.I3D, fasti3d.reference.I3D)
 
 
@@ -126,7 +126,7 @@ print(json.dumps([any(before.values()), all(after.values())]))
     ],
 )
 def test_the_operators_are_there_with_torch(order: str) -> None:
-    names = ("i3d", "max_pool3d_same", "conv3d_bn_relu", "i3d_head", "tvl1", "pooled_conv3d_triton_")
+    names = ("i3d", "max_pool3d_same", "conv3d_bn_relu", "average_head", "tvl1", "pooled_conv3d_triton_")
     code = f"""
 import json
 {order}

@@ -89,6 +89,15 @@ inline bool is_written_once(const torch::stable::Tensor& x) {
   return true;
 }
 
+// Whether tensors of one shape and dtype have each element at the same address.
+inline bool is_same_place(const torch::stable::Tensor& a, const torch::stable::Tensor& b) {
+  if (a.const_data_ptr() != b.const_data_ptr()) return false;
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) > 1 && a.stride(i) != b.stride(i)) return false;
+  }
+  return true;
+}
+
 struct Input {
   const char* name;
   const torch::stable::Tensor& tensor;

@@ -1,4 +1,4 @@
-// Implicit-GEMM conv3d + bias + ReLU on channels-last clips: what all its parts share.
+// Implicit-GEMM conv3d + bias + residual + ReLU on channels-last clips: what all its parts share.
 //
 // Output pixels, flattened over n, t, h, w, are taken in tiles of a few (ConvKernels::rows). For
 // every tap of the window a tile holds one pointer a pixel to the input it multiplies, or to a row
@@ -44,7 +44,8 @@ struct TileArgs {
   bool relu;
   void* const*
       out;  // [rows] pointers to the pixels' first channel of the first panel; null: do not store
-  int64_t channels;  // channels to store, at most panels * 16
+  const void* const* residual;  // likewise, of what is added to the sums; null: nothing is
+  int64_t channels;             // channels to store, at most panels * 16
 };
 
 // The kernels of one instruction set and one type of clips and weights.
@@ -67,7 +68,7 @@ struct TransformArgs {
   int64_t stride;
 };
 
-// The components of one pixel back to its output frames, with bias and ReLU.
+// The components of one pixel back to its output frames, with bias, residual and ReLU.
 struct InverseArgs {
   const float* sums;  // [components][component_stride], whole panels
   int64_t component_stride;
@@ -78,7 +79,9 @@ struct InverseArgs {
   int64_t channels;
   void* out;  // frame i at out + i * stride_t
   int64_t stride_t;
-  int64_t frames;  // outputs to store
+  int64_t frames;        // outputs to store
+  const void* residual;  // of frame i at residual + i * residual_stride_t; null: none
+  int64_t residual_stride_t;
 };
 
 constexpr int64_t kMaxComponents = 8;
@@ -115,6 +118,8 @@ struct Epilogue {
   const float* bias;
   bool relu;
   int64_t start;
+  const void* residual;    // of the result's type and shape, added before the ReLU; null: none
+  ClipView residual_view;  // where `residual` is not null
 };
 
 struct MinimalFilter {

@@ -172,7 +172,8 @@ struct Problem {
 
   Problem(const Tensor& x, const Tensor& packed, const Tensor& bias,
           const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride,
-          const Padding& padding, bool relu, const Tensor& out, int64_t start)
+          const Padding& padding, bool relu, const Tensor& out, int64_t start,
+          const std::optional<Tensor>& residual)
       : type(x.scalar_type()),
         pairs(packed.scalar_type() == ScalarType::BFloat16),
         in(clip_view(x, "x")),
@@ -180,7 +181,7 @@ struct Problem {
         window(padding ? padded_window(in, kernel, stride, *padding)
                        : same_window(in, kernel, stride)),
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
-        epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start} {
+        epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start, nullptr, {}} {
     check(type == ScalarType::Float || (type == ScalarType::BFloat16 && has_bf16_dot()),
           "x must be float32, or bfloat16 on a CPU with AVX512_BF16");
     check(out.scalar_type() == type, "out must have x's dtype");
@@ -200,6 +201,22 @@ struct Problem {
               bias.size(0) == panels() * kPanel,
           "bias must be float32 with ", panels() * kPanel, " values (whole panels of 16)");
     check_written(out, {{"x", x}, {"packed", packed}, {"bias", bias}});
+    if (residual) add(*residual, out);
+  }
+
+  void add(const Tensor& residual, const Tensor& out) {
+    const ClipView view = epilogue.residual_view = channels_last_view(residual, "residual");
+    check(residual.scalar_type() == type, "residual must have x's dtype");
+    check(view.n == result.n && view.c == result.c && view.t == result.t && view.h == result.h &&
+              view.w == result.w,
+          "residual must have out's shape (", result.n, ", ", result.c, ", ", result.t, ", ",
+          result.h, ", ", result.w, "), got (", view.n, ", ", view.c, ", ", view.t, ", ", view.h,
+          ", ", view.w, ")");
+    // In place each value is read once, by the thread that then writes it.
+    check(is_same_place(residual, out) || !share_memory(out, residual),
+          "unsupported operation: some elements of residual and out refer to a single memory "
+          "location: pass out itself as residual, or clone one of them");
+    epilogue.residual = residual.const_data_ptr();
   }
 
   int64_t panels() const { return (result.c + kPanel - 1) / kPanel; }
@@ -214,8 +231,8 @@ struct Problem {
 
 void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
                     std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
-                    int64_t start) {
-  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start);
+                    int64_t start, std::optional<Tensor> residual) {
+  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
   check(p.type == packed.scalar_type(), "packed must have x's dtype");
   p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
@@ -229,8 +246,8 @@ void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> k
 
 void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
                       std::vector<int64_t> kernel, std::vector<int64_t> stride, Padding padding,
-                      bool relu, Tensor out, int64_t start) {
-  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start);
+                      bool relu, Tensor out, int64_t start, std::optional<Tensor> residual) {
+  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
   check(p.type == ScalarType::Float ? !p.pairs : p.pairs != p.taps.merged,
         "packed must be float32 for float32 clips; for bfloat16 clips float32 below ", kFewChannels,
         " channels and bfloat16 from there on");

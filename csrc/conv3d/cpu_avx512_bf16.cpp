@@ -23,6 +23,13 @@ inline Vector load_lanes(const Bfloat* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 inline __mmask16 first_lanes(int64_t count) { return count >= kLanes ? 0xffff : (1u << count) - 1; }
+inline Vector load_lanes(const float* p, int64_t count) {
+  return _mm512_maskz_loadu_ps(first_lanes(count), p);
+}
+inline Vector load_lanes(const Bfloat* p, int64_t count) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(count), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
 inline void store_lanes(float* p, Vector v, int64_t count) {
   _mm512_mask_storeu_ps(p, first_lanes(count), v);
 }
@@ -61,6 +68,10 @@ void run_tile(const TileArgs& args) {
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int p = 0; p < kPanels && p * kPanel < args.channels; ++p) {
+      if (args.residual != nullptr) {
+        sum[r][p] += load_lanes(static_cast<const Out*>(args.residual[r]) + p * kPanel,
+                                args.channels - p * kPanel);
+      }
       // Written so that a NaN stays one, as in torch.
       if (args.relu) sum[r][p] = sum[r][p] < 0.0f ? Vector{} : sum[r][p];
       store_lanes(static_cast<Out*>(args.out[r]) + p * kPanel, sum[r][p],

@@ -27,8 +27,10 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
   const char* const weights = static_cast<const char*>(packed.const_data_ptr());
   const std::vector<T> zeros(taps.packed_run, T(0.0f));
 
-  // Fills one tile's table of inputs and its row of outputs.
-  const auto describe = [&](int64_t tile, const void** inputs, T** outputs) {
+  const T* const residual = static_cast<const T*>(epilogue.residual);
+
+  // Fills one tile's table of inputs, its row of outputs and, if there is one, of the residual.
+  const auto describe = [&](int64_t tile, const void** inputs, T** outputs, const T** added) {
     Place place(tile * rows, result);
     for (int64_t r = 0; r < rows; ++r, place.next(result)) {
       if (place.n == result.n) {
@@ -37,6 +39,9 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
         continue;
       }
       outputs[r] = out + result.pixel(place.n, place.t, place.h, place.w);
+      if (residual != nullptr) {
+        added[r] = residual + epilogue.residual_view.pixel(place.n, place.t, place.h, place.w);
+      }
       const int64_t it = window.t.start(epilogue.start + place.t), ih = window.h.start(place.h);
       // The padded copy starts at the window of output 0.
       const int64_t iw = taps.merged ? place.w * window.w.stride : window.w.start(place.w);
@@ -55,14 +60,17 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
   parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
     std::vector<const void*> inputs(b.tiles * taps.count * rows);
     std::vector<T*> outputs(b.tiles * rows);
+    std::vector<const T*> added(b.tiles * rows);
     std::vector<void*> shifted(rows);
+    std::vector<const void*> shifted_added(rows);
     int64_t described = -1;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t first = unit / panel_blocks * b.tiles;
       const int64_t count = std::min(b.tiles, tiles - first);
       if (first != described) {
         for (int64_t i = 0; i < count; ++i) {
-          describe(first + i, inputs.data() + i * taps.count * rows, outputs.data() + i * rows);
+          describe(first + i, inputs.data() + i * taps.count * rows, outputs.data() + i * rows,
+                   added.data() + i * rows);
         }
         described = first;
       }
@@ -75,11 +83,15 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
           for (int64_t r = 0; r < rows; ++r) {
             T* const target = outputs[i * rows + r];
             shifted[r] = target == nullptr ? nullptr : target + panel * kPanel;
+            if (target != nullptr && residual != nullptr) {
+              shifted_added[r] = added[i * rows + r] + panel * kPanel;
+            }
           }
           kernels.run[width - 1]({inputs.data() + i * taps.count * rows, taps.count,
                                   taps.packed_run, 0, weights + panel * panel_stride * element,
                                   panel_stride, epilogue.bias + panel * kPanel, epilogue.relu,
                                   shifted.data(),
+                                  residual == nullptr ? nullptr : shifted_added.data(),
                                   std::min(result.c - panel * kPanel, width * kPanel)});
         }
         panel += width;

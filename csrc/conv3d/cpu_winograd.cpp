@@ -45,6 +45,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
   const int64_t panels = packed.size(1);
   const int64_t panel_stride = tap_count * run * kPanel;
   const V* const weights = static_cast<const V*>(packed.const_data_ptr());
+  const T* const residual = static_cast<const T*>(epilogue.residual);
 
   // A component reads only the phases it has a use for; those come first.
   std::vector<int64_t> component_taps(filter.components, tap_count);
@@ -148,7 +149,8 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
               }
               kernels.run[used - 1]({inputs.data() + i * tap_count * rows, component_taps[c], run,
                                      c * filter.phases * row, component, panel_stride,
-                                     no_bias.data(), false, targets.data(), used * kPanel});
+                                     no_bias.data(), false, targets.data(), nullptr,
+                                     used * kPanel});
             }
           }
           const int64_t channels = std::min(result.c - panel * kPanel, used * kPanel);
@@ -159,10 +161,15 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
             const int64_t ot = tile % time_tiles * filter.output_count;
             T* const target =
                 out + panel * kPanel + result.pixel(tile / time_tiles, ot, place.h, place.w);
+            const ClipView& view = epilogue.residual_view;
+            const T* const added = residual == nullptr
+                                       ? nullptr
+                                       : residual + panel * kPanel +
+                                             view.pixel(tile / time_tiles, ot, place.h, place.w);
             kernels.inverse({sums.data() + i * wide, component_stride, filter.components,
                              filter.outputs, epilogue.bias + panel * kPanel, epilogue.relu,
                              channels, target, result.stride_t,
-                             std::min(filter.output_count, result.t - ot)});
+                             std::min(filter.output_count, result.t - ot), added, view.stride_t});
           }
         }
       }

@@ -10,6 +10,13 @@ inline Vector load_lanes(const float* p) {
   return v;
 }
 
+inline Vector load_lanes(const float* p, int64_t count) {
+  if (count >= kLanes) return load_lanes(p);
+  Vector v{};
+  for (int64_t c = 0; c < count; ++c) v[c] = p[c];
+  return v;
+}
+
 inline void store_lanes(float* out, Vector v, int64_t count) {
   if (count >= kLanes) {
     __builtin_memcpy(out, &v, sizeof(v));
@@ -47,6 +54,10 @@ void run_tile(const TileArgs& args) {
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
+      if (args.residual != nullptr) {
+        sum[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
+                                args.channels - v * kLanes);
+      }
       // Written so that a NaN stays one, as in torch.
       if (args.relu) sum[r][v] = sum[r][v] < 0.0f ? Vector{} : sum[r][v];
       store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, sum[r][v],

@@ -41,6 +41,10 @@ void winograd_inverse(const InverseArgs& args) {
       Vector y = bias;
       for (int64_t i = 0; i < args.components; ++i)
         y += args.matrix[j * args.components + i] * sums[i];
+      if (args.residual != nullptr) {
+        y += load_lanes(static_cast<const T*>(args.residual) + j * args.residual_stride_t + c,
+                        args.channels - c);
+      }
       // Written so that a NaN stays one, as in torch.
       if (args.relu) y = y < 0.0f ? Vector{} : y;
       store_lanes(static_cast<T*>(args.out) + j * args.stride_t + c, y, args.channels - c);

@@ -1,14 +1,13 @@
-// fasti3d::max_pool3d_same on the CPU.
+// fasti3d::max_pool3d_ on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
-#include "../common/allocate.h"
 #include "../common/isa.h"
 #include "../common/memory.h"
-#include "../common/overlap.h"
 #include "../common/parallel.h"
 #include "pool.h"
 
@@ -23,24 +22,14 @@ PoolRows choose() {
   return baseline::pool_rows_any;
 }
 
-void max_pool3d_same_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride,
-                      Tensor out) {
-  const ScalarType type = x.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
-        "x must be float32, bfloat16 or float16");
-  check(out.scalar_type() == type, "out must have x's dtype");
-  const ClipView in = channels_last_view(x, "x");
-  const ClipView result = channels_last_view(out, "out");
-  const Window window = same_window(in, kernel, stride);
-  check_written(out, {{"x", x}});
-  check(result.n == in.n && result.c == in.c && result.t == window.t.out &&
-            result.h == window.h.out && result.w == window.w.out,
-        "out must be (", in.n, ", ", in.c, ", ", window.t.out, ", ", window.h.out, ", ",
-        window.w.out, "), got (", result.n, ", ", result.c, ", ", result.t, ", ", result.h, ", ",
-        result.w, ")");
+void max_pool3d_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride,
+                 std::optional<std::vector<int64_t>> padding, bool ceil, Tensor out) {
+  const Window window = checked_pool(x, kernel, stride, padding, ceil, out);
+  const ClipView in = channels_last_view(x, "x"), result = channels_last_view(out, "out");
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), result.span() * out.element_size());
-  const PoolArgs args{x.const_data_ptr(), out.mutable_data_ptr(), type, in, result, window};
+  const PoolArgs args{
+      x.const_data_ptr(), out.mutable_data_ptr(), x.scalar_type(), in, result, window};
   const PoolRows pool_rows = choose();
   const int64_t rows = in.n * window.t.out * window.h.out;
   const int64_t row_bytes = product({in.w, in.c, static_cast<int64_t>(x.element_size())});
@@ -52,19 +41,9 @@ void max_pool3d_same_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t
   });
 }
 
-Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride) {
-  const ClipView in = clip_view(x, "x");
-  const Window window = same_window(in, kernel, stride);
-  Tensor out = allocate("max_pool3d_same", {in.n, in.c, window.t.out, window.h.out, window.w.out},
-                        x.scalar_type(), x, torch::headeronly::MemoryFormat::ChannelsLast3d);
-  max_pool3d_same_(x, kernel, stride, out);
-  return out;
-}
-
 }  // namespace
 }  // namespace fasti3d
 
 STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) {
-  m.impl("max_pool3d_same", TORCH_BOX(&fasti3d::max_pool3d_same));
-  m.impl("max_pool3d_same_", TORCH_BOX(&fasti3d::max_pool3d_same_));
+  m.impl("max_pool3d_", TORCH_BOX(&fasti3d::max_pool3d_));
 }

@@ -1,4 +1,4 @@
-// fasti3d::max_pool3d_same on CUDA.
+// fasti3d::max_pool3d_ on CUDA.
 //
 // A block takes one row (n, t, h) of output pixels, or a part of one; its threads lie along the
 // channels, which are adjacent in memory, and then along w. A thread reads a pack of channels for
@@ -13,9 +13,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
-#include "../common/allocate.h"
 #include "../common/cuda.h"
 #include "pool.h"
 
@@ -146,30 +146,24 @@ void pool(const PoolArgs& args, cudaStream_t stream) {
   }
 }
 
-Tensor max_pool3d_same(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride) {
-  const ScalarType type = x.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
-        "x must be float32, bfloat16 or float16");
-  const ClipView in = channels_last_view(x, "x");
-  const Window window = same_window(in, kernel, stride);
+void max_pool3d_(Tensor x, std::vector<int64_t> kernel, std::vector<int64_t> stride,
+                 std::optional<std::vector<int64_t>> padding, bool ceil, Tensor out) {
+  const Window window = checked_pool(x, kernel, stride, padding, ceil, out);
+  if (out.numel() == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  Tensor out = allocate("max_pool3d_same", {in.n, in.c, window.t.out, window.h.out, window.w.out},
-                        type, x, torch::headeronly::MemoryFormat::ChannelsLast3d);
-  if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(x);
-  const PoolArgs args{
-      x.const_data_ptr(), out.mutable_data_ptr(), type, in, channels_last_view(out, "out"), window};
-  switch (type) {
+  const PoolArgs args{x.const_data_ptr(),         out.mutable_data_ptr(),         x.scalar_type(),
+                      channels_last_view(x, "x"), channels_last_view(out, "out"), window};
+  switch (args.type) {
     case ScalarType::Float: pool<float>(args, stream); break;
     case ScalarType::BFloat16: pool<__nv_bfloat16>(args, stream); break;
     default: pool<__half>(args, stream); break;
   }
-  return out;
 }
 
 }  // namespace
 }  // namespace fasti3d
 
 STABLE_TORCH_LIBRARY_IMPL(fasti3d, CUDA, m) {
-  m.impl("max_pool3d_same", TORCH_BOX(&fasti3d::max_pool3d_same));
+  m.impl("max_pool3d_", TORCH_BOX(&fasti3d::max_pool3d_));
 }

@@ -1,4 +1,4 @@
-// Max-pool of channels-last clips with SAME padding, one band of output rows at a time.
+// Max-pool of channels-last clips, one band of output rows at a time.
 //
 // The values are compared as integers: for IEEE formats, flipping the lower bits of negative
 // numbers gives keys that order as the values do, so that one integer maximum serves float32,

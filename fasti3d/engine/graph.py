@@ -337,13 +337,15 @@ class Graph:
         return min([0, *(value for node in self.nodes for value in node.writes)]) - 1
 
 
-def shapes(graph: Graph, shape: Sequence[int]) -> Shapes:
-    """The shape of every value for a clip of ``shape``.
+def shapes(graph: Graph, shape: Sequence[int], opaque: Mapping[int, Shape] | None = None) -> Shapes:
+    """The shape of every value for a clip of ``shape``; ``opaque`` has those of what torch computes.
 
     Raises:
         ValueError: maps that do not fill a window, or do not fit together.
     """
-    found: Shapes = {graph.input: tuple(shape)}
+    found: Shapes = {graph.input: tuple(shape), **(opaque or {})}
     for node in graph.nodes:
+        if isinstance(node, Opaque):
+            continue
         found.update(zip(node.writes, node.shapes(found), strict=True))
     return found

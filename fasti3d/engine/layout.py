@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fasti3d.engine.graph import (
     Add,
@@ -57,7 +58,8 @@ class Placed:
         step: what runs.
         written: where its results lie, by value; those of torch's own operators lie elsewhere.
         scratch: what it needs meanwhile.
-        foreign: what it reads that lies elsewhere, in whatever layout and dtype.
+        foreign: what it reads that lies elsewhere, in whatever layout and dtype; of torch's own operators what
+            lies inside a wider map.
         named: the results that are asked for, by name.
         last: values that nothing reads any more afterwards.
     """
@@ -78,10 +80,16 @@ class Layout:
     nbytes: int
     shapes: Shapes
 
-    def run(self, maps: Maps, block: Tensor, keep: Callable[[Tensor], Any]) -> dict[str, Any]:
-        """The named values, each after ``keep``, which must copy what lies in the block.
+    def run(
+        self, maps: Maps, block: Tensor, keep: Callable[[Tensor], Any], *, exact: bool = False
+    ) -> dict[str, Any]:
+        """The named values, each after ``keep``, which must copy what lies in the block; what torch computed
+        as it is, of views of the block copies.
 
         ``maps`` holds the clip. ``block`` is at least ``nbytes`` of memory, viewed in the plan's dtype.
+
+        Raises:
+            Spread: with ``exact``, where a value that is not finite may have reached more than it should.
         """
         found: dict[str, Any] = {}
         for placed in self.steps:
@@ -90,11 +98,27 @@ class Layout:
             for value in placed.foreign:
                 maps[value] = as_map(maps[value], block.dtype)
             placed.step(maps, [view.of(block) for view in placed.scratch])
+            if exact and placed.step.spread(maps):
+                raise Spread
             for name, value in placed.named.items():
-                found[name] = keep(maps[value])
+                found[name] = (
+                    _owned(maps[value], block) if isinstance(placed.step.node, Opaque) else keep(maps[value])
+                )
             for value in placed.last:
                 del maps[value]
         return found
+
+
+class Spread(Exception):
+    """A value that is not finite may have reached more of a map than its windows."""
+
+
+def _owned(result: Any, block: Tensor) -> Any:
+    """What torch computed, in memory of its own."""
+    memory = block.untyped_storage().data_ptr()
+    return tree_map_only(
+        Tensor, lambda y: y.clone() if y.untyped_storage().data_ptr() == memory else y, result
+    )
 
 
 def as_map(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,7 +154,8 @@ def lay_out(
         views = [View.dense(next(free) // dtype.itemsize, shape) for shape in shapes]
         named = {name: value for name, value in graph.names.items() if value in step.node.writes}
         last = [value for value, end in found.value_end.items() if end == i]
-        foreign = [] if isinstance(step.node, Opaque) else found.foreign.intersection(step.node.reads)
+        foreign = found.not_dense if isinstance(step.node, Opaque) else found.foreign
+        foreign = foreign.intersection(step.node.reads)
         placed.append(Placed(step, written, views, tuple(foreign), named, last))
     return Layout(placed, nbytes, of)
 
@@ -162,6 +187,11 @@ class _Values:
                 for whole in self._roots[value]:
                     self.begin.setdefault(whole, i)
                     self.end[whole] = max(self.end.get(whole, i), last)
+
+    @property
+    def not_dense(self) -> set[int]:
+        """Values that lie inside wider maps."""
+        return set(self._homes)
 
     def home(self, value: int) -> tuple[int, int]:
         """The map that a value lies in, itself or another, and its first channel there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,6 +29,7 @@ from fasti3d.engine.graph import (
     Pool,
     PoolConv,
     Relu,
+    Shape,
     Siblings,
     Softmax,
     shapes,
@@ -132,12 +133,15 @@ class Plan:
             elif isinstance(node, Head) and node.weight is not None:
                 weight, bias = _in_float32(node)
                 node = replace(node, weight=weight.flatten(1), bias=bias)
+            elif isinstance(node, Norm):
+                node = _norm_in_float32(node)
             nodes.append(node)
         self.graph = graph.with_nodes(nodes)
         forms = {conv.form for conv in self._convs.values()}
         first = [self._convs.get(node.out) for node in graph.nodes if graph.input in node.reads]
         self.reads_bytes = bool(first) and all(conv and conv.form == "triton" for conv in first)
-        self.graphs = Graphs() if forms == {"triton"} else None
+        has_opaque = any(isinstance(node, Opaque) for node in graph.nodes)
+        self.graphs = Graphs() if forms == {"triton"} and not has_opaque else None
         self._schedules: dict[frozenset[str], tuple[Graph, list[Step]]] = {}
         self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str]], Layout] = OrderedDict()
         self._lock = threading.Lock()
@@ -164,8 +168,13 @@ class Plan:
         found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True))
         return {name: found[name] for name in self.graph.names if name in wanted}
 
-    def layout(self, shape: Sequence[int], wanted: Iterable[str]) -> Layout:
-        """Steps and memory for clips of a shape, kept for those that come again."""
+    def layout(
+        self, shape: Sequence[int], wanted: Iterable[str], opaque: Mapping[int, Shape] | None = None
+    ) -> Layout:
+        """Steps and memory for clips of a shape, kept for those that come again.
+
+        ``opaque``: the shapes of what torch computes.
+        """
         key = (tuple(shape), frozenset(wanted))
         with self._lock:
             layout = self._layouts.get(key)
@@ -173,7 +182,7 @@ class Plan:
                 self._layouts.move_to_end(key)
                 return layout
         graph, steps = self.schedule(key[1])
-        layout = lay_out(graph, steps, shapes(graph, shape), self.dtype, self.device)
+        layout = lay_out(graph, steps, shapes(graph, shape, opaque), self.dtype, self.device)
         with self._lock:
             self._layouts[key] = layout
             while len(self._layouts) > _MAX_LAYOUTS:
@@ -258,6 +267,12 @@ def _in_float32(node: Conv | Siblings | Head) -> tuple[Tensor, Tensor]:
     assert node.weight is not None
     weight = node.weight.detach().float()
     return weight, weight.new_zeros(len(weight)) if node.bias is None else node.bias.detach().float()
+
+
+def _norm_in_float32(node: Norm) -> Norm:
+    weight = None if node.weight is None else node.weight.float()
+    bias = None if node.bias is None else node.bias.float()
+    return replace(node, mean=node.mean.float(), var=node.var.float(), weight=weight, bias=bias)
 
 
 def _pack(node: Conv | Siblings, dtype: torch.dtype) -> PackedConv3d:

@@ -30,8 +30,8 @@ from fasti3d.engine.graph import (
     Softmax,
 )
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
-from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.ops.max_pool3d_same.op import max_pool3d_same_into
+from fasti3d.ops.i3d_head.op import average_head
+from fasti3d.ops.max_pool3d_same.op import max_pool3d_into
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
 from fasti3d.runtime import gpu
 
@@ -83,6 +83,10 @@ class Step(ABC):
         """Maps that it needs meanwhile."""
         return ()
 
+    def spread(self, maps: Maps) -> bool:
+        """Whether a value that is not finite may have reached more of what it wrote than its windows."""
+        return False
+
     @abstractmethod
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
         """Reads values of ``maps`` and writes into those that the node writes, or sets them."""
@@ -99,6 +103,9 @@ class ConvStep(Step):
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
         residual = () if self.node.residual is None else (maps[self.node.residual],)
         self.conv(maps[self.node.x], maps[self.node.out], 0, *residual)
+
+    def spread(self, maps: Maps) -> bool:
+        return self.conv.spread(maps[self.node.out])
 
 
 class SiblingsStep(Step):
@@ -124,7 +131,7 @@ class PoolStep(Step):
 
 
 def pool_into(out: Tensor, x: Tensor, pool: Pool) -> None:
-    max_pool3d_same_into(out, x, pool.kernel, pool.stride)
+    max_pool3d_into(out, x, pool.kernel, pool.stride, pool.padding)
 
 
 class ConvPoolStep(Step):
@@ -160,6 +167,12 @@ class ConvPoolStep(Step):
             added = () if residual is None else (residual[first:last, :, begin:end],)
             piece = self.conv(x[first:last], memory[: last - first, :, : end - begin], begin, *added)
             pool_into(out[first:last, :, begin:end], piece, self.node.pool)
+
+    def spread(self, maps: Maps) -> bool:
+        # A whole tile is NaN: whatever windows it falls into, one of one channel tells.
+        return self.conv.transform is not None and not math.isfinite(
+            maps[self.node.out][:, :1].sum(dtype=torch.float32).item()
+        )
 
 
 class PoolConvStep(Step):
@@ -263,7 +276,7 @@ class HeadStep(Step):
             weight = x.new_empty((0, x.shape[1]), dtype=torch.float32)
         if bias is None:
             bias = weight.new_zeros(len(weight))
-        features, scores = i3d_head(x, weight, bias)
+        features, scores = average_head(x, weight, bias, node.window)
         maps[node.out] = features
         if node.scores is not None:
             maps[node.scores] = scores

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import fx, nn
 
+from fasti3d.engine.describe.watch import Watch
 from fasti3d.forms import is_watched
+from fasti3d.fusion.program import Program, program_of
 from fasti3d.i3d import I3D
 from fasti3d.reference import BatchNorm3d
 
@@ -124,8 +126,7 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
     A batch norm or a ReLU is in a chain if it is called once, on nothing but the result that precedes it,
     which nobody else reads.
     """
-    # A forward may keep what it computed, here tracing proxies: in a copy, which shares the tensors.
-    network = copy.deepcopy(network, {id(t): t for t in (*network.parameters(), *network.buffers())})
+    network = _without_values(network)
     names = {module: name for name, module in network.named_modules()}
     graphs, opaque = _trace(network)
     called: dict[fx.Node, nn.Module] = {}
@@ -167,3 +168,27 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
     # A ModuleList and the like have no forward to follow.
     followable = {m: error for m, error in opaque.items() if type(m).forward is not nn.Module.forward}
     return chains, {names[module]: error for module, error in followable.items()}
+
+
+def find_programs(network: nn.Module) -> dict[str, Program]:
+    """The calls of each part's ``forward``, by the part's name: of those that can be followed, take one clip
+    and keep nothing of what they compute.
+    """
+    network = _without_values(network)
+    found = {}
+    for name, part in network.named_modules():
+        if _is_leaf(part) or "forward" in vars(part) or type(part).forward is nn.Module.forward:
+            continue
+        watch = Watch(part, (), part.modules())
+        try:
+            program = program_of(_Tracer().trace(part))
+        except Exception:  # whatever Python code raises on values that it cannot look at
+            continue
+        if watch.holds():
+            found[name] = program
+    return found
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy that shares the tensors: a forward may keep what it computed, here tracing proxies."""
+    return copy.deepcopy(network, {id(t): t for t in (*network.parameters(), *network.buffers())})

@@ -37,8 +37,17 @@ def check_clip(x: Tensor, channels: str = "C") -> None:
         raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
 
 
-def check_out(out: Tensor, shape: Sequence[int], dtype: torch.dtype, **inputs: Tensor | None) -> None:
-    """ValueError unless ``out`` is a channels-last clip of this shape and dtype, in memory of its own."""
+def check_out(
+    out: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    *,
+    residual: Tensor | None = None,
+    **inputs: Tensor | None,
+) -> None:
+    """ValueError unless ``out`` is a channels-last clip of this shape and dtype, in memory of its own, which
+    a ``residual`` may share only as a whole.
+    """
     if tuple(out.shape) != tuple(shape) or out.dtype != dtype:
         raise ValueError(
             f"out must be {dtype} of shape {tuple(shape)}, got {out.dtype} of {tuple(out.shape)}"
@@ -61,6 +70,39 @@ def check_out(out: Tensor, shape: Sequence[int], dtype: torch.dtype, **inputs: T
                 f"unsupported operation: some elements of {name} and out refer to a single memory location: "
                 "clone one of them"
             )
+    check_in_place(out, residual)
+
+
+def check_in_place(out: Tensor, residual: Tensor | None) -> None:
+    """ValueError if ``residual`` shares memory with ``out``, of whose shape it is, and is not ``out``."""
+    if residual is None or is_same_place(residual, out) or not (_has_memory(out) and _has_memory(residual)):
+        return
+    if _share_memory(out, residual):
+        raise ValueError(
+            "unsupported operation: some elements of residual and out refer to a single memory location: "
+            "pass out itself as residual, or clone one of them"
+        )
+
+
+def check_residual(residual: Tensor | None, shape: Sequence[int], x: Tensor) -> None:
+    """ValueError unless ``residual`` can be added to a result of this shape, of x's dtype and device."""
+    if residual is None:
+        return
+    if tuple(residual.shape) != tuple(shape) or residual.dtype != x.dtype:
+        raise ValueError(
+            f"residual must be {x.dtype} of the result's shape {tuple(shape)}, got {residual.dtype} of "
+            f"{tuple(residual.shape)}"
+        )
+    if residual.device != x.device:
+        raise ValueError(f"residual is on {residual.device}, but x on {x.device}: move one to the other")
+
+
+def is_same_place(a: Tensor, b: Tensor) -> bool:
+    """Whether tensors of one shape and dtype have each element at the same address."""
+    if not (_has_memory(a) and _has_memory(b)):
+        return a is b
+    strides = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return a.data_ptr() == b.data_ptr() and all(n < 2 or s == t for n, s, t in strides)
 
 
 def _has_memory(x: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The operators' schemas where no extension defines them, and their references as the default kernel."""
+"""How an operator is registered, and how its callers are told apart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,54 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fasti3d.runtime import extension
 
 _LIBRARY = torch.library.Library("fasti3d", "FRAGMENT")
+
+
+def operator(
+    schema: str,
+    reference: Callable | None,
+    *,
+    fake: Callable | None = None,
+    cuda: Callable | None = None,
+    setup_context: Callable | None = None,
+    backward: Callable | None = None,
+    tags: Sequence[torch.Tag] = (),
+) -> bool:
+    """Register an operator, ``torch.ops.fasti3d.<name>``: all of it but its compiled kernels.
+
+    Args:
+        schema: name, arguments and results, as ``torch.library.define`` takes them. Kernels in csrc/ name the
+            operator and repeat nothing of this.
+        reference: the operator in plain PyTorch, which runs wherever there is no kernel. None if there is
+            only the compiled kernel.
+        fake: the results for tracing, empty. An operator that returns nothing needs none.
+        cuda: the kernel for GPUs that is written in Python; one that nvcc compiled takes precedence.
+        setup_context: what ``backward`` needs, as ``torch.library.register_autograd`` takes it.
+        backward: the gradient, likewise. Without it there is none.
+        tags: of the operator.
+
+    Returns:
+        Whether nvcc compiled a kernel of it.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=tags)
+    compiled = has_cuda_kernel(name)
+    if reference is not None:
+        _LIBRARY.impl(name, _as_kernel(reference), "CompositeExplicitAutograd")
+    if cuda is not None and not compiled:
+        _LIBRARY.impl(name, _as_kernel(cuda), "CUDA")
+    torch.library.register_fake(f"fasti3d::{name}", fake or _returns_nothing)
+    if backward is not None:
+        torch.library.register_autograd(f"fasti3d::{name}", backward, setup_context=setup_context)
+    return compiled
+
+
+def _returns_nothing(*arguments: Any) -> None:
+    return None
 
 
 def define(name: str, schema: str, tags: Sequence[torch.Tag] = ()) -> None:
@@ -34,13 +77,13 @@ def register(name: str, schema: str, reference: Callable) -> None:
     _LIBRARY.impl(name, _as_kernel(reference), "CompositeExplicitAutograd")
 
 
-def _as_kernel(reference: Callable) -> Callable:
-    """The reference with the errors of compiled kernels, which are all RuntimeError, as torch's own are."""
+def _as_kernel(function: Callable) -> Callable:
+    """The function with the errors of compiled kernels, which are all RuntimeError, as torch's own are."""
 
-    @wraps(reference)
+    @wraps(function)
     def run(*arguments: Any) -> Any:
         try:
-            return reference(*arguments)
+            return function(*arguments)
         except ValueError as error:
             raise RuntimeError(str(error)) from None
 
@@ -56,12 +99,6 @@ def register_shapes(name: str, shapes: Callable) -> None:
     """Gives a compiled operator without a reference its results for tracing, where it was compiled."""
     if extension.CORE is not None:
         torch.library.register_fake(f"fasti3d::{name}", shapes)
-
-
-def register_cuda(name: str, kernel: Callable) -> None:
-    """Makes an operator run ``kernel``, written in Python, on GPUs where no CUDA kernel was compiled."""
-    if not has_cuda_kernel(name):
-        _LIBRARY.impl(name, kernel, "CUDA")
 
 
 def takes_operators(x: Tensor) -> bool:
@@ -88,7 +125,8 @@ def needs_ordinary_path(x: Tensor) -> bool:
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or is_in_torch_dispatch_mode()
+        # Not is_in_torch_dispatch_mode(), which tells of all threads together.
+        or _get_current_dispatch_mode() is not None
         or forward_ad._current_level >= 0
         or module_globals._has_any_global_hook()
     )

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fasti3d.ops.max_pool3d_same import config as pool
     from fasti3d.ops.pooled_conv3d import config as pooled
 
-# Of the head: as many frames and pixels as it takes more than one step over.
-_HEAD_FRAMES, _HEAD_SIDE = 11, 9
+# Frames, rows and columns beyond the head's window: as many as take more than one step.
+_HEAD_MORE = 9, 2, 2
 
 
 def conv3d(
@@ -30,6 +30,7 @@ def conv3d(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None = None,
 ) -> Subject:
     """Of ``launch.conv3d``: a piece from within a clip stays one."""
     clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
@@ -44,7 +45,7 @@ def conv3d(
     return Subject.of(
         "conv3d",
         f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(kernel)}, stride "
-        f"{_times(stride)}: {config.short}",
+        f"{_times(stride)}{'' if residual is None else ', with a residual'}: {config.short}",
         x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
         weight=Layout.of(weight),
         out=Layout.of(out).smaller((clips, out.shape[1], *size)),
@@ -53,6 +54,7 @@ def conv3d(
         padding=padding,
         relu=relu,
         start=first,
+        residual=residual if residual is None else Layout.of(residual).smaller((clips, out.shape[1], *size)),
         config=asdict(config),
     )
 
@@ -92,7 +94,15 @@ def pooled_conv3d(
     )
 
 
-def max_pool3d(config: pool.Config | None, x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> Subject:
+def max_pool3d(
+    config: pool.Config | None,
+    x: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple | None,
+    ceil_mode: bool,
+    out: Tensor,
+) -> Subject:
     """Of ``launch.max_pool3d``, and without a configuration of the compiled kernel."""
     clips, *size = few_tiles((x.shape[0], *out.shape[2:]), config.box if config else (1, 2, 2, 2))
     lengths = [n - (m - f) * s for n, m, f, s in zip(x.shape[2:], out.shape[2:], size, stride, strict=True)]
@@ -104,19 +114,22 @@ def max_pool3d(config: pool.Config | None, x: Tensor, kernel: Triple, stride: Tr
         out=Layout.of(out).smaller((clips, x.shape[1], *size)),
         kernel=kernel,
         stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
         config=config and asdict(config),
     )
 
 
-def head(x: Tensor, weight: Tensor) -> Subject:
+def head(x: Tensor, weight: Tensor, window: Triple) -> Subject:
     """Of ``launch.head``."""
-    n, channels, frames, height, width = x.shape
-    few = (min(n, 2), channels, min(frames, _HEAD_FRAMES), min(height, _HEAD_SIDE), min(width, _HEAD_SIDE))
+    n, channels, *size = x.shape
+    few = [min(length, w + more) for length, w, more in zip(size, window, _HEAD_MORE, strict=True)]
     return Subject.of(
-        "i3d_head",
-        f"the head of {_name(x)}, {channels} channels, {len(weight)} classes",
-        x=Layout.of(x).smaller(few),
+        "average_head",
+        f"the head of {_name(x)}, {channels} channels, window {_times(window)}, {len(weight)} classes",
+        x=Layout.of(x).smaller((min(n, 2), channels, *few)),
         classes=len(weight),
+        window=window,
     )
 
 

@@ -18,9 +18,9 @@ from fasti3d.flow.params import TVL1Params
 from fasti3d.inputs import as_floats, without_autocast
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.op import pack_triton
-from fasti3d.ops.i3d_head.reference import i3d_head_reference
+from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_compiled
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
 from fasti3d.ops.tiling import Triple
 from fasti3d.proof.subject import Layout, Subject
@@ -60,7 +60,15 @@ def _works(device: torch.device) -> bool:
 
 
 def _conv3d(
-    device: torch.device, *, x: Any, weight: Any, out: Any, start: int, config: Any, **geometry: Any
+    device: torch.device,
+    *,
+    x: Any,
+    weight: Any,
+    out: Any,
+    start: int,
+    residual: Any,
+    config: Any,
+    **geometry: Any,
 ) -> str | None:
     # Here and not at the top: triton is slow to import, and may not be there.
     from fasti3d.ops.conv3d_bn_relu import launch
@@ -70,13 +78,14 @@ def _conv3d(
     kernel, stride, relu = tuple(geometry["kernel"]), tuple(geometry["stride"]), geometry["relu"]
     padding = geometry["padding"] and tuple(geometry["padding"])
     packed, bias = _weights(Layout(*weight), clip.shape[1], device, kernel, stride)
-    work = launch.prepare(clip, packed, bias, kernel, stride, padding, relu, written, start)
+    added = None if residual is None else _random(Layout(*residual), device)
+    work = launch.prepare(clip, packed, bias, kernel, stride, padding, relu, written, start, added)
     with torch.cuda.device_of(clip):
         launch.run(Config(**{**config, "box": tuple(config["box"])}), work)
     frames = start, written.shape[2]
     exact = as_floats(clip, packed.dtype).float(), packed.float()
     with torch.backends.cudnn.flags(allow_tf32=False):
-        expected = plain.conv3d(*exact, bias, kernel, stride, padding, relu, frames, torch.float32)
+        expected = plain.conv3d(*exact, bias, kernel, stride, padding, relu, frames, torch.float32, added)
     return _compare([(written, expected, memory)])
 
 
@@ -115,24 +124,25 @@ def _pooled_conv3d(
 
 
 def _max_pool3d(
-    device: torch.device, *, x: Any, out: Any, kernel: Sequence[int], stride: Sequence[int], config: Any
+    device: torch.device, *, x: Any, out: Any, ceil_mode: bool, config: Any, **geometry: Any
 ) -> str | None:
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
-    window, step = (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2])
+    kernel, stride = tuple(geometry["kernel"]), tuple(geometry["stride"])
+    padding = geometry["padding"] and tuple(geometry["padding"])
     if config is None:
-        max_pool3d_compiled(clip, window, step, written)
+        max_pool3d_compiled(clip, kernel, stride, padding, ceil_mode, written)
     else:
         from fasti3d.ops.max_pool3d_same import launch
         from fasti3d.ops.max_pool3d_same.config import Config
 
         with torch.cuda.device_of(clip):
             box = tuple(config["box"])
-            launch.run(Config(box, config["block_c"]), clip, window, step, written)
-    expected = max_pool3d_same_reference(clip, list(kernel), list(stride))
+            launch.run(Config(box, config["block_c"]), clip, kernel, stride, padding, written)
+    expected = max_pool3d_reference(clip, kernel, stride, padding, ceil_mode)
     return _compare([(written, expected.float(), memory)], limit=0.0)
 
 
-def _i3d_head(device: torch.device, *, x: Any, classes: int) -> str | None:
+def _average_head(device: torch.device, *, x: Any, classes: int, window: Sequence[int]) -> str | None:
     from fasti3d.ops.i3d_head.launch import head
 
     clip = _random(Layout(*x), device)
@@ -141,9 +151,9 @@ def _i3d_head(device: torch.device, *, x: Any, classes: int) -> str | None:
     def poisoned(shape: Any, **options: Any) -> Tensor:
         return torch.full(shape, math.nan, **options)
 
-    found = head(clip, weight, bias, empty=poisoned)
+    found = head(clip, weight, bias, (window[0], window[1], window[2]), empty=poisoned)
     # On the CPU, whose products in float32 no setting rounds.
-    exact = i3d_head_reference(clip.cpu(), weight.cpu(), bias.cpu())
+    exact = average_head_reference(clip.cpu(), weight.cpu(), bias.cpu(), window)
     return _compare([(y.cpu(), z, None) for y, z in zip(found, exact, strict=True) if y.numel()])
 
 
@@ -177,7 +187,7 @@ def _triton(device: torch.device) -> str | None:
     clip = torch.randn(1, 2, 2, 16, 8, device=device).permute(0, 4, 1, 2, 3)
     out = torch.full((1, 2, 2, 16, 8), math.nan, device=device).permute(0, 4, 1, 2, 3)
     with torch.cuda.device_of(clip):
-        launch.run(Config((1, 1, 4, 4), 8), clip, ONE, ONE, out)
+        launch.run(Config((1, 1, 4, 4), 8), clip, ONE, ONE, None, out)
     return _compare([(out, clip, None)], limit=0.0)
 
 
@@ -187,7 +197,7 @@ CASES: dict[str, Callable[..., str | None]] = {
     "conv3d_split": _conv3d_split,
     "pooled_conv3d": _pooled_conv3d,
     "max_pool3d": _max_pool3d,
-    "i3d_head": _i3d_head,
+    "average_head": _average_head,
     "tvl1": _tvl1,
 }
 

@@ -14,14 +14,13 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
-from fasti3d.ops import conv3d_bn_relu, max_pool3d_same
+from fasti3d.ops import average_head, conv3d_bn_relu, max_pool3d, max_pool3d_same
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.i3d_head.op import i3d_head
-from fasti3d.ops.i3d_head.reference import i3d_head_reference
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.i3d_head.reference import average_head_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.runtime import extension
 
@@ -169,11 +168,18 @@ def pool(pick: random.Random) -> None:
     x = layout(pick, x.to(dtype))
     kernel = pick.choices((1, 2, 3, 5, 7, 50, 2**31 - 1), (3, 3, 4, 2, 1, 1, 1), k=3)
     stride = pick.choices((1, 2, 3, 50, 2**31 - 1), (5, 4, 2, 1, 1), k=3)
-    y = max_pool3d_same(x, kernel, stride)
-    same_bits(y, max_pool3d_same_reference(x, kernel, stride))
+    padding, ceil_mode = None, False
+    if 0 not in size and pick.random() < 0.5:
+        kernel = [min(k, n + n // 2) for k, n in zip(kernel, size, strict=True)]
+        padding = [pick.randint(max(0, -((n - k) // 2)), k // 2) for k, n in zip(kernel, size, strict=True)]
+        ceil_mode = pick.random() < 0.5
+        y = max_pool3d(x, kernel, stride, padding, ceil_mode)
+    else:
+        y = max_pool3d_same(x, kernel, stride)
+    same_bits(y, max_pool3d_reference(x, kernel, stride, padding, ceil_mode))
     dense = x.contiguous(memory_format=CHANNELS_LAST)
     out, wide = slice_of_more(tuple(y.shape), dtype)
-    torch.ops.fasti3d.max_pool3d_same_(dense, kernel, stride, out)
+    torch.ops.fasti3d.max_pool3d_(dense, kernel, stride, padding, ceil_mode, out)
     same_bits(out, y)
     assert_slice_alone(out, wide)
 
@@ -185,18 +191,15 @@ def same_bits(a: Tensor, b: Tensor) -> None:
 
 
 def head(pick: random.Random) -> None:
-    shape = (
-        pick.choice((0, 1, 2)),
-        pick.choice((0, 1, 5, 64)),
-        pick.randint(2, 5),
-        *pick.choices((7, 8, 10), k=2),
-    )
+    size = [pick.randint(1, 9) for _ in range(3)]
+    shape = (pick.choice((0, 1, 2)), pick.choice((0, 1, 5, 64)), *size)
+    window = None if pick.random() < 0.3 else [pick.randint(1, n) for n in size]
     x = layout(pick, torch.randn(shape).to(pick.choice(DTYPES)))
     classes = pick.choice((0, 1, 7))
     weight, bias = torch.randn(classes, shape[1]), torch.randn(classes)
-    features, logits = i3d_head(x, weight, bias)
-    expected = i3d_head_reference(x.double().float(), weight.clone(), bias)
-    assert features.shape == (shape[0], shape[1], shape[2] - 1)
+    features, logits = average_head(x, weight, bias, window)
+    expected = average_head_reference(x.double().float(), weight.clone(), bias, window)
+    assert features.shape == (*shape[:2], 1 if window is None else size[0] - window[0] + 1)
     torch.testing.assert_close((features, logits), expected)
     if not shape[1]:
         assert torch.equal(logits, bias.expand(shape[0], classes))

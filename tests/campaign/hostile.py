@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from tvl1_making import arguments
 
-import fasti3d.ops.i3d_head.op  # noqa: F401 - registers the operator
 from fasti3d.flow import TVL1Params
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 
@@ -57,8 +56,12 @@ def pool() -> Arguments:
     return {"x": clip(2, 16, 4, 5, 6), "kernel": [3, 3, 3], "stride": [1, 1, 1]}
 
 
+def padded_pool() -> Arguments:
+    return pool() | {"padding": [1, 1, 1], "ceil_mode": False}
+
+
 def pool_into() -> Arguments:
-    return pool() | {"out": clip(2, 16, 4, 5, 6)}
+    return padded_pool() | {"out": clip(2, 16, 4, 5, 6)}
 
 
 def packing() -> Arguments:
@@ -79,7 +82,8 @@ def flow() -> Arguments:
 
 
 def head() -> Arguments:
-    return {"x": torch.randn(2, 4, 2, 7, 7), "weight": torch.randn(3, 4), "bias": torch.randn(3)}
+    x, weight, bias = torch.randn(2, 4, 2, 7, 7), torch.randn(3, 4), torch.randn(3)
+    return {"x": x, "weight": weight, "bias": bias, "window": [2, 7, 7]}
 
 
 def prints() -> Arguments:
@@ -188,6 +192,14 @@ CONVOLUTIONS = [
     *(put("start", start, "out must hold") for start in (-1, 1, HUGE, -HUGE - 1)),
     *into("packed", "bias"),
 ]
+POOLS = [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]
+PADDED = [
+    *triples("padding", 0, 2**15 - 1),
+    put("padding", [1, 2, 1], "padding must be at most half the kernel"),
+    put("kernel", [7, 3, 3], "must fill the kernel"),
+    *(of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have frames") for axis in (2, 3, 4)),
+    ("ceil_mode", lambda given: given.update(padding=None) or True, "ceil_mode must be False with SAME"),
+]
 HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
     ("conv3d_packed_", direct, CONVOLUTIONS),
     (
@@ -211,12 +223,9 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *into("inputs", "outputs")[-2:],
         ],
     ),
-    ("max_pool3d_same", pool, [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]),
-    (
-        "max_pool3d_same_",
-        pool_into,
-        [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1), *into()],
-    ),
+    ("max_pool3d_same", pool, POOLS),
+    ("max_pool3d", padded_pool, [*POOLS, *PADDED]),
+    ("max_pool3d_", pool_into, [*POOLS, *PADDED, *into()]),
     (
         "conv3d_pack",
         packing,
@@ -283,12 +292,14 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
         ],
     ),
     (
-        "i3d_head",
+        "average_head",
         head,
         [
             *CLIPS[:1],
             of("x", lambda x: x[:, :, :1], "x must be .* at least"),
             of("x", lambda x: x[..., :6], "x must be .* at least"),
+            ("window", lambda given: given.update(x=given["x"][:, :, :0]), "x must be .* at least"),
+            *triples("window", 1, 2**31 - 1),
             of("weight", lambda w: w[:, :3], "weight must be"),
             of("weight", lambda w: w[:2], "weight must be"),
             of("weight", Tensor.half, "weight must be torch.float32"),

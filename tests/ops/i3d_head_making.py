@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor
 
+from fasti3d.network import HEAD_POOL
+
+# Shapes and windows of other networks' heads, None for all of the map, and odd ones.
+WINDOWS = [
+    ((1, 512, 2, 7, 7), None),
+    ((2, 40, 5, 3, 4), None),
+    ((1, 33, 1, 1, 1), None),
+    ((1, 72, 8, 7, 7), (4, 7, 7)),
+    ((2, 16, 9, 5, 6), (3, 1, 4)),
+    ((1, 8, 11, 6, 5), (1, 2, 5)),
+    ((1, 8, 4, 12, 13), (4, 3, 3)),
+]
 # Odd sizes, the least of each axis, more than a step of windows, pixels and channels.
 MAPS = [
     (1, 1024, 2, 7, 7),
@@ -31,9 +45,15 @@ def head_arguments(
     return x, random(classes, channels), random(classes)
 
 
-def assert_is_head(actual: tuple[Tensor, Tensor], x: Tensor, weight: Tensor, bias: Tensor) -> None:
+def assert_is_head(
+    actual: tuple[Tensor, Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    window: Sequence[int] = HEAD_POOL,
+) -> None:
     """Features and logits against the pool and the classifier, one after the other, in float64."""
-    pooled = F.avg_pool3d(x.double(), (2, 7, 7), stride=1)
+    pooled = F.avg_pool3d(x.double(), tuple(window), stride=1)
     logits = torch.einsum("ncthw,kc->nkthw", pooled, weight.double()) + bias.double()[:, None, None, None]
     for result, exact in zip(actual, (pooled.mean(dim=(3, 4)), logits.mean(dim=(2, 3, 4))), strict=True):
         assert result.dtype == torch.float32

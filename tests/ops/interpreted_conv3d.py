@@ -69,20 +69,26 @@ def check(
     around: tuple[int, int] = (8, 8),
     pieces: int | None = None,
     padding: Triple | None = None,
+    residual: Tensor | None = None,
+    in_place: bool = False,
 ) -> None:
     """Convolves into a slice, in pieces of so many frames, and compares."""
     weight, bias = weights(out_channels, x.shape[1], kernel)
     packed = pack(weight, bias, stride, relu, x.dtype, padding)
     padded = pad_same(x.double(), kernel, stride) if padding is None else x.double()
     exact = F.conv3d(padded, weight.double(), bias.double(), stride, padding or 0)
+    exact = exact if residual is None else exact + residual.double()
     n, _, t, h, w = exact.shape
     wide = torch.full((n, t, h, w, around[0] + out_channels + around[1]), SENTINEL, dtype=x.dtype)
     inside = slice(around[0], around[0] + out_channels)
     wide[..., inside] = torch.nan
     out = wide.permute(0, 4, 1, 2, 3)[:, inside]
+    if in_place:
+        residual = out.copy_(residual)
     before = x.clone()
     for begin in range(0, t, pieces or t):
-        packed(x, out[:, :, begin : begin + (pieces or t)], begin)
+        frames = slice(begin, begin + (pieces or t))
+        packed(x, out[:, :, frames], begin, None if residual is None else residual[:, :, frames])
     assert_close("conv3d", out, exact.relu() if relu else exact, scale=exact.abs().max().item())
     untouched = wide.permute(0, 4, 1, 2, 3)
     assert (untouched[:, : around[0]] == SENTINEL).all()
@@ -106,6 +112,43 @@ def test_padding_of_other_networks(
     form: str, channels: int, kernel: Triple, stride: Triple, padding: Triple
 ) -> None:
     check(clip(2, channels, (4, 6, 8)), 16, kernel, stride, padding=padding, pieces=2)
+
+
+RESIDUALS = {
+    "three": ((2, 16, (3, 5, 7)), 24, THREE, ONE, None),
+    "one": ((2, 16, (3, 5, 7)), 24, ONE, ONE, None),
+    "strided": ((2, 16, (3, 5, 7)), 24, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    "folded": ((1, 3, (4, 6, 7)), 16, THREE, (1, 2, 2), (1, 1, 1)),
+    "odd": ((1, 17, (2, 3, 5)), 19, (3, 1, 1), ONE, None),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_residuals(form: str, name: str, chosen: list[Config]) -> None:
+    """Dense, repeated, a slice of a wider clip with no alignment of its own, and the output itself."""
+    (n, channels, size), out_channels, kernel, stride, padding = RESIDUALS[name]
+    x = clip(n, channels, size)
+    weight, bias = weights(out_channels, channels, kernel)
+    shape = pack(weight, bias, stride, True, x.dtype, padding)(x).shape
+    wide = 3 * clip(n, out_channels + 16, (shape[2], shape[3], shape[4]), seed=5)
+    dense = wide[:, 8 : 8 + out_channels].contiguous(memory_format=torch.channels_last_3d)
+    slices = wide[:, 8 : 8 + out_channels], wide[:, 3 : 3 + out_channels], dense[:, :, :1].expand(shape)
+    for residual in (dense, *slices):
+        check(x, out_channels, kernel, stride, padding=padding, residual=residual, pieces=2)
+    check(x, out_channels, kernel, stride, padding=padding, residual=dense, in_place=True, relu=False)
+    expected = form if name in ("three", "one") else "pointer"
+    assert {c.form for c in chosen[1:2]} == {expected}
+
+
+def test_residuals_in_bfloat16_are_added_before_the_sum_is_rounded(form: str) -> None:
+    x = clip(1, 32, (2, 4, 5), torch.bfloat16)
+    weight, bias = weights(40, 32, THREE)
+    packed = pack(weight.bfloat16().float(), bias, ONE, False, x.dtype)
+    exact = F.conv3d(pad_same(x.double(), THREE, ONE), weight.bfloat16().double(), bias.double())
+    residual = (0.01 * torch.randn(exact.shape) - exact).bfloat16()
+    residual = residual.contiguous(memory_format=torch.channels_last_3d)
+    difference = exact + residual.double()
+    assert_close("conv3d", packed(x, residual=residual), difference, scale=difference.abs().max().item())
 
 
 def check_split(x: Tensor, parts: tuple[int, int], around: tuple[int, int] = (8, 8)) -> None:
@@ -271,7 +314,8 @@ def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(config, "DESCRIPTOR_TILES", (tile,))
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
-    check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+    residual = clip(2, tile.channels - 8, (3, 5, 6), seed=5)
+    check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE, residual=residual)
     check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
 
 
@@ -281,7 +325,8 @@ def test_every_pointer_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(config, "POINTER_TILES", (tile,))
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
-    check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE)
+    residual = clip(2, tile.channels - 8, (3, 5, 6), seed=5)
+    check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE, residual=residual)
     check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from i3d_head_making import MAPS, assert_is_head, head_arguments
+from i3d_head_making import MAPS, WINDOWS, assert_is_head, head_arguments
 from torch import Tensor
 
+from fasti3d.network import HEAD_POOL
 from fasti3d.ops.i3d_head import launch
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -19,10 +20,12 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(torch.nan))
 
 
-def check(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def check(
+    x: Tensor, weight: Tensor, bias: Tensor, window: tuple[int, int, int] = HEAD_POOL
+) -> tuple[Tensor, Tensor]:
     before = x.clone()
-    features, logits = launch.head(x, weight, bias)
-    assert_is_head((features, logits), x, weight, bias)
+    features, logits = launch.head(x, weight, bias, window)
+    assert_is_head((features, logits), x, weight, bias, window)
     assert torch.equal(x, before)
     return features, logits
 
@@ -31,6 +34,11 @@ def check(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("shape", MAPS, ids=str)
 def test_maps(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     check(*head_arguments(shape, 5, dtype))
+
+
+@pytest.mark.parametrize(("shape", "window"), WINDOWS, ids=str)
+def test_windows(shape: tuple[int, ...], window: tuple[int, int, int] | None) -> None:
+    check(*head_arguments(shape, 5), window or (shape[2], shape[3], shape[4]))
 
 
 @pytest.mark.parametrize("classes", [0, 1, 127, 128, 400])
@@ -57,7 +65,7 @@ def test_a_value_that_is_not_finite_reaches_its_windows_alone() -> None:
     clean, clean_logits = check(x, weight, bias)
     for value in (torch.nan, torch.inf):
         x[1, 33, 5, 3, 4] = value
-        features, logits = launch.head(x, weight, bias)
+        features, logits = launch.head(x, weight, bias, HEAD_POOL)
         bad = ~features.isfinite()
         assert bad.nonzero().tolist() == [[1, 33, 4], [1, 33, 5]]
         assert torch.equal(features[~bad], clean[~bad])

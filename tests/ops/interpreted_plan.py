@@ -20,7 +20,6 @@ from fasti3d.inspect import plan_report
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
 from fasti3d.ops.i3d_head import op as head_op
-from fasti3d.ops.i3d_head import reference as head_reference
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
 from fasti3d.proof.guard import collected
@@ -42,7 +41,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         monkeypatch.setattr(module, "chip", lambda device: few)
     monkeypatch.setattr(network, "TRUNK", NARROW)
     monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
-    for module in (network, head_op, head_reference):
+    for module in (network, head_op):
         monkeypatch.setattr(module, "HEAD_POOL", (2, 1, 1))
 
     def pack_for_gpu(
@@ -52,12 +51,12 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
 
-    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None) -> Tensor:
         if not x.is_meta:
-            pool_launch.max_pool3d(x, kernel, stride, out)
+            pool_launch.max_pool3d(x, kernel, stride, out, padding)
         return out
 
-    monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
+    monkeypatch.setattr(steps, "max_pool3d_into", pool)
     view = layout.View.of
 
     def poisoned(self: layout.View, block: Tensor) -> Tensor:

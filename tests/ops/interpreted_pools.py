@@ -16,11 +16,10 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.pooled_conv3d import config as conv_config
 from fasti3d.ops.pooled_conv3d import launch as conv_launch
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve
-from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
 
@@ -55,10 +54,21 @@ def into_slice(
     return out
 
 
-def check_pool(x: Tensor, kernel: Triple, stride: Triple, around: tuple[int, int] = (8, 8)) -> None:
-    shape = [*x.shape[:2], *same_shape(x.shape[2:], stride)]
-    out = into_slice(shape, x, around, lambda y: pool_launch.max_pool3d(x, kernel, stride, y))
-    expected = max_pool3d_same_reference(x, list(kernel), list(stride))
+def check_pool(
+    x: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    around: tuple[int, int] = (8, 8),
+    padding: Triple | None = None,
+    ceil_mode: bool = False,
+) -> None:
+    expected = max_pool3d_reference(x, kernel, stride, padding, ceil_mode)
+    out = into_slice(
+        list(expected.shape),
+        x,
+        around,
+        lambda y: pool_launch.max_pool3d(x, kernel, stride, y, padding, ceil_mode),
+    )
     torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -69,7 +79,7 @@ def check_pooled_conv(
     conv = pack(weight, bias, ONE, relu, x.dtype)
     shape = [len(x), out_channels, *x.shape[2:]]
     out = into_slice(shape, x, around, lambda y: pool_and_convolve(conv, x, y))
-    pooled = max_pool3d_same_reference(x, list(THREE), list(ONE)).double()
+    pooled = max_pool3d_reference(x, THREE, ONE, None).double()
     exact = F.conv3d(pooled, weight.double(), bias.double())
     assert_close("conv3d", out, exact.relu() if relu else exact, scale=exact.abs().max().item())
 
@@ -79,6 +89,21 @@ def check_pooled_conv(
 @pytest.mark.parametrize(("kernel", "stride"), I3D_POOLS)
 def test_the_pools_of_the_network(kernel: Triple, stride: Triple, size: Triple, dtype: torch.dtype) -> None:
     check_pool(clip(2, 24, size, dtype), kernel, stride)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ((1, 3, 3), TWO, (0, 1, 1)),
+        ((2, 3, 3), TWO, (0, 0, 0)),
+        ((2, 1, 1), (2, 1, 1), (0, 0, 0)),
+        ((4, 5, 6), (1, 3, 2), (2, 2, 3)),
+    ],
+)
+def test_padding(kernel: Triple, stride: Triple, padding: Triple, ceil_mode: bool) -> None:
+    check_pool(clip(2, 24, (4, 6, 7)) - 3, kernel, stride, padding=padding, ceil_mode=ceil_mode)
 
 
 @pytest.mark.parametrize("channels", [1, 5, 8, 16, 72, 130])
@@ -159,7 +184,7 @@ def test_non_finite_values_reach_every_output_they_touch(dtype: torch.dtype) -> 
         x[1, 1, 1, 2, 3] = value
         y = torch.empty_like(x)
         pool_and_convolve(conv, x, y)
-        pooled = max_pool3d_same_reference(x, list(THREE), list(ONE)).double()
+        pooled = max_pool3d_reference(x, THREE, ONE, None).double()
         exact = F.conv3d(pooled, conv.weight.double().view(16, 16, 1, 1, 1), bias.double()).relu()
         assert torch.equal(y.isnan(), exact.isnan())
         assert torch.equal(y.isinf(), exact.isinf())

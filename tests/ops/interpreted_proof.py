@@ -11,6 +11,7 @@ import torch
 from interpreting import CHIPS, clip, pack, weights
 from torch import Tensor
 
+from fasti3d.network import HEAD_POOL
 from fasti3d.ops import subjects
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu import plain
@@ -89,7 +90,7 @@ def others() -> dict[str, Callable[[], Any]]:
         "head": lambda: guard.guarded(
             CPU,
             "head",
-            lambda: subjects.head(last, torch.zeros(5, 32)),
+            lambda: subjects.head(last, torch.zeros(5, 32), HEAD_POOL),
             lambda: None,
             lambda: None,
         ),
@@ -108,7 +109,7 @@ def test_triton_itself_is_proved() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [(pool_launch, "_max_pool3d_same_kernel", "pool"), (pooled_launch, "_pooled_conv3d_kernel", "pooled"),
-     (head_launch, "_i3d_head_kernel", "head")],
+     (head_launch, "_average_head_kernel", "head")],
 )  # fmt: skip
 def test_a_kernel_that_writes_nothing_is_caught(
     module: Any, name: str, call: str, monkeypatch: pytest.MonkeyPatch

@@ -121,7 +121,7 @@ def test_out_that_is_written_twice_is_refused(make: Callable[[], Tensor]) -> Non
     with pytest.raises(ValueError, match=message):
         conv3d_bn_relu(x, weight, out=out)
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.fasti3d.max_pool3d_same_(x, [3, 3, 3], [1, 1, 1], out)
+        torch.ops.fasti3d.max_pool3d_(x, [3, 3, 3], [1, 1, 1], None, False, out)
 
 
 def test_shared_memory_is_found_by_trying_every_element() -> None:

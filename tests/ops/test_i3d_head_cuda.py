@@ -7,7 +7,7 @@ import torch
 from i3d_head_making import MAPS, assert_is_head, head_arguments
 from requiring import require
 
-from fasti3d.ops.i3d_head.op import i3d_head
+from fasti3d.ops.i3d_head.op import average_head, i3d_head
 from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
@@ -27,6 +27,12 @@ def _kernel() -> None:
 def test_maps(shape: tuple[int, ...], classes: int, dtype: torch.dtype) -> None:
     arguments = head_arguments(shape, classes, dtype, "cuda")
     assert_is_head(i3d_head(*arguments), *arguments)
+
+
+@pytest.mark.parametrize("window", [None, (1, 1, 1), (3, 4, 7), (4, 7, 7), (8, 7, 7)], ids=str)
+def test_windows(window: tuple[int, int, int] | None) -> None:
+    arguments = head_arguments(REAL, 400, device="cuda")
+    assert_is_head(average_head(*arguments, window), *arguments, window or REAL[2:])
 
 
 def test_float32_runs_the_reference() -> None:
@@ -95,5 +101,6 @@ def test_more_than_two_to_the_31_elements() -> None:
 
 def test_opcheck() -> None:
     torch.library.opcheck(
-        torch.ops.fasti3d.i3d_head.default, head_arguments((2, 8, 3, 7, 8), 5, device="cuda")
+        torch.ops.fasti3d.average_head.default,
+        (*head_arguments((2, 8, 3, 7, 8), 5, device="cuda"), [2, 7, 7]),
     )

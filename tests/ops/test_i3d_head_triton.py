@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -26,17 +27,21 @@ def test_in_the_interpreter(outcome: Outcome) -> None:
 @pytest.mark.parametrize("device", ["A100", "RTX 3090", "RTX 4090", "H200", "B200", "RTX 5090"])
 def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[Launch] = set()
-    monkeypatch.setattr(launch, "_i3d_head_kernel", Recorder(launch._i3d_head_kernel, found))
-    for dtype in (torch.float16, torch.bfloat16):
-        for shape in ((1, 1024, 2, 7, 7), (8, 1024, 8, 8, 10)):
+    monkeypatch.setattr(launch, "_average_head_kernel", Recorder(launch._average_head_kernel, found))
+    windows = {(2, 7, 7): [(1, 1024, 2, 7, 7), (2, 1024, 2, 9, 8), (8, 1024, 8, 8, 10), (1, 1024, 16, 7, 7)]}
+    windows |= {(5, 7, 7): [(1, 1024, 5, 7, 7), (2, 1024, 8, 8, 8)], (8, 4, 4): [(1, 2048, 8, 4, 4)]}
+    for window, shapes in windows.items():
+        for dtype, shape in itertools.product((torch.float16, torch.bfloat16), shapes):
             arguments = head_arguments(shape, 4, dtype)
-            launch.head(*(argument.to("meta") for argument in arguments))
-    assert len(found) == 2, "one build serves every size"
+            launch.head(*(argument.to("meta") for argument in arguments), window)
+    # Of one window or more, of an odd number of frames or an even one.
+    assert len(found) == 2 * 2 * 2, "one build serves every size"
     for one in found:
         built = build(one, CHIPS[device].capability)
         assert (built.stack, built.local) == (0, 0)
         assert built.shared <= shared_memory(CHIPS[device].capability)
-        assert built.ptx.count("ld.global.v4.b32") >= 2 * 7, "16 bytes of both frames of a window at a time"
+        constants = dict(one.constants)
+        assert built.ptx.count("ld.global.v4.b32") >= constants["FRAMES"] * constants["STEPS"], "16 bytes"
         # What a chunk has written is there for whoever learns that it is: all its threads have come this far
         # before one tells, and none goes on before that one knows who else has told.
         before, after = built.ptx.split("atom.global.gpu.acq_rel.add.u32")

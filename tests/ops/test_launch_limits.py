@@ -31,7 +31,7 @@ KERNELS = {
     conv_launch: ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel"),
     pool_launch: ("_max_pool3d_same_kernel",),
     pooled_conv_launch: ("_pooled_conv3d_kernel",),
-    head_launch: ("_i3d_head_kernel",),
+    head_launch: ("_average_head_kernel",),
 }
 
 
@@ -94,14 +94,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ) -> PackedConv3d:
         return pack(weight, bias, stride, relu, dtype)
 
-    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    def pool(out: Tensor, x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None) -> Tensor:
         if not x.is_meta:
-            pool_launch.max_pool3d(x, kernel, stride, out)
+            pool_launch.max_pool3d(x, kernel, stride, out, padding)
         return out
 
     monkeypatch.setattr(PackedConv3d, "pack", pack_for_gpu)
-    monkeypatch.setattr(steps, "max_pool3d_same_into", pool)
-    monkeypatch.setattr("fasti3d.engine.steps.i3d_head", head_launch.head)
+    monkeypatch.setattr(steps, "max_pool3d_into", pool)
+    monkeypatch.setattr(steps, "average_head", head_launch.head)
     return found
 
 
@@ -114,6 +114,6 @@ def test_nothing_is_beyond_the_limits(seen: list[str]) -> None:
             seen.clear()
             with torch.no_grad():
                 plan.compute(x, {"Logits"}, x.dtype)
-            assert set(seen) >= {"_conv3d_descriptor_kernel", "_conv3d_fold_kernel", "_i3d_head_kernel"}
+            assert set(seen) >= {"_conv3d_descriptor_kernel", "_conv3d_fold_kernel", "_average_head_kernel"}
             # 2b, 2c, and three of each Mixed block.
             assert seen.count("_conv3d_descriptor_kernel") >= 2 + 3 * 9

@@ -1,4 +1,4 @@
-"""max_pool3d_same against pad + max_pool3d, which it must equal to the bit."""
+"""The max-pools against torch's, of a padded copy where the padding is SAME: equal to the bit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.ops import max_pool3d_same
+from fasti3d.ops import max_pool3d, max_pool3d_same
 from fasti3d.ops.max_pool3d_same import op
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.op import max_pool3d_into
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference, max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.window import pool_size
 from fasti3d.reference import MaxPool3dSame
 from fasti3d.runtime import extension
 
@@ -32,7 +35,19 @@ OTHER_POOLS = [
     ((9, 9, 9), (1, 1, 1)),  # windows larger than the clip
     ((9, 1, 9), (20, 20, 20)),
 ]
+# Kernel, stride and padding of torch.nn.MaxPool3d.
+PADDED_POOLS = [
+    ((1, 3, 3), (1, 2, 2), (0, 1, 1)),  # ResNets' stems
+    ((1, 3, 3), (1, 2, 2), (0, 0, 0)),
+    ((1, 3, 3), (2, 2, 2), (0, 1, 1)),  # skips frames
+    ((2, 3, 3), (2, 2, 2), (0, 0, 0)),
+    ((2, 1, 1), (2, 1, 1), (0, 0, 0)),
+    ((1, 2, 2), (1, 2, 2), (0, 0, 0)),
+    ((3, 3, 3), (3, 2, 5), (1, 1, 1)),
+    ((4, 5, 7), (1, 3, 2), (2, 2, 3)),  # padding of half the kernel
+]
 SIZES = [(1, 1, 1), (1, 2, 7), (2, 1, 1), (5, 7, 1), (4, 6, 8), (7, 5, 9), (9, 13, 6)]
+BATCHES = [(1, 16), (2, 5), (3, 33)]
 
 
 def clip(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -47,11 +62,43 @@ def assert_equal(actual: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("kernel", "stride"), I3D_POOLS + OTHER_POOLS)
 def test_equals_pad_and_pool(isa: str, kernel: Triple, stride: Triple, dtype: torch.dtype) -> None:
-    for (batch, channels), size in itertools.product([(1, 16), (2, 5), (3, 33)], SIZES):
+    for (batch, channels), size in zip(itertools.cycle(BATCHES), SIZES):
         x = clip(batch, channels, *size, dtype=dtype)
         y = max_pool3d_same(x, kernel, stride)
         assert_equal(y, MaxPool3dSame(kernel, stride)(x))
         assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_equals_torch_with_any_padding(isa: str, ceil_mode: bool, dtype: torch.dtype) -> None:
+    """Into a slice of a wider clip too, which stays as it was around it."""
+    for kernel, stride, padding in PADDED_POOLS:
+        for batch, channels, *size in ((1, 16, 4, 7, 7), (2, 5, 5, 6, 9), (1, 33, 7, 8, 13)):
+            x = clip(batch, channels, *size, dtype=dtype) - 3
+            x[0, 0, 0, 0, 0] = torch.nan
+            expected = F.max_pool3d(x, kernel, stride, padding, ceil_mode=ceil_mode)
+            assert_equal(max_pool3d(x, kernel, stride, padding, ceil_mode), expected)
+            assert_equal(max_pool3d_reference(x, kernel, stride, padding, ceil_mode), expected)
+            assert pool_size(size, kernel, stride, padding, ceil_mode) == list(expected.shape[2:])
+            wide = x.new_full((batch, channels + 7, *expected.shape[2:]), 7.0)
+            wide = wide.contiguous(memory_format=torch.channels_last_3d)
+            out = wide[:, 3:-4]
+            assert max_pool3d_into(out, x, kernel, stride, padding, ceil_mode) is out
+            assert_equal(out, expected)
+            assert (wide[:, :3] == 7).all()
+            assert (wide[:, -4:] == 7).all()
+
+
+def test_one_number_is_for_all_axes_and_the_stride_defaults_to_the_kernel() -> None:
+    x = clip(1, 3, 6, 7, 8)
+    assert torch.equal(max_pool3d(x, 3, padding=1), F.max_pool3d(x, 3, padding=1))
+    assert torch.equal(max_pool3d(x, 2, 1), F.max_pool3d(x, 2, 1))
+
+
+def test_meta_tensors_only_give_shapes() -> None:
+    x, out = torch.empty(1, 4, 5, 6, 7, device="meta"), torch.empty(1, 4, 5, 3, 4, device="meta")
+    assert max_pool3d_into(out, x, (1, 3, 3), (1, 2, 2), (0, 1, 1)) is out
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -107,6 +154,8 @@ def test_the_kernel_reads_channel_slices_without_a_copy() -> None:
 
 
 def test_empty_clips() -> None:
+    assert max_pool3d(torch.empty(0, 16, 5, 6, 7), 3, 2, 1).shape == (0, 16, 3, 3, 4)
+    assert max_pool3d(torch.empty(2, 0, 5, 6, 7), 3, 2, 1).shape == (2, 0, 3, 3, 4)
     assert max_pool3d_same(torch.empty(0, 16, 5, 6, 7), (3, 3, 3), (2, 2, 2)).shape == (0, 16, 3, 3, 4)
     assert max_pool3d_same(torch.empty(2, 0, 5, 6, 7), (3, 3, 3), (2, 2, 2)).shape == (2, 0, 3, 3, 4)
 
@@ -125,22 +174,28 @@ def test_threads_do_not_change_the_result(set_threads: Any) -> None:
 def test_reference_of_the_operator(dtype: torch.dtype) -> None:
     x = clip(2, 5, 4, 7, 6, dtype=dtype)
     for kernel, stride in I3D_POOLS + OTHER_POOLS:
-        y = max_pool3d_same_reference(x, list(kernel), list(stride))
+        y = max_pool3d_same_reference(x, kernel, stride)
         assert_close("max_pool3d_same", y, max_pool3d_same(x, kernel, stride))
         assert y.stride() == max_pool3d_same(x, kernel, stride).stride()
 
 
 @pytest.mark.parametrize(
-    ("dtype", "requires_grad"), [(torch.float32, False), *((dtype, True) for dtype in DTYPES)]
+    ("name", "size", "dtype", "requires_grad"),
+    [
+        ("max_pool3d_same", (2, 16, 4, 6, 5), torch.float32, False),
+        ("max_pool3d_same", (1, 3, 1, 1, 1), torch.bfloat16, True),
+        ("max_pool3d", (2, 16, 4, 6, 5), torch.float32, True),
+        ("max_pool3d_", (2, 16, 4, 6, 5), torch.float16, False),
+    ],
 )
-def test_opcheck(dtype: torch.dtype, requires_grad: bool) -> None:
-    x = clip(2, 16, 4, 6, 5, dtype=dtype).requires_grad_(requires_grad)
-    torch.library.opcheck(torch.ops.fasti3d.max_pool3d_same.default, (x, [3, 3, 3], [2, 2, 2]))
-
-
-def test_opcheck_of_a_single_pixel() -> None:
-    x = clip(1, 3, 1, 1, 1).requires_grad_()
-    torch.library.opcheck(torch.ops.fasti3d.max_pool3d_same.default, (x, [1, 3, 3], [1, 2, 2]))
+def test_opcheck(name: str, size: tuple[int, ...], dtype: torch.dtype, requires_grad: bool) -> None:
+    x = clip(*size, dtype=dtype).requires_grad_(requires_grad)
+    window: tuple[Any, ...] = ([3, 3, 3], [2, 2, 2])
+    if name != "max_pool3d_same":
+        window = (*window, [1, 1, 1], True)
+    if name == "max_pool3d_":
+        window = (*window, clip(2, 16, 3, 4, 3, dtype=dtype))
+    torch.library.opcheck(getattr(torch.ops.fasti3d, name).default, (x, *window))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -158,6 +213,19 @@ def test_gradients_equal_those_of_pad_and_pool(kernel: Triple, stride: Triple, d
         assert torch.equal(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_gradients_equal_torchs_with_any_padding(ceil_mode: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(-2, 3, (2, 5, 5, 6, 7), generator=generator).float()
+    for kernel, stride, padding in PADDED_POOLS:
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y = max_pool3d(ours, kernel, stride, padding, ceil_mode)
+        grad = torch.randint(-3, 4, y.shape, generator=generator).float()
+        y.backward(grad)
+        F.max_pool3d(theirs, kernel, stride, padding, ceil_mode=ceil_mode).backward(grad)
+        assert torch.equal(ours.grad, theirs.grad)
+
+
 def test_second_derivatives() -> None:
     x = clip(1, 3, 4, 5, 6).requires_grad_()
     gradients = []
@@ -168,18 +236,18 @@ def test_second_derivatives() -> None:
 
 
 @pytest.mark.usefixtures("no_graphs")
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_as_one_graph(dynamic: bool) -> None:
-    compiled = torch.compile(
-        lambda v: max_pool3d_same(v * 2, (3, 3, 3), (2, 2, 2)).relu(),
-        fullgraph=True,
-        dynamic=dynamic,
-        backend="aot_eager",
-    )
-    pool = MaxPool3dSame((3, 3, 3), (2, 2, 2))
-    for size in ((2, 5, 4, 6, 7), (3, 5, 6, 5, 9)) if dynamic else ((2, 5, 4, 6, 7),):
+def test_compiles_as_one_graph_of_any_sizes() -> None:
+    def pools(v: Tensor) -> Tensor:
+        return max_pool3d(
+            max_pool3d_same(v * 2, (3, 3, 3), (2, 2, 2)), (1, 3, 3), (1, 2, 2), (0, 1, 1)
+        ).relu()
+
+    compiled = torch.compile(pools, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 5, 4, 6, 7), (3, 5, 6, 5, 9)):
         ours, theirs = clip(*size).requires_grad_(), clip(*size).requires_grad_()
-        y, expected = compiled(ours), pool(theirs * 2).relu()
+        y = compiled(ours)
+        expected = MaxPool3dSame((3, 3, 3), (2, 2, 2))(theirs * 2)
+        expected = F.max_pool3d(expected, (1, 3, 3), (1, 2, 2), (0, 1, 1)).relu()
         assert torch.equal(y, expected)
         y.sum().backward()
         expected.sum().backward()
@@ -205,13 +273,11 @@ def test_exports() -> None:
 
 
 def test_gpus_have_a_kernel_which_leaves_to_the_reference_what_it_does_not_serve() -> None:
-    for name in ("max_pool3d_same", "max_pool3d_same_"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("fasti3d::max_pool3d_", "CUDA")
     x = clip(2, 4, 5, 6, 7)  # not on a GPU, and so not served
     expected = max_pool3d_same_reference(x, [3, 3, 3], [2, 2, 2])
-    assert torch.equal(op._pool_on_gpu(x, [3, 3, 3], [2, 2, 2]), expected)
     out = torch.full_like(expected, torch.nan)
-    op._pool_on_gpu_into(x, [3, 3, 3], [2, 2, 2], out)
+    op._triton_into(x, [3, 3, 3], [2, 2, 2], None, False, out)
     assert torch.equal(out, expected)
 
 
@@ -232,11 +298,42 @@ def test_errors_name_the_argument_and_its_value(arguments: tuple[Any, ...], mess
         max_pool3d_same(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        (
+            {"kernel": 3, "padding": 2},
+            r"padding must be at most half the kernel of \(3, 3, 3\), got \(2, 2, 2\)",
+        ),
+        ({"kernel": (1, 3, 3), "padding": 1}, "padding must be at most half the kernel"),
+        ({"kernel": 3, "padding": -1}, r"padding must be .*\(-1, -1, -1\)"),
+        ({"kernel": 3, "padding": (1, 1)}, r"padding must be .*\(1, 1\)"),
+        (
+            {"kernel": 4},
+            r"x of \(T, H, W\) \(3, 4, 5\) with padding \(0, 0, 0\) must fill the kernel of \(4, 4, 4\)",
+        ),
+        ({"kernel": 2.0}, "kernel must be .*2.0"),
+        ({"kernel": 3, "stride": 0}, r"stride must be .*\(0, 0, 0\)"),
+    ],
+)
+def test_errors_of_windows_that_do_not_fit(window: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        max_pool3d(torch.zeros(1, 2, 3, 4, 5), **window)
+
+
+def test_clips_without_pixels_are_refused_as_in_torch() -> None:
+    for size in ((0, 4, 5), (3, 0, 5), (3, 4, 0)):
+        with pytest.raises(ValueError, match=r"x must have frames, rows and columns, got .*"):
+            max_pool3d(torch.zeros(1, 2, *size), 2, padding=1)
+
+
 @pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
 def test_the_kernel_refuses_what_it_cannot_read() -> None:
+    window: tuple[Any, ...] = ([3, 3, 3], [1, 1, 1], None, False)
+    x = torch.zeros(1, 2, 3, 4, 5)
     with pytest.raises(RuntimeError, match=r"x must be channels-last .*channel stride 60"):
-        torch.ops.fasti3d.max_pool3d_same(torch.zeros(1, 2, 3, 4, 5), [3, 3, 3], [1, 1, 1])
+        torch.ops.fasti3d.max_pool3d_(x, *window, torch.empty_like(x))
     with pytest.raises(RuntimeError, match="x must be float32, bfloat16 or float16"):
-        torch.ops.fasti3d.max_pool3d_same(torch.zeros(1, 1, 3, 4, 5).int(), [3, 3, 3], [1, 1, 1])
+        torch.ops.fasti3d.max_pool3d_(x[:, :1].int(), *window, x[:, 1:])
     with pytest.raises(RuntimeError, match=r"kernel must .*got 0"):
-        torch.ops.fasti3d.max_pool3d_same(torch.zeros(1, 1, 3, 4, 5), [0, 3, 3], [1, 1, 1])
+        torch.ops.fasti3d.max_pool3d_(x[:, :1], [0, 3, 3], *window[1:], x[:, 1:])

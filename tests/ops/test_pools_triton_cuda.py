@@ -62,10 +62,17 @@ def check_pool(x: Tensor, kernel: Triple, stride: Triple, around: int = 16) -> N
     """The Triton kernel, whether or not a compiled one is there."""
     shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
     wide, out = slice_of(shape, x.dtype, around)
-    pool_op._pool_on_gpu_into(x, list(kernel), list(stride), out)
+    pool_op._triton_into(x, list(kernel), list(stride), None, False, out)
     expected = max_pool3d_same_reference(x, list(kernel), list(stride))
     torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
     assert_untouched(wide, around)
+
+
+def triton_pool(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """Into a new clip."""
+    out = pool_op._fake(x, list(kernel), list(stride))
+    pool_op._triton_into(x, list(kernel), list(stride), None, False, out)
+    return out
 
 
 def check_pooled_conv(x: Tensor, out_channels: int, around: int = 16) -> None:
@@ -140,7 +147,7 @@ def test_run_in_a_cuda_graph_on_another_stream() -> None:
     conv = PackedConv3d.pack(weight, weight[:, 0, 0, 0, 0].contiguous(), ONE, relu=True, dtype=x.dtype)
 
     def run() -> tuple[Tensor, Tensor]:
-        pooled = pool_op._pool_on_gpu(x, list(THREE), list(TWO))
+        pooled = triton_pool(x, THREE, TWO)
         out = torch.empty(1, 32, 8, 32, 32, dtype=x.dtype, device="cuda")
         out = out.to(memory_format=torch.channels_last_3d)
         pool_and_convolve(conv, x, out)
@@ -160,9 +167,9 @@ def test_run_on_the_device_of_their_clip() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     x = clip(1, 16, (4, 8, 8), torch.float16)
-    expected = pool_op._pool_on_gpu(x, list(THREE), list(ONE))
+    expected = triton_pool(x, THREE, ONE)
     with torch.cuda.device(0):
-        y = pool_op._pool_on_gpu(x.to("cuda:1"), list(THREE), list(ONE))
+        y = triton_pool(x.to("cuda:1"), THREE, ONE)
     assert y.device == torch.device("cuda:1")
     assert torch.equal(y.to("cuda:0"), expected)
 
@@ -172,7 +179,7 @@ def test_more_than_two_to_the_31_elements() -> None:
         pytest.skip("needs 12 GB of free GPU memory")
     x = clip(1, 64, (35, 1000, 1000), torch.float16)
     assert x.numel() > 2**31
-    pooled = pool_op._pool_on_gpu(x, [1, 3, 3], [1, 1, 1])
+    pooled = triton_pool(x, (1, 3, 3), ONE)
     for frame in (0, 17, 34):
         expected = max_pool3d_same_reference(x[:, :, frame : frame + 1], [1, 3, 3], [1, 1, 1])
         assert torch.equal(pooled[:, :, frame : frame + 1], expected)

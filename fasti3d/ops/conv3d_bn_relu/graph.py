@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, check_fits, convolve, in_float32, output_size
+from fasti3d.ops.conv3d_bn_relu.op import (
+    PackedConv3d,
+    _channels_last,
+    check_fits,
+    convolve,
+    in_float32,
+    output_size,
+)
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
@@ -20,7 +27,8 @@ from fasti3d.runtime.route import compute_dtype
 
 define(
     "conv3d_bn_relu",
-    "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu, "
+    "Tensor? residual=None) -> Tensor",
 )
 
 _lock = threading.Lock()
@@ -60,9 +68,15 @@ def _pack(
 
 @torch.library.impl("fasti3d::conv3d_bn_relu", "default")
 def _conv3d_bn_relu(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int] | None, relu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int] | None,
+    relu: bool,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    check_fits(x, weight, bias, stride, padding)
+    check_fits(x, weight, bias, stride, padding, residual)
     dtype = compute_dtype(x.device, x.dtype)
     layout = torch.channels_last_3d
     step = (stride[0], stride[1], stride[2])
@@ -72,28 +86,37 @@ def _conv3d_bn_relu(
         clip = x.to(dtype)
         if x.shape[1] >= FEW_CHANNELS:
             clip = clip.contiguous(memory_format=layout)
-        return convolve(packed, clip, pack).to(x.dtype).contiguous(memory_format=layout)
+        added = None if residual is None else _channels_last(residual.to(dtype))
+        y = convolve(packed, clip, pack, residual=added)
+        return y.to(x.dtype).contiguous(memory_format=layout)
 
 
 @torch.library.register_fake("fasti3d::conv3d_bn_relu")
 def _fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int] | None, relu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int] | None,
+    relu: bool,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    check_fits(x, weight, bias, stride, padding)
+    check_fits(x, weight, bias, stride, padding, residual)
     shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, padding))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.stride, ctx.padding, ctx.relu = inputs
+    x, weight, bias, ctx.stride, ctx.padding, ctx.relu, _ = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(x, weight, output)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, y = ctx.saved_tensors
-    needed = tuple(ctx.needs_input_grad[:3])
-    x_grad, weight_grad, bias_grad = conv3d_bn_relu_backward(
+    # An argument left at its default is not in the tuple.
+    needed = (*ctx.needs_input_grad[:3], any(ctx.needs_input_grad[6:]))
+    x_grad, weight_grad, bias_grad, residual_grad = conv3d_bn_relu_backward(
         grad, x, weight, y, ctx.stride, ctx.relu, ctx.padding, needed
     )
     if x_grad is not None:
@@ -102,7 +125,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Ten
         weight_grad = weight_grad.to(weight.dtype)
     if bias_grad is not None:
         bias_grad = bias_grad.to(ctx.bias_dtype)
-    return x_grad, weight_grad, bias_grad, None, None, None
+    return x_grad, weight_grad, bias_grad, None, None, None, residual_grad
 
 
 torch.library.register_autograd("fasti3d::conv3d_bn_relu", _backward, setup_context=_setup_context)

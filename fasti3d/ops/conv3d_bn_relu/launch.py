@@ -45,6 +45,7 @@ def conv3d(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None = None,
 ) -> None:
     """Writes the output frames from ``start`` on, as many as ``out`` holds.
 
@@ -58,11 +59,12 @@ def conv3d(
         relu: whether to zero what is negative.
         out: (N, Cout, T', H', W'), channels adjacent, e.g. a channel slice of a wider clip.
         start: the first output frame.
+        residual: what is added before the ReLU, of ``out``'s shape and dtype, channels adjacent, or ``out``.
     """
     if out.numel() == 0:
         return
     with torch.cuda.device_of(x):
-        call = (x, weight, bias, kernel, stride, padding, relu, out, start)
+        call = (x, weight, bias, kernel, stride, padding, relu, out, start, residual)
         # Nothing is launched yet, not even what folds the clip.
         work = _prepare(_cells, *call)
         config = tuned(x.device).get(work.problem) or choose(work.problem)
@@ -87,13 +89,15 @@ class Prepared(NamedTuple):
     pad: Triple
     relu: bool
     out: Tensor
-    second: Tensor | None
+    second: Tensor | None = None
+    residual: Tensor | None = None
 
     @property
-    def clips(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x, out and second as (N, T, H, W, C); out once more in place of a second that there is not."""
-        second = self.out if self.second is None else self.second
-        return channels_last(self.x), channels_last(self.out), channels_last(second)
+    def clips(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, out, second and residual as (N, T, H, W, C); ``out`` stands for one that is None."""
+        others = (self.out if it is None else it for it in (self.second, self.residual))
+        second, residual = map(channels_last, others)
+        return channels_last(self.x), channels_last(self.out), second, residual
 
     def channel_tiles(self, config: Config) -> tuple[int, int]:
         """Tiles of channels, and those of them over the first output's."""
@@ -110,9 +114,10 @@ def prepare(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None = None,
 ) -> Prepared:
     """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
-    return _prepare(_fold, x, weight, bias, kernel, stride, padding, relu, out, start)
+    return _prepare(_fold, x, weight, bias, kernel, stride, padding, relu, out, start, residual)
 
 
 def _prepare(
@@ -126,6 +131,7 @@ def _prepare(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None,
 ) -> Prepared:
     pad_t, pad_h, pad_w = padding or (
         same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
@@ -137,10 +143,14 @@ def _prepare(
     elif x.stride(1) != 1:
         x = x.contiguous(memory_format=torch.channels_last_3d)
     if kernel == stride == (1, 1, 1) and not any(padding or ()):
-        x, out = _as_matrices(x[:, :, start : start + out.shape[2]], out)
+        given = x[:, :, start : start + out.shape[2]], out
+        if residual is None:
+            x, out = _as_matrices(*given)
+        else:
+            x, out, residual = _as_matrices(*given, residual)
         pad = (0, 0, 0)
-    problem = describe(x, weight, kernel, stride, out, None)
-    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, None)
+    problem = describe(x, weight, kernel, stride, out, residual=residual)
+    return Prepared(problem, x, weight, bias, kernel, stride, pad, relu, out, residual=residual)
 
 
 def run(config: Config, work: Prepared) -> None:
@@ -193,11 +203,17 @@ def prepare_split(
 
 
 def describe(
-    x: Tensor, weight: Tensor, kernel: Triple, stride: Triple, out: Tensor, second: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    out: Tensor,
+    second: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Problem:
     """The convolution as ``choose`` wants it."""
-    outputs = [channels_last(y) for y in (out, second) if y is not None]
-    describable = all(map(_is_describable, (channels_last(x), weight, *outputs)))
+    clips = [channels_last(it) for it in (x, out, second, residual) if it is not None]
+    describable = all(map(_is_describable, (weight, *clips)))
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
     return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *chip(x.device), describable, split)
@@ -205,7 +221,7 @@ def describe(
 
 def _run_descriptors(config: Config, work: Prepared) -> None:
     rest = config.block_n_rest or config.block_n
-    x, out, second = work.clips
+    x, out, second, residual = work.clips
     tiles = work.channel_tiles(config)
     tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
     _conv3d_descriptor_kernel[(tiles[0] * tiles_w * tiles_h * tiles_t * tiles_b,)](
@@ -217,6 +233,8 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         _descriptor(out, (*config.box, rest)),
         _descriptor(second, (*config.box, config.block_n)),
         _descriptor(second, (*config.box, rest)),
+        _descriptor(residual, (*config.box, config.block_n)),
+        _descriptor(residual, (*config.box, rest)),
         x.shape[4],
         work.weight.shape[0],
         out.shape[4],
@@ -229,6 +247,7 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         *work.kernel,
         work.relu,
         work.second is not None,
+        work.residual is not None,
         *config.box,
         config.block_n,
         config.block_n_rest,
@@ -240,9 +259,9 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
 
 
 def _run_pointers(config: Config, work: Prepared) -> None:
-    x, out, second = work.clips
+    x, out, second, residual = work.clips
     tiles = work.channel_tiles(config)
-    vector_x, vector_y = vector(x), min(vector(out), vector(second))
+    vector_x, vector_y = vector(x), min(map(vector, (out, second, residual)))
     pixels = math.prod(out.shape[:4])
     _conv3d_pointer_kernel[(count(pixels, config.block_m) * tiles[0],)](
         x,
@@ -250,6 +269,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         work.bias,
         out,
         second,
+        residual,
         pixels,
         *x.shape[1:4],
         x.shape[4] // vector_x,
@@ -259,6 +279,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         *(s // vector_x for s in x.stride()[:4]),
         *(s // vector_y for s in out.stride()[:4]),
         *(s // vector_y for s in second.stride()[:4]),
+        *(s // vector_y for s in residual.stride()[:4]),
         count(x.shape[4], config.block_k),
         *tiles,
         *work.pad,
@@ -266,6 +287,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         *work.stride,
         work.relu,
         work.second is not None,
+        work.residual is not None,
         vector_x,
         vector_y,
         config.block_m,

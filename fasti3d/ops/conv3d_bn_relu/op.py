@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.ops.border import MAX_PADDING, Triple, check_clip, check_out, triple
+from fasti3d.ops.border import (
+    MAX_PADDING,
+    Triple,
+    check_clip,
+    check_in_place,
+    check_out,
+    check_residual,
+    is_same_place,
+    triple,
+)
 from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS, fold_weight, is_folded
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
@@ -33,11 +43,18 @@ _PANEL = 16
 define(
     "conv3d_triton_",
     "(Tensor x, Tensor weight, Tensor bias, int[] kernel, int[] stride, int[]? padding, bool relu, "
-    "Tensor(a!) out, int start) -> ()",
+    "Tensor(a!) out, int start, Tensor? residual=None) -> ()",
 )
 
 
-def check_triton(x: Tensor, weight: Tensor, bias: Tensor, size: Sequence[int], *outs: Tensor) -> None:
+def check_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    size: Sequence[int],
+    *outs: Tensor,
+    residual: Tensor | None = None,
+) -> None:
     """ValueError unless ``outs`` together hold a convolution's channels, and (T, H, W) of ``size``.
 
     Packed weights show no more than their channels; out has their dtype, as x has unless it is bytes.
@@ -62,7 +79,9 @@ def check_triton(x: Tensor, weight: Tensor, bias: Tensor, size: Sequence[int], *
         got = ", ".join(str(tuple(out.shape)) for out in outs)
         raise ValueError(f"out must have {len(bias)} channels, as bias, got {got}")
     for out in outs:
-        check_out(out, (x.shape[0], out.shape[1], *size), weight.dtype, x=x, weight=weight, bias=bias)
+        shape = (x.shape[0], out.shape[1], *size)
+        check_residual(residual, shape, out)
+        check_out(out, shape, weight.dtype, residual=residual, x=x, weight=weight, bias=bias)
 
 
 @torch.library.impl("fasti3d::conv3d_triton_", "default")
@@ -76,17 +95,18 @@ def _conv3d_triton(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None = None,
 ) -> None:
     window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
     zeros = None if padding is None else triple("padding must be", padding, 0, MAX_PADDING)
     frames, *pixels = output_size(x.shape[2:], window, step, zeros)
     if start < 0 or start + out.shape[2] > frames:
         raise ValueError(f"out must hold frames from {start} on of {frames}, got {out.shape[2]}")
-    check_triton(x, weight, bias, (out.shape[2], *pixels), out)
+    check_triton(x, weight, bias, (out.shape[2], *pixels), out, residual=residual)
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d
 
-    conv3d(x, weight, bias, window, step, zeros, relu, out, start)
+    conv3d(x, weight, bias, window, step, zeros, relu, out, start, residual)
 
 
 define(
@@ -148,6 +168,11 @@ def winograd_form(
     return (2, dtype) if kernel[0] == 3 and kernel[1] * kernel[2] > 1 and in_channels % 2 == 0 else None
 
 
+def _rows(clip: Tensor) -> Tensor:
+    """(C, T, H, W) as T clips of H frames, one row each."""
+    return clip.transpose(0, 1).unsqueeze(3)
+
+
 def _by_rows(triple: Triple) -> Triple:
     """(t, h, w) as (h, t, w)."""
     t, h, w = triple
@@ -186,8 +211,9 @@ def check_fits(
     bias: Tensor | None,
     stride: Sequence[int],
     padding: Literal["same"] | Sequence[int] | None,
+    residual: Tensor | None = None,
 ) -> Triple | None:
-    """The padding, None for SAME, of a clip, weights and a geometry that fit together."""
+    """The padding, None for SAME, of a clip, weights, a geometry and a residual that fit together."""
     check_clip(x, "Cin")
     if weight.dim() != 5 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
         raise ValueError(
@@ -204,6 +230,9 @@ def check_fits(
     if padding is not None and not (isinstance(padding, str) and padding == "same"):
         zeros = triple('padding must be "same" or', padding, 0, MAX_PADDING)
     check_fills(x.shape, weight.shape[2:], zeros)
+    if residual is not None:
+        size = output_size(x.shape[2:], weight.shape[2:], stride, zeros)
+        check_residual(residual, (x.shape[0], weight.shape[0], *size), x)
     return zeros
 
 
@@ -267,7 +296,7 @@ class PackedConv3d:
         geometry = (out_channels, kernel, stride, padding, relu)
         if not has_kernel(weight.device, dtype, few_channels=weight.shape[1] < FEW_CHANNELS):
             packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            return PackedConv3d(packed, bias.to(dtype), *geometry, "reference")
+            return PackedConv3d(packed, bias, *geometry, "reference")
         if weight.device.type == "cuda":
             return PackedConv3d(pack_triton(weight, stride, dtype), bias.contiguous(), *geometry, "triton")
         bias = F.pad(bias, (0, -out_channels % _PANEL)).contiguous()
@@ -285,28 +314,40 @@ class PackedConv3d:
         packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), tile[1], transform.filters)
         return PackedConv3d(packed, bias, *geometry, "winograd", transform, by_rows)
 
-    def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
+    def __call__(
+        self, x: Tensor, out: Tensor | None = None, start: int = 0, residual: Tensor | None = None
+    ) -> Tensor:
         """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
 
-        With ``out`` it computes as many output frames as that holds, from frame ``start`` on. Meta tensors
-        are taken for their shapes alone.
+        With ``out`` it computes as many output frames as that holds, from frame ``start`` on. ``residual``,
+        of the result's shape and dtype and channels-last, is added before the ReLU; it may be ``out``. Meta
+        tensors are taken for their shapes alone.
         """
         if x.is_meta and out is not None:
             return out
+        if out is not None:
+            check_in_place(out, residual)
         if not self.fused:
-            y = conv3d_bn_relu_reference(x, self.weight, self.bias, self.stride, self.relu, self.padding)
+            if residual is not None and out is not None:
+                # Of the frames beyond out's, which are computed in vain, nothing is known.
+                frames = output_size(x.shape[2:], self.kernel, self.stride, self.padding)[0]
+                after = frames - start - out.shape[2]
+                residual = F.pad(residual, [0, 0, 0, 0, start, after])
+            y = conv3d_bn_relu_reference(
+                x, self.weight, self.bias, self.stride, self.relu, self.padding, residual
+            )
             return y if out is None else out.copy_(y[:, :, start : start + out.shape[2]])
         if out is None:
             size = output_size(x.shape[2:], self.kernel, self.stride, self.padding)
             shape = (x.shape[0], self.out_channels, *size)
             out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
         if not self.by_rows:
-            self._run(x, out, start, self.kernel, self.stride, self.padding)
+            self._run(x, out, start, residual, self.kernel, self.stride, self.padding)
             return out
         geometry = _by_rows(self.kernel), _by_rows(self.stride), self.padding and _by_rows(self.padding)
-        for clip, target in zip(x[:, :, start : start + out.shape[2]], out, strict=True):
-            # (C, T, H, W) as T clips of H frames, one row each.
-            self._run(clip.transpose(0, 1).unsqueeze(3), target.transpose(0, 1).unsqueeze(3), 0, *geometry)
+        residuals: Iterable[Tensor | None] = repeat(None, len(out)) if residual is None else residual
+        for clip, target, added in zip(x[:, :, start : start + out.shape[2]], out, residuals, strict=True):
+            self._run(_rows(clip), _rows(target), 0, None if added is None else _rows(added), *geometry)
         return out
 
     def spread(self, y: Tensor) -> bool:
@@ -331,9 +372,16 @@ class PackedConv3d:
             torch.ops.fasti3d.conv3d_split_triton_(x, self.weight, self.bias, self.relu, out, second)
 
     def _run(
-        self, x: Tensor, out: Tensor, start: int, kernel: Triple, stride: Triple, padding: Triple | None
+        self,
+        x: Tensor,
+        out: Tensor,
+        start: int,
+        residual: Tensor | None,
+        kernel: Triple,
+        stride: Triple,
+        padding: Triple | None,
     ) -> None:
-        geometry = (kernel, stride, padding, self.relu, out, start)
+        geometry = (kernel, stride, padding, self.relu, out, start, residual)
         if self.form == "triton":
             torch.ops.fasti3d.conv3d_triton_(x, self.weight, self.bias, *geometry)
         elif self.transform is None:
@@ -352,8 +400,9 @@ def conv3d_bn_relu(
     relu: bool = True,
     out: Tensor | None = None,
     padding: Literal["same"] | Sequence[int] = "same",
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """conv3d plus bias, then ReLU, in one pass over the clip and without a padded copy of it.
+    """conv3d plus bias and residual, then ReLU, in one pass over the clip and without a padded copy of it.
 
     A batch norm behind the convolution is folded by the caller: ``weight * gamma / sqrt(var + eps)``
     and ``beta - mean * gamma / sqrt(var + eps)``.
@@ -368,6 +417,8 @@ def conv3d_bn_relu(
             no element with x, weight or bias.
         padding: ``"same"`` for TensorFlow's SAME, which is uneven where a stride asks for it, or zeros
             (t, h, w) on both sides of each axis, as ``torch.nn.Conv3d`` takes them, less than 2**15.
+        residual: (N, Cout, T', H', W') in x's dtype, added to the float32 sums before the ReLU, or None. It
+            may be ``out``, else it shares no element with ``out``.
 
     Returns:
         (N, Cout, T', H', W') in x's dtype: ``out`` if given. Sums are float32. T' is ceil(T / st) with
@@ -379,33 +430,53 @@ def conv3d_bn_relu(
         ValueError: shapes, dtypes or devices that do not fit together; clips without frames, rows or
             columns; ``out`` with gradients, or one that shares memory with itself or with what is read.
     """
-    zeros = _check(x, weight, bias, stride, out, padding)
+    zeros = _check(x, weight, bias, stride, out, padding, residual)
     step = (int(stride[0]), int(stride[1]), int(stride[2]))
-    tensors = (x, weight) if bias is None else (x, weight, bias)
-    needs_grad = takes_gradients(*tensors)
+    needs_grad = takes_gradients(*(t for t in (x, weight, bias, residual) if t is not None))
     if needs_grad and out is not None:
         raise ValueError("out cannot be given where gradients are needed: call under torch.no_grad()")
     if takes_operators(x):  # graph.py's
-        y = torch.ops.fasti3d.conv3d_bn_relu(x, weight, bias, step, zeros, relu)
+        y = torch.ops.fasti3d.conv3d_bn_relu(x, weight, bias, step, zeros, relu, residual)
         return y if out is None else out.copy_(y)
     if needs_grad or needs_ordinary_path(x):
-        y = conv3d_bn_relu_reference(x, weight, bias, step, relu, zeros)
+        y = conv3d_bn_relu_reference(x, weight, bias, step, relu, zeros, residual)
         return y if out is None else out.copy_(y)
     dtype = compute_dtype(x.device, x.dtype)
     pack = partial(PackedConv3d.pack, *in_float32(weight, bias), step, relu=relu, dtype=dtype, padding=zeros)
     x = x.contiguous(memory_format=torch.channels_last_3d)
+    added = None if residual is None else _channels_last(residual.to(dtype))
     if dtype == x.dtype:
-        return convolve(pack(), x, pack, out)
-    y = convolve(pack(), x.to(dtype), pack)
+        return convolve(pack(), x, pack, out, added)
+    y = convolve(pack(), x.to(dtype), pack, residual=added)
     return y.to(x.dtype) if out is None else out.copy_(y)
 
 
 def convolve(
-    packed: PackedConv3d, x: Tensor, pack: Callable[..., PackedConv3d], out: Tensor | None = None
+    packed: PackedConv3d,
+    x: Tensor,
+    pack: Callable[..., PackedConv3d],
+    out: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolves x, once more by the direct form, which ``pack`` makes, where values are not finite."""
-    y = packed(x, out)
-    return pack(winograd=False)(x, out) if packed.spread(y) else y
+    if (
+        packed.transform is not None
+        and residual is not None
+        and out is not None
+        and is_same_place(residual, out)
+    ):
+        # The second time it is needed as it was.
+        residual = residual.clone()
+    y = packed(x, out, residual=residual)
+    # A residual's own values that are not finite have spread no further.
+    if packed.spread(y) and (residual is None or packed.spread(packed(x))):
+        return pack(winograd=False)(x, out, residual=residual)
+    return y
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x, copied where its channels do not lie side by side."""
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last_3d)
 
 
 def in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -420,14 +491,15 @@ def _check(
     stride: Sequence[int],
     out: Tensor | None,
     padding: Literal["same"] | Sequence[int],
+    residual: Tensor | None,
 ) -> Triple | None:
     """The padding, None for SAME, of arguments that fit together."""
-    zeros = check_fits(x, weight, bias, stride, padding)
+    zeros = check_fits(x, weight, bias, stride, padding, residual)
     if weight.dtype not in (x.dtype, torch.float32):
         raise ValueError(f"weight must be {x.dtype}, like x, or torch.float32, got {weight.dtype}")
     if out is not None:
         if out.device != x.device:
             raise ValueError(f"out is on {out.device}, but x on {x.device}: move one to the other")
         shape = (x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], stride, zeros))
-        check_out(out, shape, x.dtype, x=x, weight=weight, bias=bias)
+        check_out(out, shape, x.dtype, residual=residual, x=x, weight=weight, bias=bias)
     return zeros

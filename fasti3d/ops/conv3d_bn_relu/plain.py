@@ -22,6 +22,7 @@ def conv3d(
     relu: bool,
     frames: tuple[int, int],
     dtype: torch.dtype,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Output frames from the first of ``frames`` on, as many as its second, computed in ``dtype``; the rest
     is as ``launch.conv3d`` takes it.
@@ -33,6 +34,8 @@ def conv3d(
         else weight.transpose(1, 2).reshape(len(weight), channels, *kernel)
     )
     x = as_floats(x, dtype)
+    # What is added is added to sums that are not rounded yet.
+    sums = dtype if residual is None else torch.promote_types(dtype, torch.float32)
     pads = [
         same_padding(n, k, s) if padding is None else (padding[axis], padding[axis])
         for axis, (n, k, s) in enumerate(zip(x.shape[2:], kernel, stride, strict=True))
@@ -44,8 +47,9 @@ def conv3d(
     pads[0] = max(-first, 0), max(last - length, 0)
     x = F.pad(x, [zeros for pair in reversed(pads) for zeros in pair])
     with without_autocast(x.device):
-        y = F.conv3d(x, weight.to(dtype), bias.to(dtype), stride)
-    return F.relu(y) if relu else y
+        y = F.conv3d(x.to(sums), weight.to(dtype).to(sums), bias.to(sums), stride)
+    y = y if residual is None else y + residual
+    return (F.relu(y) if relu else y).to(dtype)
 
 
 def conv3d_into(
@@ -58,10 +62,11 @@ def conv3d_into(
     relu: bool,
     out: Tensor,
     start: int,
+    residual: Tensor | None = None,
 ) -> None:
     """In place of ``launch.conv3d``."""
     frames = start, out.shape[2]
-    out.copy_(conv3d(x, weight, bias, kernel, stride, padding, relu, frames, out.dtype))
+    out.copy_(conv3d(x, weight, bias, kernel, stride, padding, relu, frames, out.dtype, residual))
 
 
 def conv3d_split_into(

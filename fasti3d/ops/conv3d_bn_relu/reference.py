@@ -20,13 +20,19 @@ def conv3d_bn_relu_reference(
     stride: tuple[int, int, int],
     relu: bool,
     padding: tuple[int, int, int] | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """conv3d with zeros on both sides of each axis, or SAME-padded, plus bias, then ReLU if asked for.
+    """conv3d with zeros on both sides of each axis, or SAME-padded, plus bias and ``residual``, then ReLU if
+    asked for.
 
     Returned in x's dtype, whatever autocast would make of it.
     """
     dtype = compute_dtype(x.device, x.dtype)
     clip, weight = x.to(dtype), weight.to(dtype)
+    if residual is not None:
+        # In float32, for torch's convolution in half precision rounds its sums before anything is added.
+        dtype = torch.promote_types(dtype, torch.float32)
+        clip, weight = clip.to(dtype), weight.to(dtype)
     if padding is None:
         clip, padding = pad_same(clip, weight.shape[2:], stride), (0, 0, 0)
     if stride[2] > 1 and clip.shape[4] + 2 * padding[2] - weight.shape[4] < stride[2]:
@@ -35,6 +41,7 @@ def conv3d_bn_relu_reference(
         padding, stride = (*padding[:2], 0), (*stride[:2], 1)
     with without_autocast(x.device):
         y = F.conv3d(clip, weight, None if bias is None else bias.to(dtype), stride, padding)
+    y = y if residual is None else y + residual
     return (F.relu(y) if relu else y).to(x.dtype)
 
 
@@ -46,11 +53,14 @@ def conv3d_bn_relu_backward(
     stride: Sequence[int],
     relu: bool,
     padding: Sequence[int] | None,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients with respect to x, weight and bias, as far as needed, of the result y."""
+    needed: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients with respect to x, weight, bias and the residual, as far as needed, of the result y."""
     if relu:
         grad = torch.where(y > 0, grad, 0)
+    residual_grad = grad if needed[3] else None
+    if not any(needed[:3]):
+        return None, None, None, residual_grad
     dtype = compute_dtype(x.device, x.dtype)
     clip = x.to(dtype)
     padded = pad_same(clip, weight.shape[2:], stride) if padding is None else clip
@@ -66,9 +76,9 @@ def conv3d_bn_relu_backward(
         False,
         zeros,
         1,
-        needed,
+        needed[:3],
     )
     if padding is None and needed[0]:
         for axis, (size, k, s) in enumerate(zip(x.shape[2:], weight.shape[2:], stride, strict=True), start=2):
             x_grad = x_grad.narrow(axis, same_padding(size, k, s)[0], size)
-    return x_grad, weight_grad, bias_grad
+    return x_grad, weight_grad, bias_grad, residual_grad

@@ -1,4 +1,4 @@
-"""conv3d + bias + ReLU as an implicit GEMM over channels-last clips, and the folding of few channels.
+"""conv3d + bias + residual + ReLU as an implicit GEMM of channels-last clips; space-to-depth of few channels.
 
 Two forms of one computation: a tile of pixels times a tile of output channels, summed in float32 over
 the window's taps and the input channels. SAME padding is nothing but loads that read zero outside the clip.
@@ -20,7 +20,8 @@ _POINTER_SIZES = [
     *("pixels", "size_t", "size_h", "size_w", "in_channels", "out_t", "out_h", "out_w", "out_channels"),
     *("stride_x_n", "stride_x_t", "stride_x_h", "stride_x_w"),
     *("stride_y_n", "stride_y_t", "stride_y_h", "stride_y_w"),
-    *("stride_z_n", "stride_z_t", "stride_z_h", "stride_z_w", "split", "chunks", "tiles_n", "tiles_y"),
+    *("stride_z_n", "stride_z_t", "stride_z_h", "stride_z_w"),
+    *("stride_r_n", "stride_r_t", "stride_r_h", "stride_r_w", "split", "chunks", "tiles_n", "tiles_y"),
 ]
 _FOLD_SIZES = [
     *("size_t", "size_h", "size_w", "cells_t", "cells_h", "cells_w"),
@@ -29,9 +30,12 @@ _FOLD_SIZES = [
 
 
 @triton.jit
-def _activated(acc, bias_ptr, n, out_channels, RELU: tl.constexpr):
-    """A tile [BLOCK_N, BLOCK_M] of sums for channels ``n``, with their bias and ReLU."""
+def _activated(acc, bias_ptr, n, out_channels, r_desc, b, t, h, w, n0, ADD: tl.constexpr, RELU: tl.constexpr):
+    """A tile [BLOCK_N, BLOCK_M] of sums for channels ``n``, from ``n0`` on, with bias, residual and ReLU."""
     acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
+    if ADD:
+        r = tl.reshape(r_desc.load([b, t, h, w, n0]), (acc.shape[1], acc.shape[0]))  # [BLOCK_M, BLOCK_N]
+        acc += r.T.to(tl.float32)
     if RELU:
         acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return acc
@@ -59,6 +63,8 @@ def _conv3d_descriptor_kernel(
     y_rest_desc,  # the same in boxes of BLOCK_N_REST channels
     z_desc,  # like y's, where SPLIT: the channels from split on
     z_rest_desc,
+    r_desc,  # like y's, where ADD: the residual
+    r_rest_desc,
     in_channels,
     out_channels,  # of both outputs
     split,  # channels of y
@@ -76,6 +82,7 @@ def _conv3d_descriptor_kernel(
     KW: tl.constexpr,
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
+    ADD: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -120,10 +127,14 @@ def _conv3d_descriptor_kernel(
         if BLOCK_N_REST > 0:
             acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
-    acc = _activated(acc, bias_ptr, n0 + tl.arange(0, BLOCK_N), out_channels, RELU)
+    n = n0 + tl.arange(0, BLOCK_N)
+    acc = _activated(acc, bias_ptr, n, out_channels, r_desc, b0, t0, h0, w0, n0, ADD, RELU)
     if BLOCK_N_REST > 0:
-        n_rest = n0 + BLOCK_N + tl.arange(0, BLOCK_N_REST)
-        acc_rest = _activated(acc_rest, bias_ptr, n_rest, out_channels, RELU)
+        n1 = n0 + BLOCK_N
+        n_rest = n1 + tl.arange(0, BLOCK_N_REST)
+        acc_rest = _activated(
+            acc_rest, bias_ptr, n_rest, out_channels, r_rest_desc, b0, t0, h0, w0, n1, ADD, RELU
+        )
     else:
         acc_rest = acc  # which nobody stores
     if SPLIT:
@@ -143,6 +154,7 @@ def _conv3d_pointer_kernel(
     bias_ptr,  # [CO], float32
     y_ptr,  # [N, T', H', W', CO], channels adjacent
     z_ptr,  # like y, where SPLIT: the channels from split on
+    r_ptr,  # like y, where ADD: the residual
     pixels,  # N * T' * H' * W'
     size_t,
     size_h,
@@ -165,6 +177,10 @@ def _conv3d_pointer_kernel(
     stride_z_t,
     stride_z_h,
     stride_z_w,
+    stride_r_n,
+    stride_r_t,
+    stride_r_h,
+    stride_r_w,
     chunks,  # of BLOCK_K input channels
     tiles_n,
     tiles_y,  # of these the ones over y's channels
@@ -179,6 +195,7 @@ def _conv3d_pointer_kernel(
     SW: tl.constexpr,
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
+    ADD: tl.constexpr,
     # Channels and strides come divided by these, so that the compiler knows them as multiples: 8 values are
     # one 16-byte load.
     VECTOR_X: tl.constexpr,
@@ -253,6 +270,11 @@ def _conv3d_pointer_kernel(
         acc = tl.dot(x, weight, acc)
 
     acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
+    stored = (m < pixels)[:, None] & (n < end)[None, :]
+    if ADD:
+        r_first = b * (stride_r_n.to(tl.int64) * VECTOR_Y) + t_out * (stride_r_t.to(tl.int64) * VECTOR_Y)
+        r_first += h_out * (stride_r_h.to(tl.int64) * VECTOR_Y) + w_out * (stride_r_w.to(tl.int64) * VECTOR_Y)
+        acc += tl.load(r_ptr + r_first[:, None] + n[None, :], mask=stored, other=0.0).to(tl.float32)
     if RELU:
         acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
     y_first = b * stride_y_n + t_out.to(tl.int64) * stride_y_t + h_out.to(tl.int64) * stride_y_h
@@ -260,7 +282,7 @@ def _conv3d_pointer_kernel(
     tl.store(
         y_ptr + y_first[:, None] + n[None, :],
         acc.to(y_ptr.dtype.element_ty),
-        mask=(m < pixels)[:, None] & (n < end)[None, :],
+        mask=stored,
     )
 
 

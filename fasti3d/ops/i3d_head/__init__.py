@@ -1,1 +1,5 @@
-"""The network's head: average pool, 1x1x1 classifier, mean over time, as one pass over the last map."""
+"""A network's head: average pool, linear classifier and mean over time in one pass."""
+
+from fasti3d.ops.i3d_head.op import average_head
+
+__all__ = ["average_head"]

@@ -1,5 +1,5 @@
-"""Max-pool with TensorFlow SAME padding, without a padded copy."""
+"""Max-pools of clips, with explicit padding or TensorFlow's SAME, without a padded copy."""
 
-from fasti3d.ops.max_pool3d_same.op import max_pool3d_same
+from fasti3d.ops.max_pool3d_same.op import max_pool3d, max_pool3d_same
 
-__all__ = ["max_pool3d_same"]
+__all__ = ["max_pool3d", "max_pool3d_same"]

@@ -10,27 +10,36 @@ from torch import Tensor
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.max_pool3d_same.config import WARPS, Config, Problem, choose
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_same_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.max_pool3d_same.triton_kernels import _max_pool3d_same_kernel
+from fasti3d.ops.max_pool3d_same.window import front_padding
 from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import chip
-from fasti3d.same_padding import same_padding
 
 # There is nothing to fuse, but triton warns of its default. Unless told how many registers it may take, the
 # assembler spills some to make room for one tile more.
 _OPTIONS = {"enable_fp_fusion": False, "maxnreg": 168}
 
 
-def max_pool3d(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
-    """Max-pool with SAME padding.
+def max_pool3d(
+    x: Tensor,
+    kernel: Triple,
+    stride: Triple,
+    out: Tensor,
+    padding: Triple | None = None,
+    ceil_mode: bool = False,
+) -> None:
+    """Max-pool a clip into ``out``.
 
     Args:
         x: (N, C, T, H, W), float32, float16 or bfloat16.
         kernel: window lengths (t, h, w), the last one ``MOST_COLUMNS`` at the most.
         stride: window steps (t, h, w).
         out: (N, C, T', H', W') in x's dtype, channels adjacent, e.g. a channel slice of a wider clip.
+        padding: places (t, h, w) on both sides that never win; None is SAME.
+        ceil_mode: torch.nn.MaxPool3d's, which ``out`` has the shape for.
     """
     if out.numel() == 0:
         return
@@ -41,18 +50,21 @@ def max_pool3d(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
         config = choose(
             Problem(n, channels, (t, h, w), kernel, x.element_size(), chip(x.device).multiprocessors)
         )
+        geometry = (kernel, stride, padding, ceil_mode)
         guarded(
             x.device,
-            ("max_pool3d", config, Layout.of(x), kernel, stride, Layout.of(out)),
-            lambda: subjects.max_pool3d(config, x, kernel, stride, out),
-            lambda: run(config, x, kernel, stride, out),
-            lambda: out.copy_(max_pool3d_same_reference(x, list(kernel), list(stride))),
+            ("max_pool3d", config, Layout.of(x), *geometry, Layout.of(out)),
+            lambda: subjects.max_pool3d(config, x, *geometry, out),
+            lambda: run(config, x, kernel, stride, padding, out),
+            lambda: out.copy_(max_pool3d_reference(x, *geometry)),
         )
 
 
-def run(config: Config, x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
+def run(
+    config: Config, x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None, out: Tensor
+) -> None:
     """Launches a configuration over a channels-last clip; the current device must be x's."""
-    pad = (same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True))
+    pad = front_padding(x.shape[2:], kernel, stride, padding)
     x, out = channels_last(x), channels_last(out)
     _, t, h, w, channels = out.shape
     tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)

@@ -1,4 +1,4 @@
-"""``fasti3d::max_pool3d_same``: schema, shapes for tracing, gradient, and the function for users."""
+"""``fasti3d::max_pool3d``: schemas, shapes for tracing, gradient, and the functions for users and plans."""
 
 from __future__ import annotations
 
@@ -9,105 +9,183 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d.ops import subjects
-from fasti3d.ops.border import check_clip, check_out, triple
+from fasti3d.ops.border import MAX_PADDING, check_clip, check_out, triple
 from fasti3d.ops.max_pool3d_same.config import MOST_COLUMNS
-from fasti3d.ops.max_pool3d_same.reference import (
-    covering,
-    max_pool3d_same_backward,
-    max_pool3d_same_reference,
-)
-from fasti3d.ops.registry import has_cuda_kernel, register, register_cuda
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_backward, max_pool3d_reference
+from fasti3d.ops.max_pool3d_same.window import covering, pool_size
+from fasti3d.ops.registry import operator
 from fasti3d.ops.tiling import Triple
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime import gpu
-from fasti3d.same_padding import same_shape
 
 
-def _check(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> None:
+def _check(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] | None = None,
+    ceil_mode: bool = False,
+) -> list[int]:
+    """(T, H, W) of the output. ``padding`` None is SAME."""
     check_clip(x)
     triple("kernel must be", kernel, 1)
     triple("stride must be", stride, 1)
+    size = x.shape[2:]
+    if padding is None:
+        if ceil_mode:
+            raise ValueError("ceil_mode must be False with SAME padding, which covers all of x")
+        return pool_size(size, kernel, stride, None)
+    triple("padding must be", padding, 0, MAX_PADDING)
+    if any(p > k // 2 for p, k in zip(padding, kernel, strict=True)):
+        raise ValueError(f"padding must be at most half the kernel of {tuple(kernel)}, got {tuple(padding)}")
+    if 0 in size:
+        raise ValueError(f"x must have frames, rows and columns, got (N, C, T, H, W) {tuple(x.shape)}")
+    lengths = pool_size(size, kernel, stride, padding, ceil_mode)
+    if min(lengths) < 1:
+        raise ValueError(
+            f"x of (T, H, W) {tuple(size)} with padding {tuple(padding)} must fill the kernel of "
+            f"{tuple(kernel)}: pad more, or give a larger clip"
+        )
+    return lengths
 
 
-def _check_into(x: Tensor, kernel: Sequence[int], stride: Sequence[int], out: Tensor) -> None:
-    _check(x, kernel, stride)
-    check_out(out, (*x.shape[:2], *same_shape(x.shape[2:], stride)), x.dtype, x=x)
+def _check_into(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] | None,
+    ceil_mode: bool,
+    out: Tensor,
+) -> None:
+    size = _check(x, kernel, stride, padding, ceil_mode)
+    check_out(out, (*x.shape[:2], *size), x.dtype, x=x)
 
 
-def _pool(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
-    _check(x, kernel, stride)
-    return max_pool3d_same_reference(x, kernel, stride)
+def _pool_into(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int] | None,
+    ceil_mode: bool,
+    out: Tensor,
+) -> None:
+    _check_into(x, kernel, stride, padding, ceil_mode, out)
+    out.copy_(max_pool3d_reference(x, kernel, stride, padding, ceil_mode))
 
 
-def _pool_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
-    _check_into(x, kernel, stride, out)
-    out.copy_(torch.ops.fasti3d.max_pool3d_same(x, kernel, stride))
+def _triton_into(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int] | None,
+    ceil_mode: bool,
+    out: Tensor,
+) -> None:
+    if kernel[2] > MOST_COLUMNS or gpu.why_no_triton(x.device) is not None:
+        _pool_into(x, kernel, stride, padding, ceil_mode, out)
+        return
+    _check_into(x, kernel, stride, padding, ceil_mode, out)
+    if out.numel():
+        # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+        from fasti3d.ops.max_pool3d_same.launch import max_pool3d as launch
+
+        window = triple("kernel must be", covering(x.shape[2:], kernel, padding), 1)
+        zeros = None if padding is None else triple("padding must be", padding, 0)
+        launch(x, window, triple("stride must be", stride, 1), out, zeros, ceil_mode)
 
 
-register("max_pool3d_same", "(Tensor x, int[] kernel, int[] stride) -> Tensor", _pool)
-register("max_pool3d_same_", "(Tensor x, int[] kernel, int[] stride, Tensor(a!) out) -> ()", _pool_into)
+_COMPILED = operator(
+    "max_pool3d_(Tensor x, int[] kernel, int[] stride, int[]? padding, bool ceil_mode, Tensor(a!) out) -> ()",
+    _pool_into,
+    fake=_check_into,
+    # nvcc, which the compiled kernel needs, is rarer than triton, which comes with torch.
+    cuda=_triton_into,
+)
 
 
-def _pool_on_gpu(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
-    if not _has_triton_kernel(x, kernel):
-        return _pool(x, kernel, stride)
-    out = _fake(x, kernel, stride)
-    _pool_on_gpu_into(x, kernel, stride, out)
+def _pool(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int] | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    out = _fake(x, kernel, stride, padding, ceil_mode)
+    torch.ops.fasti3d.max_pool3d_(x, kernel, stride, padding, ceil_mode, out)
     return out
 
 
-def _pool_on_gpu_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
-    _check_into(x, kernel, stride, out)
-    if not _has_triton_kernel(x, kernel):
-        out.copy_(max_pool3d_same_reference(x, kernel, stride))
-        return
-    if out.numel():
-        # Here and not at the top: triton is slow to import, and absent where there is no GPU.
-        from fasti3d.ops.max_pool3d_same.launch import max_pool3d
-
-        max_pool3d(
-            x, triple("kernel must be", covering(x, kernel), 1), triple("stride must be", stride, 1), out
-        )
-
-
-def _has_triton_kernel(x: Tensor, kernel: list[int]) -> bool:
-    return kernel[2] <= MOST_COLUMNS and gpu.why_no_triton(x.device) is None
-
-
-_COMPILED = has_cuda_kernel("max_pool3d_same_")
-# nvcc, which the compiled kernel needs, is rarer than triton, which comes with torch.
-register_cuda("max_pool3d_same", _pool_on_gpu)
-register_cuda("max_pool3d_same_", _pool_on_gpu_into)
-
-
-@torch.library.register_fake("fasti3d::max_pool3d_same_")
-def _fake_into(x: Tensor, kernel: list[int], stride: list[int], out: Tensor) -> None:
-    _check_into(x, kernel, stride, out)
-
-
-@torch.library.register_fake("fasti3d::max_pool3d_same")
-def _fake(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
-    _check(x, kernel, stride)
-    shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
+def _fake(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int] | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    shape = (*x.shape[:2], *_check(x, kernel, stride, padding, ceil_mode))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, list[int], list[int]], output: Tensor) -> None:
-    x, ctx.kernel, ctx.stride = inputs
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *window = inputs
+    # The same operator with SAME padding has three arguments.
+    ctx.window = window if len(window) > 2 else [*window, None]
+    ctx.arguments = len(inputs)
     ctx.save_for_backward(x)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (x,) = ctx.saved_tensors
-    return max_pool3d_same_backward(grad, x, ctx.kernel, ctx.stride), None, None
+    return max_pool3d_backward(grad, x, *ctx.window), *[None] * (ctx.arguments - 1)
 
 
-torch.library.register_autograd("fasti3d::max_pool3d_same", _backward, setup_context=_setup_context)
+for _schema in (
+    "max_pool3d(Tensor x, int[] kernel, int[] stride, int[]? padding, bool ceil_mode) -> Tensor",
+    # By the name that exported networks know.
+    "max_pool3d_same(Tensor x, int[] kernel, int[] stride) -> Tensor",
+):
+    operator(_schema, _pool, fake=_fake, setup_context=_setup_context, backward=_backward)
+
+
+def max_pool3d(
+    x: Tensor,
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max-pool clips with the semantics of ``torch.nn.MaxPool3d``.
+
+    Args:
+        x: (N, C, T, H, W), float32, bfloat16 or float16; any layout, fastest in channels_last_3d.
+        kernel: window lengths (t, h, w) or one for all axes, at least 1 and less than 2**31.
+        stride: window steps, likewise; None takes ``kernel``.
+        padding: places on both sides of each axis that never win, 0 to half of ``kernel``.
+        ceil_mode: whether a last window may end beyond the padding.
+
+    Returns:
+        (N, C, T', H', W') in x's dtype, channels_last_3d, T' = floor((T + 2 pt - kt) / st) + 1 and H', W'
+        likewise; with ``ceil_mode`` rounded up, without windows that begin in the padding at the end. A NaN
+        in a window wins. Differentiable: as in torch the gradient goes to the first maximum of a window.
+
+    Raises:
+        ValueError: x is not 5-dimensional, not floating or without pixels, a number is out of its range, or x
+            with its padding does not fill the kernel.
+
+    Example:
+        >>> max_pool3d(torch.zeros(1, 64, 8, 112, 112), (1, 3, 3), (1, 2, 2), (0, 1, 1)).shape
+        torch.Size([1, 64, 8, 56, 56])
+
+    Source: torch.nn.MaxPool3d.
+    """
+    window = _on_each_axis(kernel)
+    step = window if stride is None else _on_each_axis(stride)
+    return _new(x, window, step, _on_each_axis(padding), bool(ceil_mode))
 
 
 def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Max-pool of clips with TensorFlow SAME padding.
+    """Max-pool clips with TensorFlow's SAME padding.
 
     Args:
         x: (N, C, T, H, W), float32, bfloat16 or float16; any layout, fastest in channels_last_3d.
@@ -122,47 +200,68 @@ def max_pool3d_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> 
     Raises:
         ValueError: x is not 5-dimensional or not floating, kernel or stride are not 3 positive numbers.
 
+    Example:
+        >>> max_pool3d_same(torch.zeros(1, 64, 8, 112, 112), (1, 3, 3), (1, 2, 2)).shape
+        torch.Size([1, 64, 8, 56, 56])
+
     Source: TensorFlow's SAME rule, as in the released I3D network (deepmind/kinetics-i3d).
     """
-    _check(x, kernel, stride)
-    channels_last = x.contiguous(memory_format=torch.channels_last_3d)
-    window, step = list(kernel), list(stride)
-
-    def run() -> Tensor:
-        return torch.ops.fasti3d.max_pool3d_same(channels_last, window, step)
-
-    if not _is_compiled_for(x):
-        return run()
-    out = _fake(channels_last.detach().to("meta"), window, step)
-    return _proved(channels_last, window, step, out, run, max_pool3d_same_reference)
+    return _new(x, kernel, stride, None, False)
 
 
-def max_pool3d_same_into(
-    out: Tensor, x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]
+def _on_each_axis(value: Any) -> Any:
+    return (value, value, value) if isinstance(value, int) else value
+
+
+def _new(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int] | None, ceil_mode: bool
 ) -> Tensor:
-    """``max_pool3d_same`` of a channels-last clip into ``out``, channels-last memory of the right shape.
+    """A pool into a new clip, by the operator that is named after its padding."""
+    _check(x, kernel, stride, padding, ceil_mode)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    window, step = list(kernel), list(stride)
+    if padding is None:
+        operation, call = torch.ops.fasti3d.max_pool3d_same, (x, window, step)
+    else:
+        operation, call = torch.ops.fasti3d.max_pool3d, (x, window, step, list(padding), ceil_mode)
+    if not _is_compiled_for(x):
+        return operation(*call)
+    out = _fake(x.detach().to("meta"), *call[1:])
+    geometry = (window, step, None if padding is None else list(padding), ceil_mode)
+    return _proved(x, *geometry, out, lambda: operation(*call), lambda: max_pool3d_reference(x, *geometry))
 
-    Meta tensors are taken for their shapes alone, as a plan is measured before every pass.
+
+def max_pool3d_into(
+    out: Tensor, x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None, ceil_mode: bool = False
+) -> Tensor:
+    """``max_pool3d`` of a channels-last clip into ``out``, channels-last memory of the right shape.
+
+    ``padding`` None is SAME. Meta tensors only give shapes, as a plan is measured before every pass.
     """
     if x.is_meta:
         return out
+    geometry = (kernel, stride, padding, ceil_mode)
     if not _is_compiled_for(x):
-        torch.ops.fasti3d.max_pool3d_same_(x, kernel, stride, out)
+        torch.ops.fasti3d.max_pool3d_(x, *geometry, out)
         return out
 
     def run() -> Tensor:
-        max_pool3d_compiled(x, kernel, stride, out)
+        max_pool3d_compiled(x, *geometry, out)
         return out
 
-    def plain(*call: Any) -> Tensor:
-        return out.copy_(max_pool3d_same_reference(*call))
-
-    return _proved(x, list(kernel), list(stride), out, run, plain)
+    return _proved(x, *geometry, out, run, lambda: out.copy_(max_pool3d_reference(x, *geometry)))
 
 
-def max_pool3d_compiled(x: Tensor, kernel: Triple, stride: Triple, out: Tensor) -> None:
+def max_pool3d_same_into(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """``max_pool3d_into`` with SAME padding."""
+    return max_pool3d_into(out, x, kernel, stride, None)
+
+
+def max_pool3d_compiled(
+    x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None, ceil_mode: bool, out: Tensor
+) -> None:
     """Launches what was compiled, proved or not."""
-    torch.ops.fasti3d.max_pool3d_same_(x, kernel, stride, out)
+    torch.ops.fasti3d.max_pool3d_(x, kernel, stride, padding, ceil_mode, out)
 
 
 def _is_compiled_for(x: Tensor) -> bool:
@@ -172,19 +271,23 @@ def _is_compiled_for(x: Tensor) -> bool:
 
 def _proved(
     x: Tensor,
-    kernel: list[int],
-    stride: list[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] | None,
+    ceil_mode: bool,
     out: Tensor,
     run: Callable[[], Tensor],
-    plain: Callable[[Tensor, list[int], list[int]], Tensor],
+    plain: Callable[[], Tensor],
 ) -> Tensor:
-    window, step = (kernel[0], kernel[1], kernel[2]), (stride[0], stride[1], stride[2])
+    window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
+    zeros = None if padding is None else triple("padding must be", padding, 0)
+    geometry = (window, step, zeros, ceil_mode)
     result: Tensor = guarded(
         x.device,
-        ("max_pool3d", None, Layout.of(x), window, step, Layout.of(out)),
-        lambda: subjects.max_pool3d(None, x, window, step, out),
+        ("max_pool3d", None, Layout.of(x), *geometry, Layout.of(out)),
+        lambda: subjects.max_pool3d(None, x, *geometry, out),
         run,
-        lambda: plain(x, kernel, stride),
+        plain,
         compiles=False,
     )
     return result

@@ -1,41 +1,61 @@
-"""max_pool3d_same in plain PyTorch, and its gradient."""
+"""The max-pools in plain PyTorch, and their gradient."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.same_padding import pad_same, same_padding, same_shape
+from fasti3d.ops.max_pool3d_same.window import covering, pool_size
+from fasti3d.same_padding import pad_same, same_padding
+
+_ZEROS = (0, 0, 0)
 
 
-def covering(x: Tensor, kernel: list[int]) -> list[int]:
-    """A kernel of the same results and no longer than it need be: one of twice an axis covers all of it,
-    wherever it stands.
-    """
-    return [min(k, 2 * n) for k, n in zip(kernel, x.shape[2:], strict=True)]
-
-
-def max_pool3d_same_reference(x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
-    """The operator as pad + max_pool3d, channels-last like the operator's output."""
+def max_pool3d_reference(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] | None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """torch's max_pool3d, of a padded copy where ``padding`` is None (SAME); channels-last."""
     if not x.numel():  # of which torch's own refuses some
-        shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
+        shape = (*x.shape[:2], *pool_size(x.shape[2:], kernel, stride, padding, ceil_mode))
         return x.new_empty(shape).contiguous(memory_format=torch.channels_last_3d)
-    kernel = covering(x, kernel)
-    pooled = F.max_pool3d(pad_same(x, kernel, stride, float("-inf")), kernel, stride)
+    window = covering(x.shape[2:], kernel, padding)
+    if padding is None:
+        x, padding = pad_same(x, window, stride, float("-inf")), _ZEROS
+    pooled = F.max_pool3d(x, window, list(stride), list(padding), ceil_mode=ceil_mode)
     return pooled.contiguous(memory_format=torch.channels_last_3d)
 
 
-def max_pool3d_same_backward(grad: Tensor, x: Tensor, kernel: list[int], stride: list[int]) -> Tensor:
+def max_pool3d_same_reference(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """With SAME padding."""
+    return max_pool3d_reference(x, kernel, stride, None)
+
+
+def max_pool3d_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] | None,
+    ceil_mode: bool = False,
+) -> Tensor:
     """Gradient with respect to x: each output's goes to the first maximum of its window, as in torch."""
     if not x.numel():
         return torch.zeros_like(x)
-    kernel = covering(x, kernel)
-    padded = pad_same(x, kernel, stride, float("-inf"))
-    _, indices = F.max_pool3d(padded, kernel, stride, return_indices=True)
-    grad_padded = torch.ops.aten.max_pool3d_with_indices_backward(
-        grad, padded, kernel, stride, [0, 0, 0], [1, 1, 1], False, indices
+    window, step = covering(x.shape[2:], kernel, padding), list(stride)
+    padded = pad_same(x, window, step, float("-inf")) if padding is None else x
+    pads = list(padding or _ZEROS)
+    _, indices = F.max_pool3d(padded, window, step, pads, ceil_mode=ceil_mode, return_indices=True)
+    grad_x = torch.ops.aten.max_pool3d_with_indices_backward(
+        grad, padded, window, step, pads, [1, 1, 1], ceil_mode, indices
     )
-    for axis, (size, k, s) in enumerate(zip(x.shape[2:], kernel, stride, strict=True), start=2):
-        grad_padded = grad_padded.narrow(axis, same_padding(size, k, s)[0], size)
-    return grad_padded
+    if padding is None:
+        for axis, (size, k, s) in enumerate(zip(x.shape[2:], window, step, strict=True), start=2):
+            grad_x = grad_x.narrow(axis, same_padding(size, k, s)[0], size)
+    return grad_x

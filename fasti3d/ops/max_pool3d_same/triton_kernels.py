@@ -1,4 +1,4 @@
-"""Max-pool of channels-last clips with SAME padding, as loads that read -inf outside the clip.
+"""Max-pool of channels-last clips, padded by loads that read -inf outside the clip.
 
 This module imports triton, so nothing that ``import fasti3d`` reaches may import it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Whole numbers are never compiled in: one build of a configuration serves every size.
+# Do not specialize on integer sizes: one build of a configuration serves every size.
 _SIZES = [
     *("batch", "size_t", "size_h", "size_w", "out_t", "out_h", "out_w", "channels"),
     *("stride_x_n", "stride_x_t", "stride_x_h", "stride_x_w"),

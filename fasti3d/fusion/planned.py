@@ -1,0 +1,109 @@
+"""The ``forward`` of a fused network that runs as one plan where it can, and call by call elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fasti3d.engine.layout import Spread
+from fasti3d.fusion.program import Program
+from fasti3d.fusion.runs import Run, Traced
+from fasti3d.inputs import autocast_dtype
+from fasti3d.ops.registry import needs_ordinary_path
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Attributes of these kinds are compared where a copy of a network is to run as the network did.
+_PLAIN = (int, float, str, bool, type(None), torch.dtype)
+_lock = threading.Lock()
+
+
+class Planned:
+    """Calls a module's ``forward``: its trace as one plan, for clips and modules as the trace took them to be.
+
+    It is the ``forward`` of an instance. Copies and pickles keep the trace, and make plans of their own.
+
+    Args:
+        module: a part of a fused network, or all of it.
+        program: the trace of its ``forward``.
+    """
+
+    def __init__(self, module: nn.Module, program: Program) -> None:
+        self._module = module
+        self._program: Program | None = program
+        self._structure = _structure(module)
+        self._traced: Traced | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self._module
+        if not torch.compiler.is_compiling():
+            x = self._clip(args, kwargs)
+            run = self._run(x) if x is not None else ""
+            if x is not None and not isinstance(run, str):
+                try:
+                    return run(x)
+                except Spread:  # call by call, convolutions are computed once more by the direct form
+                    pass
+        return type(module).forward(module, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(type(self._module).forward.__get__(self._module))
+
+    @property
+    def __code__(self) -> CodeType:
+        """The method's, which torch.export looks for."""
+        return type(self._module).forward.__code__
+
+    def _clip(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The clip of a call whose results a plan can compute."""
+        if self._program is None:
+            return None
+        x = args[0] if len(args) == 1 and not kwargs else None
+        if not args and len(kwargs) == 1:
+            x = kwargs.get(self._program.clip)
+        if type(x) not in (Tensor, nn.Parameter) or x.dim() != 5 or x.dtype not in _DTYPES or not x.numel():
+            return None
+        takes_gradients = torch.is_grad_enabled() and x.requires_grad
+        if takes_gradients or needs_ordinary_path(x) or autocast_dtype(x.device) is not None:
+            return None
+        return x
+
+    def _run(self, x: Tensor) -> Run | str:
+        """What computes the results of clips like x with the weights as they are now, or why nothing does."""
+        traced = self._traced
+        if traced is None:
+            with _lock:
+                if _structure(self._module) != self._structure:
+                    return "a part of the network changed since it was fused"
+                assert self._program is not None
+                traced = self._traced = Traced(self._module, self._program)
+        return traced.run(x)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Planned:
+        other = memo[id(self)] = copy.copy(self)
+        other._program = self._program
+        other._module = copy.deepcopy(self._module, memo)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is derived, and without a trace of functions that cannot be pickled."""
+        program = self._program if self._program is not None and self._program.has_names else None
+        return vars(self) | {"_traced": None, "_program": program}
+
+
+def _structure(module: nn.Module) -> tuple[Any, ...]:
+    """What a trace depends on, as far as it can be told of a copy as well."""
+    return tuple(
+        (name, type(part), tuple((k, v) for k, v in vars(part).items() if _is_plain(v)))
+        for name, part in module.named_modules(remove_duplicate=False)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if type(value) in (tuple, list) else isinstance(value, _PLAIN)
