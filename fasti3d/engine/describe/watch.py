@@ -20,8 +20,8 @@ _COMMON = frozenset(vars(nn.Module())) - {"training"}
 class Watch:
     """Modules as they were: their classes, attributes, hooks, submodules and tensors, not tensors' values.
 
-    ``names``: the attributes of ``root`` under which it looks for its parts. ``hooks_of``: more modules that are
-    to have no hooks. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
+    ``names``: the attributes of ``root`` under which it looks for its parts. ``hooks_of``: the modules that are
+    to have no hooks, if not all. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
     that may change. It takes no lock and loads no tensor: some tens of microseconds for I3D.
     """
 
@@ -31,7 +31,7 @@ class Watch:
         names: Iterable[str],
         modules: Iterable[nn.Module],
         *,
-        hooks_of: Iterable[nn.Module] = (),
+        hooks_of: Iterable[nn.Module] | None = None,
         tensors: bool = True,
         derived: Container[str] = (),
     ) -> None:
@@ -43,7 +43,7 @@ class Watch:
             (itemgetter(*_HELD, *(key for key in own if key not in _COMMON and key not in derived)), own)
             for own in self._owns
         ]
-        hooked = dict.fromkeys([*self._modules, *hooks_of])
+        hooked = self._modules if hooks_of is None else hooks_of
         self._hooks = [vars(module)[key] for module in hooked for key in _HOOKS]
         self._held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
         self._values = [held.values() for held in self._held if held]  # views, which follow
