@@ -148,7 +148,7 @@ class I3D(reference.I3D):
         if isinstance(x, fx.Proxy):  # nothing can be known of it
             return super().forward_endpoints(x, wanted)
         compiled = takes_operators(x)
-        kept = None if compiled else self._unchanged()
+        kept = None if torch.compiler.is_compiling() else self._unchanged()
         clip_dtype = self._check(x, wanted, kept)
         dtype = autocast_dtype(x.device) or clip_dtype
         maps = None

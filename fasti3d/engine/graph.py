@@ -334,7 +334,7 @@ class Graph:
     @property
     def fresh(self) -> int:
         """A number that no value has, nor one that was left out: below 0, where rewrites count downwards."""
-        return min(0, *(value for node in self.nodes for value in node.writes)) - 1
+        return min([0, *(value for node in self.nodes for value in node.writes)]) - 1
 
 
 def shapes(graph: Graph, shape: Sequence[int], opaque: Mapping[int, Shape] | None = None) -> Shapes:

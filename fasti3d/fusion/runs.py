@@ -84,7 +84,7 @@ class Traced:
     def __init__(self, module: nn.Module, program: Program) -> None:
         self._module, self._program = module, program
         modules = list(module.modules())
-        self._watch = Watch(module, (), modules, hooks_of=modules[1:], tensors=False, derived=("_packed",))
+        self._watch = Watch(module, (), modules, unhooked=modules[1:], tensors=False, derived=("_packed",))
         self._parameters = [part._parameters for part in modules]
         self._held = [held for part in modules for held in (part._parameters, part._buffers)]
         self._slots: list[Slot] = [slot for part in modules for slot in tensors_of(part)]

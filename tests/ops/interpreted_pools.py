@@ -20,7 +20,6 @@ from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.pooled_conv3d import config as conv_config
 from fasti3d.ops.pooled_conv3d import launch as conv_launch
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve
-from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
 

@@ -20,8 +20,8 @@ _COMMON = frozenset(vars(nn.Module())) - {"training"}
 class Watch:
     """Modules as they were: their classes, attributes, hooks, submodules and tensors, not tensors' values.
 
-    ``names``: the attributes of ``root`` under which it looks for its parts. ``hooks_of``: the modules that are
-    to have no hooks, if not all. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
+    ``names``: the attributes of ``root`` under which it looks for its parts. ``unhooked``: modules that are to
+    have no hooks, in place of watching which there are. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
     that may change. It takes no lock and loads no tensor: some tens of microseconds for I3D.
     """
 
@@ -31,27 +31,28 @@ class Watch:
         names: Iterable[str],
         modules: Iterable[nn.Module],
         *,
-        hooks_of: Iterable[nn.Module] | None = None,
+        unhooked: Iterable[nn.Module] | None = None,
         tensors: bool = True,
         derived: Container[str] = (),
     ) -> None:
         self._modules = list(dict.fromkeys(modules))
         self._owns = [vars(module) for module in self._modules]
-        self._names = frozenset(names)
-        self._root = vars(root)
+        self._names = tuple(names)
+        self._root = root
         self._getters = [
             (itemgetter(*_HELD, *(key for key in own if key not in _COMMON and key not in derived)), own)
             for own in self._owns
         ]
-        hooked = self._modules if hooks_of is None else hooks_of
-        self._hooks = [vars(module)[key] for module in hooked for key in _HOOKS]
+        watched = self._modules if unhooked is None else ()
+        self._hooks = [vars(module)[key] for module in watched for key in _HOOKS]
+        self._no_hooks = [vars(module)[key] for module in unhooked or () for key in _HOOKS]
         self._held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
         self._values = [held.values() for held in self._held if held]  # views, which follow
         self._classes = {cls: methods(cls) for cls in map(type, self._modules)}
-        classes, sizes, attributes, *others, _, _ = self._now()
+        classes, sizes, attributes, *others, _ = self._now()
         held = len(_HELD)
         kept = [(*values[:held], *map(_snapshot, values[held:])) for values in attributes]
-        self._then = (classes, sizes, kept, *others, False, True)
+        self._then = (classes, sizes, kept, *others, False)
 
     def _now(self) -> tuple[Any, ...]:
         return (
@@ -60,9 +61,9 @@ class Watch:
             [get(own) for get, own in self._getters],
             list(map(len, self._held)),
             list(map(id, chain.from_iterable(self._values))),
-            list(map(self._root["_modules"].get, self._names)),
-            any(self._hooks),
-            self._names.isdisjoint(self._root),
+            [getattr(self._root, name, None) for name in self._names],
+            list(map(len, self._hooks)),
+            any(self._no_hooks),
         )
 
     def holds(self) -> bool:

@@ -17,7 +17,6 @@ from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import chip
-from fasti3d.same_padding import same_padding
 
 # There is nothing to fuse, but triton warns of its default. Unless told how many registers it may take, the
 # assembler spills some to make room for one tile more.

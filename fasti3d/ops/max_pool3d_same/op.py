@@ -18,7 +18,6 @@ from fasti3d.ops.tiling import Triple
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime import gpu
-from fasti3d.same_padding import same_shape
 
 
 def _check(
