@@ -162,5 +162,5 @@ def _zeros(conv: nn.Conv3d) -> tuple[int, int, int] | None:
 
 
 def _triple(values: tuple[int, ...]) -> tuple[int, int, int]:
-    t, h, w = values
+    t, h, w = map(int, values)  # also of NumPy's integers
     return t, h, w

@@ -100,10 +100,21 @@ class Planned:
 def _structure(module: nn.Module) -> tuple[Any, ...]:
     """What a trace depends on, as far as it can be told of a copy as well."""
     return tuple(
-        (name, type(part), tuple((k, v) for k, v in vars(part).items() if _is_plain(v)))
+        (
+            name,
+            type(part),
+            tuple(
+                (key, _frozen(value))
+                for key, value in vars(part).items()
+                if key != "_packed" and not isinstance(value, Planned)
+            ),
+        )
         for name, part in module.named_modules(remove_duplicate=False)
     )
 
 
-def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if type(value) in (tuple, list) else isinstance(value, _PLAIN)
+def _frozen(value: Any) -> Any:
+    """A value that changes no more and equals that of a copy; of others their kind."""
+    if type(value) in (tuple, list):
+        return type(value), tuple(map(_frozen, value))
+    return value if isinstance(value, _PLAIN) else type(value)

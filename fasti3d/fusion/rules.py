@@ -151,15 +151,16 @@ def _max_pool(
 
 
 def _triple(value: Any) -> Triple | None:
-    """(t, h, w) of what torch takes for one; None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value, value, value
-    if isinstance(value, tuple | list) and len(value) == 3 and all(type(v) is int for v in value):
-        t, h, w = value
-        return t, h, w
-    if isinstance(value, tuple | list) and len(value) == 1:
-        return _triple(value[0])
-    return None
+    """(t, h, w) of what torch takes for one, which NumPy's integers are too; None for anything else."""
+    values = value if isinstance(value, tuple | list) else (value,)
+    try:
+        numbers = [operator.index(v) for v in values]
+    except TypeError:
+        return None
+    if len(numbers) not in (1, 3):
+        return None
+    t, h, w = numbers * (3 // len(numbers))
+    return t, h, w
 
 
 def _rule(signature: Callable[..., Any]) -> Callable[[Call], Operation | Ref | None]:

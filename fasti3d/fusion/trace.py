@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
@@ -67,6 +68,24 @@ def _is_leaf(module: nn.Module) -> bool:
     return not module._modules or isinstance(module, I3D)
 
 
+class _Value(fx.Proxy):
+    """A value whose ``+=`` and the like, and assignments into it, are calls that overwrite it."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: _Value, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _name in ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor", "ilshift", "irshift"]:
+    setattr(_Value, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
     """Records which modules are called on what.
 
@@ -77,6 +96,9 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.parts: list[nn.Module] = []
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)

@@ -21,7 +21,7 @@ class Watch:
     """Modules as they were: their classes, attributes, hooks, submodules and tensors, not tensors' values.
 
     ``names``: the attributes of ``root`` under which it looks for its parts. ``unhooked``: modules that are to
-    have no hooks. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
+    have no hooks, in place of watching which there are. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
     that may change. It takes no lock and loads no tensor: some tens of microseconds for I3D.
     """
 
@@ -31,7 +31,7 @@ class Watch:
         names: Iterable[str],
         modules: Iterable[nn.Module],
         *,
-        unhooked: Iterable[nn.Module] = (),
+        unhooked: Iterable[nn.Module] | None = None,
         tensors: bool = True,
         derived: Container[str] = (),
     ) -> None:
@@ -43,8 +43,9 @@ class Watch:
             (itemgetter(*_HELD, *(key for key in own if key not in _COMMON and key not in derived)), own)
             for own in self._owns
         ]
-        self._hooks = [own[key] for own in self._owns for key in _HOOKS]
-        self._no_hooks = [vars(module)[key] for module in unhooked for key in _HOOKS]
+        watched = self._modules if unhooked is None else ()
+        self._hooks = [vars(module)[key] for module in watched for key in _HOOKS]
+        self._no_hooks = [vars(module)[key] for module in unhooked or () for key in _HOOKS]
         self._held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
         self._values = [held.values() for held in self._held if held]  # views, which follow
         self._classes = {cls: methods(cls) for cls in map(type, self._modules)}
