@@ -100,7 +100,10 @@ def convolution(pick: random.Random) -> None:
     exact = exact_convolution(x, weight, bias, p)
     out, wide = slice_of_more(tuple(exact.shape), dtype)
     given = out if pick.random() < 0.5 else None
-    y = conv3d_bn_relu(x, weight, bias, p["stride"], relu, given, p["padding"] or "same")
+    residual = pick_residual(pick, out, in_place=given is not None)
+    exact = exact if residual is None else exact + residual.double()
+    added = None if residual is None else residual.clone()
+    y = conv3d_bn_relu(x, weight, bias, p["stride"], relu, given, p["padding"] or "same", residual)
     close(y, exact, relu)
     if given is not None:
         assert y is out
@@ -109,9 +112,18 @@ def convolution(pick: random.Random) -> None:
         dense = x.contiguous(memory_format=CHANNELS_LAST)
         threads = torch.get_num_threads()
         torch.set_num_threads(threads % 3 + 1)
-        again = conv3d_bn_relu(dense, weight, bias, p["stride"], relu, None, p["padding"] or "same")
+        again = conv3d_bn_relu(dense, weight, bias, p["stride"], relu, None, p["padding"] or "same", added)
         torch.set_num_threads(threads)
         assert torch.equal(again, y), "depends on the layout or the threads"
+
+
+def pick_residual(pick: random.Random, out: Tensor, *, in_place: bool) -> Tensor | None:
+    """Nothing, a clip of its own in some layout, or what already is in ``out``."""
+    kind = pick.choice(("none", "clip", "out" if in_place else "clip"))
+    if kind == "none":
+        return None
+    residual = torch.randn(out.shape).to(out.dtype)
+    return out.copy_(residual) if kind == "out" else layout(pick, residual)
 
 
 def exact_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, p: dict[str, Any]) -> Tensor:
@@ -141,8 +153,13 @@ def packed(pick: random.Random) -> None:
     shape = (*exact.shape[:2], pick.randint(1, exact.shape[2] - start), *exact.shape[3:])
     out, wide = slice_of_more(shape, dtype)
     relu = pick.random() < 0.5
-    pack(weight, bias, p, dtype, relu)(x, out, start)
-    close(out, exact[:, :, start : start + shape[2]], relu)
+    exact = exact[:, :, start : start + shape[2]]
+    residual = pick_residual(pick, out, in_place=True)
+    if residual is not None:
+        exact = exact + residual.double()
+        residual = residual if residual.stride(1) == 1 else residual.contiguous(memory_format=CHANNELS_LAST)
+    pack(weight, bias, p, dtype, relu)(x, out, start, residual)
+    close(out, exact, relu)
     assert_slice_alone(out, wide)
 
 

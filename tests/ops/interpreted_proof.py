@@ -76,6 +76,27 @@ def test_bytes_are_proved() -> None:
     )
 
 
+def with_residual(name: str) -> tuple[Any, ...]:
+    """The same with what is added, a slice of a wider clip."""
+    call = convolution(name)
+    n, channels, t, h, w = call[7].shape
+    return *call, clip(n, channels + 16, (t, h, w), seed=4)[:, 8 : 8 + channels]
+
+
+@pytest.mark.parametrize("name", ["three", "entry", "stem"])
+def test_convolutions_with_residuals_are_proved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(lambda: conv_launch.conv3d(*with_residual(name)))
+    assert prove(subject, CPU) == ("good", "")
+    run = conv_launch.run
+    monkeypatch.setattr(conv_launch, "run", lambda config, work: run(config, work._replace(residual=None)))
+    assert prove(subject, CPU)[0] == "wrong"
+    call = with_residual(name)
+    out, residual = call[7], call[9]
+    plain.conv3d_into(*call)
+    expected = plain.conv3d(*call[:6], False, (1, 2), torch.float32) + residual
+    assert (out - expected.relu()).abs().max() < 0.01
+
+
 def others() -> dict[str, Callable[[], Any]]:
     x, (weight, bias) = clip(1, 24, (3, 9, 10)), weights(24, 24, ONE)
     packed = pack(weight, bias, ONE, True, torch.float16).weight
