@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
 from fasti3d.engine.place import Arena
 from fasti3d.engine.steps import MixedStep, Pack
+from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
 from fasti3d.reference import Mixed
 
@@ -19,7 +21,7 @@ class GpuMixedStep(MixedStep):
 
     def __init__(self, block: Mixed, pack: Pack) -> None:
         super().__init__(block, pack)
-        self.entry = pack(block.b0, block.b1a, block.b2a)
+        self.entry = cast(TritonConv3d, pack(block.b0, block.b1a, block.b2a))
         self.between = [block.b1a.conv3d.out_channels, block.b2a.conv3d.out_channels]
         self.convs = (self.entry, self.b1b, self.b2b, self.b3b)
 

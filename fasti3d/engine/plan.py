@@ -18,7 +18,8 @@ from fasti3d.engine.gpu_steps import GpuMixedStep
 from fasti3d.engine.place import Arena
 from fasti3d.engine.steps import ConvPoolStep, ConvStep, MixedStep, PoolStep, SeparateMixedStep, Step
 from fasti3d.inputs import as_floats
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.reference import I3D, MaxPool3dSame, Mixed, Unit3D
 
@@ -53,8 +54,8 @@ class Plan:
                 elif isinstance(before, MixedStep):
                     self.joint[previous] = (name, before.followed_by(pool))
             elif isinstance(module, Mixed):
-                forms = {conv.form for step in self.steps.values() for conv in step.convs}
-                self.steps[name] = (GpuMixedStep if "triton" in forms else SeparateMixedStep)(module, pack)
+                on_gpu = any(_on_gpu(step) for step in self.steps.values())
+                self.steps[name] = (GpuMixedStep if on_gpu else SeparateMixedStep)(module, pack)
             elif isinstance(module, Unit3D):
                 self.steps[name] = ConvStep(module, pack)
             previous = name
@@ -63,9 +64,10 @@ class Plan:
             weight, bias = fold(logits.conv3d, logits.bn)
             self.classifier = weight.flatten(1), bias
         stem = self.steps.get("Conv3d_1a_7x7")
-        self.reads_bytes = isinstance(stem, ConvStep) and stem.conv.form == "triton"
+        self.reads_bytes = isinstance(stem, ConvStep) and _on_gpu(stem)
         convs = [conv for step in self.steps.values() for conv in step.convs]
-        self.graphs = Graphs() if {conv.form for conv in convs} == {"triton"} else None
+        its_own = all(isinstance(conv, TritonConv3d) for conv in convs)
+        self.graphs = Graphs() if convs and its_own else None
         if convs and convs[0].weight.is_cuda:
             # From here on other streams may read the weights.
             torch.cuda.current_stream(convs[0].weight.device).synchronize()
@@ -125,3 +127,8 @@ class Plan:
             joint = self.joint.get(name) if name not in wanted and name != names[-1] else None
             chosen.append(joint or (name, self.steps[name]))
         return chosen
+
+
+def _on_gpu(step: Step) -> bool:
+    """Whether Triton kernels run the step's convolutions."""
+    return any(isinstance(conv, TritonConv3d) for conv in step.convs)

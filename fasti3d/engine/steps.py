@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.engine.place import Arena
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_same_into
 from fasti3d.reference import MaxPool3dSame, Mixed, Unit3D
 from fasti3d.runtime import gpu

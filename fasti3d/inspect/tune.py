@@ -21,6 +21,7 @@ from fasti3d.engine.plan import Plan
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
@@ -123,16 +124,16 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
             if func is torch.ops.fasti3d.conv3d_triton_.default:
                 x, weight, bias, kernel, stride, padding, relu, out, start = args
                 outputs, taps = (out,), math.prod(kernel)
-                rest = {"kernel": tuple(kernel), "stride": tuple(stride), "start": start}
-                rest["padding"] = padding and tuple(padding)
+                window = conv3d.Geometry(tuple(kernel), tuple(stride), padding and tuple(padding), relu)
+                rest = {"geometry": window, "start": start}
             elif func is torch.ops.fasti3d.conv3d_split_triton_.default:
                 x, weight, bias, relu, *both = args
-                outputs, taps, rest = tuple(both), 1, {}
+                outputs, taps, rest = tuple(both), 1, {"relu": relu}
             else:
                 return func(*args, **(kwargs or {}))
             flop = 2 * sum(out.numel() for out in outputs) * x.shape[1] * taps
             places = tuple(map(Geometry.of, outputs))
-            rest |= {"bias": bias, "relu": relu}
+            rest["bias"] = bias
             layer = layers[weight.data_ptr()]
             found.append(Convolution(layer, Geometry.of(x), places, weight.detach(), rest, flop))
             return None

@@ -15,9 +15,10 @@ from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
 from fasti3d.ops import conv3d_bn_relu, max_pool3d_same
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
+from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.ops.i3d_head.reference import i3d_head_reference
@@ -165,14 +166,10 @@ def packed(pick: random.Random) -> None:
 
 def pack(weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool) -> PackedConv3d:
     """As PackedConv3d.pack, but in bfloat16 also where the CPU has something better for it."""
-    rest = (weight.shape[0], p["kernel"], p["stride"], p["padding"], relu)
-    padded = F.pad(bias, (0, -weight.shape[0] % 16))
-    form = winograd_form(weight.shape[1], p["kernel"], p["stride"], dtype)
-    if form is None:
-        return PackedConv3d(torch.ops.fasti3d.conv3d_pack(weight, dtype), padded, *rest, "direct")
-    transform = minimal_filter(form[0], p["kernel"][0], p["stride"][0])
-    values = torch.ops.fasti3d.conv3d_pack(weight, form[1], transform.filters)
-    return PackedConv3d(values, padded, *rest, "winograd", transform)
+    window = Geometry(p["kernel"], p["stride"], p["padding"], relu)
+    if tile := winograd_tile(weight.shape[1], window, dtype):
+        return WinogradConv3d.of(weight, bias, window, *tile)
+    return DirectConv3d.of(weight, bias, window, dtype)
 
 
 def pool(pick: random.Random) -> None:

@@ -12,7 +12,8 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d.ops import conv3d_bn_relu
-from fasti3d.ops.conv3d_bn_relu import PackedConv3d, op
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu import packed as packed_module
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.same_padding import pad_same
 
@@ -304,7 +305,7 @@ def test_frames_computed_in_the_dtype_of_the_route(isa: str) -> None:
 def test_torch_s_own_convolution_adds_it_where_there_is_no_kernel(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(op, "has_kernel", lambda *_, **__: False)
+    monkeypatch.setattr(packed_module, "has_kernel", lambda *_, **__: False)
     layer = LAYERS["direct"]
     arguments = clip_and_weights(layer, dtype)
     convolved = exact(layer, *arguments)

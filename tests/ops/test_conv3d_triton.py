@@ -20,7 +20,8 @@ from ahead_of_time import CHIPS, Built, Launch, Recorder, build, in_full
 from background import Outcome
 
 from fasti3d.ops.conv3d_bn_relu import launch
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
@@ -94,11 +95,11 @@ def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[La
         bias = torch.empty(out_channels, device="meta")
         wide = torch.empty((batch, *same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
-        work = launch.prepare(x, weight, bias, kernel, stride, None, True, out, 0)
+        work = launch.prepare(x, weight, bias, Geometry(kernel, stride, None, True), out, 0)
         for config in candidates(work.problem)[: None if every and dtype == torch.float16 else 1]:
             launch.run(config, work)
         if channels == 3:
-            launch.prepare(x.to(torch.uint8), weight, bias, kernel, stride, None, True, out, 0)
+            launch.prepare(x.to(torch.uint8), weight, bias, Geometry(kernel, stride, None, True), out, 0)
     for channels, out_channels, size, kernel in RESIDUALS:
         x, out = (
             torch.empty((1, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
@@ -106,7 +107,7 @@ def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[La
         )
         weight = pack_triton(x.new_empty((out_channels, channels, *kernel)), (1, 1, 1), x.dtype)
         bias = torch.empty(out_channels, device="meta")
-        work = launch.prepare(x, weight, bias, kernel, (1, 1, 1), None, True, out, 0, out)
+        work = launch.prepare(x, weight, bias, Geometry(kernel, (1, 1, 1), None, True), out, 0, out)
         for config in candidates(work.problem)[: None if every else 1]:
             launch.run(config, work)
     for batch, (channels, size, part) in itertools.product((1, 8), blocks()):

@@ -11,7 +11,7 @@ from torch import Tensor
 from fasti3d import I3D
 from fasti3d.engine import steps
 from fasti3d.engine.plan import Plan
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.runtime import gpu
 
 pytest.importorskip("triton", reason="triton is not installed")
