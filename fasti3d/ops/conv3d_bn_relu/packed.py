@@ -19,9 +19,11 @@ from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, fold_weight, is_folded
+from fasti3d.ops.conv3d_bn_relu.torch_conv3d import adds_in_onednn, onednn_conv3d_add
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, winograd_tile
 from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.route import has_kernel
+from fasti3d.same_padding import pad_same
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,12 @@ class ReferenceConv3d(PackedConv3d):
         out.copy_(self._whole(x, residual)[:, :, start:end])
 
     def _whole(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        return conv3d_bn_relu_reference(
-            x, self.weight, self.bias, self.stride, self.relu, self.padding, residual
-        )
+        kernel, stride, padding, relu = self.geometry
+        if residual is None or not adds_in_onednn(x):
+            return conv3d_bn_relu_reference(x, self.weight, self.bias, stride, relu, padding, residual)
+        if padding is None:
+            x, padding = pad_same(x, kernel, stride), (0, 0, 0)
+        return onednn_conv3d_add(x, self.weight, self.bias.to(x.dtype), residual, stride, padding, relu)
 
 
 class DirectConv3d(PackedConv3d):
