@@ -28,6 +28,7 @@ def direct() -> Arguments:
     return {
         "x": clip(2, 16, 4, 5, 6), "packed": packed, "bias": torch.zeros(16), "kernel": [2, 3, 3],
         "stride": [1, 1, 1], "padding": None, "relu": True, "out": clip(2, 16, 4, 5, 6), "start": 0,
+        "residual": clip(2, 16, 4, 5, 6),
     }  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def winograd() -> Arguments:
         "relu",
         "out",
         "start",
+        "residual",
     )
     given = direct() | changes
     return {name: given[name] for name in order}
@@ -168,6 +170,17 @@ CLIPS: list[Change] = [
     of("x", Tensor.double, "x must be float32"),
     of("x", Tensor.int, "x must be float32"),
 ]
+RESIDUALS = [
+    of("residual", Tensor.double, "residual must have x's dtype"),
+    of("residual", Tensor.contiguous, "residual must be channels-last"),
+    of("residual", lambda r: r[0], "residual must have 5"),
+    *(
+        of("residual", lambda r, axis=axis: r.narrow(axis, 0, 1), "residual must have out's shape")
+        for axis in range(5)
+    ),
+    ("residual", lambda given: twice(given["out"]), "some elements of residual and out"),
+    ("out", lambda given: behind(given["residual"], given["out"]), "some elements of residual and out"),
+]
 CONVOLUTIONS = [
     *CLIPS,
     of("x", Tensor.contiguous, "x must be channels-last"),
@@ -191,6 +204,7 @@ CONVOLUTIONS = [
     put("padding", [1, 0, 1], "out must hold"),
     *(put("start", start, "out must hold") for start in (-1, 1, HUGE, -HUGE - 1)),
     *into("packed", "bias"),
+    *RESIDUALS,
 ]
 POOLS = [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]
 PADDED = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, check_triton
+from fasti3d.ops.conv3d_bn_relu.checks import check_triton
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.pooled_conv3d.config import Problem, pays
 from fasti3d.ops.registry import define
 from fasti3d.runtime import gpu
@@ -37,7 +38,7 @@ def pool_pays(conv: PackedConv3d, x: Tensor, device: torch.device) -> bool:
 
 
 def pool_and_convolve(conv: PackedConv3d, x: Tensor, out: Tensor) -> None:
-    """Max-pool 3x3x3 (stride 1, SAME) of x, then a 1x1x1 convolution of the form ``triton``, into ``out``.
+    """Max-pool 3x3x3 (stride 1, SAME) of x, then a 1x1x1 `TritonConv3d`, into ``out``.
 
     Meta tensors are taken for their shapes alone.
     """
