@@ -116,7 +116,7 @@ class DepthwiseConv3d:
         return DepthwiseConv3d(packed, values, len(weight), kernel, stride, padding, relu, dtype)
 
     def __call__(self, x: Tensor, out: Tensor | None = None, start: int = 0) -> Tensor:
-        """Convolve a channels-last x into ``out``, such as a channel slice of a wider clip, or into a new clip.
+        """Convolve a channels-last x into ``out``, such as a channel slice of a wider clip, or a new clip.
 
         With ``out`` it computes as many output frames as that holds, from frame ``start`` on. Meta tensors
         only give shapes.
