@@ -14,11 +14,13 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
-from fasti3d.ops import average_head, conv3d_bn_relu, max_pool3d, max_pool3d_same
+from fasti3d.ops import average_head, conv3d_bn_relu, depthwise_conv3d, max_pool3d, max_pool3d_same
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
+from fasti3d.ops.depthwise_conv3d import DepthwiseConv3d
+from fasti3d.ops.depthwise_conv3d.reference import depthwise_conv3d_reference
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
@@ -171,6 +173,29 @@ def pack(weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, re
     return DirectConv3d.of(weight, bias, window, dtype)
 
 
+def depthwise(pick: random.Random) -> None:
+    p = geometry(pick)
+    dtype = pick.choice(DTYPES)
+    x = layout(pick, torch.randn(p["n"], p["channels"], *p["size"]).to(dtype))
+    weight, bias = torch.randn(p["channels"], 1, *p["kernel"]), torch.randn(p["channels"])
+    relu = pick.random() < 0.5
+    y = depthwise_conv3d(x, weight, bias, p["stride"], p["padding"] or "same", relu)
+    exact = depthwise_conv3d_reference(x.double(), weight, bias, p["stride"], p["padding"], False)
+    if y.numel():
+        scale = exact.abs().max().item()
+        assert_close("depthwise_conv3d", y, F.relu(exact) if relu else exact, scale=scale)
+    assert y.shape == exact.shape
+    if dtype == torch.float16 or not p["n"]:
+        return
+    start = pick.randrange(exact.shape[2])
+    shape = (*exact.shape[:2], pick.randint(1, exact.shape[2] - start), *exact.shape[3:])
+    out, wide = slice_of_more(shape, dtype)
+    packed = DepthwiseConv3d.pack(weight, bias, p["stride"], relu=relu, dtype=dtype, padding=p["padding"])
+    packed(x.contiguous(memory_format=CHANNELS_LAST), out, start)
+    assert torch.equal(out, y[:, :, start : start + shape[2]])
+    assert_slice_alone(out, wide)
+
+
 def pool(pick: random.Random) -> None:
     dtype = pick.choice(DTYPES)
     size = [pick.randint(1, 12) for _ in range(3)]
@@ -297,11 +322,12 @@ def any_flow(pick: random.Random) -> None:
     flow(pick, any_values=True)
 
 
-# By how many of a hundred are of it.
+# Their shares.
 KINDS: dict[Callable[[random.Random], None], int] = {
     convolution: 24,
     packed: 20,
     pool: 14,
+    depthwise: 14,
     head: 4,
     print_of_tensors: 4,
     flow: 10,
