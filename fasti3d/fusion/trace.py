@@ -82,7 +82,21 @@ def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-for _name in ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor", "ilshift", "irshift"]:
+for _name in [
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "imatmul",
+    "iand",
+    "ior",
+    "ixor",
+    "ilshift",
+    "irshift",
+]:
     setattr(_Value, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 

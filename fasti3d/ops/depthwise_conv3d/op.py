@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fasti3d.ops.border import MAX_PADDING, Triple, check_clip, check_out, triple
-from fasti3d.ops.conv3d_bn_relu.op import check_fills, output_size
+from fasti3d.ops.conv3d_bn_relu.checks import check_fills
+from fasti3d.ops.conv3d_bn_relu.geometry import output_size
 from fasti3d.ops.depthwise_conv3d.reference import depthwise_conv3d_backward, depthwise_conv3d_reference
 from fasti3d.ops.registry import needs_ordinary_path, operator, takes_operators
 from fasti3d.runtime import extension

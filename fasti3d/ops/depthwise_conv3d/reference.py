@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.inputs import without_autocast
-from fasti3d.network import same_padding
-from fasti3d.same_padding import pad_same
+from fasti3d.same_padding import pad_same, same_padding
 
 _ZEROS = (0, 0, 0)
 
