@@ -19,7 +19,6 @@ from fasti3d.forms import is_watched
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, warn_of_gradients
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
-from fasti3d.reference import check_endpoints
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.utils.derived import DerivedCache
 from fasti3d.widths import last_layer
@@ -142,7 +141,7 @@ class I3D(reference.I3D):
         self._labels = names, last_layer(self.logits)
 
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        wanted = check_endpoints(names)
+        wanted = network.check_endpoints(names)
         if isinstance(x, fx.Proxy):  # nothing can be known of it
             return super().forward_endpoints(x, wanted)
         compiled = takes_operators(x)
