@@ -16,17 +16,8 @@ from fasti3d.engine.plan import Plan
 from fasti3d.engine.replay import replay
 from fasti3d.inputs import as_floats
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import define
+from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
-
-# ``code`` and ``floats`` are engine/code.py's, ``values`` may be asked for, ``wanted`` are indices of these.
-# A CUDA graph around it would replay what was made of the weights when it was captured.
-define(
-    "planned",
-    "(Tensor x, Tensor[] tensors, int[] code, float[] floats, int[] values, int[] wanted, ScalarType dtype)"
-    " -> Tensor[]",
-    tags=(torch.Tag.cudagraph_unsafe,),
-)
 
 _lock = threading.Lock()
 # By the first tensor, with which they go: a plan, its key, and the tensors that the key was made of.
@@ -70,7 +61,6 @@ def _plan(
     return kept[1]
 
 
-@torch.library.impl("fasti3d::planned", "default")
 def _planned(
     x: Tensor,
     tensors: list[Tensor],
@@ -86,7 +76,6 @@ def _planned(
         return [found[str(i)] for i in wanted]
 
 
-@torch.library.register_fake("fasti3d::planned")
 def _fake(
     x: Tensor,
     tensors: list[Tensor],
@@ -132,4 +121,14 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     return x_grad, others, None, None, None, None, None
 
 
-torch.library.register_autograd("fasti3d::planned", _backward, setup_context=_setup_context)
+# ``code`` and ``floats`` are engine/code.py's, ``values`` may be asked for, ``wanted`` are indices of these.
+operator(
+    "planned(Tensor x, Tensor[] tensors, int[] code, float[] floats, int[] values, int[] wanted, "
+    "ScalarType dtype) -> Tensor[]",
+    _planned,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    # A CUDA graph around it would replay what was made of the weights when it was captured.
+    tags=(torch.Tag.cudagraph_unsafe,),
+)

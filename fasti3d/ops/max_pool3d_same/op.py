@@ -252,11 +252,6 @@ def max_pool3d_into(
     return _proved(x, *geometry, out, run, lambda: out.copy_(max_pool3d_reference(x, *geometry)))
 
 
-def max_pool3d_same_into(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """``max_pool3d_into`` with SAME padding."""
-    return max_pool3d_into(out, x, kernel, stride, None)
-
-
 def max_pool3d_compiled(
     x: Tensor, kernel: Triple, stride: Triple, padding: Triple | None, ceil_mode: bool, out: Tensor
 ) -> None:
