@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.engine.code import decode
 from fasti3d.engine.describe.inception import Description
@@ -18,10 +16,10 @@ from fasti3d.inputs import as_floats
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.utils.derived import DerivedCaches
 
-_lock = threading.Lock()
-# By the first tensor, with which they go: a plan, its key, and the tensors that the key was made of.
-_plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# By the first tensor.
+_plans: DerivedCaches[Plan] = DerivedCaches()
 
 
 def planned(described: Description, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -48,17 +46,14 @@ def _plan(
     dtype: torch.dtype,
 ) -> Plan:
     """The plan for the weights as they are now."""
-    if device.type != "cpu" and any(t.is_inference() for t in tensors):
-        # Without version counters an edit could not be seen.
+
+    def make() -> Plan:
         return Plan(_graph(tensors, code, floats, values), dtype, device)
+
+    if device.type != "cpu" and any(t.is_inference() for t in tensors):
+        return make()  # without version counters an edit could not be seen
     key = (tuple(code), tuple(floats), tuple(values), device, dtype, fingerprint(tensors))
-    with _lock:
-        kept = _plans.get(tensors[0])
-        if kept is None or kept[0] != key:
-            plan = Plan(_graph(tensors, code, floats, values), dtype, device)
-            # With the tensors, so that no new one takes the address of one that the key was made of.
-            kept = _plans[tensors[0]] = (key, plan, [t.detach() for t in tensors])
-    return kept[1]
+    return _plans.of(tensors[0]).get(key, make, tensors)
 
 
 def _planned(

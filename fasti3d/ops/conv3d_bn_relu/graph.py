@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.ops.conv3d_bn_relu.checks import check_fits
 from fasti3d.ops.conv3d_bn_relu.geometry import output_size
@@ -20,10 +18,10 @@ from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.utils.derived import DerivedCaches
 
-_lock = threading.Lock()
-# By the weight, with which it goes: what was packed of it, and a key that tells from what and for what.
-_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# By the weight.
+_packed: DerivedCaches[PackedConv3d] = DerivedCaches()
 
 
 def _pack(
@@ -46,14 +44,9 @@ def _pack(
 
     if weight.device.type != "cpu":
         return pack(), pack
-    key = (stride, padding, relu, dtype, fingerprint([weight] if bias is None else [weight, bias]))
-    with _lock:
-        kept = _packed.get(weight)
-    if kept is None or kept[0] != key:
-        kept = (key, pack())
-        with _lock:
-            _packed[weight] = kept
-    return kept[1], pack
+    tensors = [weight] if bias is None else [weight, bias]
+    key = (stride, padding, relu, dtype, fingerprint(tensors))
+    return _packed.of(weight).get(key, pack, tensors), pack
 
 
 def _conv3d_bn_relu(
