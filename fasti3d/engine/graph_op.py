@@ -14,18 +14,9 @@ from fasti3d.engine.plan import Plan
 from fasti3d.engine.replay import replay
 from fasti3d.inputs import as_floats
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import define
+from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.utils.derived import DerivedCaches
-
-# ``code`` and ``floats`` are engine/code.py's, ``values`` may be asked for, ``wanted`` are indices of these.
-# A CUDA graph around it would replay what was made of the weights when it was captured.
-define(
-    "planned",
-    "(Tensor x, Tensor[] tensors, int[] code, float[] floats, int[] values, int[] wanted, ScalarType dtype)"
-    " -> Tensor[]",
-    tags=(torch.Tag.cudagraph_unsafe,),
-)
 
 # By the first tensor.
 _plans: DerivedCaches[Plan] = DerivedCaches()
@@ -65,7 +56,6 @@ def _plan(
     return _plans.of(tensors[0]).get(key, make, tensors)
 
 
-@torch.library.impl("fasti3d::planned", "default")
 def _planned(
     x: Tensor,
     tensors: list[Tensor],
@@ -81,7 +71,6 @@ def _planned(
         return [found[str(i)] for i in wanted]
 
 
-@torch.library.register_fake("fasti3d::planned")
 def _fake(
     x: Tensor,
     tensors: list[Tensor],
@@ -127,4 +116,14 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     return x_grad, others, None, None, None, None, None
 
 
-torch.library.register_autograd("fasti3d::planned", _backward, setup_context=_setup_context)
+# ``code`` and ``floats`` are engine/code.py's, ``values`` may be asked for, ``wanted`` are indices of these.
+operator(
+    "planned(Tensor x, Tensor[] tensors, int[] code, float[] floats, int[] values, int[] wanted, "
+    "ScalarType dtype) -> Tensor[]",
+    _planned,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    # A CUDA graph around it would replay what was made of the weights when it was captured.
+    tags=(torch.Tag.cudagraph_unsafe,),
+)

@@ -16,15 +16,9 @@ from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import define
+from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.utils.derived import DerivedCaches
-
-define(
-    "conv3d_bn_relu",
-    "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu, "
-    "Tensor? residual=None) -> Tensor",
-)
 
 # By the weight.
 _packed: DerivedCaches[PackedConv3d] = DerivedCaches()
@@ -55,7 +49,6 @@ def _pack(
     return _packed.of(weight).get(key, pack, tensors), pack
 
 
-@torch.library.impl("fasti3d::conv3d_bn_relu", "default")
 def _conv3d_bn_relu(
     x: Tensor,
     weight: Tensor,
@@ -80,7 +73,6 @@ def _conv3d_bn_relu(
         return y.to(x.dtype).contiguous(memory_format=layout)
 
 
-@torch.library.register_fake("fasti3d::conv3d_bn_relu")
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -117,4 +109,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return x_grad, weight_grad, bias_grad, None, None, None, residual_grad
 
 
-torch.library.register_autograd("fasti3d::conv3d_bn_relu", _backward, setup_context=_setup_context)
+operator(
+    "conv3d_bn_relu(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu, "
+    "Tensor? residual=None) -> Tensor",
+    _conv3d_bn_relu,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
