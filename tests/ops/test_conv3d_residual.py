@@ -215,11 +215,11 @@ def test_gradients(operator: bool, relu: bool) -> None:
         y = OPERATOR(*ours[:3], layer.stride, layer.padding, relu, ours[3])
     else:
         y = convolve(layer, *ours[:3], relu, residual=ours[3])
-    expected = exact(layer, *theirs[:3]) + theirs[3]
-    expected = expected.relu() if relu else expected
+    total = exact(layer, *theirs[:3]) + theirs[3]
+    expected = total.relu() if relu else total
     assert_close("conv3d", y.detach(), expected.detach())
     grad = random(*y.shape, seed=4)
-    grad[expected.abs() < 1e-5] = 0  # where rounding decides on which side of zero a value is
+    grad[total.abs() < 1e-5] = 0  # where rounding decides on which side of zero a value is
     y.backward(grad)
     expected.backward(grad.double())
     for mine, other in zip(ours, theirs, strict=True):
