@@ -58,8 +58,8 @@ class Placed:
         step: what runs.
         written: where its results lie, by value; those of torch's own operators lie elsewhere.
         scratch: what it needs meanwhile.
-        foreign: what it reads that lies elsewhere, in whatever layout and dtype; of torch's own operators what
-            lies inside a wider map.
+        foreign: what it reads that lies elsewhere, in whatever layout and dtype; torch's own operators read
+            what lies inside a wider map.
         named: the results that are asked for, by name.
         last: values that nothing reads any more afterwards.
     """
