@@ -54,7 +54,7 @@ def tensors_of(module: nn.Module) -> list[Slot]:
     """Where the tensors are that a module's node computes with."""
     if isinstance(module, FusedConv3d | FoldedConv3d):
         return [(module._buffers, "folded_weight"), (module._buffers, "folded_bias")]
-    if type(module) is nn.Conv3d:
+    if type(module) in (nn.Conv3d, nn.Linear):
         return [(module._parameters, "weight"), (module._parameters, "bias")]
     if type(module) in NORMS:
         held = [(module._parameters, name) for name in ("weight", "bias")]
@@ -87,13 +87,13 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
         weight, bias, relu = module.weight, module.bias, False
     else:
         weight, bias, relu = module.folded_weight, module.folded_bias, module.relu
-    padding = None if isinstance(module, FusedConv3d) and module.padding is None else _triple(module.padding)
+    padding = None if isinstance(module, FusedConv3d) and module.padding is None else triple(module.padding)
     plain = isinstance(module, FusedConv3d) or (
-        (module.groups, module.padding_mode) == (1, "zeros") and _triple(module.dilation) == (1, 1, 1)
+        (module.groups, module.padding_mode) == (1, "zeros") and triple(module.dilation) == (1, 1, 1)
     )
-    if not plain or (padding is None and not isinstance(module, FusedConv3d)) or not _fits(like, weight):
+    if not plain or (padding is None and not isinstance(module, FusedConv3d)) or not fits(like, weight):
         return None
-    stride = _triple(module.stride)
+    stride = triple(module.stride)
     assert stride is not None
 
     def node(out: int, values: Sequence[int]) -> Node:
@@ -107,14 +107,14 @@ def _norm(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
     used = [t for t in (mean, var, weight, bias) if t is not None]
     if module.training or mean is None or var is None:
         return None
-    if not all(_fits(like, t, torch.float32) for t in used):
+    if not all(fits(like, t, torch.float32) for t in used):
         return None
     return Operation(
         (x,), lambda out, values: Norm(out, values[0], mean, var, weight, bias, module.eps, name=call.path)
     )
 
 
-def _fits(like: Tensor, tensor: Tensor, *dtypes: torch.dtype) -> bool:
+def fits(like: Tensor, tensor: Tensor, *dtypes: torch.dtype) -> bool:
     return tensor.dtype in (like.dtype, *dtypes) and tensor.device == like.device
 
 
@@ -134,14 +134,14 @@ def _max_pool(
     ceil_mode: Any = False,
     return_indices: Any = False,
 ) -> Operation | None:
-    kernel, zeros = _triple(kernel_size), _triple(padding)
-    step = _triple(stride) if stride not in (None, [], ()) else kernel
+    kernel, zeros = triple(kernel_size), triple(padding)
+    step = triple(stride) if stride not in (None, [], ()) else kernel
     if (
         not isinstance(x, Ref)
         or kernel is None
         or step is None
         or zeros is None
-        or _triple(dilation) != (1, 1, 1)
+        or triple(dilation) != (1, 1, 1)
         or ceil_mode is not False
         or return_indices is not False
         or any(2 * p > k for p, k in zip(zeros, kernel, strict=True))
@@ -150,7 +150,7 @@ def _max_pool(
     return Operation((x,), lambda out, values: Pool(out, values[0], kernel, step, zeros, name=call.path))
 
 
-def _triple(value: Any) -> Triple | None:
+def triple(value: Any) -> Triple | None:
     """(t, h, w) of what torch takes for one, which NumPy's integers are too; None for anything else."""
     values = value if isinstance(value, tuple | list) else (value,)
     try:

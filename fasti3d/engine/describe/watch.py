@@ -20,9 +20,10 @@ _COMMON = frozenset(vars(nn.Module())) - {"training"}
 class Watch:
     """Modules as they were: their classes, attributes, hooks, submodules and tensors, not tensors' values.
 
-    ``names``: the attributes of ``root`` under which it looks for its parts. ``unhooked``: modules that are to
-    have no hooks, in place of watching which there are. ``tensors``: whether to watch which tensors there are. ``derived``: names of attributes
-    that may change. It takes no lock and loads no tensor: some tens of microseconds for I3D.
+    ``names``: the attributes of ``root`` under which it looks for its parts. ``unhooked``: modules that are
+    to have no hooks, in place of watching which hooks there are. ``tensors``: whether to watch which tensors
+    there are. ``derived``: names of attributes that may change. It takes no lock and loads no tensor: some
+    tens of microseconds for I3D.
     """
 
     def __init__(
