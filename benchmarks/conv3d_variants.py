@@ -60,7 +60,7 @@ _WARPS: dict[str, Variant] = {
 
 def _activations_left(work: Prepared, tile: Tile) -> Callable[[], None]:
     config = tiled(work, "descriptor", tile)
-    x, out, _ = work.clips
+    x, out, *_ = work.clips
     tiles_n = count(out.shape[4], config.block_n)
     tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
 
@@ -159,7 +159,7 @@ def pair_weight(weight: Tensor, rows: int) -> Tensor:
 def _stem_pairs(work: Prepared, box: tuple[int, int] = (8, 16), warps: int = 8) -> Callable[[], None]:
     kt, kh, _ = work.kernel
     weight = pair_weight(work.weight, kh)
-    x, out, _ = work.clips
+    x, out, *_ = work.clips
     config = tiled(work, "descriptor", Tile(math.prod(box), 2 * len(work.weight), 0, warps))
     tiles_h, tiles_w = map(count, out.shape[2:4], box)
     pairs = count(out.shape[1], 2)

@@ -54,9 +54,8 @@ def asked(name: str, batch: int) -> Asked:
 
     layer = LAYERS[name]
     x, weight, bias = arguments(layer, batch)
-    kernel, stride = layer.spec.kernel, layer.spec.stride
-    packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
-    rest = (packed.weight, packed.bias, kernel, stride, None, True, packed(x), 0)
+    packed = PackedConv3d.pack(weight, bias, layer.spec.stride, relu=True, dtype=x.dtype)
+    rest = (packed.weight, packed.bias, packed.geometry, packed(x), 0)
     prepare = functools.partial(launch.prepare, x, *rest)
     work = prepare()
     return Asked(prepare, work, tune.reference(work))

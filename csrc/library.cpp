@@ -7,13 +7,6 @@
 
 #include "common/isa.h"
 
-// tvl1_exact rounds every operation by itself on any device, as tvl1 does on a CPU.
-#define FASTI3D_TVL1                                                                           \
-  "(Tensor frame0, Tensor? frame1, Tensor? initial_flow, str mode, float tau, float lambda_, " \
-  "float theta, int nscales, int warps, float epsilon, int inner_iterations, "                 \
-  "int outer_iterations, float scale_step, float gamma, int median_filtering) "                \
-  "-> (Tensor flow, Tensor iterations)"
-
 #define FASTI3D_TEXT_(x) #x
 #define FASTI3D_TEXT(x) FASTI3D_TEXT_(x)
 
@@ -27,9 +20,6 @@ STABLE_TORCH_LIBRARY(fasti3d, m) {
       "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
       "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, "
       "Tensor? residual=None) -> ()");
-  m.def("fingerprint(Tensor[] tensors) -> SymInt");
-  m.def("tvl1" FASTI3D_TVL1);
-  m.def("tvl1_exact" FASTI3D_TVL1);
 }
 
 PYBIND11_MODULE(_C, m) {

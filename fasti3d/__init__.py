@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion.fuse import fuse
     from fasti3d.i3d import I3D
+    from fasti3d.inspect.plan_report import plan
     from fasti3d.metrics import FrechetVideoDistance, fvd
     from fasti3d.two_stream import TwoStreamI3D
 
@@ -36,6 +37,7 @@ __all__ = [
     "fvd",
     "inflate",
     "ops",
+    "plan",
     "reference",
     "tvl1",
     "tvl1_video",
@@ -61,6 +63,7 @@ _HOMES = {
     "fvd": "fasti3d.metrics",
     "inflate": None,
     "ops": None,
+    "plan": "fasti3d.inspect.plan_report",
     "reference": None,
     "tvl1": "fasti3d.flow",
     "tvl1_video": "fasti3d.flow",

@@ -216,18 +216,49 @@ class I3D(reference.I3D):
 
     def _describe(self, x: Tensor, dtype: torch.dtype) -> Description | None:
         """What the network is, or None where the ordinary path must run."""
-        if self.training or dtype not in _FUSED_DTYPES or not self._is_followed():
-            return None
         try:
-            described = describe(self, tuple(self._trunk()))
+            return self._match(x, dtype)
         except MismatchError as why:
             if not torch.compiler.is_compiling():
                 _log.debug("%s runs as an ordinary module: %s", type(self).__name__, why)
             return None
-        tensors, head_tensors = described.tensors, described.head_tensors
-        if any(t.device != x.device or t.dtype not in _FUSED_DTYPES for t in (*tensors, *head_tensors)):
-            return None
-        return None if self._needs_gradients(x, tensors) else described
+
+    def _match(self, x: Tensor, dtype: torch.dtype) -> Description:
+        """What the network is; MismatchError, which says why, where the ordinary path must run."""
+        if self.training:
+            raise MismatchError("it is in training mode: call model.eval()")
+        if dtype not in _FUSED_DTYPES:
+            raise MismatchError(f"clips are {dtype}, not float32, bfloat16 or float16")
+        if not self._is_followed():
+            raise MismatchError(
+                "a class between it and fasti3d.reference.I3D, or a patch, changes its forward"
+            )
+        described = describe(self, tuple(self._trunk()))
+        for t in (*described.tensors, *described.head_tensors):
+            if t.device != x.device or t.dtype not in _FUSED_DTYPES:
+                raise MismatchError(f"a tensor is {t.dtype} on {t.device}, clips are on {x.device}")
+        if self._needs_gradients(x, described.tensors):
+            raise MismatchError("gradients are asked for: call it under torch.no_grad()")
+        return described
+
+    def why_not_fused(self) -> str:
+        """Why clips in the weights' dtype, on their device, do not run fused: one sentence; empty if they do.
+
+        The same is logged at level DEBUG, under the name ``fasti3d.i3d``, at each call that does not.
+
+        Example:
+            >>> model = fasti3d.I3D().eval()
+            >>> handle = model.Mixed_3b.register_forward_hook(print)
+            >>> model.why_not_fused()
+            'Mixed_3b (Mixed) has hooks, or a forward of its own'
+        """
+        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        with torch.no_grad():
+            try:
+                self._match(like.detach()[:0], like.dtype)
+            except MismatchError as why:
+                return str(why)
+        return ""
 
     def _is_followed(self) -> bool:
         """Whether the ordinary path is the reference's own."""

@@ -57,7 +57,9 @@ def test_public_names() -> None:
     assert set(fasti3d.__all__) <= set(dir(fasti3d))
     for name in fasti3d.__all__:
         assert getattr(fasti3d, name) is not None
-    assert fasti3d.ops.__all__ == ["average_head", "conv3d_bn_relu", "max_pool3d", "max_pool3d_same"]
+    assert fasti3d.ops.__all__ == [
+        *("average_head", "conv3d_bn_relu", "depthwise_conv3d", "max_pool3d", "max_pool3d_same"),
+    ]
     assert issubclass(fasti3d.I3D, fasti3d.reference.I3D)
 
 

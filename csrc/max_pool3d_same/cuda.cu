@@ -76,7 +76,7 @@ struct alignas(sizeof(Value) * kValues) Pack {
   Unit<Value, kCount> unit[kUnits];
 };
 
-// Four blocks a multiprocessor leave 64 registers a thread; left to itself the compiler takes fewer
+// Four blocks per SM leave 64 registers per thread; left to itself the compiler takes fewer
 // on some architectures, and spills.
 template <class Value, int kValues>
 __global__ void __launch_bounds__(kThreads, 4) _max_pool3d_same_kernel(const PoolArgs args) {

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
+from fasti3d.cli.network import METAVAR, to_network
 from fasti3d.cli.options import Json
 
 if TYPE_CHECKING:
@@ -27,11 +28,23 @@ def doctor(
             help="First run each GPU kernel of the network once, and compare it with PyTorch's own.",
         ),
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar=METAVAR,
+            help="Say instead which parts of a model run fused, and why others do not: a function that returns "
+            "it, as my_networks:make_detector.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Say what this machine will run and why: versions, the extension, paths, known problems, weights.
 
     Exit code 1 means that something is broken, as an extension that is there but does not load.
     """
+    if model is not None:
+        _print_model(model, as_json)
+        return
     from fasti3d.inspect.doctor import diagnose
 
     if prove:
@@ -42,6 +55,25 @@ def doctor(
     else:
         _print(diagnosis)
     raise typer.Exit(not diagnosis.healthy)
+
+
+def _print_model(model: str, as_json: bool) -> None:
+    network = to_network(model, "--model")
+    from fasti3d.inspect.model_report import report_model
+
+    parts = report_model(network)
+    if as_json:
+        print(json.dumps([asdict(part) for part in parts]))
+        return
+    if not parts:
+        output.out.print("It holds no fasti3d.I3D, and nothing that fasti3d.fuse planned.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("part", "class", "runs", "why"):
+        table.add_column(column, style="", no_wrap=column != "why")
+    for part in parts:
+        table.add_row(Text(part.path or "(the model)"), part.kind, part.runs, Text(part.why))
+    output.out.print(table)
 
 
 def _print(diagnosis: Diagnosis) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
+from fasti3d.cli.network import METAVAR, to_network
 from fasti3d.cli.options import Device, Json, blaming, to_device, to_shape
 
 if TYPE_CHECKING:
@@ -28,11 +29,19 @@ def plan(
     ] = "1,3,64,224,224",
     dtype: Annotated[str, typer.Option(help="Of the clips: float32, bfloat16 or float16.")] = "float32",
     device: Device = "auto",
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar=METAVAR,
+            help="Another network than I3D: a function that returns one, as torchvision.models.video:r3d_18.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the steps of an eval-mode forward pass: arithmetic, memory traffic, and memory needed.
 
-    Nothing is run. The last columns are the least time that a step can take on a GPU in half precision, by
+    Nothing is run. Another network is planned as fasti3d.fuse runs it. The last columns are the least time that a step can take on a GPU in half precision, by
     its published peaks of arithmetic and of memory; no program reaches them everywhere.
     """
     if dtype not in _DTYPES:
@@ -40,11 +49,15 @@ def plan(
     sizes = to_shape(shape)
     import torch
 
-    from fasti3d.inspect.plan_report import report_plan
+    from fasti3d.inspect import plan_report
 
-    where = to_device(device)
+    where, kind = to_device(device), getattr(torch, dtype)
+    module = None if network is None else to_network(network, "--network").to(where, kind)
     with blaming("--shape"):
-        report = report_plan(sizes, getattr(torch, dtype), where)
+        if module is None:
+            report = plan_report.report_plan(sizes, kind, where)
+        else:
+            report = plan_report.plan(module, sizes)
     if as_json:
         print(json.dumps(_object(report)))
     else:
@@ -59,6 +72,7 @@ def _object(report: PlanReport) -> dict[str, object]:
         "compute_dtype": str(report.route.compute_dtype).removeprefix("torch."),
         "why": report.route.why,
         "steps": [dataclasses.asdict(step) for step in report.steps],
+        "rewrites": [dataclasses.asdict(rewrite) for rewrite in report.rewrites],
         "flop": report.flop,
         "moved_bytes": report.moved_bytes,
         "arena_bytes": report.arena_bytes,
@@ -88,6 +102,14 @@ def _print(report: PlanReport) -> None:
     totals = [f"{1e6 * report.floor_seconds(chip):.1f}" for chip in CHIPS]
     table.add_row("all", "", f"{report.flop / 1e9:.1f}", f"{report.moved_bytes / 1e6:.1f}", *totals)
     Console(highlight=False, width=max(output.out.width, _WIDTH)).print(table)
+    rewrites = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    rewrites.add_column("after the rewrite", no_wrap=True)
+    rewrites.add_column("nodes", justify="right")
+    rewrites.add_column("MB moved", justify="right")
+    for rewrite in report.rewrites:
+        rewrites.add_row(rewrite.name, str(rewrite.nodes), f"{itemsize * rewrite.values / 1e6:.1f}")
+    output.out.print()
+    Console(highlight=False, width=max(output.out.width, _WIDTH)).print(rewrites)
     dtype = str(report.route.compute_dtype).removeprefix("torch.")
     output.out.print(
         Text(

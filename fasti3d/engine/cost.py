@@ -15,8 +15,8 @@ from fasti3d.engine.graph import (
     Shapes,
     Siblings,
     Softmax,
-    window_shape,
 )
+from fasti3d.ops.conv3d_bn_relu.geometry import output_size
 
 
 def flop(node: Node, of: Shapes) -> int:
@@ -33,7 +33,7 @@ def flop(node: Node, of: Shapes) -> int:
         return flop(node.conv, of)
     if isinstance(node, Head) and node.weight is not None:
         n, _, *size = of[node.x]
-        places = math.prod(window_shape(size, node.window, (1, 1, 1), (0, 0, 0))) if node.window else 1
+        places = math.prod(output_size(size, node.window, (1, 1, 1), (0, 0, 0))) if node.window else 1
         return 2 * node.weight.numel() * n * places
     return 0
 

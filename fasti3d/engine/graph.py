@@ -13,21 +13,11 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from fasti3d.same_padding import same_shape
+from fasti3d.ops.conv3d_bn_relu.geometry import output_size
 
 Triple: TypeAlias = tuple[int, int, int]
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = dict[int, Shape]
-
-
-def window_shape(
-    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int] | None
-) -> list[int]:
-    """(T, H, W) of what a window makes of a map of ``size``; ``padding`` None is SAME."""
-    if padding is None:
-        return same_shape(size, stride)
-    axes = zip(size, kernel, stride, padding, strict=True)
-    return [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +104,7 @@ class Conv(Node):
                 f"got {channels}"
             )
         self._check_window(of[self.x], self.window, self.padding)
-        yield (n, self.weight.shape[0], *window_shape(size, self.window, self.stride, self.padding))
+        yield (n, self.weight.shape[0], *output_size(size, self.window, self.stride, self.padding))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +160,7 @@ class Pool(Node):
     def shapes(self, of: Shapes) -> Iterable[Shape]:
         self._check_window(of[self.x], self.kernel, self.padding)
         n, c, *size = of[self.x]
-        yield (n, c, *window_shape(size, self.kernel, self.stride, self.padding))
+        yield (n, c, *output_size(size, self.kernel, self.stride, self.padding))
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,7 +59,8 @@ from fasti3d.engine.steps import (
     Step,
 )
 from fasti3d.inputs import as_floats
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 
 # Shapes of clips whose layouts are kept.
 _MAX_LAYOUTS = 16
@@ -120,7 +121,7 @@ class Plan:
         for _, rewrite in _ALWAYS:
             graph = rewrite(graph)
         convs = [node for node in graph.nodes if isinstance(node, Conv)]
-        if convs and _pack(convs[0], dtype).form == "triton":
+        if convs and isinstance(_pack(convs[0], dtype), TritonConv3d):
             graph = join_siblings(graph)
         self._has_siblings = any(isinstance(node, Siblings) for node in graph.nodes)
         self._convs: dict[int, PackedConv3d] = {}
@@ -137,11 +138,12 @@ class Plan:
                 node = _norm_in_float32(node)
             nodes.append(node)
         self.graph = graph.with_nodes(nodes)
-        forms = {conv.form for conv in self._convs.values()}
         first = [self._convs.get(node.out) for node in graph.nodes if graph.input in node.reads]
-        self.reads_bytes = bool(first) and all(conv and conv.form == "triton" for conv in first)
-        has_opaque = any(isinstance(node, Opaque) for node in graph.nodes)
-        self.graphs = Graphs() if forms == {"triton"} and not has_opaque else None
+        self.reads_bytes = bool(first) and all(isinstance(conv, TritonConv3d) for conv in first)
+        # What torch runs may do something that cannot be captured.
+        own = not any(isinstance(node, Opaque) for node in graph.nodes)
+        on_gpu = all(isinstance(conv, TritonConv3d) for conv in self._convs.values())
+        self.graphs = Graphs() if self._convs and on_gpu and own else None
         self._schedules: dict[frozenset[str], tuple[Graph, list[Step]]] = {}
         self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str]], Layout] = OrderedDict()
         self._lock = threading.Lock()
@@ -254,7 +256,9 @@ class Plan:
         if isinstance(node, Conv):
             return ConvStep(node, self._convs[node.out])
         if isinstance(node, Siblings):
-            return SiblingsStep(node, self._convs[node.out])
+            conv = self._convs[node.out]
+            assert isinstance(conv, TritonConv3d)
+            return SiblingsStep(node, conv)
         if isinstance(node, ConvPool):
             return ConvPoolStep(node, self._convs[node.conv.out])
         if isinstance(node, PoolConv):

@@ -29,7 +29,7 @@ from fasti3d.engine.graph import (
     Siblings,
     Softmax,
 )
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.i3d_head.op import average_head
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_into
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
@@ -101,8 +101,8 @@ class ConvStep(Step):
         self.convs = (conv,)
 
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
-        residual = () if self.node.residual is None else (maps[self.node.residual],)
-        self.conv(maps[self.node.x], maps[self.node.out], 0, *residual)
+        residual = None if self.node.residual is None else maps[self.node.residual]
+        self.conv(maps[self.node.x], maps[self.node.out], 0, residual)
 
     def spread(self, maps: Maps) -> bool:
         return self.conv.spread(maps[self.node.out])
@@ -111,7 +111,7 @@ class ConvStep(Step):
 class SiblingsStep(Step):
     """Convolutions 1x1x1 of one map as one product."""
 
-    def __init__(self, node: Siblings, conv: PackedConv3d) -> None:
+    def __init__(self, node: Siblings, conv: TritonConv3d) -> None:
         self.node: Siblings = node
         self.conv = conv
         self.convs = (conv,)
@@ -164,13 +164,13 @@ class ConvPoolStep(Step):
         clips, _, size, *_ = memory.shape
         n, _, frames, *_ = out.shape
         for (first, last), (begin, end) in itertools.product(pieces(n, clips), pieces(frames, size)):
-            added = () if residual is None else (residual[first:last, :, begin:end],)
-            piece = self.conv(x[first:last], memory[: last - first, :, : end - begin], begin, *added)
+            added = None if residual is None else residual[first:last, :, begin:end]
+            piece = self.conv(x[first:last], memory[: last - first, :, : end - begin], begin, added)
             pool_into(out[first:last, :, begin:end], piece, self.node.pool)
 
     def spread(self, maps: Maps) -> bool:
         # A whole tile is NaN: whatever windows it falls into, one of one channel tells.
-        return self.conv.transform is not None and not math.isfinite(
+        return self.conv.spreads and not math.isfinite(
             maps[self.node.out][:, :1].sum(dtype=torch.float32).item()
         )
 
@@ -209,7 +209,7 @@ class PoolConvStep(Step):
 
     def _is_one_kernel(self, shape: Shape, device: torch.device) -> bool:
         meta = torch.empty(shape, device="meta")
-        return self.conv.form == "triton" and pool_pays(self.conv, meta, device)
+        return isinstance(self.conv, TritonConv3d) and pool_pays(self.conv, meta, device)
 
 
 class NormStep(Step):

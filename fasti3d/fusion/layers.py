@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from fasti3d.engine.batch_norm import fold
 from fasti3d.inputs import autocast_dtype
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS, PackedConv3d, check_fills, convolve
+from fasti3d.ops.conv3d_bn_relu.checks import check_fills
+from fasti3d.ops.conv3d_bn_relu.op import convolve
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
+from fasti3d.ops.conv3d_bn_relu.torch_conv3d import conv3d
 from fasti3d.ops.registry import needs_ordinary_path, takes_operators
 from fasti3d.runtime import gpu
 from fasti3d.runtime.route import compute_dtype
@@ -141,9 +145,7 @@ class FoldedConv3d(nn.Module):
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._sides, self.padding_mode), (0, 0, 0)
-        y = F.conv3d(
-            x, self.folded_weight, self.folded_bias, self.stride, padding, self.dilation, self.groups
-        )
+        y = conv3d(x, self.folded_weight, self.folded_bias, self.stride, padding, self.dilation, self.groups)
         return F.relu(y, inplace=True) if self.relu else y
 
     def extra_repr(self) -> str:

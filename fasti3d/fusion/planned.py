@@ -67,7 +67,9 @@ class Planned:
         x = args[0] if len(args) == 1 and not kwargs else None
         if not args and len(kwargs) == 1:
             x = kwargs.get(self._program.clip)
-        if type(x) not in (Tensor, nn.Parameter) or x.dim() != 5 or x.dtype not in _DTYPES or not x.numel():
+        if not isinstance(x, Tensor) or type(x) not in (Tensor, nn.Parameter):
+            return None
+        if x.dim() != 5 or x.dtype not in _DTYPES or not x.numel():
             return None
         takes_gradients = torch.is_grad_enabled() and x.requires_grad
         if takes_gradients or needs_ordinary_path(x) or autocast_dtype(x.device) is not None:

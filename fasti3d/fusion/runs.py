@@ -16,7 +16,7 @@ from fasti3d.engine.plan import Plan
 from fasti3d.fusion.lower import CLIP, GIVEN, UnplannableError, lower
 from fasti3d.fusion.program import Program, Ref, mapped
 from fasti3d.fusion.rules import Slot, tensors_of
-from fasti3d.ops.conv3d_bn_relu.op import FEW_CHANNELS
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.runtime.route import compute_dtype, has_kernel
 
 # Shapes and strides of clips whose runs are kept.

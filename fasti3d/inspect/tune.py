@@ -21,6 +21,7 @@ from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
+from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
@@ -64,6 +65,7 @@ class Convolution:
     layer: str
     x: Geometry
     outputs: tuple[Geometry, ...]  # two, where the channels go to two clips
+    residual: Geometry | None
     weight: Tensor
     rest: dict[str, Any]  # what else launch.prepare, or prepare_split, takes
     flop: int
@@ -76,7 +78,8 @@ class Convolution:
         x, *outputs = (geometry.fill(self.weight) for geometry in (self.x, *self.outputs))
         if len(outputs) == 2:
             return launch.prepare_split(x, self.weight, out=outputs[0], second=outputs[1], **self.rest)
-        return launch.prepare(x, self.weight, out=outputs[0], **self.rest)
+        residual = self.residual and self.residual.fill(self.weight)
+        return launch.prepare(x, self.weight, out=outputs[0], residual=residual, **self.rest)
 
 
 class Trial(NamedTuple):
@@ -116,20 +119,21 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
             outputs: tuple[Tensor, ...]
             rest: dict[str, Any]
             if func is torch.ops.fasti3d.conv3d_triton_.default:
-                x, weight, bias, kernel, stride, padding, relu, out, start = args
+                x, weight, bias, kernel, stride, padding, relu, out, start, *residual = args
                 outputs, taps = (out,), math.prod(kernel)
-                rest = {"kernel": tuple(kernel), "stride": tuple(stride), "start": start}
-                rest["padding"] = padding and tuple(padding)
+                window = conv3d.Geometry(tuple(kernel), tuple(stride), padding and tuple(padding), relu)
+                rest = {"geometry": window, "start": start}
+                added = Geometry.of(residual[0]) if residual else None
             elif func is torch.ops.fasti3d.conv3d_split_triton_.default:
                 x, weight, bias, relu, *both = args
-                outputs, taps, rest = tuple(both), 1, {}
+                outputs, taps, rest, added = tuple(both), 1, {"relu": relu}, None
             else:
                 return func(*args, **(kwargs or {}))
             flop = 2 * sum(out.numel() for out in outputs) * x.shape[1] * taps
             places = tuple(map(Geometry.of, outputs))
-            rest |= {"bias": bias, "relu": relu}
+            rest["bias"] = bias
             layer = layers[weight.data_ptr()]
-            found.append(Convolution(layer, Geometry.of(x), places, weight.detach(), rest, flop))
+            found.append(Convolution(layer, Geometry.of(x), places, added, weight.detach(), rest, flop))
             return None
 
     with torch.no_grad(), Record():
@@ -219,6 +223,8 @@ def reference(work: Prepared) -> Tensor:
         t0, h0, w0 = tap // (kh * kw), tap // kw % kh, tap % kw
         part = x[:, :, t0 : t0 + t : st, h0 : h0 + h : sh, w0 : w0 + w : sw]
         y += torch.einsum("oc,ncthw->nothw", weight[:, tap], part)
+    if work.residual is not None:
+        y += work.residual
     return y.relu_() if work.relu else y
 
 

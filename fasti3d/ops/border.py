@@ -1,4 +1,4 @@
-"""What operators check of arguments: the same as csrc/common/clip.h and overlap.h."""
+"""What operators check of their arguments, as csrc/common/clip.h and overlap.h do."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _BUDGET = 10_000
 Triple = tuple[int, int, int]
 
 
-def triple(must_be: str, values: Any, least: int, most: int = MAX_LENGTH) -> Triple:
+def triple(must_be: str, values: Any, low: int, high: int = MAX_LENGTH) -> Triple:
     """Three whole numbers (t, h, w) in a range; else a ValueError that begins with ``must_be``."""
     whole = isinstance(values, Sequence) and all(isinstance(value, Integral) for value in values)
-    if not whole or len(values) != 3 or min(values) < least or max(values) > most:
+    if not whole or len(values) != 3 or min(values) < low or max(values) > high:
         shown = tuple(values) if isinstance(values, list | tuple) else repr(values)
-        raise ValueError(f"{must_be} 3 whole numbers (t, h, w) of {least} to {most}, got {shown}")
+        raise ValueError(f"{must_be} 3 whole numbers (t, h, w) of {low} to {high}, got {shown}")
     return int(values[0]), int(values[1]), int(values[2])
 
 
@@ -106,7 +106,7 @@ def is_same_place(a: Tensor, b: Tensor) -> bool:
 
 
 def _has_memory(x: Tensor) -> bool:
-    """Whether its addresses are known: not while compiling, of stand-ins for tensors, or of nothing."""
+    """Whether a tensor has addresses to compare: not while compiling, not if it is meta or empty."""
     known = type(x) in (Tensor, nn.Parameter) and not x.is_meta and not torch.compiler.is_compiling()
     return known and x.numel() > 0
 
@@ -143,15 +143,15 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _reaches(axes: list[tuple[int, int]], distance: int, rest: int, budget: list[int]) -> bool:
-    """Whether steps, each taken up to so often, the largest first, can add up to ``distance``."""
+    """Whether steps, each taken at most as often as it says, largest first, can add up to ``distance``."""
     if not 0 <= distance <= rest:
         return False
     budget[0] -= 1
     if not axes or budget[0] < 0:
         return True
-    (step, most), *smaller = axes
-    rest -= step * most
-    for taken in range(min(distance // step, most), -1, -1):
+    (step, count), *smaller = axes
+    rest -= step * count
+    for taken in range(min(distance // step, count), -1, -1):
         if distance - taken * step > rest:
             return False
         if _reaches(smaller, distance - taken * step, rest, budget):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from fasti3d.ops.registry import register
+from fasti3d.ops.registry import operator
 
 
 def fingerprint_reference(tensors: list[Tensor]) -> int:
@@ -22,16 +22,15 @@ def fingerprint_reference(tensors: list[Tensor]) -> int:
     return crc
 
 
-register("fingerprint", "(Tensor[] tensors) -> SymInt", fingerprint_reference)
-
-
-@torch.library.register_fake("fasti3d::fingerprint")
 def _fake(tensors: list[Tensor]) -> int | torch.SymInt:
     """A number that is only known when the graph runs; any where no symbol can stand for it."""
     try:
         return torch.library.get_ctx().new_dynamic_size()
     except DynamicOutputShapeException:
         return 0
+
+
+operator("fingerprint(Tensor[] tensors) -> SymInt", fingerprint_reference, fake=_fake)
 
 
 def fingerprint(tensors: list[Tensor]) -> int:

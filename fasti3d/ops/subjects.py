@@ -12,6 +12,7 @@ from fasti3d.proof.subject import Layout, Subject, few_tiles
 
 if TYPE_CHECKING:
     from fasti3d.ops.conv3d_bn_relu import config as conv
+    from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
     from fasti3d.ops.max_pool3d_same import config as pool
     from fasti3d.ops.pooled_conv3d import config as pooled
 
@@ -24,35 +25,25 @@ def conv3d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    padding: Triple | None,
-    relu: bool,
+    geometry: Geometry,
     out: Tensor,
     start: int,
     residual: Tensor | None = None,
 ) -> Subject:
     """Of ``launch.conv3d``: a piece from within a clip stays one."""
     clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
-    pads = padding or (0, 0, 0)
-    whole = [
-        -(-n // s) if padding is None else (n + 2 * p - k) // s + 1
-        for n, k, s, p in zip(x.shape[2:], kernel, stride, pads, strict=True)
-    ]
+    whole = geometry.output_size(x.shape[2:])
     first, after = min(start, 1), whole[0] > start + out.shape[2]
     few = (first + size[0] + after, *size[1:])
-    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, stride, strict=True)]
+    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, geometry.stride, strict=True)]
     return Subject.of(
         "conv3d",
-        f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(kernel)}, stride "
-        f"{_times(stride)}{'' if residual is None else ', with a residual'}: {config.short}",
+        f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(geometry.kernel)}, "
+        f"stride {_times(geometry.stride)}{'' if residual is None else ', residual'}: {config.short}",
         x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
         weight=Layout.of(weight),
         out=Layout.of(out).smaller((clips, out.shape[1], *size)),
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        relu=relu,
+        geometry=geometry._asdict(),
         start=first,
         residual=residual if residual is None else Layout.of(residual).smaller((clips, out.shape[1], *size)),
         config=asdict(config),

@@ -17,7 +17,8 @@ from torch import Tensor
 from fasti3d.flow.params import TVL1Params
 from fasti3d.inputs import as_floats, without_autocast
 from fasti3d.ops.conv3d_bn_relu import plain
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_compiled
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
@@ -65,27 +66,29 @@ def _conv3d(
     x: Any,
     weight: Any,
     out: Any,
+    geometry: Any,
     start: int,
     residual: Any,
     config: Any,
-    **geometry: Any,
 ) -> str | None:
     # Here and not at the top: triton is slow to import, and may not be there.
     from fasti3d.ops.conv3d_bn_relu import launch
     from fasti3d.ops.conv3d_bn_relu.config import Config
 
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
-    kernel, stride, relu = tuple(geometry["kernel"]), tuple(geometry["stride"]), geometry["relu"]
-    padding = geometry["padding"] and tuple(geometry["padding"])
-    packed, bias = _weights(Layout(*weight), clip.shape[1], device, kernel, stride)
+    kernel, stride, padding = (
+        it and tuple(it) for it in (geometry["kernel"], geometry["stride"], geometry["padding"])
+    )
+    its = Geometry(kernel, stride, padding, geometry["relu"])
+    packed, bias = _weights(Layout(*weight), clip.shape[1], device, its.kernel, its.stride)
     added = None if residual is None else _random(Layout(*residual), device)
-    work = launch.prepare(clip, packed, bias, kernel, stride, padding, relu, written, start, added)
+    work = launch.prepare(clip, packed, bias, its, written, start, added)
     with torch.cuda.device_of(clip):
-        launch.run(Config(**{**config, "box": tuple(config["box"])}), work)
+        launch.run(Config.of(config), work)
     frames = start, written.shape[2]
     exact = as_floats(clip, packed.dtype).float(), packed.float()
     with torch.backends.cudnn.flags(allow_tf32=False):
-        expected = plain.conv3d(*exact, bias, kernel, stride, padding, relu, frames, torch.float32, added)
+        expected = plain.conv3d(*exact, bias, its, frames, torch.float32, added)
     return _compare([(written, expected, memory)])
 
 
@@ -99,10 +102,10 @@ def _conv3d_split(
     packed, bias = _weights(Layout(*weight), clip.shape[1], device)
     work = launch.prepare_split(clip, packed, bias, relu, both[0][0], both[1][0])
     with torch.cuda.device_of(clip):
-        launch.run(Config(**{**config, "box": tuple(config["box"])}), work)
-    frames = 0, clip.shape[2]
+        launch.run(Config.of(config), work)
+    geometry, frames = Geometry(ONE, ONE, None, relu), (0, clip.shape[2])
     with torch.backends.cudnn.flags(allow_tf32=False):
-        y = plain.conv3d(clip.float(), packed.float(), bias, ONE, ONE, None, relu, frames, torch.float32)
+        y = plain.conv3d(clip.float(), packed.float(), bias, geometry, frames, torch.float32)
     parts = y.split([out.shape[1] for out, _ in both], dim=1)
     return _compare([(out, part, memory) for (out, memory), part in zip(both, parts, strict=True)])
 
@@ -204,9 +207,13 @@ CASES: dict[str, Callable[..., str | None]] = {
 
 def _random(layout: Layout, device: torch.device) -> Tensor:
     clip, _ = layout.memory(device, math.nan)
+    # Along an axis whose places are one and the same, the first is written.
+    once = clip[tuple(slice(None if stride else 1) for stride in layout.strides)]
     if clip.is_floating_point():
-        return clip.copy_(torch.randn(layout.shape, device=device))
-    return clip.copy_(torch.randint(0, 256, layout.shape, device=device))
+        once.copy_(torch.randn(once.shape, device=device))
+    else:
+        once.copy_(torch.randint(0, 256, once.shape, device=device))
+    return clip
 
 
 def _weights(

@@ -8,23 +8,38 @@ rounded once. That holds in eager mode, in graphs of compilers and exporters, an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 
 from fasti3d.runtime import extension, gpu
 
 
+class Path(str, Enum):
+    """What computes a convolution; the value is what the doctor prints."""
+
+    FUSED_GPU = "fused-gpu"
+    FUSED_CPU = "fused-cpu"
+    REFERENCE = "reference"  # the operators' PyTorch references, still with folded batch norm
+
+    __str__ = str.__str__
+
+
 @dataclass(frozen=True)
 class Route:
     """Which path clips of one dtype take on one device.
 
-    ``path`` is ``fused-gpu``, ``fused-cpu`` or ``reference`` (the operators' PyTorch references, still
-    with folded batch norm); ``compute_dtype`` is what the convolutions read, and ``why`` one sentence.
+    ``compute_dtype`` is what the convolutions read, and ``why`` one sentence.
     """
 
-    path: str
+    path: Path
     compute_dtype: torch.dtype
     why: str
+
+    @property
+    def fused(self) -> bool:
+        """Whether a kernel of this library runs."""
+        return self.path is not Path.REFERENCE
 
 
 def route(device: torch.device, dtype: torch.dtype) -> Route:
@@ -35,24 +50,26 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
     """
     if device.type != "cpu":
         if why := gpu.why_not(device, dtype):
-            return Route("reference", dtype, why)
+            return Route(Path.REFERENCE, dtype, why)
         capability = "{}.{}".format(*gpu.chip(device).capability)
-        return Route("fused-gpu", dtype, f"Triton kernels for compute capability {capability}, float32 sums")
+        return Route(
+            Path.FUSED_GPU, dtype, f"Triton kernels for compute capability {capability}, float32 sums"
+        )
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return Route("reference", dtype, f"there are no fused kernels for {dtype}: torch's own run")
+        return Route(Path.REFERENCE, dtype, f"there are no fused kernels for {dtype}: torch's own run")
     if extension.CORE is None:
         why = extension.load_error() or "the extension was not built (FASTI3D_BUILD=none)"
-        return Route("reference", torch.float32 if dtype == torch.float16 else dtype, why)
+        return Route(Path.REFERENCE, torch.float32 if dtype == torch.float16 else dtype, why)
     isa = extension.instruction_set()
     if dtype == torch.bfloat16:
         if extension.has_amx_bf16():
-            return Route("reference", dtype, "the CPU has AMX, which oneDNN's bfloat16 convolutions use")
+            return Route(Path.REFERENCE, dtype, "the CPU has AMX, which oneDNN's bfloat16 convolutions use")
         if extension.has_bf16_dot():
-            return Route("fused-cpu", dtype, "AVX512_BF16 dot products, summed in float32")
-        return Route("fused-cpu", torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
+            return Route(Path.FUSED_CPU, dtype, "AVX512_BF16 dot products, summed in float32")
+        return Route(Path.FUSED_CPU, torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
     if dtype == torch.float16:
-        return Route("fused-cpu", torch.float32, f"no float16 arithmetic is used: runs in float32 ({isa})")
-    return Route("fused-cpu", torch.float32, f"{isa} kernels")
+        return Route(Path.FUSED_CPU, torch.float32, f"no float16 arithmetic is used: runs in float32 ({isa})")
+    return Route(Path.FUSED_CPU, torch.float32, f"{isa} kernels")
 
 
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
@@ -73,4 +90,4 @@ def has_kernel(device: torch.device, dtype: torch.dtype, *, few_channels: bool =
     if few_channels and device.type == "cpu" and dtype == torch.bfloat16:
         return extension.has_bf16_dot()
     chosen = route(device, dtype)
-    return chosen.path != "reference" and chosen.compute_dtype == dtype
+    return chosen.fused and chosen.compute_dtype == dtype

@@ -14,10 +14,13 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
-from fasti3d.ops import average_head, conv3d_bn_relu, max_pool3d, max_pool3d_same
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, winograd_form
+from fasti3d.ops import average_head, conv3d_bn_relu, depthwise_conv3d, max_pool3d, max_pool3d_same
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
+from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
+from fasti3d.ops.depthwise_conv3d import DepthwiseConv3d
+from fasti3d.ops.depthwise_conv3d.reference import depthwise_conv3d_reference
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
@@ -99,7 +102,10 @@ def convolution(pick: random.Random) -> None:
     exact = exact_convolution(x, weight, bias, p)
     out, wide = slice_of_more(tuple(exact.shape), dtype)
     given = out if pick.random() < 0.5 else None
-    y = conv3d_bn_relu(x, weight, bias, p["stride"], relu, given, p["padding"] or "same")
+    residual = pick_residual(pick, out, in_place=given is not None)
+    exact = exact if residual is None else exact + residual.double()
+    added = None if residual is None else residual.clone()
+    y = conv3d_bn_relu(x, weight, bias, p["stride"], relu, given, p["padding"] or "same", residual)
     close(y, exact, relu)
     if given is not None:
         assert y is out
@@ -108,9 +114,18 @@ def convolution(pick: random.Random) -> None:
         dense = x.contiguous(memory_format=CHANNELS_LAST)
         threads = torch.get_num_threads()
         torch.set_num_threads(threads % 3 + 1)
-        again = conv3d_bn_relu(dense, weight, bias, p["stride"], relu, None, p["padding"] or "same")
+        again = conv3d_bn_relu(dense, weight, bias, p["stride"], relu, None, p["padding"] or "same", added)
         torch.set_num_threads(threads)
         assert torch.equal(again, y), "depends on the layout or the threads"
+
+
+def pick_residual(pick: random.Random, out: Tensor, *, in_place: bool) -> Tensor | None:
+    """Nothing, a clip of its own in some layout, or what already is in ``out``."""
+    kind = pick.choice(("none", "clip", "out" if in_place else "clip"))
+    if kind == "none":
+        return None
+    residual = torch.randn(out.shape).to(out.dtype)
+    return out.copy_(residual) if kind == "out" else layout(pick, residual)
 
 
 def exact_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, p: dict[str, Any]) -> Tensor:
@@ -140,21 +155,45 @@ def packed(pick: random.Random) -> None:
     shape = (*exact.shape[:2], pick.randint(1, exact.shape[2] - start), *exact.shape[3:])
     out, wide = slice_of_more(shape, dtype)
     relu = pick.random() < 0.5
-    pack(weight, bias, p, dtype, relu)(x, out, start)
-    close(out, exact[:, :, start : start + shape[2]], relu)
+    exact = exact[:, :, start : start + shape[2]]
+    residual = pick_residual(pick, out, in_place=True)
+    if residual is not None:
+        exact = exact + residual.double()
+        residual = residual if residual.stride(1) == 1 else residual.contiguous(memory_format=CHANNELS_LAST)
+    pack(weight, bias, p, dtype, relu)(x, out, start, residual)
+    close(out, exact, relu)
     assert_slice_alone(out, wide)
 
 
 def pack(weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool) -> PackedConv3d:
     """As PackedConv3d.pack, but in bfloat16 also where the CPU has something better for it."""
-    rest = (weight.shape[0], p["kernel"], p["stride"], p["padding"], relu)
-    padded = F.pad(bias, (0, -weight.shape[0] % 16))
-    form = winograd_form(weight.shape[1], p["kernel"], p["stride"], dtype)
-    if form is None:
-        return PackedConv3d(torch.ops.fasti3d.conv3d_pack(weight, dtype), padded, *rest, "direct")
-    transform = minimal_filter(form[0], p["kernel"][0], p["stride"][0])
-    values = torch.ops.fasti3d.conv3d_pack(weight, form[1], transform.filters)
-    return PackedConv3d(values, padded, *rest, "winograd", transform)
+    window = Geometry(p["kernel"], p["stride"], p["padding"], relu)
+    if tile := winograd_tile(weight.shape[1], window, dtype):
+        return WinogradConv3d.of(weight, bias, window, *tile)
+    return DirectConv3d.of(weight, bias, window, dtype)
+
+
+def depthwise(pick: random.Random) -> None:
+    p = geometry(pick)
+    dtype = pick.choice(DTYPES)
+    x = layout(pick, torch.randn(p["n"], p["channels"], *p["size"]).to(dtype))
+    weight, bias = torch.randn(p["channels"], 1, *p["kernel"]), torch.randn(p["channels"])
+    relu = pick.random() < 0.5
+    y = depthwise_conv3d(x, weight, bias, p["stride"], p["padding"] or "same", relu)
+    exact = depthwise_conv3d_reference(x.double(), weight, bias, p["stride"], p["padding"], False)
+    if y.numel():
+        scale = exact.abs().max().item()
+        assert_close("depthwise_conv3d", y, F.relu(exact) if relu else exact, scale=scale)
+    assert y.shape == exact.shape
+    if dtype == torch.float16 or not p["n"]:
+        return
+    start = pick.randrange(exact.shape[2])
+    shape = (*exact.shape[:2], pick.randint(1, exact.shape[2] - start), *exact.shape[3:])
+    out, wide = slice_of_more(shape, dtype)
+    packed = DepthwiseConv3d.pack(weight, bias, p["stride"], relu=relu, dtype=dtype, padding=p["padding"])
+    packed(x.contiguous(memory_format=CHANNELS_LAST), out, start)
+    assert torch.equal(out, y[:, :, start : start + shape[2]])
+    assert_slice_alone(out, wide)
 
 
 def pool(pick: random.Random) -> None:
@@ -283,11 +322,12 @@ def any_flow(pick: random.Random) -> None:
     flow(pick, any_values=True)
 
 
-# By how many of a hundred are of it.
+# Their shares.
 KINDS: dict[Callable[[random.Random], None], int] = {
     convolution: 24,
     packed: 20,
     pool: 14,
+    depthwise: 14,
     head: 4,
     print_of_tensors: 4,
     flow: 10,

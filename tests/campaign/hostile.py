@@ -23,12 +23,20 @@ def clip(*shape: int) -> Tensor:
     return torch.randn(shape).contiguous(memory_format=_LAST)
 
 
-def direct() -> Arguments:
-    packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 2, 3, 3), torch.float32)
+def convolution(packed: Tensor) -> Arguments:
     return {
         "x": clip(2, 16, 4, 5, 6), "packed": packed, "bias": torch.zeros(16), "kernel": [2, 3, 3],
         "stride": [1, 1, 1], "padding": None, "relu": True, "out": clip(2, 16, 4, 5, 6), "start": 0,
+        "residual": clip(2, 16, 4, 5, 6),
     }  # fmt: skip
+
+
+def direct() -> Arguments:
+    return convolution(torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 2, 3, 3), torch.float32))
+
+
+def depthwise() -> Arguments:
+    return convolution(torch.randn(18, 16))
 
 
 def winograd() -> Arguments:
@@ -47,6 +55,7 @@ def winograd() -> Arguments:
         "relu",
         "out",
         "start",
+        "residual",
     )
     given = direct() | changes
     return {name: given[name] for name in order}
@@ -168,29 +177,55 @@ CLIPS: list[Change] = [
     of("x", Tensor.double, "x must be float32"),
     of("x", Tensor.int, "x must be float32"),
 ]
-CONVOLUTIONS = [
+RESIDUALS = [
+    of("residual", Tensor.double, "residual must have x's dtype"),
+    of("residual", Tensor.contiguous, "residual must be channels-last"),
+    of("residual", lambda r: r[0], "residual must have 5"),
+    *(
+        of("residual", lambda r, axis=axis: r.narrow(axis, 0, 1), "residual must have out's shape")
+        for axis in range(5)
+    ),
+    ("residual", lambda given: twice(given["out"]), "some elements of residual and out"),
+    ("out", lambda given: behind(given["residual"], given["out"]), "some elements of residual and out"),
+]
+GEOMETRIES = [
     *CLIPS,
+    of("x", lambda x: x[:1], "out must "),
+    of("bias", lambda bias: bias[:15], "bias must "),
+    of("bias", Tensor.double, "bias must "),
+    *triples("kernel", 1, 2**31 - 1),
+    *triples("stride", 1, 2**31 - 1),
+    put("stride", [1, 2, 1], "out must "),
+    *triples("padding", 0, 2**15 - 1),
+    put("padding", [1, 0, 1], "out must "),
+    *(put("start", start, "out must hold") for start in (-1, 1, HUGE, -HUGE - 1)),
+    *into("packed", "bias"),
+]
+CONVOLUTIONS = [
+    *GEOMETRIES,
     of("x", Tensor.contiguous, "x must be channels-last"),
     of("x", lambda x: x[:, :0], "x must have channels|packed does not"),
     *(
         of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have channels|out must")
         for axis in (2, 3, 4)
     ),
-    of("x", lambda x: x[:1], "out must hold"),
-    of("bias", lambda bias: bias[:15], "bias must be float32 with 16"),
-    of("bias", Tensor.double, "bias must be float32 with 16"),
     of("packed", lambda packed: packed[..., :-1], "packed does not hold"),
     of("packed", lambda packed: packed.transpose(-2, -3), "packed does not hold"),
     of("packed", Tensor.double, "packed must be"),
     of("packed", Tensor.bfloat16, "packed must "),
-    *triples("kernel", 1, 2**31 - 1),
     put("kernel", [2**31 - 1] * 3, "sizes must fit|packed does not hold"),
-    *triples("stride", 1, 2**31 - 1),
-    put("stride", [1, 2, 1], "out must hold"),
-    *triples("padding", 0, 2**15 - 1),
-    put("padding", [1, 0, 1], "out must hold"),
-    *(put("start", start, "out must hold") for start in (-1, 1, HUGE, -HUGE - 1)),
-    *into("packed", "bias"),
+    *RESIDUALS,
+]
+DEPTHWISE = [
+    *GEOMETRIES,
+    *(
+        of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have|out must|weight must")
+        for axis in (1, 2, 3, 4)
+    ),
+    of("packed", lambda packed: packed[:-1], "packed must be"),
+    of("packed", lambda packed: packed[:, :15], "packed must be|weight must be"),
+    of("packed", lambda packed: packed[0], "packed must be"),
+    of("packed", Tensor.double, "packed must be|weight must be"),
 ]
 POOLS = [*CLIPS, *triples("kernel", 1, 2**31 - 1), *triples("stride", 1, 2**31 - 1)]
 PADDED = [
@@ -202,6 +237,22 @@ PADDED = [
 ]
 HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
     ("conv3d_packed_", direct, CONVOLUTIONS),
+    ("depthwise_conv3d_", depthwise, DEPTHWISE),
+    (
+        "depthwise_conv3d",
+        lambda: fused() | {"weight": torch.randn(16, 1, 3, 3, 3)},
+        [
+            *CLIPS,
+            of("x", lambda x: x[:, :8], "weight must be"),
+            *(of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have frames") for axis in (2, 3, 4)),
+            *(of("weight", lambda w, axis=axis: w.narrow(axis, 0, 0), "weight must be") for axis in range(5)),
+            of("weight", lambda w: w.expand(-1, 2, -1, -1, -1), "weight must be"),
+            of("weight", Tensor.double, "weight must be"),
+            put("bias", torch.zeros(15), "bias must have shape"),
+            *triples("stride", 1, 2**31 - 1),
+            *triples("padding", 0, 2**15 - 1),
+        ],
+    ),
     (
         "conv3d_winograd_",
         winograd,

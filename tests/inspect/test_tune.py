@@ -23,9 +23,10 @@ from fasti3d.cli import app
 from fasti3d.inspect import tune
 from fasti3d.inspect.tune import Geometry, Result, Trial, fault, select
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, tables
+from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d, pack_triton
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu
 from fasti3d.runtime import gpu
 from fasti3d.same_padding import pad_same
@@ -45,8 +46,7 @@ def h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     def pack(weight: Tensor, bias: Tensor, stride: Any, *, relu: bool, dtype: torch.dtype) -> PackedConv3d:
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-        packed = pack_triton(weight, stride, dtype)
-        return PackedConv3d(packed, bias, len(weight), kernel, stride, None, relu, "triton")
+        return TritonConv3d.of(weight, bias, conv3d.Geometry(kernel, stride, None, relu), dtype)
 
     def fold(x: Tensor, kernel: Any, stride: Any, pad: Any, out: Tensor) -> tuple[Tensor, Any]:
         return torch.zeros(x.shape[0], 96, 8, 100, 97, dtype=x.dtype), (4, 4, 1)
@@ -128,7 +128,7 @@ def test_the_reference_is_the_convolution(
     for relu in (False, True):
         out = torch.empty_like(exact, dtype=torch.float16, memory_format=torch.channels_last_3d)
         packed = pack_triton(weight, stride, x.dtype)
-        work = launch.prepare(x, packed, bias, kernel, stride, None, relu, out, start)
+        work = launch.prepare(x, packed, bias, conv3d.Geometry(kernel, stride, None, relu), out, start)
         y = tune.reference(work)
         assert y.dtype == torch.float32
         work.out.copy_(y)  # which may see out as one long row

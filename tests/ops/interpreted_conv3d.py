@@ -21,7 +21,8 @@ from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import config, launch
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.same_padding import pad_same
 
 Triple = tuple[int, int, int]
@@ -346,7 +347,8 @@ def test_every_candidate(form: str, channels: int, kernel: Triple) -> None:
     weight, bias = weights(40, channels, kernel)
     out = pack(weight, bias, ONE, True, x.dtype)(x)
     packed = pack_triton(weight, ONE, x.dtype)
-    work = launch.prepare(x, packed, bias, kernel, ONE, None, True, out, 0)
+    residual = clip(2, 40, (3, 4, 5), seed=5) if channels == 24 else None
+    work = launch.prepare(x, packed, bias, Geometry(kernel, ONE, None, True), out, 0, residual)
     expected = tune.reference(work)
     for candidate in candidates(work.problem):
         work.out.fill_(torch.nan)

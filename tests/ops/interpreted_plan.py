@@ -18,7 +18,7 @@ from fasti3d.engine.plan import Plan
 from fasti3d.inputs import as_floats
 from fasti3d.inspect import plan_report
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.i3d_head import op as head_op
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch

@@ -15,7 +15,7 @@ from fasti3d.network import HEAD_POOL
 from fasti3d.ops import subjects
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu import plain
-from fasti3d.ops.conv3d_bn_relu.op import output_size
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.i3d_head import launch as head_launch
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_launch
@@ -51,9 +51,10 @@ def convolution(name: str, dtype: torch.dtype = torch.float16) -> tuple[Any, ...
     if dtype == torch.uint8:
         x = (x.float() * 60 + 128).clamp(0, 255).to(dtype)
     packed = pack(weight, bias, stride, True, torch.float16, padding)
-    shape = (2, *output_size(size, kernel, stride, padding), out_channels + 16)
+    geometry = Geometry(kernel, stride, padding, True)
+    shape = (2, *geometry.output_size(size), out_channels + 16)
     out = torch.zeros(shape, dtype=torch.float16).permute(0, 4, 1, 2, 3)[:, 8 : 8 + out_channels, 1:3]
-    return x, packed.weight, bias, kernel, stride, padding, True, out, 1
+    return x, packed.weight, bias, geometry, out, 1
 
 
 def subject_of(call: Callable[[], Any]) -> Subject:
@@ -75,6 +76,34 @@ def test_bytes_are_proved() -> None:
         "good",
         "",
     )
+
+
+def with_residual(name: str) -> tuple[Any, ...]:
+    """The same with what is added, a slice of a wider clip."""
+    call = convolution(name)
+    n, channels, t, h, w = call[4].shape
+    return *call, clip(n, channels + 16, (t, h, w), seed=4)[:, 8 : 8 + channels]
+
+
+def test_a_repeated_residual_is_proved() -> None:
+    *call, residual = with_residual("three")
+    its = (*call, residual[:1, :, :1].expand(residual.shape))
+    assert prove(subject_of(lambda: conv_launch.conv3d(*its)), CPU) == ("good", "")
+
+
+@pytest.mark.parametrize("name", ["three", "entry", "stem"])
+def test_convolutions_with_residuals_are_proved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(lambda: conv_launch.conv3d(*with_residual(name)))
+    assert prove(subject, CPU) == ("good", "")
+    run = conv_launch.run
+    monkeypatch.setattr(conv_launch, "run", lambda config, work: run(config, work._replace(residual=None)))
+    assert prove(subject, CPU)[0] == "wrong"
+    call = with_residual(name)
+    *convolution_, geometry, out, start, residual = call
+    plain.conv3d_into(*call)
+    without = geometry._replace(relu=False)
+    expected = plain.conv3d(*convolution_, without, (start, out.shape[2]), torch.float32) + residual
+    assert (out - expected.relu()).abs().max() < 0.01
 
 
 def others() -> dict[str, Callable[[], Any]]:
@@ -142,20 +171,20 @@ def test_a_wrong_convolution_is_caught_and_pytorch_s_own_gives_the_result(
         run(config, work._replace(weight=weight))
 
     call = convolution("three")
-    expected = torch.empty_like(call[7])
-    plain.conv3d_into(*call[:7], expected, 1)
+    expected = torch.empty_like(call[4])
+    plain.conv3d_into(*call[:4], expected, 1)
     conv_launch.conv3d(*call)
-    assert (call[7].float() - expected.float()).abs().max() < 0.01
+    assert (call[4].float() - expected.float()).abs().max() < 0.01
     assert [verdict.kind for verdict in its.verdicts.all().values()] == ["good"]
 
-    other = (call[0], call[1].clone(), *call[2:6], False, torch.empty_like(call[7]), 1)  # without ReLU
+    other = (*call[:3], call[3]._replace(relu=False), torch.empty_like(call[4]), 1)
     monkeypatch.setattr(conv_launch, "run", without_a_tap)
     with pytest.warns(
         guard.SelfCheckWarning, match=r"conv3d of float16.*wrong by.*GPU, compute capability 9\.0"
     ):
         conv_launch.conv3d(*other)
-    plain.conv3d_into(*other[:7], expected, 1)
-    assert torch.equal(other[7], expected)
+    plain.conv3d_into(*other[:4], expected, 1)
+    assert torch.equal(other[4], expected)
 
 
 @pytest.mark.parametrize("name", CONVS)

@@ -9,6 +9,7 @@ from interpreting import CHIPS, Triple, clip, pack, weights
 from benchmarks.conv3d_variants import QUESTIONS
 from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import launch
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 
 ONE, TWO, THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)
 # By question: input channels, size, output channels, kernel and stride, none of which a tile fits.
@@ -29,7 +30,7 @@ def test_every_variant_is_right(question: str, monkeypatch: pytest.MonkeyPatch) 
         weight, bias = weights(out_channels, channels, kernel)
         packed = pack(weight, bias, stride, True, x.dtype)
         out = torch.empty_like(packed(x))
-        work = launch.prepare(x, packed.weight, bias, kernel, stride, None, True, out, 0)
+        work = launch.prepare(x, packed.weight, bias, Geometry(kernel, stride, None, True), out, 0)
         expected = tune.reference(work)
         for name, variant in QUESTIONS[question].variants.items():
             out.fill_(torch.nan)

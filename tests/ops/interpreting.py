@@ -11,7 +11,8 @@ from torch import Tensor
 from triton import language as tl
 from triton.runtime import interpreter
 
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d, pack_triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d
 from fasti3d.runtime.gpu import Chip
 
 Triple = tuple[int, int, int]
@@ -55,8 +56,7 @@ def pack(
     relu: bool,
     dtype: torch.dtype,
     padding: Triple | None = None,
-) -> PackedConv3d:
+) -> TritonConv3d:
     """As ``PackedConv3d.pack`` does for tensors on a GPU."""
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-    packed = pack_triton(weight, stride, dtype)
-    return PackedConv3d(packed, bias, len(weight), kernel, stride, padding, relu, "triton")
+    return TritonConv3d.of(weight, bias, Geometry(kernel, stride, padding, relu), dtype)

@@ -220,7 +220,7 @@ def test_operators_of_gpus_check_before_they_launch(change: dict[str, Tensor], m
     }  # fmt: skip
     x, weight, bias, out = (given | change).values()
     ops = torch.ops.fasti3d
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RuntimeError, match=message):
         ops.pooled_conv3d_triton_(x, weight, bias, True, out)
     with pytest.raises(ValueError, match=message):
         ops.conv3d_split_triton_(x, weight, bias, True, out[:, :3], out[:, 3:])

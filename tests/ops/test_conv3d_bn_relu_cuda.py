@@ -20,6 +20,8 @@ from fasti3d.inspect import tune
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, config
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d
 from fasti3d.runtime import gpu
 from fasti3d.same_padding import pad_same
 
@@ -90,7 +92,7 @@ def check(
     """Into a poisoned channel slice with sentinels around it, in pieces of so many frames, and twice."""
     weight, bias = weights(out_channels, x.shape[1], kernel)
     packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype, padding=padding)
-    assert packed.form == "triton"
+    assert isinstance(packed, TritonConv3d)
     padded = pad_same(x.float(), kernel, stride) if padding is None else x.float()
     exact = F.conv3d(padded, weight, bias, stride, padding or 0)
     n, _, t, h, w = exact.shape
@@ -164,7 +166,8 @@ def test_every_candidate(name: str, batch: int, dtype: torch.dtype) -> None:
     x = clip(batch, channels, size, dtype)
     packed = PackedConv3d.pack(*weights(out_channels, channels, kernel), stride, relu=True, dtype=dtype)
     out = torch.empty_like(packed(x))
-    check_candidates(launch.prepare(x, packed.weight, packed.bias, kernel, stride, None, True, out, 0))
+    geometry = Geometry(kernel, stride, None, True)
+    check_candidates(launch.prepare(x, packed.weight, packed.bias, geometry, out, 0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -332,7 +335,7 @@ def test_every_candidate_is_right_and_can_be_timed(name: str) -> None:
     weight, bias = weights(out_channels, channels, kernel)
     packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
     out = packed(x)
-    work = launch.prepare(x, packed.weight, bias, kernel, stride, None, True, out, 0)
+    work = launch.prepare(x, packed.weight, bias, Geometry(kernel, stride, None, True), out, 0)
     for found in tune.Meter(x.device)(work, candidates(work.problem)):
         assert isinstance(found, float), found
         # No faster than the products at 5 PFLOP/s.

@@ -12,7 +12,8 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d.ops import conv3d_bn_relu
-from fasti3d.ops.conv3d_bn_relu import PackedConv3d, op
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d, torch_conv3d
+from fasti3d.ops.conv3d_bn_relu import packed as packed_module
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.same_padding import pad_same
 
@@ -51,10 +52,14 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def clip_and_weights(layer: Layer, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """A clip, weights that ``dtype`` has, and a bias."""
+    """A clip, and a weight and a bias that ``dtype`` has, as oneDNN takes no others."""
     (inputs, outputs), kernel = layer.channels, layer.kernel
     weight = random(outputs, inputs, *kernel, seed=1) / (inputs * kernel[0] * kernel[1] * kernel[2]) ** 0.5
-    return random(2, inputs, 6, 9, 8).to(dtype), weight.to(dtype).float(), random(outputs, seed=2)
+    return (
+        random(2, inputs, 6, 9, 8).to(dtype),
+        weight.to(dtype).float(),
+        random(outputs, seed=2).to(dtype).float(),
+    )
 
 
 def exact(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -300,12 +305,17 @@ def test_frames_computed_in_the_dtype_of_the_route(isa: str) -> None:
     assert_close("conv3d", y.bfloat16(), expected, scale=expected.abs().max().item())
 
 
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "layer", [LAYERS["direct"], LAYERS["winograd"], Layer((16, 17), (3, 3, 3), (1, 2, 9), (1, 0, 1))]
+)
 def test_torch_s_own_convolution_adds_it_where_there_is_no_kernel(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, layer: Layer, dtype: torch.dtype, onednn: bool
 ) -> None:
-    monkeypatch.setattr(op, "has_kernel", lambda *_, **__: False)
-    layer = LAYERS["direct"]
+    monkeypatch.setattr(packed_module, "has_kernel", lambda *_, **__: False)
+    if not onednn:
+        monkeypatch.setattr(torch_conv3d, "_ONEDNN", None)
     arguments = clip_and_weights(layer, dtype)
     convolved = exact(layer, *arguments)
     residual = (0.01 * random(*convolved.shape, seed=3) - convolved).to(dtype).contiguous(memory_format=LAST)

@@ -20,7 +20,8 @@ from ahead_of_time import CHIPS, Built, Launch, Recorder, build, in_full
 from background import Outcome
 
 from fasti3d.ops.conv3d_bn_relu import launch
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
@@ -56,6 +57,14 @@ def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
             channels = part.out_channels
 
 
+# Input channels, output channels, size and kernel of layers that add a residual, each in other tiles.
+RESIDUALS: list[tuple[int, int, Triple, Triple]] = [
+    (64, 256, (8, 56, 56), (1, 1, 1)),
+    (512, 2048, (4, 7, 7), (1, 1, 1)),
+    (64, 192, (32, 56, 56), (3, 3, 3)),
+]
+
+
 def blocks() -> Iterator[tuple[int, Triple, network.Mixed]]:
     """(input channels, size, channels of the convolutions) of I3D's Mixed blocks on 64 frames of 224x224."""
     channels, size = 192, (32, 28, 28)
@@ -86,11 +95,21 @@ def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[La
         bias = torch.empty(out_channels, device="meta")
         wide = torch.empty((batch, *same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
-        work = launch.prepare(x, weight, bias, kernel, stride, None, True, out, 0)
+        work = launch.prepare(x, weight, bias, Geometry(kernel, stride, None, True), out, 0)
         for config in candidates(work.problem)[: None if every and dtype == torch.float16 else 1]:
             launch.run(config, work)
         if channels == 3:
-            launch.prepare(x.to(torch.uint8), weight, bias, kernel, stride, None, True, out, 0)
+            launch.prepare(x.to(torch.uint8), weight, bias, Geometry(kernel, stride, None, True), out, 0)
+    for channels, out_channels, size, kernel in RESIDUALS:
+        x, out = (
+            torch.empty((1, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            for c in (channels, out_channels)
+        )
+        weight = pack_triton(x.new_empty((out_channels, channels, *kernel)), (1, 1, 1), x.dtype)
+        bias = torch.empty(out_channels, device="meta")
+        work = launch.prepare(x, weight, bias, Geometry(kernel, (1, 1, 1), None, True), out, 0, out)
+        for config in candidates(work.problem)[: None if every else 1]:
+            launch.run(config, work)
     for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
         x, block, second = (
             torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)

@@ -16,7 +16,8 @@ from background import Outcome
 from benchmarks import conv3d_variants
 from benchmarks.conv3d_variants import QUESTIONS
 from fasti3d.ops.conv3d_bn_relu import launch
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 
 LAYERS = {layer.name: layer for layer in layers(3, (64, 224, 224))}
 
@@ -46,7 +47,8 @@ def launches(question: str, monkeypatch: pytest.MonkeyPatch) -> dict[Launch, str
             shape = (layer.out_channels, layer.in_channels, *layer.spec.kernel)
             weight = pack_triton(torch.empty(shape, **options), layer.spec.stride, x.dtype)
             bias = torch.empty(layer.out_channels, device="meta")
-            work = launch.prepare(x, weight, bias, layer.spec.kernel, layer.spec.stride, None, True, out, 0)
+            geometry = Geometry(layer.spec.kernel, layer.spec.stride, None, True)
+            work = launch.prepare(x, weight, bias, geometry, out, 0)
             for variant, make in QUESTIONS[question].variants.items():
                 before = set(found)
                 make(work)()

@@ -27,6 +27,14 @@ def test_every_operator_has_shapes_for_tracing() -> None:
 
 
 @needs_extension
+def test_every_compiled_kernel_is_of_an_operator_that_python_defines() -> None:
+    dangling = [line for line in torch._C._dispatch_find_dangling_impls() if "fasti3d::" in line]
+    assert dangling == []
+    for name in ("conv3d_packed_", "depthwise_conv3d_", "fingerprint", "max_pool3d_", "tvl1", "tvl1_exact"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CPU"), name
+
+
+@needs_extension
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_weights(dtype: torch.dtype) -> None:
     for channels, kernel in product((3, 16, 17), ((1, 1, 1), (3, 3, 2), (7, 1, 3))):

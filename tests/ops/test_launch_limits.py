@@ -12,7 +12,7 @@ from fasti3d import I3D
 from fasti3d.engine import steps
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
-from fasti3d.ops.conv3d_bn_relu.op import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.runtime import gpu
 
 pytest.importorskip("triton", reason="triton is not installed")

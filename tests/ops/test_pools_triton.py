@@ -113,7 +113,7 @@ def test_pooling_in_the_convolution_needs_tiles_for_the_whole_gpu() -> None:
 def test_all_output_channels_are_in_one_tile() -> None:
     for layer in POOLED:
         config = conv_config.choose(problem(layer.name[6:8], 8))
-        assert layer.out_channels <= config.block_n <= conv_config.MOST_CHANNELS
+        assert layer.out_channels <= config.block_n <= conv_config.MAX_CHANNELS
         assert math.prod(config.box) == 64
         assert config.block_k == 64
     assert eval(str(config), {"Config": conv_config.Config}) == config

@@ -13,8 +13,9 @@ pytestmark = pytest.mark.gpu
 
 PROGRAM = """
 import torch
-from fasti3d.ops.conv3d_bn_relu import launch, op
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d, launch
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.i3d_head.op import i3d_head
 from fasti3d.ops.max_pool3d_same import launch as pools
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve
@@ -25,15 +26,17 @@ def clip(channels, size=(3, 9, 11), dtype=torch.float16):
 def packed(out_channels, channels, kernel, stride=(1, 1, 1)):
     weight = torch.ones((out_channels, channels, *kernel), device="cuda")
     bias = torch.ones(out_channels, device="cuda")
-    return op.PackedConv3d.pack(weight, bias, stride, relu=True, dtype=torch.float16)
+    return PackedConv3d.pack(weight, bias, stride, relu=True, dtype=torch.float16)
 
 one, two, three, seven = ((n, n, n) for n in (1, 2, 3, 7))
 for channels, kernel, stride in ((24, three, one), (48, one, one), (24, three, two), (3, seven, two)):
     conv, x = packed(72, channels, kernel, stride), clip(channels)
     out = torch.empty_like(conv(x))
-    work = launch.prepare(x, conv.weight, conv.bias, kernel, stride, None, True, out, 0)
+    work = launch.prepare(x, conv.weight, conv.bias, Geometry(kernel, stride, None, True), out, 0)
+    added = launch.prepare(x, conv.weight, conv.bias, Geometry(kernel, stride, None, True), out, 0, out)
     for config in candidates(work.problem):
         launch.run(config, work)
+        launch.run(config, added)
 conv(clip(3, dtype=torch.uint8), out)
 packed(88, 48, one).into_two(clip(48), clip(32), clip(56))
 pool_and_convolve(packed(40, 48, one), clip(48), clip(40))

@@ -17,7 +17,6 @@ from tvl1_making import arguments, frames, solve
 from waiting import PATIENCE
 
 from fasti3d.flow.params import TVL1Params
-from fasti3d.ops.tvl1 import SCHEMA
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.runtime import extension
 
@@ -41,10 +40,6 @@ SIZES = [(3, 3), (5, 70), (16, 16), (37, 33), (64, 48), (50, 97)]
 def assert_same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=0)
-
-
-def test_schema_is_the_compiled_one() -> None:
-    assert str(torch.ops.fasti3d.tvl1.default._schema) == "fasti3d::tvl1" + SCHEMA
 
 
 @cache

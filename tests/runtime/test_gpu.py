@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fasti3d.ops.conv3d_bn_relu.op import pack_triton
+from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.runtime import gpu
 from fasti3d.runtime import route as routing
 from fasti3d.runtime.route import has_kernel

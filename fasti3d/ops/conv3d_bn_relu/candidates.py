@@ -9,20 +9,21 @@ from functools import lru_cache
 from itertools import product
 
 from fasti3d.ops.conv3d_bn_relu.config import (
-    _DESCRIPTOR_CHIPS,
+    DESCRIPTOR_CHIPS,
     Config,
+    Form,
     Problem,
-    _candidates,
     choose,
     configure,
     estimate,
+    tiles,
 )
 
-# Tiles that are expected to cost more than this many times the best are not looked at, nor more of them than
-# this many: what an estimate is wrong by, and what can be compiled and measured in minutes.
+# Tiles expected to cost more than this many times the best are left out, as an estimate is not wrong by more;
+# of the others so many are candidates, as they are compiled and measured in minutes.
 _WORST = 1.5
-_MOST_TILES = 3
-_LEAST_STAGES = 2
+_MAX_TILES = 3
+_MIN_STAGES = 2
 
 
 @lru_cache(4096)
@@ -32,26 +33,26 @@ def candidates(problem: Problem) -> tuple[Config, ...]:
 
 
 def _ranked(problem: Problem) -> Iterator[Config]:
-    form, tiles = _candidates(problem)
-    ranked = sorted((estimate(problem, form, tile) for tile in tiles), key=lambda one: one[0])
-    likely = [one for one in ranked if one[0] <= _WORST * ranked[0][0]][:_MOST_TILES]
+    form, possible = tiles(problem)
+    ranked = sorted((estimate(problem, form, tile) for tile in possible), key=lambda one: one[0])
+    likely = [one for one in ranked if one[0] <= _WORST * ranked[0][0]][:_MAX_TILES]
     for _, box, tile in likely:
         config = configure(problem, form, tile, box)
         yield config
-        # A stage less leaves room for another tile on the multiprocessor.
-        if form == "pointer" and config.stages > _LEAST_STAGES:
+        # One stage less leaves room for another tile on the SM.
+        if form is Form.POINTER and config.stages > _MIN_STAGES:
             yield replace(config, stages=config.stages - 1)
-    if form == "descriptor":
+    if form is Form.DESCRIPTOR:
         # Any chip runs the other form, which reads the same pixels through the cache instead.
         yield from _ranked(replace(problem, describable=False))
 
 
 @lru_cache(1)
 def candidate_set() -> str:
-    """A name for the set of candidates, another one wherever it differs for convolutions like I3D's."""
+    """A name for the set of candidates, which changes whenever it does for convolutions like I3D's."""
     sizes = ((32, 56, 56), (32, 28, 28), (16, 14, 14), (8, 7, 7))
     digest = hashlib.sha256()
-    for capability, size, cin, cout in product(((8, 6), *_DESCRIPTOR_CHIPS), sizes, (16, 96, 528), (32, 192)):
+    for capability, size, cin, cout in product(((8, 6), *DESCRIPTOR_CHIPS), sizes, (16, 96, 528), (32, 192)):
         for kernel, describable in product(((1, 1, 1), (3, 3, 3)), (True, False)):
             problem = Problem(1, cin, cout, size, kernel, (1, 1, 1), capability, 100, describable)
             digest.update(repr(candidates(problem)).encode())

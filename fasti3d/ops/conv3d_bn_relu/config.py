@@ -7,22 +7,34 @@ Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fasti3d.ops.tiling import Box, Triple, best_box, chunk, count
 
 # Shared memory that one block of threads may have, in bytes (CUDA C++ programming guide, compute
-# capabilities). A chip that is not listed is taken for one with the least.
+# capabilities). A chip that is not listed is assumed to have the minimum.
 _SHARED_MEMORY = {
     **dict.fromkeys([(8, 0), (8, 7)], 163 << 10),
     **dict.fromkeys([(9, 0), (10, 0), (10, 3)], 227 << 10),
 }
-_LEAST_SHARED_MEMORY = 99 << 10
+_MIN_SHARED_MEMORY = 99 << 10
 # Where the copy engine feeds a matrix unit that reads shared memory by itself (wgmma, tcgen05).
-_DESCRIPTOR_CHIPS = ((9, 0), (10, 0), (10, 3))
+DESCRIPTOR_CHIPS = ((9, 0), (10, 0), (10, 3))
+
+
+class Form(str, Enum):
+    """How a kernel reads clips; tables of measured configurations hold the value."""
+
+    DESCRIPTOR = "descriptor"  # the copy engine moves boxes of pixels
+    POINTER = "pointer"  # every thread has addresses of its own
+
+    __str__ = str.__str__
+    __repr__ = str.__repr__
 
 
 class Tile(NamedTuple):
@@ -45,19 +57,19 @@ DESCRIPTOR_TILES = (
 POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
 
 # Reading a value into a tile counts as this many of its products: an estimate (not measured) from some
-# 3e12 products and 40 GB from the second-level cache a second and multiprocessor, which partly overlap.
+# 3e12 products and 40 GB from the L2 cache per second and SM, which partly overlap.
 _READ_COST = 64
 # Stages beyond these hide nothing more.
-_MOST_STAGES = 4
+_MAX_STAGES = 4
 
 
 @dataclass(frozen=True)
 class Problem:
     """A convolution on a chip.
 
-    ``size`` are the output's frames, rows and columns; ``describable`` is false where addresses or
-    strides are no multiples of 16 bytes, which descriptors need. ``split``, if not 0, is how many of
-    the output channels go to one map and the others to a second, which no tile straddles.
+    ``size`` are the output's frames, rows and columns; ``describable`` is false where addresses or strides
+    are not multiples of 16 bytes, which descriptors need. ``split``, if not 0, is how many of the output
+    channels go to one feature map, and the others to a second; no tile has channels of both.
     """
 
     batch: int
@@ -80,19 +92,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class Config:
-    """A kernel form (``descriptor`` or ``pointer``) and its tile.
+    """A kernel form and its tile.
 
     ``box`` is the tile's pixels as (clips, frames, rows, columns), all in the last for pointers;
     ``block_n`` + ``block_n_rest`` its output channels, ``block_k`` the input channels of a step.
     """
 
-    form: str
+    form: Form
     box: Box
     block_n: int
     block_n_rest: int
     block_k: int
     warps: int
     stages: int
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Config:
+        """From what ``dataclasses.asdict`` made of one, perhaps by way of JSON."""
+        return Config(**{**fields, "form": Form(fields["form"]), "box": tuple(fields["box"])})
 
     @property
     def block_m(self) -> int:
@@ -111,24 +128,24 @@ class Config:
 
 def shared_memory(capability: tuple[int, int]) -> int:
     """Bytes of shared memory that one block may have."""
-    return _SHARED_MEMORY.get(capability, _LEAST_SHARED_MEMORY)
+    return _SHARED_MEMORY.get(capability, _MIN_SHARED_MEMORY)
 
 
 @lru_cache(4096)
 def choose(problem: Problem) -> Config:
     """The configuration expected to take the least time."""
-    form, tiles = _candidates(problem)
-    _, box, tile = min((estimate(problem, form, tile) for tile in tiles), key=itemgetter(0))
+    form, possible = tiles(problem)
+    _, box, tile = min((estimate(problem, form, tile) for tile in possible), key=itemgetter(0))
     return configure(problem, form, tile, box)
 
 
-def estimate(problem: Problem, form: str, tile: Tile) -> tuple[int, Box, Tile]:
+def estimate(problem: Problem, form: Form, tile: Tile) -> tuple[int, Box, Tile]:
     """What a tile is expected to cost, in its best box.
 
-    The waves of tiles over the multiprocessors times the work of a tile: its products and what it must read
-    for them, with all that lies beyond the output's edges counted.
+    The waves of tiles over the SMs times the work per tile: its products and what it must read for them, with
+    all that lies beyond the output's edges counted.
     """
-    if form == "descriptor":
+    if form is Form.DESCRIPTOR:
         box, boxes = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
     else:
         box, boxes = (1, 1, 1, tile.pixels), count(problem.batch * math.prod(problem.size), tile.pixels)
@@ -136,19 +153,20 @@ def estimate(problem: Problem, form: str, tile: Tile) -> tuple[int, Box, Tile]:
     return waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels)), box, tile
 
 
-def configure(problem: Problem, form: str, tile: Tile, box: Box) -> Config:
-    """A tile with the longest steps and most stages that are worth it."""
-    block_k = chunk(problem.in_channels, 64 if form == "descriptor" else 32)
+def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
+    """The configuration of a tile: the longest steps and the most stages that are worth it."""
+    block_k = chunk(problem.in_channels, 64 if form is Form.DESCRIPTOR else 32)
     stage = (tile.pixels + tile.channels) * block_k * 2
     # Some is left for barriers, and for what the compiler exchanges through shared memory.
-    stages = min(_MOST_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)
+    stages = min(_MAX_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)
     return Config(form, box, tile.channels - tile.rest, tile.rest, block_k, tile.warps, stages)
 
 
-def _candidates(problem: Problem) -> tuple[str, tuple[Tile, ...]]:
-    if problem.capability not in _DESCRIPTOR_CHIPS:
-        return "pointer", POINTER_TILES
+def tiles(problem: Problem) -> tuple[Form, tuple[Tile, ...]]:
+    """The form that a problem takes, and the tiles that it may take."""
+    if problem.capability not in DESCRIPTOR_CHIPS:
+        return Form.POINTER, POINTER_TILES
     if problem.stride == (1, 1, 1) and problem.describable:
-        return "descriptor", DESCRIPTOR_TILES
+        return Form.DESCRIPTOR, DESCRIPTOR_TILES
     # With pointers and 8 warps, a loop over all taps gave wrong results on an H100 (pytorch #173068).
-    return "pointer", tuple(tile for tile in POINTER_TILES if tile.warps == 4)
+    return Form.POINTER, tuple(tile for tile in POINTER_TILES if tile.warps == 4)

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fasti3d.ops.conv3d_bn_relu.folding import FEW_CHANNELS
-from fasti3d.ops.conv3d_bn_relu.op import (
-    PackedConv3d,
-    _channels_last,
-    check_fits,
-    convolve,
-    in_float32,
-    output_size,
-)
+from fasti3d.ops.conv3d_bn_relu.checks import check_fits
+from fasti3d.ops.conv3d_bn_relu.geometry import output_size
+from fasti3d.ops.conv3d_bn_relu.op import convolve, in_channels_last, in_float32
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import define
 from fasti3d.runtime.route import compute_dtype
@@ -86,7 +82,7 @@ def _conv3d_bn_relu(
         clip = x.to(dtype)
         if x.shape[1] >= FEW_CHANNELS:
             clip = clip.contiguous(memory_format=layout)
-        added = None if residual is None else _channels_last(residual.to(dtype))
+        added = None if residual is None else in_channels_last(residual.to(dtype))
         y = convolve(packed, clip, pack, residual=added)
         return y.to(x.dtype).contiguous(memory_format=layout)
 

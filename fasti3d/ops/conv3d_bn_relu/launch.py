@@ -14,8 +14,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu import plain
-from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
-from fasti3d.ops.conv3d_bn_relu.folding import cell_channels, folded_kernel, is_folded
+from fasti3d.ops.conv3d_bn_relu.config import Config, Form, Problem, choose
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_bn_relu.tables import tuned
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_descriptor_kernel,
@@ -26,7 +27,6 @@ from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import chip
-from fasti3d.same_padding import same_padding
 
 # Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
@@ -39,10 +39,7 @@ def conv3d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    padding: Triple | None,
-    relu: bool,
+    geometry: Geometry,
     out: Tensor,
     start: int,
     residual: Tensor | None = None,
@@ -53,10 +50,7 @@ def conv3d(
         x: (N, Cin, T, H, W), float16 or bfloat16; or uint8 where it is folded, 0 to 255 for -1 to 1.
         weight: what ``pack_triton`` made, in the dtype of ``out``, which is x's unless that is uint8.
         bias: (Cout,), float32.
-        kernel: window lengths (t, h, w).
-        stride: window steps (t, h, w).
-        padding: zeros on both sides of each axis, or None for SAME.
-        relu: whether to zero what is negative.
+        geometry: window and ReLU.
         out: (N, Cout, T', H', W'), channels adjacent, e.g. a channel slice of a wider clip.
         start: the first output frame.
         residual: what is added before the ReLU, of ``out``'s shape and dtype, channels adjacent, or ``out``.
@@ -64,7 +58,7 @@ def conv3d(
     if out.numel() == 0:
         return
     with torch.cuda.device_of(x):
-        call = (x, weight, bias, kernel, stride, padding, relu, out, start, residual)
+        call = (x, weight, bias, geometry, out, start, residual)
         # Nothing is launched yet, not even what folds the clip.
         work = _prepare(_cells, *call)
         config = tuned(x.device).get(work.problem) or choose(work.problem)
@@ -72,7 +66,7 @@ def conv3d(
             x.device,
             _key("conv3d", config, call),
             lambda: subjects.conv3d(config, *call),
-            lambda: run(config, prepare(*call) if is_folded(x.shape[1], kernel) else work),
+            lambda: run(config, prepare(*call) if is_folded(x.shape[1], geometry.kernel) else work),
             lambda: plain.conv3d_into(*call),
         )
 
@@ -108,16 +102,13 @@ def prepare(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    padding: Triple | None,
-    relu: bool,
+    geometry: Geometry,
     out: Tensor,
     start: int,
     residual: Tensor | None = None,
 ) -> Prepared:
     """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
-    return _prepare(_fold, x, weight, bias, kernel, stride, padding, relu, out, start, residual)
+    return _prepare(_fold, x, weight, bias, geometry, out, start, residual)
 
 
 def _prepare(
@@ -125,24 +116,22 @@ def _prepare(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    kernel: Triple,
-    stride: Triple,
-    padding: Triple | None,
-    relu: bool,
+    geometry: Geometry,
     out: Tensor,
     start: int,
     residual: Tensor | None,
 ) -> Prepared:
-    pad_t, pad_h, pad_w = padding or (
-        same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
-    )
+    kernel, stride, _, relu = geometry
+    pad_t, pad_h, pad_w = (before for before, _ in geometry.pads(x.shape[2:]))
     pad = (pad_t - start * stride[0], pad_h, pad_w)
+    pointwise = geometry.pointwise
     if is_folded(x.shape[1], kernel):
         x, kernel = fold(x, kernel, stride, pad, out)
-        stride, pad, padding, start = (1, 1, 1), (0, 0, 0), None, 0
+        stride, pad, start = (1, 1, 1), (0, 0, 0), 0
+        pointwise = kernel == (1, 1, 1)
     elif x.stride(1) != 1:
         x = x.contiguous(memory_format=torch.channels_last_3d)
-    if kernel == stride == (1, 1, 1) and not any(padding or ()):
+    if pointwise:
         given = x[:, :, start : start + out.shape[2]], out
         if residual is None:
             x, out = _as_matrices(*given)
@@ -155,7 +144,7 @@ def _prepare(
 
 def run(config: Config, work: Prepared) -> None:
     """Launches one of the candidates; the current device must be x's."""
-    launch = _run_descriptors if config.form == "descriptor" else _run_pointers
+    launch = _run_descriptors if config.form is Form.DESCRIPTOR else _run_pointers
     launch(config, work)
 
 

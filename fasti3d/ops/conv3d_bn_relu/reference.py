@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.inputs import without_autocast
+from fasti3d.ops.conv3d_bn_relu.torch_conv3d import conv3d, conv3d_backward
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.same_padding import pad_same, same_padding
 
@@ -30,17 +31,13 @@ def conv3d_bn_relu_reference(
     dtype = compute_dtype(x.device, x.dtype)
     clip, weight = x.to(dtype), weight.to(dtype)
     if residual is not None:
-        # In float32, for torch's convolution in half precision rounds its sums before anything is added.
+        # In float32, because torch's convolution in half precision rounds its sums before anything is added.
         dtype = torch.promote_types(dtype, torch.float32)
         clip, weight = clip.to(dtype), weight.to(dtype)
     if padding is None:
         clip, padding = pad_same(clip, weight.shape[2:], stride), (0, 0, 0)
-    if stride[2] > 1 and clip.shape[4] + 2 * padding[2] - weight.shape[4] < stride[2]:
-        # One column is the same without the stride, at which oneDNN's bfloat16 on AMX gives garbage.
-        clip = F.pad(clip, (padding[2], padding[2]))[..., : weight.shape[4]]
-        padding, stride = (*padding[:2], 0), (*stride[:2], 1)
     with without_autocast(x.device):
-        y = F.conv3d(clip, weight, None if bias is None else bias.to(dtype), stride, padding)
+        y = conv3d(clip, weight, None if bias is None else bias.to(dtype), stride, padding)
     y = y if residual is None else y + residual
     return (F.relu(y) if relu else y).to(x.dtype)
 
@@ -64,21 +61,10 @@ def conv3d_bn_relu_backward(
     dtype = compute_dtype(x.device, x.dtype)
     clip = x.to(dtype)
     padded = pad_same(clip, weight.shape[2:], stride) if padding is None else clip
-    zeros = [0, 0, 0]
-    x_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
-        grad.to(dtype),
-        padded,
-        weight.to(dtype),
-        [weight.shape[0]],
-        stride,
-        padding or zeros,
-        [1, 1, 1],
-        False,
-        zeros,
-        1,
-        needed[:3],
+    x_grad, weight_grad, bias_grad = conv3d_backward(
+        grad.to(dtype), padded, weight.to(dtype), stride, padding or (0, 0, 0), needed[:3]
     )
-    if padding is None and needed[0]:
+    if padding is None and x_grad is not None:
         for axis, (size, k, s) in enumerate(zip(x.shape[2:], weight.shape[2:], stride, strict=True), start=2):
             x_grad = x_grad.narrow(axis, same_padding(size, k, s)[0], size)
     return x_grad, weight_grad, bias_grad, residual_grad

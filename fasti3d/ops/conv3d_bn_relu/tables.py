@@ -155,9 +155,9 @@ def _parse(data: Any, gpu: Gpu) -> Table:
     for one in data["entries"]:
         its_fields = {name: _field(one[name]) for name in _OWN}
         problem = Problem(**its_fields, capability=gpu.capability, multiprocessors=gpu.multiprocessors)
-        config = Config(**(one["config"] | {"box": tuple(one["config"]["box"])}))
+        config = Config.of(one["config"])
         if config not in candidates(problem):
-            raise ValueError(f"{config} is no candidate for {problem}")
+            raise ValueError(f"{config} is not a candidate for {problem}")
         if problem in entries:
             raise ValueError(f"it has {problem} twice")
         entries[problem] = Entry(config, _seconds(one["seconds"]), _seconds(one["expected_seconds"]))

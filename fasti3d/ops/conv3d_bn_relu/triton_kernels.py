@@ -30,26 +30,42 @@ _FOLD_SIZES = [
 
 
 @triton.jit
-def _activated(acc, bias_ptr, n, out_channels, r_desc, b, t, h, w, n0, ADD: tl.constexpr, RELU: tl.constexpr):
-    """A tile [BLOCK_N, BLOCK_M] of sums for channels ``n``, from ``n0`` on, with bias, residual and ReLU."""
+def _finish(
+    acc,
+    bias_ptr,
+    out_channels,
+    r_desc,
+    y_desc,
+    z_desc,
+    in_z,
+    split,
+    b,
+    t,
+    h,
+    w,
+    n0,
+    ADD: tl.constexpr,
+    RELU: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Stores a tile [BLOCK_N, BLOCK_M] of sums, from a pixel and channel ``n0`` on, with bias, residual and
+    ReLU.
+    """
+    n = n0 + tl.arange(0, acc.shape[0])
     acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
     if ADD:
         r = tl.reshape(r_desc.load([b, t, h, w, n0]), (acc.shape[1], acc.shape[0]))  # [BLOCK_M, BLOCK_N]
         acc += r.T.to(tl.float32)
     if RELU:
         acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    return acc
-
-
-@triton.jit
-def _store_boxes(
-    y_desc, y_rest_desc, b, t, h, w, n, acc, acc_rest, BLOCK_N: tl.constexpr, BLOCK_N_REST: tl.constexpr
-):
-    """Tiles [BLOCK_N, BLOCK_M] and [BLOCK_N_REST, BLOCK_M] from a pixel and channel ``n`` on."""
-    y_desc.store([b, t, h, w, n], tl.reshape(acc.to(y_desc.dtype).T, y_desc.block_shape))
-    if BLOCK_N_REST > 0:
-        y = acc_rest.to(y_desc.dtype).T  # [BLOCK_M, BLOCK_N_REST]
-        y_rest_desc.store([b, t, h, w, n + BLOCK_N], tl.reshape(y, y_rest_desc.block_shape))
+    y = tl.reshape(acc.to(y_desc.dtype).T, y_desc.block_shape)
+    if SPLIT:
+        if in_z:
+            z_desc.store([b, t, h, w, n0 - split], y)
+        else:
+            y_desc.store([b, t, h, w, n0], y)
+    else:
+        y_desc.store([b, t, h, w, n0], y)
 
 
 @triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
@@ -99,6 +115,7 @@ def _conv3d_descriptor_kernel(
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
     tile = tl.program_id(0)
     n0 = (tile % tiles_n) * (BLOCK_N + BLOCK_N_REST)
+    in_z = False
     if SPLIT:
         in_z = tile % tiles_n >= tiles_y
         if in_z:
@@ -127,24 +144,17 @@ def _conv3d_descriptor_kernel(
         if BLOCK_N_REST > 0:
             acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
-    n = n0 + tl.arange(0, BLOCK_N)
-    acc = _activated(acc, bias_ptr, n, out_channels, r_desc, b0, t0, h0, w0, n0, ADD, RELU)
     if BLOCK_N_REST > 0:
+        # First, so that its registers are free when the larger tile's residual is read.
         n1 = n0 + BLOCK_N
-        n_rest = n1 + tl.arange(0, BLOCK_N_REST)
-        acc_rest = _activated(
-            acc_rest, bias_ptr, n_rest, out_channels, r_rest_desc, b0, t0, h0, w0, n1, ADD, RELU
-        )
-    else:
-        acc_rest = acc  # which nobody stores
-    if SPLIT:
-        if in_z:
-            n0 -= split
-            _store_boxes(z_desc, z_rest_desc, b0, t0, h0, w0, n0, acc, acc_rest, BLOCK_N, BLOCK_N_REST)
-        else:
-            _store_boxes(y_desc, y_rest_desc, b0, t0, h0, w0, n0, acc, acc_rest, BLOCK_N, BLOCK_N_REST)
-    else:
-        _store_boxes(y_desc, y_rest_desc, b0, t0, h0, w0, n0, acc, acc_rest, BLOCK_N, BLOCK_N_REST)
+        _finish(
+            acc_rest, bias_ptr, out_channels, r_rest_desc, y_rest_desc, z_rest_desc, in_z, split,
+            b0, t0, h0, w0, n1, ADD, RELU, SPLIT,
+        )  # fmt: skip
+    _finish(
+        acc, bias_ptr, out_channels, r_desc, y_desc, z_desc, in_z, split,
+        b0, t0, h0, w0, n0, ADD, RELU, SPLIT,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_POINTER_SIZES + _PADDING)

@@ -21,6 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
+
 # Small numbers of small denominators keep the rounding error low; taken in this order.
 _POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2))
 
@@ -30,8 +33,8 @@ class Transform(NamedTuple):
 
     ``inputs`` (components, phases, frames) takes a tile's frames to components, ``filters`` (components,
     phases, taps) a filter's taps (float64, for weights are transformed once), and ``outputs`` (outputs,
-    components) the products back. A component
-    that a phase has no use for is a row of zeros, and such phases come last.
+    components) the products back. A component that a phase has no use for is a row of zeros, and such phases
+    come last.
     """
 
     inputs: Tensor
@@ -47,6 +50,24 @@ def _expand(roots: Sequence[Fraction]) -> list[Fraction]:
         scaled = [*(root * c for c in coefficients), Fraction(0)]
         coefficients = [a - b for a, b in zip(shifted, scaled, strict=True)]
     return coefficients
+
+
+def winograd_tile(in_channels: int, geometry: Geometry, dtype: torch.dtype) -> tuple[int, torch.dtype] | None:
+    """Output frames per tile and dtype of the weights in the Winograd form; None if the direct form is taken.
+
+    Four outputs per tile halve the products, and in float32 the error stays that of the direct form. In
+    bfloat16 the transformed values are rounded once more, which four outputs amplify five times and two
+    outputs twice: two, for a third fewer products, which do not pay for the transform where a frame has a
+    single tap. A bfloat16 stem is transformed in float32, where half the products take less time than all of
+    them in bfloat16. At stride 2, where every other frame is transformed apart, three taps save only a
+    quarter.
+    """
+    kernel = geometry.kernel
+    if kernel[0] not in {1: (3,), 2: (4, 5, 6, 7)}.get(geometry.stride[0], ()):
+        return None
+    if dtype == torch.float32 or in_channels < FEW_CHANNELS:
+        return 4, torch.float32
+    return (2, dtype) if kernel[0] == 3 and kernel[1] * kernel[2] > 1 and in_channels % 2 == 0 else None
 
 
 @cache

@@ -14,12 +14,12 @@ from fasti3d.ops.tiling import Box, Triple, best_box, count
 
 WARPS = 4
 # A column's taps are unrolled.
-MOST_COLUMNS = 7
+MAX_COLUMNS = 7
 # Bytes of a tile: four loads of 16 for each of the 128 threads, or one where the map is small.
 _TILE_BYTES = (8192, 4096, 2048)
-_MOST_CHANNELS = 64
-# Tiles for each multiprocessor that keep it busy; as many fit its registers.
-_TILES_EACH = 4
+_MAX_CHANNELS = 64
+# Tiles that keep an SM busy; its registers hold as many.
+_TILES_PER_SM = 4
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Config:
 def choose(problem: Problem) -> Config:
     """The largest tile of which there are enough."""
     extent = (problem.batch, *problem.size)
-    block_c = min(1 << (problem.channels - 1).bit_length(), _MOST_CHANNELS)
+    block_c = min(1 << (problem.channels - 1).bit_length(), _MAX_CHANNELS)
     for size in _TILE_BYTES:
         box, boxes = best_box(extent, problem.kernel, max(size // (block_c * problem.itemsize), 1))
-        if boxes * count(problem.channels, block_c) >= _TILES_EACH * problem.multiprocessors:
+        if boxes * count(problem.channels, block_c) >= _TILES_PER_SM * problem.multiprocessors:
             break
     return Config(box, block_c)

@@ -35,7 +35,7 @@ def max_pool3d(
 
     Args:
         x: (N, C, T, H, W), float32, float16 or bfloat16.
-        kernel: window lengths (t, h, w), the last one ``MOST_COLUMNS`` at the most.
+        kernel: window lengths (t, h, w), the last one at most ``MAX_COLUMNS``.
         stride: window steps (t, h, w).
         out: (N, C, T', H', W') in x's dtype, channels adjacent, e.g. a channel slice of a wider clip.
         padding: places (t, h, w) on both sides that never win; None is SAME.

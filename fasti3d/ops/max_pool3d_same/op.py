@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fasti3d.ops import subjects
 from fasti3d.ops.border import MAX_PADDING, check_clip, check_out, triple
-from fasti3d.ops.max_pool3d_same.config import MOST_COLUMNS
+from fasti3d.ops.max_pool3d_same.config import MAX_COLUMNS
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_backward, max_pool3d_reference
 from fasti3d.ops.max_pool3d_same.window import covering, pool_size
 from fasti3d.ops.registry import operator
@@ -82,7 +82,7 @@ def _triton_into(
     ceil_mode: bool,
     out: Tensor,
 ) -> None:
-    if kernel[2] > MOST_COLUMNS or gpu.why_no_triton(x.device) is not None:
+    if kernel[2] > MAX_COLUMNS or gpu.why_no_triton(x.device) is not None:
         _pool_into(x, kernel, stride, padding, ceil_mode, out)
         return
     _check_into(x, kernel, stride, padding, ceil_mode, out)

@@ -127,7 +127,7 @@ def _max_pool3d_same_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """A box of output pixels, so that windows share what they read through the first-level cache."""
+    """A box of output pixels, so that windows share what they read through the L1 cache."""
     channels *= VECTOR
     tile = tl.program_id(0)
     c = (tile % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)

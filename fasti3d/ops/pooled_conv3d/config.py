@@ -13,10 +13,10 @@ from fasti3d.ops.tiling import Box, Triple, best_box, chunk
 
 WARPS = 4
 # Output channels of the one tile that has them all.
-MOST_CHANNELS = 128
+MAX_CHANNELS = 128
 _PIXELS = 64
 _WINDOW = (3, 3, 3)
-_TILES_EACH = 2
+_TILES_PER_SM = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Config:
 
 @lru_cache(4096)
 def choose(problem: Problem) -> Config:
-    """The configuration for up to ``MOST_CHANNELS`` output channels."""
+    """The configuration for up to ``MAX_CHANNELS`` output channels."""
     box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
     block_n = max(1 << (problem.out_channels - 1).bit_length(), 16)
     return Config(box, block_n, chunk(problem.in_channels, 64))
@@ -49,23 +49,12 @@ def choose(problem: Problem) -> Config:
 
 @lru_cache(4096)
 def pays(problem: Problem) -> bool:
-    """Whether one kernel is expected to beat a pool and a convolution; to be measured.
+    """Whether one kernel is expected to beat a pool and a convolution: estimated, not measured.
 
-    Arithmetic, for one clip of 64x224x224 in half precision on an H200. Alone or fused, the pool reads each
-    value 27 times through the first-level cache, at some 128 bytes a cycle and multiprocessor:
-
-    ======= ================= =========== =================================== ====================
-    block   pixels x channels tiles of 64 first-level reads, spread evenly    the pooled map, moved
-    ======= ================= =========== =================================== ====================
-    3b, 3c  25088 x 192, 256  392         8.8, 11.7 us                        19, 26 MB: 4.5, 6.0 us
-    4b, 4f  3136 x 480, 528   49          2.7, 3.0 us                         6.0, 6.6 MB: 1.4, 1.5 us
-    5b, 5c  392 x 832         7           0.6 us                              1.3 MB: 0.3 us
-    ======= ================= =========== =================================== ====================
-
-    Fusing saves the last column (written and read at 4.3 TB/s; less where the second-level cache keeps it)
-    and a launch, but spreads the reads over no more multiprocessors than there are tiles: with 49 for 132 the
-    2.7 become 7.4 us. So it should pay where each multiprocessor has two tiles, one of which works while the
-    other waits: 3b and 3c in any batch, 4b to 4f from 6 clips on, 5b and 5c from 41 on.
+    Fusing saves the pooled feature map's way through memory and a launch, but the pool reads each value 27 times
+    through the L1 caches of no more SMs than there are tiles. So it should pay where each SM has two tiles, one
+    of which works while the other waits: on an H200, with 64 frames of 224x224 per clip, in Mixed_3b and 3c with
+    any batch, in 4b to 4f from 6 clips on, in 5b and 5c from 41 on.
     """
     _, boxes = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
-    return problem.out_channels <= MOST_CHANNELS and boxes >= _TILES_EACH * problem.multiprocessors
+    return problem.out_channels <= MAX_CHANNELS and boxes >= _TILES_PER_SM * problem.multiprocessors

@@ -19,7 +19,7 @@ from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import chip
 
-# A product and a sum are left as they are written: what triton does by default depends on its release.
+# Do not fuse products and sums: what Triton does by default depends on its release.
 # Unless told how many registers it may take, the assembler spills some to make room for a third tile.
 _OPTIONS = {"enable_fp_fusion": False, "maxnreg": 255}
 
@@ -29,8 +29,8 @@ def pooled_conv3d(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tens
 
     Args:
         x: (N, Cin, T, H, W), float16 or bfloat16.
-        weight: what ``pack_triton`` made of (Cout, Cin, 1, 1, 1), in x's dtype, Cout ``MOST_CHANNELS`` at
-            the most.
+        weight: what ``pack_triton`` made of (Cout, Cin, 1, 1, 1), in x's dtype, Cout at most
+            ``MAX_CHANNELS``.
         bias: (Cout,), float32.
         relu: whether to zero what is negative.
         out: (N, Cout, T, H, W), channels adjacent, e.g. a channel slice of a wider clip.

@@ -1,4 +1,4 @@
-"""max-pool 3x3x3 (stride 1, SAME) + 1x1x1 convolution + bias + ReLU as one matrix product.
+"""max-pool 3x3x3 (stride 1, SAME) + 1x1x1 convolution + bias + ReLU as one GEMM.
 
 This module imports triton, so nothing that ``import fasti3d`` reaches may import it.
 """
@@ -10,7 +10,7 @@ import triton.language as tl
 
 from fasti3d.ops.max_pool3d_same.triton_kernels import pixels_of_box, window_maximum
 
-# Whole numbers are never compiled in: one build of a configuration serves every layer and size.
+# Do not specialize on integer sizes: one build of a configuration serves every layer and size.
 _SIZES = [
     *("batch", "size_t", "size_h", "size_w", "in_channels", "out_channels"),
     *("stride_x_n", "stride_x_t", "stride_x_h", "stride_x_w"),
@@ -57,7 +57,7 @@ def _pooled_conv3d_kernel(
     """A chunk of channels is pooled in registers and goes from there into the product. All output channels
     are in one tile, so that nothing is pooled twice.
 
-    No tensor descriptors: the copy engine reads past the first-level cache, which has most of the 27 shifted
+    No tensor descriptors: the copy engine reads past the L1 cache, which has most of the 27 shifted
     boxes, and would pad with zeros.
     """
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
@@ -73,7 +73,7 @@ def _pooled_conv3d_kernel(
     n = tl.arange(0, BLOCK_N)
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    # One stage: what the compiler could load ahead are the weights, for which there is no hurry.
+    # One stage: only the weights could be loaded ahead, and they arrive in time.
     for i in tl.range(0, chunks, num_stages=1):
         c = i * BLOCK_K + tl.arange(0, BLOCK_K)
         channel = c < in_channels

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fasti3d.ops.registry import register
+from fasti3d.ops.registry import operator
 from fasti3d.ops.tvl1.checks import check_tensors
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.tvl1_limits import check_params
@@ -19,19 +19,13 @@ from fasti3d.tvl1_limits import check_params
 # goes); without frame1 the pairs are frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32.
 # Returned: the flow in pixels, (pairs, 2, H, W) float32, x first; and the iterations that ran, (pairs,
 # nscales, warps) int32, the finest level first, 0 for levels that the image is too small for.
-SCHEMA = (
+_SCHEMA = (
     "(Tensor frame0, Tensor? frame1, Tensor? initial_flow, str mode, float tau, float lambda_, float theta, "
     "int nscales, int warps, float epsilon, int inner_iterations, int outer_iterations, float scale_step, "
     "float gamma, int median_filtering) -> (Tensor flow, Tensor iterations)"
 )
 
-register("tvl1", SCHEMA, tvl1_reference)
-# Rounds every operation by itself on any device, as tvl1 does on a CPU.
-register("tvl1_exact", SCHEMA, tvl1_reference)
 
-
-@torch.library.register_fake("fasti3d::tvl1_exact")
-@torch.library.register_fake("fasti3d::tvl1")
 def _fake(
     frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | None, mode: str, tau: float, lambda_: float,
     theta: float, nscales: int, warps: int, epsilon: float, inner_iterations: int, outer_iterations: int,
@@ -46,6 +40,11 @@ def _fake(
     pairs = max(images - 1, 0) if frame1 is None else images
     flow = torch.empty((pairs, 2, height, width), dtype=torch.float32, device=frame0.device)
     return flow, torch.empty((pairs, nscales, warps), dtype=torch.int32, device=frame0.device)
+
+
+# tvl1_exact rounds every operation by itself on any device, as tvl1 does on a CPU.
+for _name in ("tvl1", "tvl1_exact"):
+    operator(_name + _SCHEMA, tvl1_reference, fake=_fake)
 
 
 def has_kernel(device: torch.device) -> bool:

@@ -1,0 +1,12 @@
+// The depthwise convolution for AVX-512.
+#include "../common/target.h"
+#include "depthwise.h"
+
+#if defined(__x86_64__)
+FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+namespace fasti3d::avx512 {
+constexpr int kLanes = 16, kMaxPixels = 8;
+#include "kernel.h"
+}  // namespace fasti3d::avx512
+FASTI3D_TARGET_END
+#endif

@@ -1,0 +1,260 @@
+"""Convolutions with their weights packed: one class per back end, and the choice between them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import repeat
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fasti3d.ops.conv3d_bn_relu.triton_operators  # noqa: F401 - registers what TritonConv3d calls
+from fasti3d.ops.border import check_in_place
+from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, fold_weight, is_folded
+from fasti3d.ops.conv3d_bn_relu.torch_conv3d import adds_in_onednn, onednn_conv3d_add
+from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, winograd_tile
+from fasti3d.ops.tiling import Triple
+from fasti3d.runtime.route import has_kernel
+from fasti3d.same_padding import pad_same
+
+
+@dataclass(frozen=True)
+class PackedConv3d(ABC):
+    """A convolution ready to run: weights in the layout that its kernel reads, bias, window and ReLU.
+
+    Clips of fewer than FEW_CHANNELS channels may have any layout, others must be channels-last.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    out_channels: int
+    geometry: Geometry
+
+    # Whether a kernel of this library runs, which computes the frames that it is asked for and no others.
+    fused: ClassVar[bool] = True
+    # Whether values that are not finite may reach more outputs than those whose windows they are in.
+    spreads: ClassVar[bool] = False
+
+    @property
+    def kernel(self) -> Triple:
+        return self.geometry.kernel
+
+    @property
+    def stride(self) -> Triple:
+        return self.geometry.stride
+
+    @property
+    def padding(self) -> Triple | None:
+        """Zeros on both sides of each axis; None is SAME."""
+        return self.geometry.padding
+
+    @property
+    def relu(self) -> bool:
+        return self.geometry.relu
+
+    @property
+    def nbytes(self) -> int:
+        """What it keeps in memory, in bytes."""
+        return self.weight.nbytes + self.bias.nbytes
+
+    @staticmethod
+    def pack(
+        weight: Tensor,
+        bias: Tensor,
+        stride: Triple,
+        *,
+        relu: bool,
+        dtype: torch.dtype,
+        padding: Triple | None = None,
+        winograd: bool = True,
+    ) -> PackedConv3d:
+        """Chooses the back end, and packs float32 weights (Cout, Cin, kt, kh, kw) and bias (Cout,) for it.
+
+        ``dtype`` is the clips'. ``padding`` is zeros on both sides of each axis; None is SAME. ``winograd``:
+        whether a back end may be chosen that ``spreads``.
+        """
+        geometry = Geometry((weight.shape[2], weight.shape[3], weight.shape[4]), stride, padding, relu)
+        channels = weight.shape[1]
+        if not has_kernel(weight.device, dtype, few_channels=channels < FEW_CHANNELS):
+            return ReferenceConv3d.of(weight, bias, geometry, dtype)
+        if weight.device.type == "cuda":
+            return TritonConv3d.of(weight, bias, geometry, dtype)
+        if winograd:
+            if tile := winograd_tile(channels, geometry, dtype):
+                return WinogradConv3d.of(weight, bias, geometry, *tile)
+            one_frame = geometry.kernel[0] == stride[0] == 1 and not (padding and padding[0])
+            if one_frame and (tile := winograd_tile(channels, geometry.by_rows(), dtype)):
+                return WinogradRowsConv3d.of(weight, bias, geometry, *tile)
+        return DirectConv3d.of(weight, bias, geometry, dtype)
+
+    def __call__(
+        self, x: Tensor, out: Tensor | None = None, start: int = 0, residual: Tensor | None = None
+    ) -> Tensor:
+        """Convolves x into ``out``, which may be a channel slice of a wider clip, or into a new clip.
+
+        With ``out`` it computes as many output frames as that holds, from frame ``start`` on. ``residual``,
+        channels-last and of the result's shape and dtype, is added before the ReLU; it may be ``out``. Meta
+        tensors are taken for their shapes alone.
+        """
+        if out is None:
+            shape = (x.shape[0], self.out_channels, *self.geometry.output_size(x.shape[2:]))
+            out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+        elif x.is_meta:
+            return out
+        self._convolve(x, out, start, residual)
+        return out
+
+    @abstractmethod
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        """Writes the frames of ``out``."""
+
+    def spread(self, y: Tensor) -> bool:
+        """Whether a value that is not finite may have reached more of the result ``y`` than it should."""
+        return False
+
+
+class ReferenceConv3d(PackedConv3d):
+    """torch's own convolution, where it is the fastest or the only one."""
+
+    fused = False
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> ReferenceConv3d:
+        packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        return cls(packed, bias, len(weight), geometry)
+
+    def __call__(
+        self, x: Tensor, out: Tensor | None = None, start: int = 0, residual: Tensor | None = None
+    ) -> Tensor:
+        if out is not None:
+            return super().__call__(x, out, start, residual)
+        return self._whole(x, residual)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        check_in_place(out, residual)
+        end = start + out.shape[2]
+        if residual is not None:
+            # Zeros for the frames beyond out's, which are computed in vain.
+            frames = self.geometry.output_size(x.shape[2:])[0]
+            residual = F.pad(residual, [0, 0, 0, 0, start, frames - end])
+        out.copy_(self._whole(x, residual)[:, :, start:end])
+
+    def _whole(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        kernel, stride, padding, relu = self.geometry
+        if residual is None or not adds_in_onednn(x):
+            return conv3d_bn_relu_reference(x, self.weight, self.bias, stride, relu, padding, residual)
+        if padding is None:
+            x, padding = pad_same(x, kernel, stride), (0, 0, 0)
+        return onednn_conv3d_add(x, self.weight, self.bias.to(x.dtype), residual, stride, padding, relu)
+
+
+class DirectConv3d(PackedConv3d):
+    """The CPU's kernel of one product per tap, channel and output."""
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> DirectConv3d:
+        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
+        return cls(packed, _whole_panels(bias), len(weight), geometry)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *self.geometry, out, start, residual)
+
+
+@dataclass(frozen=True)
+class WinogradConv3d(PackedConv3d):
+    """The CPU's kernel of minimal filtering along time, in tiles of a few output frames."""
+
+    transform: Transform
+    spreads = True
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, bias: Tensor, geometry: Geometry, frames: int, dtype: torch.dtype
+    ) -> WinogradConv3d:
+        """With so many output frames per tile and weights in ``dtype``: what ``winograd_tile`` returns."""
+        transform = minimal_filter(frames, geometry.kernel[0], geometry.stride[0])
+        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype, transform.filters)
+        return cls(packed, _whole_panels(bias), len(weight), geometry, transform)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        matrices = self.transform.inputs, self.transform.outputs
+        torch.ops.fasti3d.conv3d_winograd_(
+            x, self.weight, self.bias, *matrices, *self.geometry, out, start, residual
+        )
+
+    def spread(self, y: Tensor) -> bool:
+        # Where one of a tile's inputs is not finite, all its outputs of all channels are NaN.
+        firsts = y[:, :1, :: len(self.transform.outputs)]
+        return bool(y.numel()) and not math.isfinite(firsts.sum(dtype=torch.float32).item())
+
+
+@dataclass(frozen=True)
+class WinogradRowsConv3d(PackedConv3d):
+    """The same along the rows of each frame, for windows of one frame."""
+
+    rows: WinogradConv3d
+    spreads = True
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, bias: Tensor, geometry: Geometry, rows: int, dtype: torch.dtype
+    ) -> WinogradRowsConv3d:
+        """With so many output rows per tile; ``geometry`` is the convolution's own."""
+        its = WinogradConv3d.of(weight.transpose(2, 3), bias, geometry.by_rows(), rows, dtype)
+        return cls(its.weight, its.bias, len(weight), geometry, its)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        check_in_place(out, residual)  # of which the operator sees one clip at a time
+        added: Iterable[Tensor | None] = repeat(None, len(out)) if residual is None else map(_rows, residual)
+        for clip, target, its in zip(x[:, :, start : start + out.shape[2]], out, added, strict=True):
+            self.rows._convolve(_rows(clip), _rows(target), 0, its)
+
+    def spread(self, y: Tensor) -> bool:
+        return self.rows.spread(y.transpose(2, 3))
+
+
+class TritonConv3d(PackedConv3d):
+    """The GPU's kernels.
+
+    It takes uint8 clips too where it folds them (see space_to_depth.py), with ``out`` given, and scales 0 to
+    255 to [-1, 1].
+    """
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> TritonConv3d:
+        return cls(pack_triton(weight, geometry.stride, dtype), bias.contiguous(), len(weight), geometry)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        torch.ops.fasti3d.conv3d_triton_(x, self.weight, self.bias, *self.geometry, out, start, residual)
+
+    def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
+        """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.
+
+        Several 1x1x1 convolutions of one clip, packed as one, then read it once.
+        """
+        if not x.is_meta:
+            torch.ops.fasti3d.conv3d_split_triton_(x, self.weight, self.bias, self.relu, out, second)
+
+
+def pack_triton(weight: Tensor, stride: Triple, dtype: torch.dtype) -> Tensor:
+    """(Cout, Cin, kt, kh, kw) to (Cout, taps, Cin), or window rows for taps where clips are folded."""
+    if is_folded(weight.shape[1], (weight.shape[2], weight.shape[3], weight.shape[4])):
+        return fold_weight(weight, stride).to(dtype).contiguous()
+    return weight.to(dtype).flatten(2).transpose(1, 2).contiguous()
+
+
+def _whole_panels(bias: Tensor) -> Tensor:
+    return F.pad(bias, (0, -len(bias) % PANEL)).contiguous()
+
+
+def _rows(clip: Tensor) -> Tensor:
+    """(C, T, H, W) as T clips of H frames, one row each."""
+    return clip.transpose(0, 1).unsqueeze(3)
