@@ -146,8 +146,8 @@ def _prove() -> None:
     """On every GPU."""
     import torch
 
+    from fasti3d.inspect.prove import prove_all
     from fasti3d.proof.guard import SelfCheckWarning
-    from fasti3d.proof.network import prove_all
 
     if not torch.cuda.device_count():
         output.fail("there is no GPU to prove kernels on: torch finds none")
