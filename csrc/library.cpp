@@ -1,26 +1,14 @@
-// The schemas of the fasti3d:: operators and the Python module fasti3d._C.
+// The Python module fasti3d._C.
 //
-// The operators are registered through torch's stable ABI, so that one build serves later versions
-// of torch; pybind11 carries only what is about the build itself.
+// Importing it registers the kernels of the fasti3d:: operators, whose schemas are in Python
+// (fasti3d/ops/registry.py), through torch's stable ABI, so that one build serves later versions of
+// torch; pybind11 carries only what is about the build itself.
 #include <pybind11/pybind11.h>
-#include <torch/csrc/stable/library.h>
 
 #include "common/isa.h"
 
 #define FASTI3D_TEXT_(x) #x
 #define FASTI3D_TEXT(x) FASTI3D_TEXT_(x)
-
-// A convolution's padding of None is SAME.
-STABLE_TORCH_LIBRARY(fasti3d, m) {
-  m.def("conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None) -> Tensor");
-  m.def(
-      "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, "
-      "int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()");
-  m.def(
-      "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, "
-      "int[] kernel, int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, "
-      "Tensor? residual=None) -> ()");
-}
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "What fasti3d's C++ operators were built for and what they run on.";

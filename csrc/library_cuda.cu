@@ -1,5 +1,5 @@
-// The Python module fasti3d._C_cuda. Importing it registers the CUDA kernels of the operators whose
-// schemas fasti3d._C defines; it has nothing to call.
+// The Python module fasti3d._C_cuda. Importing it registers the CUDA kernels of the operators; it
+// has nothing to call.
 #include <Python.h>
 
 PyMODINIT_FUNC PyInit__C_cuda() {

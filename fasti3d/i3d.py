@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -20,8 +19,8 @@ from fasti3d.forms import is_watched
 from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, warn_of_gradients
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
-from fasti3d.reference import check_endpoints
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.utils.derived import DerivedCache
 from fasti3d.widths import last_layer
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ _log = logging.getLogger(__name__)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The methods that clips are given to.
 _ENTRANCES = ("forward", "forward_endpoints", "extract_features")
-_build_lock = threading.Lock()
 _LAST = "Mixed_5c"
 _ORDINARY = reference.I3D.forward_endpoints
 
@@ -46,8 +44,6 @@ class _Kept(NamedTuple):
     dtype: torch.dtype
     fingerprint: int
     plan: Plan
-    # So that no new tensor takes the address of one that the fingerprint was made of.
-    tensors: list[Tensor]
 
 
 class I3D(reference.I3D):
@@ -110,6 +106,7 @@ class I3D(reference.I3D):
         super().__init__(num_classes, in_channels, dropout=dropout)
         self._labels: tuple[tuple[str, ...], nn.Module | None] | None = None
         self._plan: _Kept | None = None
+        self._plans: DerivedCache[Plan] = DerivedCache()
         if weights is not None:
             self._load(weights)
 
@@ -144,7 +141,7 @@ class I3D(reference.I3D):
         self._labels = names, last_layer(self.logits)
 
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        wanted = check_endpoints(names)
+        wanted = network.check_endpoints(names)
         if isinstance(x, fx.Proxy):  # nothing can be known of it
             return super().forward_endpoints(x, wanted)
         compiled = takes_operators(x)
@@ -304,14 +301,13 @@ class I3D(reference.I3D):
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return None  # what is captured is computed later, and the plan's weights are needed now
         names = tuple(self._trunk())
-        key = names, x.device, computed_in, fingerprint(tensors)
-        with _build_lock:
-            kept = self._unchanged()
-            if kept is None or (kept.names, kept.device, kept.dtype, kept.fingerprint) != key:
-                plan = Plan(described.graph(), computed_in, x.device)
-                held = [t.detach() for t in tensors]
-                kept = self._plan = _Kept(watch(self, names), described, *key, plan, held)
-        return kept
+        mark = fingerprint(tensors)
+        # The code holds what no tensor does, as eps.
+        code, _ = described.coded()
+        key = (tuple(code.numbers), tuple(code.floats), x.device, computed_in, mark)
+        plan = self._plans.get(key, lambda: Plan(described.graph(), computed_in, x.device), tensors)
+        self._plan = _Kept(watch(self, names), described, names, x.device, computed_in, mark, plan)
+        return self._plan
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the plan behind: it is derived, large and quick to make."""
@@ -322,7 +318,7 @@ class I3D(reference.I3D):
         names = state.get("labels")
         earlier = ("num_classes", "in_channels", "labels")
         kept = {key: v for key, v in state.items() if key not in earlier}
-        super().__setstate__({"_labels": None, "_plan": None, **kept})
+        super().__setstate__({"_labels": None, "_plan": None, "_plans": DerivedCache(), **kept})
         if names is not None:
             self.labels = names
 

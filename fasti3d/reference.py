@@ -162,19 +162,6 @@ def over_positions(scores: Tensor) -> Tensor:
     return scores.mean(dim=tuple(range(2, scores.dim()))) if scores.dim() > 2 else scores
 
 
-def check_endpoints(names: Iterable[str]) -> set[str]:
-    """The names as a set; an unknown one, or a bare string, is a ValueError."""
-    if isinstance(names, str):
-        raise ValueError(
-            f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list"
-        )
-    wanted = set(names)
-    unknown = sorted(wanted.difference(network.OUTPUTS))
-    if unknown:
-        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(network.OUTPUTS)}")
-    return wanted
-
-
 def _check_true(name: str, value: int, found: int | None, where: str, remedy: str) -> None:
     """ValueError for a number that is not what the modules say, which alone decide."""
     if found is not None and value != found:
@@ -273,7 +260,7 @@ class I3D(nn.Module):
         Raises:
             ValueError: a name that is no endpoint.
         """
-        wanted = check_endpoints(names)
+        wanted = network.check_endpoints(names)
         maps: dict[str, Tensor] = {}
         for name in self._trunk():
             if wanted.issubset(maps):

@@ -128,7 +128,7 @@ print(json.dumps([any(before.values()), all(after.values())]))
     ],
 )
 def test_the_operators_are_there_with_torch(order: str) -> None:
-    names = ("i3d", "max_pool3d_same", "conv3d_bn_relu", "average_head", "tvl1", "pooled_conv3d_triton_")
+    names = ("planned", "max_pool3d_same", "conv3d_bn_relu", "average_head", "tvl1", "pooled_conv3d_triton_")
     code = f"""
 import json
 {order}

@@ -37,7 +37,7 @@ struct Blocking {
 };
 
 inline Blocking block(int64_t tiles, int64_t panels, int64_t max_panels, int64_t threads) {
-  // Eight tiles reuse a panel from the first-level cache and their inputs from the second; fewer,
+  // Eight tiles reuse a panel from the L1 cache and their inputs from L2; fewer,
   // and then fewer panels, when that would leave threads without work.
   Blocking b{8, panels};
   const auto units = [&] {

@@ -1,9 +1,9 @@
 // Implicit-GEMM conv3d + bias + residual + ReLU on channels-last clips: what all its parts share.
 //
 // Output pixels, flattened over n, t, h, w, are taken in tiles of a few (ConvKernels::rows). For
-// every tap of the window a tile holds one pointer a pixel to the input it multiplies, or to a row
-// of zeros where the window leaves the clip, so that padding needs no padded copy and no branch in
-// the inner loop. Weights are packed in panels of 16 output channels, [panel][tap][k][16], with
+// every tap of the window a tile holds one pointer per pixel to the input it multiplies, or to a
+// row of zeros where the window leaves the clip, so that padding needs no padded copy and no branch
+// in the inner loop. Weights are packed in panels of 16 output channels, [panel][tap][k][16], with
 // bfloat16 in pairs of k: [panel][tap][k / 2][16][2].
 #pragma once
 
@@ -21,8 +21,8 @@ constexpr int64_t kFewChannels = 16;
 // How a kernel of (kt, kh, kw) over `channels` inputs is cut into taps and runs.
 struct Taps {
   bool merged;         // a tap covers a whole window row of kernel_w * channels values
-  int64_t count;       // taps a window
-  int64_t run;         // values a tap
+  int64_t count;       // taps per window
+  int64_t run;         // values per tap
   int64_t packed_run;  // the same, rounded up to a whole pair for bfloat16
 
   Taps(int64_t channels, int64_t kt, int64_t kh, int64_t kw, bool pairs)
@@ -50,7 +50,7 @@ struct TileArgs {
 
 // The kernels of one instruction set and one type of clips and weights.
 struct ConvKernels {
-  int64_t rows;                     // pixels a tile
+  int64_t rows;                     // pixels per tile
   int64_t max_panels;               // panels a call
   void (*run[2])(const TileArgs&);  // by panels - 1; run[1] is null where max_panels is 1
 };

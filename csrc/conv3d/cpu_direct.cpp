@@ -1,4 +1,4 @@
-// The direct form: one product a tap, channel and output.
+// The direct form: one product per tap, channel and output.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 

@@ -71,7 +71,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
         const int64_t n = tile / time_tiles;
         const int64_t start =
             window.t.start(epilogue.start + tile % time_tiles * filter.output_count);
-        // One run a row, or one a pixel where x is a slice of a wider clip.
+        // One run per row, or one per pixel where x is a slice of a wider clip.
         const bool dense = taps.merged || in.stride_w == in.c;
         const int64_t runs = dense ? 1 : in.w, values = dense ? row : in.c;
         for (int64_t r = 0; r < runs; ++r) {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasti3d import reference
-from fasti3d.dense.stream import check_model, dense_stream
+from fasti3d.dense.stream import DEFAULT_FEATURES, check_model, dense_stream
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.inputs import check_clip
 from fasti3d.video import to_clip
@@ -91,11 +91,14 @@ def _grouped(frames: Iterable[Tensor], size: int, form: str) -> Iterator[Tensor]
         yield torch.stack(group)
 
 
-def dense_clip(model: reference.I3D, x: Tensor, *, features: str = "Mixed_5c", chunk: int = CHUNK) -> Tensor:
+def dense_clip(
+    model: nn.Module, x: Tensor, *, features: str = DEFAULT_FEATURES, chunk: int = CHUNK
+) -> Tensor:
     """The same of clips that are in memory as a whole: the network's own maps never are.
 
     Args:
-        model: an `I3D` in eval mode, of any number of channels.
+        model: an `I3D` in eval mode, of any number of channels, or a network of `fasti3d.fuse`, as for
+            `dense_stream`.
         x: (N, in_channels, T, H, W) in [-1, 1], on the device and in the dtype of the model, or uint8 RGB.
         features, chunk: as for `dense_features`.
 
@@ -103,12 +106,13 @@ def dense_clip(model: reference.I3D, x: Tensor, *, features: str = "Mixed_5c", c
         (N, C, steps, H', W') of an endpoint, (N, 1024, steps) pooled, (N, classes, steps) of logits.
 
     Raises:
-        TypeError: a model that is no I3D.
+        TypeError: a model that is neither.
         ValueError: as `dense_stream`, clips that the network does not take, or a chunk of no frames.
     """
     check_model(model)
     _check_chunk(chunk)
-    check_clip(x, model.in_channels, None)
+    if isinstance(model, reference.I3D):
+        check_clip(x, model.in_channels, None)
     found = dense_stream(model, x.split(chunk, dim=2), x.shape[2], features=features)
     return torch.cat([part for _, part in found], dim=2)
 

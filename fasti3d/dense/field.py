@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fasti3d import network
+from fasti3d.engine.temporal import Field
 from fasti3d.network import TRUNK
 from fasti3d.same_padding import same_output, same_padding
 
@@ -20,17 +21,6 @@ FEATURES = (*TRUNK, *HEADS)
 
 # A Mixed block's widest branches are 3 frames wide.
 _MIXED_WINDOW = (3, 1)
-
-
-class Field(NamedTuple):
-    """The frames that step i depends on: ``size`` of them, from frame ``stride * i - before`` on.
-
-    Those before the first frame or behind the last are padding.
-    """
-
-    stride: int
-    before: int
-    size: int
 
 
 class Support(NamedTuple):
@@ -70,14 +60,12 @@ def window(part: str) -> tuple[int, int]:
 
 def chained(names: Iterable[str], length: int) -> tuple[Field, int]:
     """The field of parts of the trunk in a row on a map of ``length`` frames, and the length that is left."""
-    before, size, stride = 0, 1, 1
+    found = Field(1, 0, 1)
     for name in names:
         frames, step = window(name)
-        before += same_padding(length, frames, step)[0] * stride
-        size += (frames - 1) * stride
-        stride *= step
+        found = found.then(frames, step, same_padding(length, frames, step)[0])
         length = same_output(length, step)
-    return Field(stride, before, size), length
+    return found, length
 
 
 def field(features: str, frames: int) -> Field:

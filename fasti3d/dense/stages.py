@@ -39,16 +39,16 @@ def staged(model: reference.I3D, pieces: Iterator[Tensor], total: int, features:
     for name, run, join in _runs(model, names[-1]):
         end = names.index(name) + 1
         field, steps = chained(names[:end], length)
-        pieces = _stage(pieces, run, join, field, length, steps)
+        pieces = stage(pieces, run, join, field, length, steps)
         names, length = names[end:], steps
     if features in HEADS:
         frames = HEAD_POOL[0]
         head = _pooled if features == "pooled" else _logits(model)
-        pieces = _stage(pieces, head, _join, Field(1, 0, frames), length, length - (frames - 1))
+        pieces = stage(pieces, head, _join, Field(1, 0, frames), length, length - (frames - 1))
     return pieces
 
 
-def _stage(
+def stage(
     pieces: Iterator[Tensor], run: Run, join: Join, field: Field, length: int, steps: int
 ) -> Iterator[Tensor]:
     """A run of layers over an input of ``length`` frames, which become ``steps``."""
@@ -85,7 +85,7 @@ def _runs(model: reference.I3D, last: str) -> Iterator[tuple[str, Run, Join]]:
         for name in parts(last):
             yield name, getattr(model, name), _join
         return
-    workspace = _Workspace(plan.dtype, weight.device)
+    workspace = Workspace(plan.dtype, weight.device)
     for names, segment in plan.segments(last):
         result = dtype if names[-1] == last else plan.dtype
         yield names[-1], partial(workspace.run, segment, result), workspace.join
@@ -95,7 +95,7 @@ def _join(held: Tensor, piece: Tensor) -> Tensor:
     return torch.cat((held, piece), dim=2)
 
 
-class _Workspace:
+class Workspace:
     """Memory for the segments of a plan, which run one after another: as much as the largest has needed.
 
     A result stays in it until the next segment runs. (Memory of its own for each would leave holes in the

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.engine.code import decode
 from fasti3d.engine.describe.inception import Description
@@ -16,21 +14,12 @@ from fasti3d.engine.plan import Plan
 from fasti3d.engine.replay import replay
 from fasti3d.inputs import as_floats
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import define
+from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.utils.derived import DerivedCaches
 
-# ``code`` and ``floats`` are engine/code.py's, ``values`` may be asked for, ``wanted`` are indices of these.
-# A CUDA graph around it would replay what was made of the weights when it was captured.
-define(
-    "planned",
-    "(Tensor x, Tensor[] tensors, int[] code, float[] floats, int[] values, int[] wanted, ScalarType dtype)"
-    " -> Tensor[]",
-    tags=(torch.Tag.cudagraph_unsafe,),
-)
-
-_lock = threading.Lock()
-# By the first tensor, with which they go: a plan, its key, and the tensors that the key was made of.
-_plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# By the first tensor.
+_plans: DerivedCaches[Plan] = DerivedCaches()
 
 
 def planned(described: Description, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -57,20 +46,16 @@ def _plan(
     dtype: torch.dtype,
 ) -> Plan:
     """The plan for the weights as they are now."""
-    if device.type != "cpu" and any(t.is_inference() for t in tensors):
-        # Without version counters an edit could not be seen.
+
+    def make() -> Plan:
         return Plan(_graph(tensors, code, floats, values), dtype, device)
+
+    if device.type != "cpu" and any(t.is_inference() for t in tensors):
+        return make()  # without version counters an edit could not be seen
     key = (tuple(code), tuple(floats), tuple(values), device, dtype, fingerprint(tensors))
-    with _lock:
-        kept = _plans.get(tensors[0])
-        if kept is None or kept[0] != key:
-            plan = Plan(_graph(tensors, code, floats, values), dtype, device)
-            # With the tensors, so that no new one takes the address of one that the key was made of.
-            kept = _plans[tensors[0]] = (key, plan, [t.detach() for t in tensors])
-    return kept[1]
+    return _plans.of(tensors[0]).get(key, make, tensors)
 
 
-@torch.library.impl("fasti3d::planned", "default")
 def _planned(
     x: Tensor,
     tensors: list[Tensor],
@@ -86,7 +71,6 @@ def _planned(
         return [found[str(i)] for i in wanted]
 
 
-@torch.library.register_fake("fasti3d::planned")
 def _fake(
     x: Tensor,
     tensors: list[Tensor],
@@ -132,4 +116,14 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     return x_grad, others, None, None, None, None, None
 
 
-torch.library.register_autograd("fasti3d::planned", _backward, setup_context=_setup_context)
+# ``code`` and ``floats`` are engine/code.py's, ``values`` may be asked for, ``wanted`` are indices of these.
+operator(
+    "planned(Tensor x, Tensor[] tensors, int[] code, float[] floats, int[] values, int[] wanted, "
+    "ScalarType dtype) -> Tensor[]",
+    _planned,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    # A CUDA graph around it would replay what was made of the weights when it was captured.
+    tags=(torch.Tag.cudagraph_unsafe,),
+)

@@ -232,6 +232,22 @@ class Plan:
                 break
         return found
 
+    def chain(self, last: str) -> list[Segment]:
+        """The schedule of one output, cut wherever a single map is all that is read later."""
+        graph, steps = self.schedule(frozenset((last,)))
+        found: list[Segment] = []
+        begin, source = 0, graph.input
+        ends = {value: i for i, node in enumerate(graph.nodes) for value in node.reads}
+        ends[graph.names[last]] = len(steps)
+        kept = {source}
+        for i, node in enumerate(graph.nodes):
+            kept = {value for value in (*kept, *node.writes) if ends.get(value, -1) > i}
+            if len(kept) == 1 and (value := next(iter(kept))) in node.writes:
+                part = Graph(graph.nodes[begin : i + 1], {last: value}, source)
+                found.append(Segment(part, steps[begin : i + 1], self.dtype, self.device))
+                begin, source = i + 1, value
+        return found
+
     def rewrites(self, graph: Graph, wanted: Iterable[str]) -> Iterator[tuple[str, Graph]]:
         """The graph that the plan was made of, as far as it is wanted, and what each rewrite makes of it."""
         graph = graph.only(set(wanted))

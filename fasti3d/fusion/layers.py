@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +19,7 @@ from fasti3d.ops.conv3d_bn_relu.torch_conv3d import conv3d
 from fasti3d.ops.registry import needs_ordinary_path, takes_operators
 from fasti3d.runtime import gpu
 from fasti3d.runtime.route import compute_dtype
-
-_pack_lock = threading.Lock()
+from fasti3d.utils.derived import DerivedCache
 
 
 class FusedConv3d(nn.Module):
@@ -56,7 +53,7 @@ class FusedConv3d(nn.Module):
         self.stride = _triple(conv.stride)
         self.padding = _zeros(conv)
         self.relu = relu
-        self._packed: tuple[Any, PackedConv3d, tuple[Tensor, Tensor]] | None = None
+        self._packed: DerivedCache[PackedConv3d] = DerivedCache()
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -87,17 +84,10 @@ class FusedConv3d(nn.Module):
         """The packed convolution for the weights as they are now."""
         weight, bias = self.folded_weight, self.folded_bias
         key = (dtype, *((id(t), None if t.is_inference() else t._version) for t in (weight, bias)))
-        cached = self._packed
-        if cached is None or cached[0] != key:
-            with _pack_lock:
-                cached = self._packed
-                if cached is None or cached[0] != key:
-                    packed = self._packed_for(dtype)
-                    if not gpu.settle(weight.device):
-                        return packed  # the graph's own, made again by every replay
-                    # With the tensors, so that no new one gets the id of one that the key was made of.
-                    cached = self._packed = (key, packed, (weight, bias))
-        return cached[1]
+        # In a capture of a CUDA graph it is the graph's own, made again by every replay.
+        return self._packed.get(
+            key, partial(self._packed_for, dtype), (weight, bias), lambda: gpu.settle(weight.device)
+        )
 
     def _packed_for(self, dtype: torch.dtype, *, winograd: bool = True) -> PackedConv3d:
         return PackedConv3d.pack(
@@ -115,10 +105,6 @@ class FusedConv3d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, relu={self.relu}"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles leave what is packed behind: it is derived and quick to make."""
-        return self.__dict__ | {"_packed": None}
 
 
 class FoldedConv3d(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Of a window. The padding is less, for clips of few channels are copied with it.
+# Of a window. The limit of padding is lower, as clips of few channels are copied with it.
 MAX_LENGTH = 2**31 - 1
 MAX_PADDING = 2**15 - 1
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from fasti3d.runtime import extension
+import fasti3d.runtime.extension  # noqa: F401 - loads the compiled kernels
 
 _LIBRARY = torch.library.Library("fasti3d", "FRAGMENT")
 
@@ -58,32 +58,17 @@ def operator(
     return compiled
 
 
-def _returns_nothing(*arguments: Any) -> None:
+def _returns_nothing(*arguments: Any, **options: Any) -> None:
     return None
-
-
-def define(name: str, schema: str, tags: Sequence[torch.Tag] = ()) -> None:
-    """Makes an operator that is written in Python wherever it runs."""
-    _LIBRARY.define(name + schema, tags=tags)
-
-
-def register(name: str, schema: str, reference: Callable) -> None:
-    """Makes ``torch.ops.fasti3d.<name>`` exist and run ``reference`` wherever no kernel was compiled.
-
-    ``schema`` is the text that csrc/library.cpp defines too, without the name.
-    """
-    if extension.CORE is None:
-        _LIBRARY.define(name + schema)
-    _LIBRARY.impl(name, _as_kernel(reference), "CompositeExplicitAutograd")
 
 
 def _as_kernel(function: Callable) -> Callable:
     """The function with the errors of compiled kernels, which are all RuntimeError, as torch's own are."""
 
     @wraps(function)
-    def run(*arguments: Any) -> Any:
+    def run(*arguments: Any, **options: Any) -> Any:
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         except ValueError as error:
             raise RuntimeError(str(error)) from None
 
@@ -93,12 +78,6 @@ def _as_kernel(function: Callable) -> Callable:
 def has_cuda_kernel(name: str) -> bool:
     """Whether an operator has a kernel for CUDA devices."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"fasti3d::{name}", "CUDA")
-
-
-def register_shapes(name: str, shapes: Callable) -> None:
-    """Gives a compiled operator without a reference its results for tracing, where it was compiled."""
-    if extension.CORE is not None:
-        torch.library.register_fake(f"fasti3d::{name}", shapes)
 
 
 def takes_operators(x: Tensor) -> bool:

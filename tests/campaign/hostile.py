@@ -36,7 +36,9 @@ def direct() -> Arguments:
 
 
 def depthwise() -> Arguments:
-    return convolution(torch.randn(18, 16))
+    given = convolution(torch.randn(18, 16))
+    del given["residual"]
+    return given
 
 
 def winograd() -> Arguments:

@@ -34,6 +34,7 @@ def model() -> Iterator[I3D]:
     model = make_i3d().cuda().half()
     yield model
     model._plan = None  # pytest holds the network itself until after this
+    model._plans.clear()
     gc.collect()
     torch.cuda.synchronize()
     assert CUDA.held() == {}
@@ -194,6 +195,7 @@ def test_edits_show_at_once_and_old_graphs_go(model: I3D, plain: Callable[..., l
         with torch.no_grad():
             model.Mixed_3b.b1b.bn.bias.add_(0.5)
     model._plan = None
+    model._plans.clear()
     assert CUDA.held() == {}
     torch.cuda.empty_cache()
     # Not what is free of the GPU, which other processes take from too.
@@ -201,6 +203,7 @@ def test_edits_show_at_once_and_old_graphs_go(model: I3D, plain: Callable[..., l
     warm(model, x)
     assert CUDA.held()[torch.device("cuda", 0)] > 0
     model._plan = None
+    model._plans.clear()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() <= reserved + (64 << 20), "memory of graphs was not given back"
 

@@ -244,6 +244,7 @@ def test_threads_share_a_model() -> None:
     clips = [random_clip(1, 3, 9, 33, 33 + seed, seed=seed) for seed in range(4)]
     expected = [run(model, x) for x in clips]
     model._plan = None  # so that all threads find it missing at once
+    model._plans.clear()
     barrier = threading.Barrier(4)
 
     def work(i: int) -> bool:
@@ -290,6 +291,7 @@ def test_a_model_being_rebuilt_gives_right_results_meanwhile() -> None:
     def rebuild() -> None:
         for _ in range(4):
             model._plan = None
+            model._plans.clear()
             with torch.no_grad():
                 model.forward_endpoints(x, ["Conv3d_1a_7x7"])
         stop.set()

@@ -222,10 +222,10 @@ def test_operators_of_gpus_check_before_they_launch(change: dict[str, Tensor], m
     ops = torch.ops.fasti3d
     with pytest.raises(RuntimeError, match=message):
         ops.pooled_conv3d_triton_(x, weight, bias, True, out)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RuntimeError, match=message):
         ops.conv3d_split_triton_(x, weight, bias, True, out[:, :3], out[:, 3:])
     if x.dim() == 5:
-        with pytest.raises(ValueError, match=message + "|out must hold"):
+        with pytest.raises(RuntimeError, match=message + "|out must hold"):
             ops.conv3d_triton_(x, weight, bias, [1, 1, 1], [1, 1, 1], None, True, out, 0)
 
 

@@ -21,7 +21,8 @@ from fasti3d.same_padding import pad_same
 
 Triple = tuple[int, int, int]
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# float16 runs on float32's kernels: the random problems have it.
+DTYPES = [torch.float32, torch.bfloat16]
 IN_CHANNELS = [1, 2, 3, 5, 15, 16, 17, 24, 48, 64]
 OUT_CHANNELS = [1, 8, 16, 17, 24, 40, 64]
 SENTINEL = 12345.0
@@ -89,21 +90,18 @@ def random_case(seed: int) -> Case:
     )
 
 
-@pytest.mark.parametrize("block", range(8))
-def test_random_problems(block: int) -> None:
-    for seed in range(block * 20, block * 20 + 20):
+def test_random_problems(isa: str) -> None:
+    for seed in range(1000, 1040):
         check(random_case(seed))
-
-
-def test_random_problems_with_each_instruction_set(isa: str) -> None:
-    for seed in range(1000, 1025):
-        check(random_case(seed))
+        check_padded(*padded_case(seed + 2000))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3)])
-def test_every_pair_of_channel_counts(isa: str, kernel: Triple, dtype: torch.dtype) -> None:
-    for in_channels, out_channels in itertools.product(IN_CHANNELS, OUT_CHANNELS):
+def test_channel_counts(isa: str, kernel: Triple, dtype: torch.dtype) -> None:
+    """Input channels decide how a clip is read, output channels how a result is written, each by itself."""
+    pairs = itertools.zip_longest(IN_CHANNELS, OUT_CHANNELS, fillvalue=17)
+    for in_channels, out_channels in (*pairs, (16, 64), (64, 16)):
         check(make_case(1, in_channels, out_channels, (2, 5, 3), kernel, dtype=dtype))
 
 
@@ -164,8 +162,10 @@ def check_padded(case: Case, padding: Triple) -> None:
 
 @pytest.mark.parametrize("in_channels", [3, 16])
 @pytest.mark.parametrize("kernel", range(1, 8))
-def test_zeros_on_both_sides_at_every_stride(isa: str, kernel: int, in_channels: int) -> None:
-    """On each axis alone, from none to more than the kernel, with a remainder that no window reaches."""
+def test_zeros_on_both_sides_at_every_stride(kernel: int, in_channels: int) -> None:
+    """On each axis alone, from none to more than the kernel, with a remainder that no window reaches: where
+    windows lie does not depend on the instruction set.
+    """
     for stride, padding, axis in itertools.product((1, 2, 3), range(kernel + 2), range(3)):
         for length in (max(kernel - 2 * padding, 1), kernel + 2):
             size, k, s, p = [4, 3, 5], [1, 1, 1], [1, 1, 1], [0, 0, 0]
@@ -182,17 +182,6 @@ def padded_case(seed: int) -> tuple[Case, Triple]:
     longer = [max(n, size) - size for n, size in zip(least, case.x.shape[2:], strict=True)]
     x = F.pad(case.x, [0, longer[2], 0, longer[1], 0, longer[0]], value=0.5)
     return case._replace(x=x.contiguous(memory_format=torch.channels_last_3d)), padding
-
-
-@pytest.mark.parametrize("block", range(4))
-def test_random_problems_with_zeros_on_both_sides(block: int) -> None:
-    for seed in range(2000 + block * 20, 2020 + block * 20):
-        check_padded(*padded_case(seed))
-
-
-def test_zeros_on_both_sides_with_each_instruction_set(isa: str) -> None:
-    for seed in range(3000, 3025):
-        check_padded(*padded_case(seed))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

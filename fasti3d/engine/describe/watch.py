@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sized
 from itertools import chain
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 from torch import nn
@@ -46,9 +46,12 @@ class Watch:
         ]
         watched = self._modules if unhooked is None else ()
         self._hooks = [vars(module)[key] for module in watched for key in _HOOKS]
+        # Of none it is enough, and faster, to know that there are none.
+        self._look: Callable[[Any], Any] = _lengths if any(self._hooks) else any
         self._no_hooks = [vars(module)[key] for module in unhooked or () for key in _HOOKS]
-        self._held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
-        self._values = [held.values() for held in self._held if held]  # views, which follow
+        held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
+        self._empty = [one for one in held if not one]
+        self._values = [one.values() for one in held if one]  # views, which follow
         self._classes = {cls: methods(cls) for cls in map(type, self._modules)}
         classes, sizes, attributes, *others, _ = self._now()
         held = len(_HELD)
@@ -60,10 +63,10 @@ class Watch:
             list(map(type, self._modules)),
             list(map(len, self._owns)),
             [get(own) for get, own in self._getters],
-            list(map(len, self._held)),
+            any(self._empty),
             list(map(id, chain.from_iterable(self._values))),
             [getattr(self._root, name, None) for name in self._names],
-            list(map(len, self._hooks)),
+            self._look(self._hooks),
             any(self._no_hooks),
         )
 
@@ -77,10 +80,17 @@ class Watch:
             return False
 
 
+def _lengths(held: Iterable[Sized]) -> list[int]:
+    return list(map(len, held))
+
+
 def _snapshot(value: Any) -> Any:
     """The same with lists and the like of its own, so that a change inside one is seen."""
-    if type(value) in (list, tuple):
-        return type(value)(map(_snapshot, value))
+    if type(value) is tuple:
+        inner = tuple(map(_snapshot, value))
+        return value if all(map(is_, inner, value)) else inner  # the same one compares fastest
+    if type(value) is list:
+        return list(map(_snapshot, value))
     if type(value) is dict:
         return {key: _snapshot(inner) for key, inner in value.items()}
     return value.copy() if type(value) in (set, bytearray) else value

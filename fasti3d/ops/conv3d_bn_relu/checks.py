@@ -69,7 +69,8 @@ def check_triton(
 ) -> None:
     """ValueError unless ``outs`` together hold a convolution's channels, and (T, H, W) of ``size``.
 
-    Packed weights show no more than their channels; out has their dtype, as x has unless it is bytes.
+    Of packed weights only the output channels can be checked. ``outs`` have the weights' dtype, and so has x
+    unless it is uint8.
     """
     if (
         x.dim() != 5

@@ -1,4 +1,4 @@
-"""The compiled operators of csrc/conv3d: what they return, for tracing."""
+"""The compiled operators of csrc/conv3d: schemas, and what they return, for tracing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
-from fasti3d.ops.registry import register_shapes
+from fasti3d.ops.registry import operator
 
 # Output channels per panel of packed weights (csrc/conv3d/conv.h).
 PANEL = 16
@@ -25,6 +25,17 @@ def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = N
     return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
 
 
-register_shapes("conv3d_pack", _packed_shape)
-register_shapes("conv3d_packed_", lambda *arguments, **options: None)
-register_shapes("conv3d_winograd_", lambda *arguments, **options: None)
+operator(
+    "conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None) -> Tensor", None, fake=_packed_shape
+)
+# Padding of None is SAME.
+operator(
+    "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, int[]? padding, "
+    "bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    None,
+)
+operator(
+    "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs, int[] kernel, "
+    "int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    None,
+)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fasti3d.ops.conv3d_bn_relu.checks import check_fits
 from fasti3d.ops.conv3d_bn_relu.geometry import output_size
@@ -18,18 +16,12 @@ from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_backward
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import define
+from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.utils.derived import DerivedCaches
 
-define(
-    "conv3d_bn_relu",
-    "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu, "
-    "Tensor? residual=None) -> Tensor",
-)
-
-_lock = threading.Lock()
-# By the weight, with which it goes: what was packed of it, and a key that tells from what and for what.
-_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# By the weight.
+_packed: DerivedCaches[PackedConv3d] = DerivedCaches()
 
 
 def _pack(
@@ -52,17 +44,11 @@ def _pack(
 
     if weight.device.type != "cpu":
         return pack(), pack
-    key = (stride, padding, relu, dtype, fingerprint([weight] if bias is None else [weight, bias]))
-    with _lock:
-        kept = _packed.get(weight)
-    if kept is None or kept[0] != key:
-        kept = (key, pack())
-        with _lock:
-            _packed[weight] = kept
-    return kept[1], pack
+    tensors = [weight] if bias is None else [weight, bias]
+    key = (stride, padding, relu, dtype, fingerprint(tensors))
+    return _packed.of(weight).get(key, pack, tensors), pack
 
 
-@torch.library.impl("fasti3d::conv3d_bn_relu", "default")
 def _conv3d_bn_relu(
     x: Tensor,
     weight: Tensor,
@@ -87,7 +73,6 @@ def _conv3d_bn_relu(
         return y.to(x.dtype).contiguous(memory_format=layout)
 
 
-@torch.library.register_fake("fasti3d::conv3d_bn_relu")
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -124,4 +109,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return x_grad, weight_grad, bias_grad, None, None, None, residual_grad
 
 
-torch.library.register_autograd("fasti3d::conv3d_bn_relu", _backward, setup_context=_setup_context)
+operator(
+    "conv3d_bn_relu(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[]? padding, bool relu, "
+    "Tensor? residual=None) -> Tensor",
+    _conv3d_bn_relu,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)

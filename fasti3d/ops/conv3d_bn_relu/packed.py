@@ -142,7 +142,7 @@ class ReferenceConv3d(PackedConv3d):
         check_in_place(out, residual)
         end = start + out.shape[2]
         if residual is not None:
-            # Zeros for the frames beyond out's, which are computed in vain.
+            # The whole output is computed: zeros for the frames that are not in out.
             frames = self.geometry.output_size(x.shape[2:])[0]
             residual = F.pad(residual, [0, 0, 0, 0, start, frames - end])
         out.copy_(self._whole(x, residual)[:, :, start:end])

@@ -1,10 +1,10 @@
 """Space-to-depth of clips with few channels, so that a window's rows lie in memory in one piece.
 
-Three channels fill a fifth of the shortest matrix product. The pixels of one step of the stride,
-side by side, are a cell of many channels, over which the window steps by one: a 7x7x7 window of
-stride 2 over 3 channels is a 4x4x4 window over cells of 24, whose rows of 4 cells lie in memory as 96
-values. Weights at places beyond the window are zero, so that a pixel that is not finite also reaches outputs
-whose windows end right before it.
+Three channels fill a fifth of the smallest GEMM step. The pixels of one step of the stride, put side by
+side, form a cell of many channels, over which the window steps by one: a 7x7x7 window of stride 2 over 3
+channels becomes a 4x4x4 window over cells of 24, whose rows of 4 cells lie in memory as 96 values. Weights at
+places beyond the window are zero, so that a pixel that is not finite also reaches outputs whose windows end
+right before it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A table serves one model of GPU, and of its convolutions only those of exactly the sizes that were measured;
 all others take what ``choose`` expects to be best. It is JSON:
 
-- ``candidates``: the name of the candidate set it was measured from; tables of any other are refused
+- ``candidates``: the name of the candidate set it was measured from; tables of other sets are refused
 - ``gpu``: ``name``, ``capability`` and ``multiprocessors``
 - ``torch``, ``triton``, ``date``, ``dtype``: with what it was measured, when, and of which values
 - ``entries``: the fields of a ``Problem`` but those of the GPU; ``config``, the fields of a ``Config``; and
@@ -36,7 +36,7 @@ _OWN = [field.name for field in fields(Problem) if field.name not in ("capabilit
 
 
 class TableError(ValueError):
-    """A table that cannot be used; the message names the file and says what to do."""
+    """A table cannot be used; the message names the file and says what to do."""
 
 
 class Gpu(NamedTuple):
@@ -68,7 +68,7 @@ class Table:
     entries: Mapping[Problem, Entry]
 
     def dumps(self) -> str:
-        """As JSON, an entry a line."""
+        """Returns it as JSON, one entry per line."""
         head = {"candidates": candidate_set(), "gpu": self.gpu._asdict(), **self.recorded}
         lines = [f' "{key}": {json.dumps(value)},\n' for key, value in head.items()]
         entries = ",\n".join(f"  {json.dumps(_plain(*item))}" for item in self.entries.items())
@@ -131,7 +131,7 @@ def read(path: Path, gpu: Gpu) -> Table:
 
     Raises:
         TableError: another GPU's, malformed, measured from other candidates, or with a configuration that
-            is none of its problem's candidates.
+            is not a candidate for its problem.
         OSError: a file that cannot be read.
     """
     try:
@@ -174,7 +174,7 @@ def _plain(problem: Problem, entry: Entry) -> dict[str, object]:
 
 def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r} is not {kind.__name__}")
     return value
 
 
@@ -192,5 +192,5 @@ def _field(value: Any) -> Any:
 
 def _seconds(value: Any) -> float:
     if not (_typed(value, float) > 0 and math.isfinite(value)):
-        raise ValueError(f"{value!r} is no time")
+        raise ValueError(f"{value!r} is not a time")
     return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Whole numbers are never compiled in: one build of a configuration serves every layer and size.
+# Do not specialize on integer sizes: one binary serves all shapes.
 _DESCRIPTOR_SIZES = [
     *("in_channels", "out_channels", "split", "chunks"),
     *("tiles_n", "tiles_y", "tiles_w", "tiles_h", "tiles_t"),

@@ -1,23 +1,15 @@
-"""``fasti3d::conv3d_triton_`` and ``fasti3d::conv3d_split_triton_``: schemas, checks, shapes for tracing."""
+"""``fasti3d::conv3d_triton_`` and ``fasti3d::conv3d_split_triton_``: schemas and checks."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fasti3d.ops.border import MAX_PADDING, triple
 from fasti3d.ops.conv3d_bn_relu.checks import check_triton
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
-from fasti3d.ops.registry import define
-
-define(
-    "conv3d_triton_",
-    "(Tensor x, Tensor weight, Tensor bias, int[] kernel, int[] stride, int[]? padding, bool relu, "
-    "Tensor(a!) out, int start, Tensor? residual=None) -> ()",
-)
+from fasti3d.ops.registry import operator
 
 
-@torch.library.impl("fasti3d::conv3d_triton_", "default")
 def _conv3d_triton(
     x: Tensor,
     weight: Tensor,
@@ -43,13 +35,6 @@ def _conv3d_triton(
     conv3d(x, weight, bias, geometry, out, start, residual)
 
 
-define(
-    "conv3d_split_triton_",
-    "(Tensor x, Tensor weight, Tensor bias, bool relu, Tensor(a!) out, Tensor(b!) second) -> ()",
-)
-
-
-@torch.library.impl("fasti3d::conv3d_split_triton_", "default")
 def _conv3d_split_triton(
     x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
 ) -> None:
@@ -59,7 +44,13 @@ def _conv3d_split_triton(
     conv3d_split(x, weight, bias, relu, out, second)
 
 
-@torch.library.register_fake("fasti3d::conv3d_split_triton_")
-@torch.library.register_fake("fasti3d::conv3d_triton_")
-def _fake(*arguments: object) -> None:
-    return None
+operator(
+    "conv3d_triton_(Tensor x, Tensor weight, Tensor bias, int[] kernel, int[] stride, int[]? padding, "
+    "bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    _conv3d_triton,
+)
+operator(
+    "conv3d_split_triton_(Tensor x, Tensor weight, Tensor bias, bool relu, Tensor(a!) out, "
+    "Tensor(b!) second) -> ()",
+    _conv3d_split_triton,
+)

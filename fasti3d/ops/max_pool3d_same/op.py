@@ -219,16 +219,18 @@ def _new(
     """A pool into a new clip, by the operator that is named after its padding."""
     _check(x, kernel, stride, padding, ceil_mode)
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    window, step = list(kernel), list(stride)
-    if padding is None:
-        operation, call = torch.ops.fasti3d.max_pool3d_same, (x, window, step)
-    else:
-        operation, call = torch.ops.fasti3d.max_pool3d, (x, window, step, list(padding), ceil_mode)
+    window, step, zeros = list(kernel), list(stride), None if padding is None else list(padding)
+
+    def run() -> Tensor:
+        if zeros is None:
+            return torch.ops.fasti3d.max_pool3d_same(x, window, step)
+        return torch.ops.fasti3d.max_pool3d(x, window, step, zeros, ceil_mode)
+
     if not _is_compiled_for(x):
-        return operation(*call)
-    out = _fake(x.detach().to("meta"), *call[1:])
-    geometry = (window, step, None if padding is None else list(padding), ceil_mode)
-    return _proved(x, *geometry, out, lambda: operation(*call), lambda: max_pool3d_reference(x, *geometry))
+        return run()
+    geometry = (window, step, zeros, ceil_mode)
+    out = _fake(x.detach().to("meta"), *geometry)
+    return _proved(x, *geometry, out, run, lambda: max_pool3d_reference(x, *geometry))
 
 
 def max_pool3d_into(
@@ -250,11 +252,6 @@ def max_pool3d_into(
         return out
 
     return _proved(x, *geometry, out, run, lambda: out.copy_(max_pool3d_reference(x, *geometry)))
-
-
-def max_pool3d_same_into(out: Tensor, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """``max_pool3d_into`` with SAME padding."""
-    return max_pool3d_into(out, x, kernel, stride, None)
 
 
 def max_pool3d_compiled(

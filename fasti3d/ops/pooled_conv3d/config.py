@@ -51,10 +51,10 @@ def choose(problem: Problem) -> Config:
 def pays(problem: Problem) -> bool:
     """Whether one kernel is expected to beat a pool and a convolution: estimated, not measured.
 
-    Fusing saves the pooled feature map's way through memory and a launch, but the pool reads each value 27 times
-    through the L1 caches of no more SMs than there are tiles. So it should pay where each SM has two tiles, one
-    of which works while the other waits: on an H200, with 64 frames of 224x224 per clip, in Mixed_3b and 3c with
-    any batch, in 4b to 4f from 6 clips on, in 5b and 5c from 41 on.
+    Fusing saves the pooled feature map's way through memory and a launch, but the pool reads each value 27
+    times through the L1 caches of no more SMs than there are tiles. So it should pay where each SM has two
+    tiles, one of which works while the other waits: on an H200, with 64 frames of 224x224 per clip, in
+    Mixed_3b and 3c with any batch, in 4b to 4f from 6 clips on, in 5b and 5c from 41 on.
     """
     _, boxes = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
     return problem.out_channels <= MAX_CHANNELS and boxes >= _TILES_PER_SM * problem.multiprocessors
