@@ -16,6 +16,8 @@ from fasti3d.engine.graph import Add, Concat, Conv, Node, Norm, Pool, Relu, Trip
 from fasti3d.forms import is_altered
 from fasti3d.fusion.layers import FoldedConv3d, FusedConv3d
 from fasti3d.fusion.program import Call, Ref
+from fasti3d.ops.depthwise_conv3d.op import has_depthwise_kernel
+from fasti3d.runtime.route import compute_dtype
 
 # A tensor where it is held: a module's dictionary and its key there.
 Slot = tuple[dict[str, Any], str]
@@ -87,17 +89,23 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
         weight, bias, relu = module.weight, module.bias, False
     else:
         weight, bias, relu = module.folded_weight, module.folded_bias, module.relu
-    padding = None if isinstance(module, FusedConv3d) and module.padding is None else triple(module.padding)
-    plain = isinstance(module, FusedConv3d) or (
-        (module.groups, module.padding_mode) == (1, "zeros") and triple(module.dilation) == (1, 1, 1)
-    )
-    if not plain or (padding is None and not isinstance(module, FusedConv3d)) or not fits(like, weight):
-        return None
-    stride = triple(module.stride)
+    same = isinstance(module, FusedConv3d) and module.padding is None
+    padding = None if same else triple(module.padding)
+    stride, dilation, groups = triple(module.stride), (1, 1, 1), 1
+    if not isinstance(module, FusedConv3d):
+        dilation, groups = triple(module.dilation), module.groups
+        if module.padding_mode != "zeros" or padding is None:
+            return None
     assert stride is not None
+    dtype = compute_dtype(like.device, like.dtype)
+    plain = groups == 1 and dilation == (1, 1, 1)
+    if not fits(like, weight) or not (
+        plain or has_depthwise_kernel(weight, groups, dilation, dtype, like.device)
+    ):
+        return None
 
     def node(out: int, values: Sequence[int]) -> Node:
-        return Conv(out, values[0], weight, bias, stride, padding, relu, name=call.path)
+        return Conv(*(out, values[0], weight, bias, stride, padding, relu), groups=groups, name=call.path)
 
     return Operation((x,), node)
 
