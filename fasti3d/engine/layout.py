@@ -89,7 +89,7 @@ class Layout:
         ``maps`` holds the clip. ``block`` is at least ``nbytes`` of memory, viewed in the plan's dtype.
 
         Raises:
-            Spread: with ``exact``, where a value that is not finite may have reached more than it should.
+            SpreadError: with ``exact``, a value that is not finite may have reached more than it should.
         """
         found: dict[str, Any] = {}
         for placed in self.steps:
@@ -99,7 +99,7 @@ class Layout:
                 maps[value] = as_map(maps[value], block.dtype)
             placed.step(maps, [view.of(block) for view in placed.scratch])
             if exact and placed.step.spread(maps):
-                raise Spread
+                raise SpreadError
             for name, value in placed.named.items():
                 found[name] = (
                     _owned(maps[value], block) if isinstance(placed.step.node, Opaque) else keep(maps[value])
@@ -109,7 +109,7 @@ class Layout:
         return found
 
 
-class Spread(Exception):
+class SpreadError(Exception):
     """A value that is not finite may have reached more of a map than its windows."""
 
 

@@ -48,6 +48,7 @@ from fasti3d.engine.steps import (
     ConcatStep,
     ConvPoolStep,
     ConvStep,
+    DepthwiseStep,
     HeadStep,
     NormStep,
     OpaqueStep,
@@ -61,6 +62,7 @@ from fasti3d.engine.steps import (
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
+from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
 
 # Shapes of clips whose layouts are kept.
 _MAX_LAYOUTS = 16
@@ -120,14 +122,18 @@ class Plan:
         self.device = device
         for _, rewrite in _ALWAYS:
             graph = rewrite(graph)
-        convs = [node for node in graph.nodes if isinstance(node, Conv)]
+        convs = [node for node in graph.nodes if isinstance(node, Conv) and node.groups == 1]
         if convs and isinstance(_pack(convs[0], dtype), TritonConv3d):
             graph = join_siblings(graph)
         self._has_siblings = any(isinstance(node, Siblings) for node in graph.nodes)
         self._convs: dict[int, PackedConv3d] = {}
+        self._depthwise: dict[int, DepthwiseConv3d] = {}
         nodes: list[Node] = []
         for node in graph.nodes:
-            if isinstance(node, Conv | Siblings):
+            if isinstance(node, Conv) and node.groups > 1:
+                self._depthwise[node.out] = _pack_depthwise(node, dtype)
+                node = replace(node, weight=node.weight.to("meta"))
+            elif isinstance(node, Conv | Siblings):
                 self._convs[node.out] = _pack(node, dtype)
                 # Its shape is all that is needed from here on.
                 node = replace(node, weight=node.weight.to("meta"))
@@ -196,9 +202,7 @@ class Plan:
         found = self._schedules.get(wanted)
         if found is None:
             # Pieces of the reference would cost a whole convolution each.
-            graph = join_pools(
-                pool_branches(self.graph.only(wanted)), lambda conv: self._convs[conv.out].fused
-            )
+            graph = join_pools(pool_branches(self.graph.only(wanted)), self._in_pieces)
             found = self._schedules[wanted] = graph, [self._step(node) for node in graph.nodes]
         return found
 
@@ -260,8 +264,12 @@ class Plan:
     def _where_unwanted(self) -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
         """Rewrites after which some maps that could have been asked for do not exist."""
         # Pieces of the reference would cost a whole convolution each.
-        join = partial(join_pools, in_pieces=lambda conv: self._convs[conv.out].fused)
+        join = partial(join_pools, in_pieces=self._in_pieces)
         return (("pools before concatenations", pool_branches), ("pools and convolutions in pieces", join))
+
+    def _in_pieces(self, conv: Conv) -> bool:
+        """Whether some frames of a convolution can be computed without the others."""
+        return conv.groups == 1 and self._convs[conv.out].fused
 
     def weight_bytes(self, wanted: Iterable[str]) -> int:
         """Of the packed weights that the wanted outputs need."""
@@ -269,6 +277,8 @@ class Plan:
         return sum(conv.nbytes for step in steps for conv in step.convs)
 
     def _step(self, node: Node) -> Step:
+        if isinstance(node, Conv) and node.groups > 1:
+            return DepthwiseStep(node, self._depthwise[node.out])
         if isinstance(node, Conv):
             return ConvStep(node, self._convs[node.out])
         if isinstance(node, Siblings):
@@ -293,6 +303,11 @@ def _norm_in_float32(node: Norm) -> Norm:
     weight = None if node.weight is None else node.weight.float()
     bias = None if node.bias is None else node.bias.float()
     return replace(node, mean=node.mean.float(), var=node.var.float(), weight=weight, bias=bias)
+
+
+def _pack_depthwise(node: Conv, dtype: torch.dtype) -> DepthwiseConv3d:
+    weight, bias = _in_float32(node)
+    return DepthwiseConv3d.pack(weight, bias, node.stride, relu=node.relu, dtype=dtype, padding=node.padding)
 
 
 def _pack(node: Conv | Siblings, dtype: torch.dtype) -> PackedConv3d:

@@ -65,6 +65,7 @@ def absorb_adds(graph: Graph) -> Graph:
                 and readers[value] == 1
                 and not conv.relu
                 and conv.residual is None
+                and conv.groups == 1
                 and value not in gone
             ):
                 other = node.x if value == node.y else node.y

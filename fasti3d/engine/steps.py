@@ -30,6 +30,7 @@ from fasti3d.engine.graph import (
     Softmax,
 )
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
+from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
 from fasti3d.ops.i3d_head.op import average_head
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_into
 from fasti3d.ops.pooled_conv3d.op import pool_and_convolve, pool_pays
@@ -77,7 +78,7 @@ class Step(ABC):
 
     node: Node
     # Those whose weights it holds.
-    convs: Sequence[PackedConv3d] = ()
+    convs: Sequence[PackedConv3d | DepthwiseConv3d] = ()
 
     def scratch(self, of: Shapes, dtype: torch.dtype, device: torch.device) -> Iterable[Shape]:
         """Maps that it needs meanwhile."""
@@ -106,6 +107,18 @@ class ConvStep(Step):
 
     def spread(self, maps: Maps) -> bool:
         return self.conv.spread(maps[self.node.out])
+
+
+class DepthwiseStep(Step):
+    """A depthwise convolution with its batch norm and ReLU."""
+
+    def __init__(self, node: Conv, conv: DepthwiseConv3d) -> None:
+        self.node: Conv = node
+        self.conv = conv
+        self.convs = (conv,)
+
+    def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
+        self.conv(maps[self.node.x], maps[self.node.out])
 
 
 class SiblingsStep(Step):

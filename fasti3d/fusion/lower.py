@@ -14,16 +14,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from fasti3d.engine.describe.watch import Watch
-from fasti3d.engine.graph import Graph, Node, Opaque, Shape, Shapes
+from fasti3d.engine.graph import Graph, Head, Node, Opaque, Shape, Shapes
 from fasti3d.engine.layout import as_map
+from fasti3d.fusion.heads import classifier, is_average, is_view
 from fasti3d.fusion.program import Call, Program, Ref, mapped, refs
-from fasti3d.fusion.rules import Operation, operation
+from fasti3d.fusion.rules import Operation, fits, operation
 
 # The clip as the nodes of a graph read it, and as it was given.
 CLIP, GIVEN = 0, 1
 
 
-class Unplannable(Exception):
+class UnplannableError(Exception):
     """Why a ``forward`` does not run as a plan: one sentence."""
 
 
@@ -50,7 +51,7 @@ def lower(root: nn.Module, program: Program, x: Tensor, compute_dtype: torch.dty
     """The graph of a program for clips like ``x``, of which nothing is computed.
 
     Raises:
-        Unplannable: where the order of what is read and overwritten matters, or what a call does is not known
+        UnplannableError: the order of what is read and overwritten matters, or what a call does is not known
             without running it.
     """
     return _Lowering(root, program, x, compute_dtype).done()
@@ -68,6 +69,8 @@ class _Lowering:
         self._nodes: list[Node] = []
         self._maps: dict[int, Shape] = {}  # by number, of the engine's nodes
         self._fakes: dict[int, Any] = {}  # of all others, and of maps that torch reads
+        self._scores: dict[int, Shape] = {}  # by number, of heads, in float32
+        self._averages: dict[int, int] = {}  # by number, of which map
         self._shapes: Shapes = {}
         self._numbers = [GIVEN]  # of the results of the calls
         self._outside = {GIVEN}  # values in memory of others
@@ -80,7 +83,9 @@ class _Lowering:
             found = operation(call, module, self._x)
             if isinstance(found, Ref):
                 self._numbers.append(self._numbers[found.at])
-            elif found is None or not self._take(found, at):
+            elif found is not None and self._take(found, at):
+                continue
+            elif not self._take_head(call, module, at):
                 self._leave(call, module, at)
         output = mapped(self._program.output, Ref, lambda ref: Ref(self._numbers[ref.at]))
         names = {str(ref.at): ref.at for ref in refs(output) if ref.at != GIVEN}
@@ -109,12 +114,53 @@ class _Lowering:
             self._replace(numbers[0], out)
         return True
 
+    def _take_head(self, call: Call, module: nn.Module | None, at: int) -> bool:
+        """Adds the engine's node for a call that averages a map, or that classifies averages."""
+        first = call.args[0] if call.args else None
+        if not isinstance(first, Ref):
+            return False
+        number = self._numbers[first.at]
+        shape, layer = self._map(number), classifier(call, module)
+        if shape is not None and is_average(call, module, shape):
+            averages, out = self._new(), self._new()
+            with self._faking():
+                result = _bound(call, self._callable(call, module), [0])(self._fake(number))
+            self._nodes += [
+                Head(averages, self._for_nodes(number), None, name=call.path),
+                Opaque(out, (averages,), partial(_averages, result.dim(), result.dtype), name=call.path),
+            ]
+            self._know(out, result)
+            self._numbers.append(out)
+            self._averages[out] = number
+            return True
+        if number not in self._averages:
+            return False
+        averaged, fake = self._averages[number], self._fakes[number]
+        shape = self._map(averaged)
+        assert shape is not None
+        if is_view(call, module):
+            self._leave(call, module, at)
+            self._averages[self._numbers[-1]] = averaged
+            return True
+        if layer is None or fake.shape != shape[:2] or layer.weight.shape[1] != shape[1]:
+            return False
+        if not fits(self._x, layer.weight):
+            return False
+        features, scores = self._new(), self._new()
+        x = self._for_nodes(averaged)
+        self._nodes.append(Head(features, x, None, layer.weight, layer.bias, scores, name=call.path))
+        self._scores[scores] = (shape[0], layer.weight.shape[0])
+        self._numbers.append(scores)
+        return True
+
     def _leave(self, call: Call, module: nn.Module | None, at: int) -> None:
         """Adds a node that torch runs."""
         numbers = list(dict.fromkeys(self._numbers[ref.at] for ref in refs((call.args, call.kwargs))))
         own = module is not None and not type(module).__module__.startswith("torch.nn.")
         if self._last[at] == 0 and own:
-            raise Unplannable(f"nothing reads what {call.path} gives, which may be called for something else")
+            raise UnplannableError(
+                f"nothing reads what {call.path} gives, which may be called for something else"
+            )
         xs = tuple(self._for_torch(number) for number in numbers)
         run = _bound(call, self._callable(call, module), [numbers.index(n) for n in self._read(call)])
         fakes = [self._fake(number) for number in numbers]
@@ -130,10 +176,12 @@ class _Lowering:
             else:
                 with self._faking():
                     result = run(*fakes)
-        except Unplannable:
+        except UnplannableError:
             raise
         except Exception as error:  # whatever a call raises on fake tensors
-            raise Unplannable(f"{call.path} cannot be planned ({type(error).__name__}: {error})") from error
+            raise UnplannableError(
+                f"{call.path} cannot be planned ({type(error).__name__}: {error})"
+            ) from error
         changed = [i for i, fake in enumerate(fakes) if _versions(fake) != before[i]]
         if changed:
             self._leave_changing(call, xs, run, numbers, changed, result, at)
@@ -161,7 +209,7 @@ class _Lowering:
         first = changed[0]
         fake = self._fakes[numbers[first]]
         if len(changed) > 1 or not isinstance(fake, Tensor) or (result is not None and result is not fake):
-            raise Unplannable(f"{call.path} overwrites what it reads and gives something else")
+            raise UnplannableError(f"{call.path} overwrites what it reads and gives something else")
         self._check_overwritten(numbers[first], at)
         out = self._new()
         self._nodes.append(Opaque(out, xs, partial(_on_copy, run, first), name=call.path))
@@ -180,7 +228,7 @@ class _Lowering:
             path, _, name = call.target.rpartition(".")
             holder = self._root.get_submodule(path)
             if not hasattr(holder, name):
-                raise Unplannable(f"{call.path} is a constant that tracing made")
+                raise UnplannableError(f"{call.path} is a constant that tracing made")
             return partial(getattr, holder, name)
         function: Callable[..., Any] = call.target
         return function
@@ -194,21 +242,21 @@ class _Lowering:
         with self._faking():
             result = run(*fakes)
         if not watch.holds():
-            raise Unplannable(f"{call.path} ({type(module).__name__}) keeps something from call to call")
+            raise UnplannableError(f"{call.path} ({type(module).__name__}) keeps something from call to call")
         return result
 
     def _read(self, call: Call) -> list[int]:
         return [self._numbers[ref.at] for ref in refs((call.args, call.kwargs))]
 
     def _check_overwritten(self, number: int, at: int) -> None:
-        """Unplannable if others than the readers of a value could see it overwritten."""
+        """UnplannableError if others than the readers of a value could see it overwritten."""
         where = _storages(self._fakes.get(number))
         for other in {*self._numbers, *self._outside}:
             same = other == number or not where.isdisjoint(_storages(self._fakes.get(other)))
             if same and other in self._outside:
-                raise Unplannable("its forward overwrites the clip, or a tensor of a module")
+                raise UnplannableError("its forward overwrites the clip, or a tensor of a module")
             if same and other != number and self._last_read(other) >= at:
-                raise Unplannable("its forward overwrites what it later reads under another name")
+                raise UnplannableError("its forward overwrites what it later reads under another name")
 
     def _last_read(self, number: int) -> int:
         return max((self._last[at] for at, n in enumerate(self._numbers) if n == number), default=0)
@@ -221,8 +269,8 @@ class _Lowering:
         """The shape of a value that nodes of the engine can read."""
         if number == GIVEN:
             return tuple(self._x.shape)
-        if number in self._maps:
-            return self._maps[number]
+        if number in self._maps or number in self._scores:
+            return self._maps.get(number)
         fake, x = self._fakes[number], self._x
         if (
             not isinstance(fake, Tensor)
@@ -237,7 +285,9 @@ class _Lowering:
             x, layout = self._x, torch.channels_last_3d
             with self._faking():
                 like = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-                if number != GIVEN:
+                if number in self._scores:
+                    like = like.new_empty(self._scores[number])
+                elif number != GIVEN:
                     like = like.new_empty(self._maps[number]).contiguous(memory_format=layout)
             self._fakes[number] = like
         return self._fakes[number]
@@ -252,7 +302,8 @@ class _Lowering:
 
     def _for_torch(self, number: int) -> int:
         """The value as torch reads it."""
-        if number not in self._maps or self._compute_dtype == self._x.dtype:
+        own = torch.float32 if number in self._scores else self._compute_dtype
+        if own == self._x.dtype or not (number in self._maps or number in self._scores):
             return number
         return self._cast(number, Tensor.to, self._x.dtype)
 
@@ -283,9 +334,9 @@ class _Lowering:
 
 def _bound(call: Call, function: Callable[..., Any], places: Sequence[int]) -> Callable[..., Any]:
     """A function of the values that a call reads: ``places`` says which of them each of its arguments is."""
-    if not call.kwargs and list(places) == list(range(len(call.args))) == list(range(len(places))):
-        if all(isinstance(argument, Ref) for argument in call.args):
-            return function
+    plain = not call.kwargs and all(isinstance(argument, Ref) for argument in call.args)
+    if plain and list(places) == list(range(len(call.args))):
+        return function
     order = iter(places)
     args, kwargs = mapped((call.args, call.kwargs), Ref, lambda ref: Ref(next(order)))
 
@@ -295,6 +346,11 @@ def _bound(call: Call, function: Callable[..., Any], places: Sequence[int]) -> C
         )
 
     return run
+
+
+def _averages(dim: int, dtype: torch.dtype, features: Tensor) -> Tensor:
+    """Features (N, C, 1) as torch has averages."""
+    return features.to(dtype).reshape(*features.shape[:2], *[1] * (dim - 2))
 
 
 def _call_method(name: str, value: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fasti3d.engine.layout import Spread
+from fasti3d.engine.layout import SpreadError
 from fasti3d.fusion.program import Program
 from fasti3d.fusion.runs import Run, Traced
 from fasti3d.inputs import autocast_dtype
@@ -24,7 +24,7 @@ _lock = threading.Lock()
 
 
 class Planned:
-    """Calls a module's ``forward``: its trace as one plan, for clips and modules as the trace took them to be.
+    """Calls a module's ``forward``: its trace as one plan, where clip and modules are as the trace has them.
 
     It is the ``forward`` of an instance. Copies and pickles keep the trace, and make plans of their own.
 
@@ -47,7 +47,7 @@ class Planned:
             if x is not None and not isinstance(run, str):
                 try:
                     return run(x)
-                except Spread:  # call by call, convolutions are computed once more by the direct form
+                except SpreadError:  # call by call, convolutions are computed once more by the direct form
                     pass
         return type(module).forward(module, *args, **kwargs)
 

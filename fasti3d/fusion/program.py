@@ -71,7 +71,7 @@ class Program:
         return last
 
 
-class NotOneClip(Exception):
+class NotOneClipError(Exception):
     """Why a ``forward`` is not a program of one clip."""
 
 
@@ -79,12 +79,14 @@ def program_of(graph: fx.Graph) -> Program:
     """The program of a trace.
 
     Raises:
-        NotOneClip: it reads another number of arguments than one.
+        NotOneClipError: it reads another number of arguments than one.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     used = [node for node in inputs if node.users]
     if len(used) != 1 or used[0] is not inputs[0] or used[0].target.startswith("*") or used[0].args:
-        raise NotOneClip(f"its forward reads {len(used)} arguments, or not the first, instead of one clip")
+        raise NotOneClipError(
+            f"its forward reads {len(used)} arguments, or not the first, instead of one clip"
+        )
     numbers = {used[0]: 0}
     calls: list[Call] = []
     output = None

@@ -16,6 +16,8 @@ from fasti3d.engine.graph import Add, Concat, Conv, Node, Norm, Pool, Relu, Trip
 from fasti3d.forms import is_altered
 from fasti3d.fusion.layers import FoldedConv3d, FusedConv3d
 from fasti3d.fusion.program import Call, Ref
+from fasti3d.ops.depthwise_conv3d.op import has_depthwise_kernel
+from fasti3d.runtime.route import compute_dtype
 
 # A tensor where it is held: a module's dictionary and its key there.
 Slot = tuple[dict[str, Any], str]
@@ -54,7 +56,7 @@ def tensors_of(module: nn.Module) -> list[Slot]:
     """Where the tensors are that a module's node computes with."""
     if isinstance(module, FusedConv3d | FoldedConv3d):
         return [(module._buffers, "folded_weight"), (module._buffers, "folded_bias")]
-    if type(module) is nn.Conv3d:
+    if type(module) in (nn.Conv3d, nn.Linear):
         return [(module._parameters, "weight"), (module._parameters, "bias")]
     if type(module) in NORMS:
         held = [(module._parameters, name) for name in ("weight", "bias")]
@@ -87,17 +89,23 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
         weight, bias, relu = module.weight, module.bias, False
     else:
         weight, bias, relu = module.folded_weight, module.folded_bias, module.relu
-    padding = None if isinstance(module, FusedConv3d) and module.padding is None else _triple(module.padding)
-    plain = isinstance(module, FusedConv3d) or (
-        (module.groups, module.padding_mode) == (1, "zeros") and _triple(module.dilation) == (1, 1, 1)
-    )
-    if not plain or (padding is None and not isinstance(module, FusedConv3d)) or not _fits(like, weight):
-        return None
-    stride = _triple(module.stride)
+    same = isinstance(module, FusedConv3d) and module.padding is None
+    padding = None if same else triple(module.padding)
+    stride, dilation, groups = triple(module.stride), (1, 1, 1), 1
+    if not isinstance(module, FusedConv3d):
+        dilation, groups = triple(module.dilation), module.groups
+        if module.padding_mode != "zeros" or padding is None:
+            return None
     assert stride is not None
+    dtype = compute_dtype(like.device, like.dtype)
+    plain = groups == 1 and dilation == (1, 1, 1)
+    if not fits(like, weight) or not (
+        plain or has_depthwise_kernel(weight, groups, dilation, dtype, like.device)
+    ):
+        return None
 
     def node(out: int, values: Sequence[int]) -> Node:
-        return Conv(out, values[0], weight, bias, stride, padding, relu, name=call.path)
+        return Conv(*(out, values[0], weight, bias, stride, padding, relu), groups=groups, name=call.path)
 
     return Operation((x,), node)
 
@@ -107,14 +115,14 @@ def _norm(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
     used = [t for t in (mean, var, weight, bias) if t is not None]
     if module.training or mean is None or var is None:
         return None
-    if not all(_fits(like, t, torch.float32) for t in used):
+    if not all(fits(like, t, torch.float32) for t in used):
         return None
     return Operation(
         (x,), lambda out, values: Norm(out, values[0], mean, var, weight, bias, module.eps, name=call.path)
     )
 
 
-def _fits(like: Tensor, tensor: Tensor, *dtypes: torch.dtype) -> bool:
+def fits(like: Tensor, tensor: Tensor, *dtypes: torch.dtype) -> bool:
     return tensor.dtype in (like.dtype, *dtypes) and tensor.device == like.device
 
 
@@ -134,14 +142,14 @@ def _max_pool(
     ceil_mode: Any = False,
     return_indices: Any = False,
 ) -> Operation | None:
-    kernel, zeros = _triple(kernel_size), _triple(padding)
-    step = _triple(stride) if stride not in (None, [], ()) else kernel
+    kernel, zeros = triple(kernel_size), triple(padding)
+    step = triple(stride) if stride not in (None, [], ()) else kernel
     if (
         not isinstance(x, Ref)
         or kernel is None
         or step is None
         or zeros is None
-        or _triple(dilation) != (1, 1, 1)
+        or triple(dilation) != (1, 1, 1)
         or ceil_mode is not False
         or return_indices is not False
         or any(2 * p > k for p, k in zip(zeros, kernel, strict=True))
@@ -150,7 +158,7 @@ def _max_pool(
     return Operation((x,), lambda out, values: Pool(out, values[0], kernel, step, zeros, name=call.path))
 
 
-def _triple(value: Any) -> Triple | None:
+def triple(value: Any) -> Triple | None:
     """(t, h, w) of what torch takes for one, which NumPy's integers are too; None for anything else."""
     values = value if isinstance(value, tuple | list) else (value,)
     try:

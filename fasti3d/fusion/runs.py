@@ -13,7 +13,7 @@ from fasti3d.engine.describe.watch import Watch
 from fasti3d.engine.graph import Conv, ConvPool, Graph, Opaque
 from fasti3d.engine.layout import Layout
 from fasti3d.engine.plan import Plan
-from fasti3d.fusion.lower import CLIP, GIVEN, Unplannable, lower
+from fasti3d.fusion.lower import CLIP, GIVEN, UnplannableError, lower
 from fasti3d.fusion.program import Program, Ref, mapped
 from fasti3d.fusion.rules import Slot, tensors_of
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
@@ -41,7 +41,7 @@ class Run(NamedTuple):
         """What the network returns.
 
         Raises:
-            Spread: a value that is not finite may have reached more than it should.
+            SpreadError: a value that is not finite may have reached more than it should.
         """
         with torch.no_grad():
             if self.plan.graphs is None:
@@ -125,7 +125,7 @@ class Traced:
     def _built(self, x: Tensor, dtype: torch.dtype, state: _State) -> Run | str:
         try:
             lowered = lower(self._module, self._program, x, dtype)
-        except Unplannable as error:
+        except UnplannableError as error:
             return str(error)
         if sum(not isinstance(node, Opaque) for node in lowered.graph.nodes) < 2:
             return "it has fewer than two layers that could be planned"

@@ -82,21 +82,8 @@ def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-for _name in [
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "imatmul",
-    "iand",
-    "ior",
-    "ixor",
-    "ilshift",
-    "irshift",
-]:
+_NUMBERS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul")
+for _name in (*_NUMBERS, "iand", "ior", "ixor", "ilshift", "irshift"):
     setattr(_Value, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
