@@ -47,8 +47,9 @@ def is_view(call: Call, module: nn.Module | None) -> bool:
 
 def classifier(call: Call, module: nn.Module | None) -> nn.Linear | None:
     """The layer that a call of one value is of."""
-    known = type(module) is nn.Linear and not is_altered(module)
-    return module if known and len(call.args) == 1 and isinstance(call.args[0], Ref) else None
+    if not isinstance(module, nn.Linear) or type(module) is not nn.Linear or is_altered(module):
+        return None
+    return module if len(call.args) == 1 and isinstance(call.args[0], Ref) else None
 
 
 def _adaptive(input: Any, output_size: Any) -> Triple | None:

@@ -100,7 +100,7 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
     dtype = compute_dtype(like.device, like.dtype)
     plain = groups == 1 and dilation == (1, 1, 1)
     if not fits(like, weight) or not (
-        plain or has_depthwise_kernel(weight, groups, dilation, dtype, like.device)
+        plain or has_depthwise_kernel(weight, groups, stride, dilation, dtype, like.device)
     ):
         return None
 
@@ -199,7 +199,7 @@ def _relu_in_place(input: Any, *, call: Call) -> Operation | None:
 def _sum(x: Any, y: Any, alpha: Any, call: Call, *, in_place: bool) -> Operation | None:
     if not (isinstance(x, Ref) and isinstance(y, Ref)) or type(alpha) not in (int, float) or alpha != 1:
         return None
-    return Operation((x, y), lambda out, values: Add(out, *values, name=call.path), in_place)
+    return Operation((x, y), lambda out, values: Add(out, values[0], values[1], name=call.path), in_place)
 
 
 @_rule

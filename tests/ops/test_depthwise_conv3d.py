@@ -129,14 +129,15 @@ def test_packed() -> None:
 def test_what_the_kernel_is_for() -> None:
     cpu, f32 = torch.device("cpu"), torch.float32
     depthwise = torch.empty(24, 1, 3, 3, 3)
-    assert has_depthwise_kernel(depthwise, 24, ONE, f32, cpu)
-    assert has_depthwise_kernel(depthwise, 24, ONE, torch.bfloat16, cpu)
-    assert not has_depthwise_kernel(depthwise, 24, (1, 2, 1), f32, cpu)
-    assert not has_depthwise_kernel(depthwise, 24, ONE, torch.float64, cpu)
-    assert not has_depthwise_kernel(depthwise, 24, ONE, f32, torch.device("cuda"))
-    assert not has_depthwise_kernel(torch.empty(48, 1, 3, 3, 3), 24, ONE, f32, cpu)
-    assert not has_depthwise_kernel(torch.empty(24, 2, 3, 3, 3), 12, ONE, f32, cpu)
-    assert not has_depthwise_kernel(torch.empty(8, 1, 3, 3, 3), 8, ONE, f32, cpu)
+    assert has_depthwise_kernel(depthwise, 24, ONE, ONE, f32, cpu)
+    assert has_depthwise_kernel(depthwise, 24, ONE, ONE, torch.bfloat16, cpu)
+    assert not has_depthwise_kernel(depthwise, 24, ONE, (1, 2, 1), f32, cpu)
+    assert not has_depthwise_kernel(depthwise, 24, ONE, ONE, torch.float64, cpu)
+    assert not has_depthwise_kernel(depthwise, 24, ONE, ONE, f32, torch.device("cuda"))
+    assert not has_depthwise_kernel(torch.empty(48, 1, 3, 3, 3), 24, ONE, ONE, f32, cpu)
+    assert not has_depthwise_kernel(torch.empty(24, 2, 3, 3, 3), 12, ONE, ONE, f32, cpu)
+    assert not has_depthwise_kernel(torch.empty(8, 1, 3, 3, 3), 8, ONE, ONE, f32, cpu)
+    assert not has_depthwise_kernel(depthwise, 24, (2, 2, 2), ONE, f32, cpu)
 
 
 @pytest.mark.parametrize("padding", [ONE, None])
