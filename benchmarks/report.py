@@ -164,7 +164,8 @@ SECTIONS = {
     "fuse": Section(
         "fasti3d.fuse on other networks",
         _PASS | {"MB": _number("working_mb", ".0f")},
-        "The networks of benchmarks/fuse_networks.py with random weights, one clip per pass; MB beyond weights.",
+        "The networks of benchmarks/fuse_networks.py with random weights, one clip per pass. MB are those "
+        "that a pass needs beyond the weights.",
     ),
     "dense": Section(
         "Dense features",

@@ -32,8 +32,8 @@ def doctor(
         str | None,
         typer.Option(
             metavar=METAVAR,
-            help="Say instead which parts of a model run fused, and why others do not: a function that returns "
-            "it, as my_networks:make_detector.",
+            help="Say instead which parts of a model run fused, and why others do not: a function that "
+            "returns it, as my_networks:make_detector.",
             show_default=False,
         ),
     ] = None,

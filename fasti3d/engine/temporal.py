@@ -52,8 +52,8 @@ def check_local(graph: Graph) -> None:
     for node in graph.nodes:
         if not isinstance(node, _LOCAL):
             raise TimeError(
-                f"{node.name or type(node).__name__} reads all frames at once, or may: give whole clips, or a "
-                "network that ends before it"
+                f"{node.name or type(node).__name__} reads all frames at once, or may: give whole clips, or "
+                "a network that ends before it"
             )
 
 

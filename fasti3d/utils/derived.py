@@ -19,7 +19,7 @@ class DerivedCache(Generic[_Value]):
 
     Example:
         >>> weight, cache = torch.ones(2), DerivedCache()
-        >>> cache.get(weight._version, weight.sum, [weight]), cache.get(weight._version, weight.prod, [weight])
+        >>> cache.get("a", weight.sum, [weight]), cache.get("a", weight.prod, [weight])
         (tensor(2.), tensor(2.))
     """
 
@@ -36,8 +36,8 @@ class DerivedCache(Generic[_Value]):
     ) -> _Value:
         """The value of ``key``, which one thread makes if the last one has another key.
 
-        ``tensors``: those that the key was made of, held so that no new one takes the address of one. ``keep``
-        is asked after a value was made.
+        ``tensors``: those that the key was made of, held so that no new one takes the address of one.
+        ``keep`` is asked after a value was made.
         """
         kept = self._kept
         if kept is None or kept[0] != key:
