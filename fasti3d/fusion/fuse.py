@@ -39,8 +39,8 @@ def fuse(module: nn.Module) -> nn.Module:
 
     The copy is for inference: its parameters need no gradients, weights that change in ``module`` later are
     not followed, its own are, and its state dict holds folded weights. It can be moved, cast, copied,
-    pickled, compiled, and shared by threads. (Call ``fuse`` while no other thread runs a network: torch.fx's tracing
-    reaches all of them.)
+    pickled, compiled, and shared by threads. (Call ``fuse`` while no other thread runs a network: the tracing
+    of torch.fx reaches all of them.)
 
     Args:
         module: any network in eval mode; it is not changed.
