@@ -163,8 +163,9 @@ SECTIONS = {
     ),
     "fuse": Section(
         "fasti3d.fuse on other networks",
-        _PASS,
-        "Residual networks of 18 layers (benchmarks/residual.py) with random weights, one clip a pass.",
+        _PASS | {"MB": _number("working_mb", ".0f")},
+        "The networks of benchmarks/fuse_networks.py with random weights, one clip per pass. MB are those "
+        "that a pass needs beyond the weights.",
     ),
     "dense": Section(
         "Dense features",

@@ -1,4 +1,4 @@
-"""fasti3d.fuse on residual networks, beside the same network as PyTorch runs it."""
+"""fasti3d.fuse on other networks: as one plan, call by call, and beside what else runs them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import fasti3d
 from benchmarks import peers
 from benchmarks.conftest import Race
-from benchmarks.residual import r2plus1d, r3d, randomise
-
-NETWORKS = {"R3D-18": r3d, "R(2+1)D-18": r2plus1d}
-SHAPE = (1, 3, 16, 112, 112)
+from benchmarks.fuse_networks import NETWORKS, network
+from benchmarks.memory import cpu_peak
+from fasti3d.fusion.planned import Planned
 
 Forward = Callable[[], Tensor]
 
@@ -29,29 +28,35 @@ class Case(NamedTuple):
     dtype: torch.dtype
     device: str = "cpu"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return NETWORKS[self.network].shape
+
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.network} {'x'.join(map(str, SHAPE))} {dtype} {self.device}"
+        return f"{self.network} {'x'.join(map(str, self.shape))} {dtype} {self.device}"
 
 
+OWN = ("R3D-18", "R(2+1)D-18")
 CASES = [
-    *(Case(network, dtype) for network in NETWORKS for dtype in (torch.float32, torch.bfloat16)),
-    *(pytest.param(Case(name, torch.float16, "cuda"), marks=pytest.mark.gpu) for name in NETWORKS),
+    *(Case(name, torch.float32) for name in NETWORKS),
+    *(Case(name, torch.bfloat16) for name in OWN),
+    *(pytest.param(Case(name, torch.float16, "cuda"), marks=pytest.mark.gpu) for name in OWN),
 ]
 
 
 def _network(case: Case) -> nn.Module:
-    return randomise(NETWORKS[case.network]()).to(case.device, case.dtype)
+    return network(case.network).to(case.device, case.dtype)
 
 
 def _clip(case: Case) -> Tensor:
-    return peers.clip(peers.Case(SHAPE, case.dtype, case.device))
+    return peers.clip(peers.Case(case.shape, case.dtype, case.device))
 
 
-def _forward(network: Callable[[Tensor], Tensor], x: Tensor) -> Forward:
+def _forward(run: Callable[[Tensor], Tensor], x: Tensor) -> Forward:
     def forward() -> Tensor:
         with torch.no_grad():
-            logits = network(x)
+            logits = run(x)
             if x.is_cuda:
                 torch.cuda.synchronize()
             return logits
@@ -61,6 +66,15 @@ def _forward(network: Callable[[Tensor], Tensor], x: Tensor) -> Forward:
 
 def _fasti3d(case: Case) -> Forward:
     return _forward(fasti3d.fuse(_network(case)), _clip(case))
+
+
+def _call_by_call(case: Case) -> Forward:
+    """As before there were plans: every convolution by itself."""
+    fused = fasti3d.fuse(_network(case))
+    for part in fused.modules():
+        if isinstance(vars(part).get("forward"), Planned):
+            del part.forward
+    return _forward(fused, _clip(case))
 
 
 def _fasti3d_compiled(case: Case) -> Forward:
@@ -73,9 +87,9 @@ def _as_written(case: Case) -> Forward:
 
 def _placed(case: Case) -> tuple[nn.Module, Tensor]:
     """The network and its clip in channels_last_3d."""
-    network: Any = _network(case)
+    placed: Any = _network(case)
     layout = torch.channels_last_3d
-    return network.to(memory_format=layout), _clip(case).contiguous(memory_format=layout)
+    return placed.to(memory_format=layout), _clip(case).contiguous(memory_format=layout)
 
 
 def _channels_last(case: Case) -> Forward:
@@ -83,18 +97,33 @@ def _channels_last(case: Case) -> Forward:
 
 
 def _compiled(case: Case) -> Forward:
-    network, x = _placed(case)
+    placed, x = _placed(case)
     options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": case.device == "cuda"}
-    return _forward(torch.compile(network, dynamic=False, options=options), x)
+    return _forward(torch.compile(placed, dynamic=False, options=options), x)
+
+
+def _openvino(case: Case) -> Forward:
+    openvino: Any = pytest.importorskip("openvino")
+    x = _clip(case).float()
+    with torch.no_grad():
+        traced = torch.jit.trace(network(case.network), x, check_trace=False)
+        model = openvino.convert_model(traced, example_input=x, input=[list(x.shape)])
+    precision = "bf16" if case.dtype == torch.bfloat16 else "f32"
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    config |= {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+    return lambda: torch.from_numpy(request.infer([x.numpy()], share_inputs=True, share_outputs=True)[0])
 
 
 OURS = "fasti3d.fuse"
 CANDIDATES: dict[str, Callable[[Case], Forward]] = {
     OURS: _fasti3d,
+    "fasti3d.fuse, call by call": _call_by_call,
     "fasti3d.fuse under torch.compile": _fasti3d_compiled,
     "the network itself": _as_written,
     "channels_last_3d": _channels_last,
     "torch.compile, channels_last_3d, freezing": _compiled,
+    "OpenVINO": _openvino,
 }
 
 
@@ -107,7 +136,7 @@ def ours(case: Case) -> Forward:
 def expected(case: Case) -> tuple[Tensor, int]:
     """The float32 logits on the CPU for the case's rounded clip, and the arithmetic of a pass."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        logits = randomise(NETWORKS[case.network]())(_clip(case).float().cpu())
+        logits = network(case.network)(_clip(case).float().cpu())
     return logits, counter.get_total_flops()
 
 
@@ -123,6 +152,12 @@ def _forget_graphs() -> Iterator[None]:
 def test_fuse(race: Race, case: Case, name: str) -> None:
     if case.device == "cuda":
         torch.backends.cudnn.benchmark = True
+    if name == "OpenVINO" and case.device != "cpu":
+        pytest.skip("OpenVINO runs on the CPU here")
+    try:
+        network(case.network)
+    except (ImportError, RuntimeError) as error:  # torchvision's for another build of torch raises the latter
+        pytest.skip(f"{case.network} cannot be imported: {error}")
     candidate = ours(case) if name == OURS else CANDIDATES[name](case)
     logits, flop = expected(case)
     error = peers.relative_error(candidate(), logits)
@@ -130,4 +165,6 @@ def test_fuse(race: Race, case: Case, name: str) -> None:
 
     race.benchmark.group = f"fuse {case}"
     race.benchmark.extra_info |= {"candidate": name, "case": str(case), "relative_error": error}
+    if case.device == "cpu":
+        race.benchmark.extra_info["working_mb"] = cpu_peak(candidate)
     race(candidate, None if name == OURS else ours(case), rounds=7, flop=flop)

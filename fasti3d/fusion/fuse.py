@@ -20,27 +20,27 @@ def _become(module: nn.Module, other: nn.Module) -> None:
 
 
 def fuse(module: nn.Module) -> nn.Module:
-    """A copy of an eval-mode network whose convolutions run on fasti3d's fused kernel.
+    """Copy an eval-mode network so that it runs on fasti3d's kernels, as one plan where it can be traced.
 
-    Every ``nn.Conv3d`` becomes a `FusedConv3d`, with the ``nn.BatchNorm3d`` (or ``SyncBatchNorm``) and the
-    ``nn.ReLU`` behind it, each of which may be missing; these become ``nn.Identity``. Torch's own
-    kernel runs those with groups (also depthwise), dilation or other padding than zeros: with a batch norm
-    they become a `FoldedConv3d`, which it is folded into, without one they stay. All else stays as it is: the
-    network's classes, names, methods and Python code, other layers, and convolutions with hooks,
-    parametrizations or float64 weights. An `I3D` inside fuses itself and stays too.
+    Every ``nn.Conv3d`` becomes a `FusedConv3d`, with the following ``nn.BatchNorm3d`` (or ``SyncBatchNorm``)
+    and ``nn.ReLU`` inside, which become ``nn.Identity``. Those with groups, dilation or other padding than
+    zeros become a `FoldedConv3d` if a batch norm follows, and stay otherwise. All else stays as it is, also
+    convolutions with hooks, parametrizations or float64 weights, and an `I3D`, which fuses itself.
 
-    What is behind a convolution is read off a symbolic trace (torch.fx) of the network's ``forward``. A batch
-    norm or ReLU is taken in if it is a module that is called once, and the only reader of what it is called
-    on; a ReLU that is a function, is used in two places or follows an addition stays torch's. Where a
-    ``forward`` cannot be traced, because it branches on values or shapes, its submodules are traced by
-    themselves, and a warning names it if batch norms were left. Only ``forward`` is looked at, given, as
-    always with torch.fx, stand-ins for tensors: another method, or another answer to ``isinstance(x,
-    Tensor)``, must not lead to a use of a convolution's result without what follows it there.
+    A symbolic trace (torch.fx) of ``forward`` tells what follows a convolution. Of the same trace a plan is
+    made for each shape of clips: sums and ReLUs happen in the convolutions before them, max-pools,
+    concatenations, average heads and depthwise convolutions are its own, all maps share one block of memory,
+    and torch runs the rest. A plan runs for one clip (N, C, T, H, W) without gradients or autocast, while no
+    module inside has hooks or was replaced; otherwise, and in graphs of compilers, the layers run call by
+    call. Where a ``forward`` cannot be traced, keeps what it computes, or overwrites what is read elsewhere,
+    its submodules are planned by themselves; a warning names it if batch norms were left.
+    Only ``forward`` is looked at, with stand-ins for tensors, as always with torch.fx; of a plan its Python
+    code does not run.
 
-    The copy is for inference: its parameters need no gradients, weights that change in ``module``
-    later are not followed, and its state dict holds folded weights under their own names. It
-    can be moved, cast, copied, pickled, compiled, and shared by threads. (Call ``fuse`` itself while no other
-    thread runs a network: torch.fx's tracing reaches all of them.)
+    The copy is for inference: its parameters need no gradients, weights that change in ``module`` later are
+    not followed, its own are, and its state dict holds folded weights. It can be moved, cast, copied,
+    pickled, compiled, and shared by threads. (Call ``fuse`` while no other thread runs a network: the tracing
+    of torch.fx reaches all of them.)
 
     Args:
         module: any network in eval mode; it is not changed.
@@ -52,6 +52,11 @@ def fuse(module: nn.Module) -> nn.Module:
     Raises:
         TypeError: not an ``nn.Module``.
         ValueError: a part in training mode, or no ``nn.Conv3d`` that can be fused.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv3d(3, 8, 3), torch.nn.BatchNorm3d(8), torch.nn.ReLU())
+        >>> fuse(network.eval())[0]
+        FusedConv3d(3, 8, kernel_size=(3, 3, 3), stride=(1, 1, 1), padding=(0, 0, 0), relu=True)
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")

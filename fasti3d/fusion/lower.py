@@ -89,7 +89,7 @@ class _Lowering:
                 self._leave(call, module, at)
         output = mapped(self._program.output, Ref, lambda ref: Ref(self._numbers[ref.at]))
         names = {str(ref.at): ref.at for ref in refs(output) if ref.at != GIVEN}
-        return Lowered(Graph(tuple(self._nodes), names, CLIP), self._shapes, output)
+        return Lowered(Graph(tuple(self._nodes), names, CLIP).only(names), self._shapes, output)
 
     def _take(self, found: Operation, at: int) -> bool:
         """Adds the engine's node for a call, if it can read what that reads."""

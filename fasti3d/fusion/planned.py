@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d.engine.layout import SpreadError
+from fasti3d.fusion.lower import Lowered, UnplannableError, lower
 from fasti3d.fusion.program import Program
 from fasti3d.fusion.runs import Run, Traced
+from fasti3d.fusion.trace import find_programs
 from fasti3d.inputs import autocast_dtype
 from fasti3d.ops.registry import needs_ordinary_path
+from fasti3d.runtime.route import compute_dtype
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Attributes of these kinds are compared where a copy of a network is to run as the network did.
@@ -50,6 +54,10 @@ class Planned:
                 except SpreadError:  # call by call, convolutions are computed once more by the direct form
                     pass
         return type(module).forward(module, *args, **kwargs)
+
+    @property
+    def program(self) -> Program | None:
+        return self._program
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -97,6 +105,25 @@ class Planned:
         """Without what is derived, and without a trace of functions that cannot be pickled."""
         program = self._program if self._program is not None and self._program.has_names else None
         return vars(self) | {"_traced": None, "_program": program}
+
+
+def graph_of(
+    module: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[Lowered | None, str]:
+    """The graph of a network in eval mode, fused or not, for clips of a shape; None and why, where none is.
+
+    Its nodes are named as the network's modules are. Of a network that is not fused, batch norms and ReLUs
+    are nodes of their own, which a plan's rewrites fold into convolutions.
+    """
+    x = torch.empty((0,), dtype=dtype, device=device).new_empty(tuple(shape))
+    own = vars(module).get("forward")
+    program = own.program if isinstance(own, Planned) else find_programs(module).get("")
+    if program is None:
+        return None, "its forward cannot be traced, keeps what it computes, or takes more than one clip"
+    try:
+        return lower(module, program, x, compute_dtype(x.device, dtype)), ""
+    except UnplannableError as error:
+        return None, str(error)
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:

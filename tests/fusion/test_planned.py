@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 import fasti3d
 from benchmarks.residual import r2plus1d, r3d, randomise
 from fasti3d.engine.graph import Add, Concat, Conv, ConvPool, Head, Norm, Opaque, Pool, Relu
-from fasti3d.fusion.planned import Planned
+from fasti3d.engine.replay import replay
+from fasti3d.fusion.planned import Planned, graph_of
 from fasti3d.fusion.runs import Run
 from fasti3d.runtime import extension
 
@@ -478,3 +480,21 @@ def test_empty_batches_and_two_arguments(runs: list[Run]) -> None:
     assert_same(run(two, clip()), two.conv1(two.conv0(clip())) + clip())
     assert_same(two(clip(), clip(1)), two.conv1(two.conv0(clip())) + clip(1))
     assert runs == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_graph_of_a_network(fused: bool) -> None:
+    module = randomise(r3d((16, 24), 10))
+    lowered, why = graph_of(fasti3d.fuse(module) if fused else module, (1, 3, 4, 16, 16))
+    assert why == ""
+    assert lowered is not None
+    counts = Counter(type(node) for node in lowered.graph.nodes)
+    assert counts == {Conv: 10, Add: 4, Relu: 4, Head: 1} | ({} if fused else {Norm: 10, Relu: 9})
+    assert [node.name for node in lowered.graph.nodes][:3] == (
+        ["stem.0", "stages.0.0.conv1", "stages.0.0.conv2"] if fused else ["stem.0", "stem.1", "stem.2"]
+    )
+    x = random(1, 3, 4, 16, 16)
+    (y,) = replay(lowered.graph, x).values()
+    assert_close("fused_network", y, run(module, x))
+    branching = Wired(lambda m, x: m.conv0(x) if x.sum() else x)
+    assert graph_of(branching.eval(), (1, 16, 4, 4, 4)) == (None, mock.ANY)
