@@ -47,7 +47,7 @@ class Planned:
         module = self._module
         if not torch.compiler.is_compiling():
             x = self._clip(args, kwargs)
-            run = self._run(x) if x is not None else ""
+            run = self.run_for(x) if x is not None else ""
             if x is not None and not isinstance(run, str):
                 try:
                     return run(x)
@@ -84,16 +84,32 @@ class Planned:
             return None
         return x
 
-    def _run(self, x: Tensor) -> Run | str:
+    def run_for(self, x: Tensor) -> Run | str:
         """What computes the results of clips like x with the weights as they are now, or why nothing does."""
+        traced = self._trace()
+        return traced if isinstance(traced, str) else traced.run(x)
+
+    def why_not(self) -> str:
+        """Why clips in the dtype and on the device of the network's weights run call by call, whatever their
+        shape: one sentence; empty if a plan may run.
+        """
+        module, traced = self._module, self._trace()
+        like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+        if isinstance(traced, str) or like is None:
+            return traced if isinstance(traced, str) else ""
+        with torch.no_grad():
+            return traced.why_not(like)
+
+    def _trace(self) -> Traced | str:
+        if self._program is None:
+            return "its trace calls what cannot be pickled, and was left out of this copy"
         traced = self._traced
         if traced is None:
             with _lock:
                 if _structure(self._module) != self._structure:
                     return "a part of the network changed since it was fused"
-                assert self._program is not None
                 traced = self._traced = Traced(self._module, self._program)
-        return traced.run(x)
+        return traced
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Planned:
         other = memo[id(self)] = copy.copy(self)

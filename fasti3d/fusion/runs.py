@@ -90,17 +90,23 @@ class Traced:
         self._slots: list[Slot] = [slot for part in modules for slot in tensors_of(part)]
         self._state: _State | None = None
 
-    def run(self, x: Tensor) -> Run | str:
-        """What computes the results of clips like x with the weights as they are now, or why nothing does."""
+    def why_not(self, x: Tensor) -> str:
+        """Why no plan runs for clips in the dtype and on the device of x, of any shape; empty if one may."""
         if not self._watch.holds():
             return "a part of the network changed, or has hooks, since it was fused"
         if torch.is_grad_enabled() and any(
             p is not None and p.requires_grad for held in self._parameters for p in held.values()
         ):
             return "a parameter takes gradients"
-        dtype = compute_dtype(x.device, x.dtype)
-        if not has_kernel(x.device, dtype):
+        if not has_kernel(x.device, compute_dtype(x.device, x.dtype)):
             return "torch's own convolutions run for clips of this dtype on this device"
+        return ""
+
+    def run(self, x: Tensor) -> Run | str:
+        """What computes the results of clips like x with the weights as they are now, or why nothing does."""
+        if why := self.why_not(x):
+            return why
+        dtype = compute_dtype(x.device, x.dtype)
         tensors = [held.get(name) for held, name in self._slots]
         everything = list(chain.from_iterable(held.values() for held in self._held))
         key = (dtype, x.dtype, x.device, *map(_version, tensors), *map(id, everything))
