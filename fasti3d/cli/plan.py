@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.options import Device, Json, blaming, to_device, to_shape
+from fasti3d.cli.options import Device, Json, option_errors, to_device, to_shape
 
 if TYPE_CHECKING:
     from fasti3d.inspect.plan_report import PlanReport
@@ -43,7 +43,7 @@ def plan(
     from fasti3d.inspect.plan_report import report_plan
 
     where = to_device(device)
-    with blaming("--shape"):
+    with option_errors("--shape"):
         report = report_plan(sizes, getattr(torch, dtype), where)
     if as_json:
         print(json.dumps(_object(report)))

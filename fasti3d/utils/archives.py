@@ -1,4 +1,7 @@
-"""Zip archives and NumPy arrays from anybody: every declared size is checked before anything is unpacked."""
+"""Zip archives and NumPy arrays: every declared size is checked before anything is unpacked.
+
+Those that are written have equal bytes for equal content.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ _ENCRYPTED = 0x1
 _MAGIC = b"\x93NUMPY"
 # A plain array's header has about a hundred characters.
 _MAX_HEADER = 2048
+# The first date that the zip format knows.
+_DATE = (1980, 1, 1, 0, 0, 0)
 _DTYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,9}")
 
 
@@ -173,3 +178,10 @@ def read_array(file: IO[bytes], size: int) -> NDArray[Any]:
     data = bytearray(file.read(header.nbytes))
     order = "F" if header.fortran else "C"
     return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)  # type: ignore[call-overload]
+
+
+@contextmanager
+def array_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """Open the member of an archive to which the .npy of array ``name`` is written, for ``np.load``."""
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
+        yield file

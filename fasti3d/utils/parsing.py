@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+Json = dict[str, Any]  # an object
+
 
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text says.

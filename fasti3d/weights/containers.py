@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.utils.archives import Archive, ArchiveError
+from fasti3d.utils.hashing import git_blob_sha1, sha256
 from fasti3d.utils.parsing import brief, first_line, parse_json
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights import torch_files
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import git_blob_sha1, sha256
 from fasti3d.weights.published import KINETICS_ARCHIVE, KINETICS_PICKLE
 from fasti3d.weights.torch_files import TorchFile, is_tensor
 from fasti3d.weights.unpickle import unpickle, walk

@@ -20,12 +20,13 @@ from typer.testing import CliRunner
 from waiting import PATIENCE
 
 import fasti3d
-from fasti3d.classification.classify import classify, load_model
+from fasti3d.classification.classify import classify
 from fasti3d.cli import app
 from fasti3d.cli.classify import _targets
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
-from fasti3d.weights.files import write_atomically
+from fasti3d.models import load_model
+from fasti3d.utils.files import write_atomically
 
 
 def test_json_is_the_library_s_result_and_errors_have_their_lines(

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from waiting import PATIENCE, until
 
 import fasti3d
-from fasti3d.classification.classify import load_model
 from fasti3d.cli import app, output
 from fasti3d.extraction import Progress
+from fasti3d.models import load_model
 
 
 def call(*arguments: object) -> SimpleNamespace:
@@ -231,7 +231,7 @@ def test_an_interrupt_ends_quietly_and_says_how_to_go_on(
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert "the same command goes on from where it stopped" in said
+    assert "the same command continues where it stopped" in said
     assert "Traceback" not in said
     assert not list((tmp_path / "out").glob("long*"))
 
@@ -248,7 +248,7 @@ def test_an_interrupt_on_a_ray_cluster_leaves_what_another_run_goes_on_with(
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert said == ("", "warning: interrupted; the same command goes on from where it stopped\n")
+    assert said == ("", "warning: interrupted; the same command continues where it stopped\n")
     assert not (out / "long.json").exists()
     assert call(*clips.values(), "-o", out, *options).code == 0
     assert call(*clips.values(), "-o", tmp_path / "fresh", *options).code == 0

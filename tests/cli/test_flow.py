@@ -369,7 +369,7 @@ def test_a_pair_that_is_half_written_is_written_again(video: Path, tmp_path: Pat
     with raw.open("ab") as file:
         file.write(b"half a pair")
     done = call(video, "-o", tmp_path / "a.npz")
-    assert "(3 were there)" in done.out
+    assert "(3 were done already)" in done.out
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert not partial.exists()
 
@@ -423,11 +423,11 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
         stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
-    assert "the same command goes on from where it stopped" in stderr
+    assert "the same command continues where it stopped" in stderr
     there = {path.name: path.stat().st_mtime_ns for path in out.glob("*.flo")}
     assert 0 < len(there) < 299
     done = call(video, "-o", out, "--resize", 48)
-    assert f"({len(there)} were there)" in done.out
+    assert f"({len(there)} were done already)" in done.out
     assert len(list(out.glob("*.flo"))) == 299
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in there.items())
 

@@ -176,7 +176,7 @@ def test_extract(
     )
     monkeypatch.setattr(fasti3d.I3D, "extract_features", lambda self, clip: torch.zeros(len(clip), 4, 1))
     if mode:
-        monkeypatch.setattr("fasti3d.extraction.dense.DenseFeatures._rows", lambda *_: iter(()))
+        monkeypatch.setattr("fasti3d.extraction.dense_features.DenseFeatures._rows", lambda *_: iter(()))
     run_short_on(monkeypatch, "b.mkv", short)
     assert_stopped(call(*command))
     assert not [path for path in out.iterdir() if path.name.startswith(("b", ".", "errors"))]

@@ -23,7 +23,7 @@ from waiting import PATIENCE
 
 import fasti3d
 from fasti3d import I3D, extraction, video
-from fasti3d.extraction import ConflictError, dense
+from fasti3d.extraction import ConflictError, dense_features
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import still_flow, stream_flow
 from fasti3d.video.windows import cut_windows
@@ -40,8 +40,8 @@ def model() -> I3D:
 
 @pytest.fixture
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "_PIECE", 16)
-    monkeypatch.setattr(dense, "_LEAST", 8)
+    monkeypatch.setattr(dense_features, "_PIECE", 16)
+    monkeypatch.setattr(dense_features, "_MIN_PIECE", 8)
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +182,11 @@ def test_a_wrong_count_of_packets_changes_nothing(
         if seen != total:
             raise fasti3d.dense.FrameCountError
 
-    monkeypatch.setattr(dense, "count_frames", counted)
-    monkeypatch.setattr(dense, "dense_stream", fed)
-    monkeypatch.setattr(dense, "support", lambda features, total: [_step(i, total) for i in range(total)])
+    monkeypatch.setattr(dense_features, "count_frames", counted)
+    monkeypatch.setattr(dense_features, "dense_stream", fed)
+    monkeypatch.setattr(
+        dense_features, "support", lambda features, total: [_step(i, total) for i in range(total)]
+    )
     source = write_video(tmp_path / "ramp.mkv", plain(range(0, 231, 7)))
     options: dict[str, Any] = {"model": model, "streams": streams, "features": EARLY}
     if streams == "both":
@@ -248,8 +250,8 @@ import os, signal, sys
 sys.path[:0] = {paths!r}
 from i3d_making import make_i3d
 import fasti3d
-from fasti3d.extraction import dense
-dense._PIECE, dense._LEAST = 16, 8
+from fasti3d.extraction import dense_features as dense
+dense._PIECE, dense._MIN_PIECE = 16, 8
 video, out, kill = sys.argv[1:]
 stream = dense.dense_stream
 def dying(*arguments, **options):
@@ -259,7 +261,7 @@ def dying(*arguments, **options):
         yield found
 dense.dense_stream = dying
 done = fasti3d.extract(video, out, model=make_i3d(), mode="dense", features="Conv3d_1a_7x7")
-print(done.done, done.there)
+print(done.done, done.already_done)
 """
 
 
@@ -298,7 +300,7 @@ def test_few_frames_are_held_however_long_the_video_is(
             read += 1
 
     monkeypatch.setattr("fasti3d.extraction.reading.read_frames", frames)
-    monkeypatch.setattr(dense, "count_frames", lambda *arguments, **options: 10**6)
+    monkeypatch.setattr(dense_features, "count_frames", lambda *arguments, **options: 10**6)
     held: list[weakref.ref[Tensor]] = []
 
     def noted(*arguments: Any) -> Iterator[video.Window]:
@@ -306,8 +308,10 @@ def test_few_frames_are_held_however_long_the_video_is(
             held.append(weakref.ref(window.frames))
             yield window
 
-    monkeypatch.setattr(dense, "cut_windows", noted)
-    producer = dense.DenseFeatures(extraction.Settings(mode="dense", features=EARLY), {"rgb": model})
+    monkeypatch.setattr(dense_features, "cut_windows", noted)
+    producer = dense_features.DenseFeatures(
+        extraction.ExtractionSettings(mode="dense", features=EARLY), {"rgb": model}
+    )
     pieces = producer(tmp_path / "endless.mkv", extraction.Watch())
     for _, piece in zip(range(12), pieces, strict=False):
         assert piece is not None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fasti3d
 from fasti3d import extraction, video
-from fasti3d.extraction import windows
+from fasti3d.extraction import window_features
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import stream_flow
 
@@ -193,7 +193,7 @@ def test_batches_of_a_gpu_give_the_same_rows(
     ramp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crops: int
 ) -> None:
     one = extract(ramp, tmp_path / "one", step=3, crops=crops)["rgb"]
-    monkeypatch.setattr(windows, "BATCH", {"cpu": 8})
+    monkeypatch.setattr(window_features, "BATCH", {"cpu": 8})
     eight = extract(ramp, tmp_path / "eight", step=3, crops=crops)["rgb"]
     assert len(one) == 6
     assert np.allclose(one, eight, atol=1e-6)  # means of other shapes are summed in another order
@@ -234,7 +234,7 @@ def test_modes_of_the_network_are_left_as_they_were(ramp: Path, tmp_path: Path) 
 
 def test_one_video_s_work_can_be_sent_elsewhere(wide: Path, tmp_path: Path) -> None:
     """What an actor on another machine does is what a worker here does."""
-    settings = extraction.Settings(stack=9, tail="drop", format="safetensors")
+    settings = extraction.ExtractionSettings(stack=9, tail="drop", format="safetensors")
     (source,) = extraction.find_sources([wide])
     model = make_i3d()
     for name in ("here", "there"):

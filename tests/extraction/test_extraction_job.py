@@ -21,6 +21,7 @@ from waiting import PATIENCE, until
 
 import fasti3d
 from fasti3d.extraction import ConflictError, OutputError, Progress
+from fasti3d.utils import files
 
 HERE = Path(__file__).parent
 
@@ -60,13 +61,19 @@ def copy(videos: Path, to: Path, *names: str) -> Path:
 def test_folders_are_mirrored_and_finished_work_is_left_alone(videos: Path, tmp_path: Path) -> None:
     model = Counted()
     first = extract(videos, tmp_path, model=model)
-    assert (first.videos, first.done, first.there, first.failed, first.rows) == (3, 3, 0, (), 2 + 3 + 3)
+    assert (first.videos, first.done, first.already_done, first.failed, first.rows) == (
+        3,
+        3,
+        0,
+        (),
+        2 + 3 + 3,
+    )
     assert model.passes == 8
     files = ["a.json", "a_rgb.npy", "b.json", "b_rgb.npy", "sub/a.json", "sub/a_rgb.npy"]
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == files
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     again = extract(videos, tmp_path, model=model)
-    assert (again.done, again.there, again.rows) == (0, 3, 0)
+    assert (again.done, again.already_done, again.rows) == (0, 3, 0)
     assert model.passes == 8
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     (tmp_path / "b_rgb.npy").write_bytes(b"cut off")
@@ -107,7 +114,7 @@ def test_bad_files_are_reported_and_tried_again_when_asked(
     passes = model.passes
 
     again = extract(listed, out, model=model)
-    assert (again.done, again.there, len(again.failed)) == (0, 2, 3)
+    assert (again.done, again.already_done, len(again.failed)) == (0, 2, 3)
     assert model.passes == passes  # nothing was tried
     retried = extract(listed, out, model=model, retry_errors=True)
     assert (retried.done, len(retried.failed)) == (0, 3)
@@ -118,7 +125,7 @@ def test_bad_files_are_reported_and_tried_again_when_asked(
     (work / "junk.mp4").write_bytes((work / "a.mkv").read_bytes())
     (work / "missing.mp4").write_bytes((work / "b.mkv").read_bytes())
     mended = extract(listed, out, model=model)
-    assert (mended.done, mended.there, len(mended.failed)) == (2, 2, 1)
+    assert (mended.done, mended.already_done, len(mended.failed)) == (2, 2, 1)
     assert list(errors(out)) == ["corrupted"]
     partial = extract(work / "corrupted.mp4", tmp_path / "partial", partial=True)
     assert partial.failed == ()
@@ -139,7 +146,7 @@ def test_a_name_too_long_for_its_outputs_is_cut_and_told_from_others(videos: Pat
     out = tmp_path / "out"
     for done, there in ((5, 0), (0, 5)):
         result = extract(source, out)
-        assert (result.done, result.there, result.failed) == (done, there, ())
+        assert (result.done, result.already_done, result.failed) == (done, there, ())
     made = {json.loads(path.read_bytes())["made"]["source"]["file"]: path.stem for path in out.glob("*.json")}
     assert sorted(made) == sorted(f"{name}.mkv" for name in names)
     assert all(made[f"{name}.mkv"] == name for name in names[:2])
@@ -212,7 +219,7 @@ def test_what_a_kill_left_is_removed_whatever_its_settings_were(videos: Path, tm
     assert extract(videos / "a.mkv", tmp_path).done == 1
     assert sorted(tree(tmp_path)) == [".ab.npz.tmp", "a.json", "a_rgb.npy"]
     (tmp_path / ".a.lock").touch()  # as a kill right behind the record leaves it
-    assert extract(videos / "a.mkv", tmp_path).there == 1
+    assert extract(videos / "a.mkv", tmp_path).already_done == 1
     assert not (tmp_path / ".a.lock").exists()
 
 
@@ -244,19 +251,23 @@ def test_a_video_that_is_replaced_while_it_is_read_fails_and_is_done_next_time(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
-def test_a_full_disk_ends_the_job_and_nothing_finished_is_lost(videos: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_job_and_nothing_finished_is_lost(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
+    create = files.create
 
-    class Filling(Shown):
-        def extract_features(self, x: Tensor) -> Tensor:
-            if (out / "a.json").exists() and not (out / ".b_rgb.npy.tmp").is_symlink():
-                (out / ".b_rgb.npy.tmp").symlink_to("/dev/full")
-            return super().extract_features(x)
+    def create_on_a_full_disk(path: Path) -> Any:
+        return open("/dev/full", "wb") if path.name == ".b_rgb.npy.tmp" else create(path)
 
-    with pytest.raises(OutputError, match=r"b_rgb\.npy cannot be written: No space left on device"):
-        extract(videos, out, model=Filling(), workers=1)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OutputError, match=r"b_rgb\.npy cannot be written: No space"),
+    ):
+        patch.setattr(files, "create", create_on_a_full_disk)
+        extract(videos, out, workers=1)
     assert sorted(tree(out)) == ["a.json", "a_rgb.npy"]
-    assert extract(videos, out).there == 1
+    assert extract(videos, out).already_done == 1
     extract(videos, tmp_path / "fresh")
     assert tree(out) == tree(tmp_path / "fresh")
 
@@ -359,7 +370,7 @@ class Slow(Shown):
 model = Slow()
 print("ready", flush=True)
 done = fasti3d.extract(sys.argv[1], sys.argv[2], model=model, stack=10)
-print(model.passes, done.done, done.there, len(done.failed), flush=True)
+print(model.passes, done.done, done.already_done, len(done.failed), flush=True)
 """
 
 
@@ -417,7 +428,7 @@ def test_a_job_of_200_videos(tmp_path: Path) -> None:
     assert 40 <= finished < 195
     model = Counted()
     done = extract(work, out, model=model)
-    assert (done.videos, done.done, done.there, len(done.failed)) == (200, 195 - finished, finished, 5)
+    assert (done.videos, done.done, done.already_done, len(done.failed)) == (200, 195 - finished, finished, 5)
     assert model.passes == 2 * (195 - finished)
     assert len(errors(out)) == 5
     assert not list(out.rglob(".*"))

@@ -122,12 +122,12 @@ def test_two_workers_give_the_bytes_of_one_machine(
 
     # What is finished is not done again; what differs is refused; errors are tried again when asked.
     again = extract(given, tmp_path / "ray", ray="auto")
-    assert (again.done, again.there, len(again.failed)) == (0, 6, 1)
+    assert (again.done, again.already_done, len(again.failed)) == (0, 6, 1)
     with pytest.raises(ConflictError, match=r"settings\.stack 10 there and 12 now"):
         extract(given, tmp_path / "ray", ray="auto", stack=12)
     (tmp_path / "ray" / "0" / "2.json").unlink()
     retried = extract(given, tmp_path / "ray", ray="auto", retry_errors=True, overwrite=True)
-    assert (retried.done, retried.there, len(retried.failed)) == (1, 5, 1)
+    assert (retried.done, retried.already_done, len(retried.failed)) == (1, 5, 1)
     assert tree(tmp_path / "ray") == tree(tmp_path / "alone")
 
 
@@ -156,7 +156,7 @@ def test_a_video_that_kills_its_worker_each_time_fails_and_the_others_go_on(tmp_
         "white": "ended the process that worked on it 3 times, as for want of memory",
     }
     assert (tmp_path / "marks" / "white").read_text() == "xxx"
-    assert extract(work, out, model=model, ray="auto").there == 3  # it is not tried unasked
+    assert extract(work, out, model=model, ray="auto").already_done == 3  # it is not tried unasked
     assert (tmp_path / "marks" / "white").read_text() == "xxx"
     assert extract(work, out, retry_errors=True).done == 1  # here nothing kills
     extract(work, tmp_path / "alone")
