@@ -55,13 +55,13 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 
 def make_i3d(num_classes: int = 7, in_channels: int = 3, *, seed: int = 0) -> I3D:
-    """A network in eval mode, the same for the same seed."""
-    return copy.deepcopy(_template(num_classes, in_channels, seed))
+    """A network in eval mode, the same for the same seed; of few channels where a module is ``narrow``."""
+    return copy.deepcopy(_template(num_classes, in_channels, seed, network.FEATURE_CHANNELS))
 
 
 def make_warm_i3d() -> I3D:
     """The same network as ``make_i3d()``, as it is after a fused run: with a plan for its weights."""
-    template = _template(7, 3, 0)
+    template = _template(7, 3, 0, network.FEATURE_CHANNELS)
     if template._plan is None:
         with torch.no_grad():
             template.forward_features(random_clip(*SMALL))
@@ -71,7 +71,8 @@ def make_warm_i3d() -> I3D:
 
 
 @cache
-def _template(num_classes: int, in_channels: int, seed: int) -> I3D:
+def _template(num_classes: int, in_channels: int, seed: int, width: int) -> I3D:
+    """A network of the trunk as it is now, narrow or not; ``width`` tells them apart."""
     model = I3D(num_classes, in_channels)
     randomise(model, seed)
     return model.eval()

@@ -13,10 +13,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from i3d_making import NARROW
 from safetensors.torch import save_file
 from waiting import PATIENCE
 
 import fasti3d
+from fasti3d import network
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -59,9 +61,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def _save_random(path: Path, in_channels: int) -> Path:
+def _save_random(path: Path, in_channels: int, *, narrow: bool = False) -> Path:
     torch.manual_seed(0)
-    save_file(fasti3d.I3D(5, in_channels).state_dict(), path)
+    with pytest.MonkeyPatch.context() as patch:
+        if narrow:
+            patch.setattr(network, "TRUNK", NARROW)
+            patch.setattr(network, "FEATURE_CHANNELS", NARROW["Mixed_5c"].out_channels)
+        save_file(fasti3d.I3D(5, in_channels).state_dict(), path)
     return path
 
 
@@ -75,3 +81,15 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes optical flow."""
     return _save_random(tmp_path_factory.mktemp("weights") / "flow.safetensors", 2)
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``random_weights``, for tests of modules that are ``narrow``."""
+    return _save_random(tmp_path_factory.mktemp("weights") / "rgb.safetensors", 3, narrow=True)
+
+
+@pytest.fixture(scope="session")
+def narrow_flow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``flow_weights``, for tests of modules that are ``narrow``."""
+    return _save_random(tmp_path_factory.mktemp("weights") / "flow.safetensors", 2, narrow=True)

@@ -30,10 +30,10 @@ from fasti3d.utils.files import write_atomically
 
 
 def test_json_is_the_library_s_result_and_errors_have_their_lines(
-    run, clips: dict[str, Path], random_weights: Path
+    run, clips: dict[str, Path], narrow_weights: Path
 ) -> None:
     missing = clips["a"].with_name("clips*.mp4")
-    done = run("classify", clips["a"], missing, clips["b"], "--weights", random_weights, "--json", "--top", 2)
+    done = run("classify", clips["a"], missing, clips["b"], "--weights", narrow_weights, "--json", "--top", 2)
     assert done.returncode == 1
     first, failed, second = map(json.loads, done.stdout.splitlines())
     assert failed.keys() == {"file", "error"}
@@ -44,7 +44,7 @@ def test_json_is_the_library_s_result_and_errors_have_their_lines(
 
     assert first["file"] == str(clips["a"])
     assert second["file"] == str(clips["b"])
-    result = classify(clips["a"], model=load_model(random_weights, device="cpu"))
+    result = classify(clips["a"], model=load_model(narrow_weights, device="cpu"))
     assert first["top"] == [
         {
             "label": score.label,
@@ -62,9 +62,9 @@ def test_json_is_the_library_s_result_and_errors_have_their_lines(
     assert {"device", "dtype"} <= first.keys()
 
 
-def test_table_and_timelines(run, clips: dict[str, Path], random_weights: Path, tmp_path: Path) -> None:
+def test_table_and_timelines(run, clips: dict[str, Path], narrow_weights: Path, tmp_path: Path) -> None:
     pattern = tmp_path / "{stem}.png"
-    options = ("--weights", random_weights, "--timeline", pattern, "--top", 3, "--device", "cpu")
+    options = ("--weights", narrow_weights, "--timeline", pattern, "--top", 3, "--device", "cpu")
     done = run("classify", clips["a"], clips["b"], *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("class ") == 6 + 2  # rows and the two headings
@@ -114,12 +114,12 @@ def test_one_timeline_for_two_videos_is_wrong_usage(clips: dict[str, Path], tmp_
 
 
 def test_weights_of_the_other_stream_are_wrong_usage(
-    clips: dict[str, Path], random_weights: Path, flow_weights: Path
+    clips: dict[str, Path], narrow_weights: Path, narrow_flow_weights: Path
 ) -> None:
-    said = usage_error(clips["a"], "--weights", flow_weights)
+    said = usage_error(clips["a"], "--weights", narrow_flow_weights)
     assert "Invalid value for --weights: " in said
     assert "got one of 2 channels" in said
-    options = ("--streams", "flow", "--flow-weights", random_weights)
+    options = ("--streams", "flow", "--flow-weights", narrow_weights)
     said = usage_error(clips["a"], *options)
     assert "Invalid value for --flow-weights: " in said
     assert "got one of 3 channels" in said
@@ -145,11 +145,11 @@ def test_wrong_usage_of_the_flow_stream_says_what_is_wrong(
 
 
 def test_streams_of_different_classes_are_wrong_usage(
-    clips: dict[str, Path], flow_weights: Path, tmp_path: Path
+    clips: dict[str, Path], narrow_flow_weights: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.safetensors"
     save_file(fasti3d.I3D(4).state_dict(), other)
-    options = ("--streams", "both", "--flow-weights", flow_weights, "--weights", other)
+    options = ("--streams", "both", "--flow-weights", narrow_flow_weights, "--weights", other)
     assert "rgb has 4 and flow 5" in usage_error(clips["a"], *options)
 
 
@@ -160,13 +160,13 @@ def json_of(*arguments: object) -> dict[str, Any]:
 
 
 def test_json_of_both_streams_has_each_one_s_own_classes(
-    clips: dict[str, Path], random_weights: Path, flow_weights: Path, tmp_path: Path
+    clips: dict[str, Path], narrow_weights: Path, narrow_flow_weights: Path, tmp_path: Path
 ) -> None:
-    rgb = json_of(clips["a"], "--weights", random_weights)
-    options = ("--flow-weights", flow_weights, "--timeline", tmp_path / "timeline.png")
+    rgb = json_of(clips["a"], "--weights", narrow_weights)
+    options = ("--flow-weights", narrow_flow_weights, "--timeline", tmp_path / "timeline.png")
     flow = json_of(clips["a"], "--streams", "flow", *options)
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
-    both = json_of(clips["a"], "--streams", "both", "--weights", random_weights, *options[:2])
+    both = json_of(clips["a"], "--streams", "both", "--weights", narrow_weights, *options[:2])
     assert rgb["streams"] == {"rgb": {"top": rgb["top"]}}
     assert flow["streams"] == {"flow": {"top": flow["top"]}}
     assert both["streams"] == rgb["streams"] | flow["streams"]
@@ -179,7 +179,7 @@ def test_json_of_both_streams_has_each_one_s_own_classes(
 
 
 def test_presets_are_those_of_the_library(
-    clips: dict[str, Path], flow_weights: Path, monkeypatch: pytest.MonkeyPatch
+    clips: dict[str, Path], narrow_flow_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
@@ -188,7 +188,7 @@ def test_presets_are_those_of_the_library(
         return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
 
     monkeypatch.setattr(stream, "tvl1_video", solve)
-    options = ("--streams", "flow", "--flow-weights", flow_weights)
+    options = ("--streams", "flow", "--flow-weights", narrow_flow_weights)
     json_of(clips["a"], *options)
     json_of(clips["a"], *options, "--flow-preset", "mediapipe", "--tvl1-preset", "large-motion")
     assert seen == [((256, 256), TVL1Params()), ((224, 224), TVL1Params.preset("large-motion"))]
@@ -206,8 +206,8 @@ def test_a_file_that_is_no_checkpoint_fails_without_a_traceback(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="interrupts are sent otherwise here")
-def test_an_interrupt_ends_quietly(clips: dict[str, Path], random_weights: Path) -> None:
-    options = ["--weights", str(random_weights), "--window", "9", "--stride", "1", "--json"]
+def test_an_interrupt_ends_quietly(clips: dict[str, Path], narrow_weights: Path) -> None:
+    options = ["--weights", str(narrow_weights), "--window", "9", "--stride", "1", "--json"]
     command = [sys.executable, "-m", "fasti3d", "classify", str(clips["a"]), str(clips["long"]), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -152,7 +152,7 @@ except Exception as error:
 @pytest.mark.parametrize("mode", [(), ("--mode", "dense")], ids=["windows", "dense"])
 def test_extract(
     clips: dict[str, Path],
-    random_weights: Path,
+    narrow_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     short: Callable[[], Exception],
@@ -167,7 +167,7 @@ def test_extract(
         "-o",
         out,
         "--weights",
-        random_weights,
+        narrow_weights,
         "--workers",
         1,
         "--device",
@@ -207,9 +207,9 @@ def test_flow_on_a_full_disk(clips: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 def test_classify_and_fvd(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clips: dict[str, Path], narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = ("--weights", random_weights, "--device", "cpu")
+    weights = ("--weights", narrow_weights, "--device", "cpu")
     for short in (SHORT["memory"], SHORT["descriptors"], SHORT["memory of a GPU"]):
         with monkeypatch.context() as patched:
             run_short_on(patched, "a.mkv", short)

@@ -15,10 +15,12 @@ from tolerances import assert_close
 from torch import Tensor
 
 import fasti3d
-from fasti3d import extraction, video
+from fasti3d import extraction, network, video
 from fasti3d.extraction import window_features
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import stream_flow
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 FAST = TVL1Params(nscales=2, warps=1, outer_iterations=2, inner_iterations=5)
 
@@ -116,7 +118,7 @@ def test_pooled_features_maps_and_endpoints_of_the_real_network(wide: Path, tmp_
     with torch.no_grad():
         maps = model.forward_endpoints(clip, ["MaxPool3d_4a_3x3", "Mixed_5c", "Logits"])
         pooled = model.extract_features(clip).mean(dim=2).numpy()
-    assert pooled.shape == (1, 1024)
+    assert pooled.shape == (1, network.FEATURE_CHANNELS)
     assert np.array_equal(made("pooled"), pooled)
     assert np.array_equal(made("map"), maps["Mixed_5c"].numpy())
     assert np.array_equal(made("MaxPool3d_4a_3x3"), maps["MaxPool3d_4a_3x3"].numpy())
