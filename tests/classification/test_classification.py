@@ -481,28 +481,12 @@ def kinetics(kinetics_weights: Path) -> fasti3d.I3D:
     return load_model(kinetics_weights, device="cpu", dtype="float32")
 
 
-# With these weights, the network of another implementation and the first 160 frames of each file.
-REAL = [
-    ("arm_wrestling.mp4", "arm wrestling", 0.999, 1.0),
-    ("clean_and_jerk.mp4", "clean and jerk", 0.9935, 0.9945),
-    ("flipping_pancake.mkv", "flipping pancake", 0.9997, 0.9999),
-]
-
-
-@pytest.mark.parametrize(("name", "label", "low", "high"), REAL)
-def test_the_first_160_frames_of_real_clips(
-    shared_data: Path, kinetics: fasti3d.I3D, name: str, label: str, low: float, high: float
-) -> None:
-    window = next(video.windows(shared_data / "videos" / name, window=160, stride=160, fps=None))
+def test_the_first_160_frames_of_a_real_clip(shared_data: Path, kinetics: fasti3d.I3D) -> None:
+    """With these weights, the network of another implementation gives 0.994."""
+    clip = shared_data / "videos" / "clean_and_jerk.mp4"
+    window = next(video.windows(clip, window=160, stride=160, fps=None))
     with torch.no_grad():
         probabilities = kinetics(video.to_clip(window.frames)[None]).softmax(1)[0]
     assert kinetics.labels is not None
-    assert kinetics.labels[probabilities.argmax()] == label
-    assert low < probabilities.max() <= high
-
-
-def test_a_real_clip_by_the_name_of_its_weights(shared_data: Path, kinetics: fasti3d.I3D) -> None:
-    result = classify(shared_data / "videos" / "arm_wrestling.mp4", model=kinetics, stride=128)
-    assert result.top(1)[0].label == "arm wrestling"
-    assert result.top(1)[0].probability > 0.99
-    assert [segment.label for segment in result.segments()] == ["arm wrestling"]
+    assert kinetics.labels[probabilities.argmax()] == "clean and jerk"
+    assert 0.9935 < probabilities.max() <= 0.9945

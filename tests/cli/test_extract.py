@@ -197,8 +197,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def long_options(narrow_weights: Path) -> tuple[object, ...]:
-    """Some hundred windows of ``long``, which take a while."""
-    return ("--weights", narrow_weights, "--stack", 9, "--features", "MaxPool3d_2a_3x3", "--step", 4)
+    """Fifty windows of ``long``, which take a while."""
+    return ("--weights", narrow_weights, "--stack", 9, "--features", "MaxPool3d_2a_3x3", "--step", 8)
 
 
 @pytest.fixture(scope="module")

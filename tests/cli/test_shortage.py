@@ -30,6 +30,7 @@ SHORT: dict[str, Callable[[], Exception]] = {
     "memory of torch": lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes"),
     "memory of a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
 }
+pytestmark = pytest.mark.usefixtures("narrow")
 every_shortage = pytest.mark.parametrize("short", SHORT.values(), ids=SHORT.keys())
 some = pytest.mark.parametrize(
     "short", [SHORT["memory"], SHORT["descriptors of FFmpeg"], SHORT["memory of a GPU"]]
