@@ -63,29 +63,28 @@ def extract(
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Extraction:
-    """Extract the features of videos to files, and continue where an earlier call was cut short.
+    """Extract the features of videos to files, continuing where an earlier call was cut short.
 
     Each row is float32 features of a window of the video, or of a step of one pass over it. ``NAME.json``
     beside them says how they were made, and which frames and seconds each row covers. It is written last: a
     video whose record has the same settings, weights and state of its file is finished. A call that was
     killed and is made again ends with the same bytes as an undisturbed one. Several calls may share ``out``.
 
-    Videos that fail are listed in ``errors.jsonl``, and tried again when they have changed. The features do
-    not depend on ``workers``, nor on the other videos; memory does not grow with the videos' length or
-    number.
+    Videos that fail are listed in ``errors.jsonl``, and tried again when they have changed. Neither other
+    videos nor ``workers`` change the features; memory does not grow with the videos' length or number.
 
     Args:
         sources: A video, a folder of videos or of images, a ``.txt`` with a video per line, or several of
-            these: see ``extraction.find_sources``.
+            these; see ``extraction.find_sources``.
         out: The output folder.
         model: The RGB network, which keeps its device and dtype; or the name or path of weights.
         flow_model: The same for the flow stream; required unless ``streams`` is ``"rgb"``.
-        settings: What to extract and how; None is the defaults.
+        settings: What to extract; None is the defaults.
         progress: Called, from any thread, with how far the job is.
         **options: Fields of ``ExtractionSettings``, which documents them; they override ``settings``.
 
     Raises:
-        ValueError: A setting is out of range, sources are missing or share a name, or networks do not fit.
+        ValueError: A setting is out of range, a source is missing or shares a name, or networks do not fit.
         TypeError: An option is not a field of ``ExtractionSettings``.
         extraction.ConflictError: ``out`` holds features that were made otherwise; nothing was changed.
         extraction.OutputError: ``out`` cannot be written to; what is finished stays.
@@ -109,12 +108,12 @@ def extract(
         settings = replace(settings, flow_from=Path(settings.flow_from).absolute())
     with nullcontext() if settings.ray is None else on_ray.cluster(settings.ray):
         device, dtype = settings.device, settings.dtype
-        there = None if settings.ray is None else on_ray.cluster_device(device)
-        if there is not None:  # weights are loaded here, where there need not be such a device
-            device, dtype = "cpu", _name(resolve_dtype(dtype, there))
+        on_cluster = None if settings.ray is None else on_ray.cluster_device(device)
+        if on_cluster is not None:  # weights are loaded on this machine, which may lack such a device
+            device, dtype = "cpu", _name(resolve_dtype(dtype, on_cluster))
         models = load_streams({"rgb": model, "flow": flow_model}, settings.names, device=device, dtype=dtype)
         here, precision = place(models[settings.names[0]])
-        settings = replace(settings, device=(there or here).type, dtype=_name(precision))
+        settings = replace(settings, device=(on_cluster or here).type, dtype=_name(precision))
 
         start = time.perf_counter()
         eps = _VIDEO_FEATURES_EPS if settings.layout == "video_features" else None

@@ -121,6 +121,11 @@ class FeatureFiles(ResumableOutput):
             yield held
 
     def remove_temporary(self) -> None:
+        """Remove what a killed process has left, whatever its settings were.
+
+        Raises:
+            OutputError: A file cannot be removed.
+        """
         with _output_errors(self._base):
             super().remove_temporary()
 

@@ -35,7 +35,7 @@ class ExtractionSettings:
     Attributes:
         streams: ``"rgb"``, ``"flow"`` or ``"both"``, each with features of its own.
         mode: ``"windows"``, one row each, or ``"dense"``, one pass over the whole video, one row per step.
-        features: ``"pooled"``, (1024,); ``"map"``, all of Mixed_5c; or an endpoint (``network.ENDPOINTS``).
+        features: ``"pooled"``, (1024,); ``"map"``, all of Mixed_5c; or one of ``network.ENDPOINTS``.
         stack: Frames per window, at least 9, with flow 10; None is 64. Like ``step`` and ``tail``, only for
             mode windows.
         step: Frames from one window to the next; None is ``stack``.
@@ -54,11 +54,11 @@ class ExtractionSettings:
         workers: Videos in work at once; None is 2 on a CPU, up to 8 with a GPU, on Ray what fits.
         retry_errors: Try failed videos again that have not changed.
         overwrite: Replace outputs that were made otherwise.
-        shard: (i, n), the i-th of n parts, counted from 1.
+        shard: (i, n), part i of n, from 1 on.
         ray: ``"local"``, ``"auto"`` or ``"HOST:PORT"``: run on a Ray cluster.
 
     Raises:
-        ValueError: A value is out of range, or two do not go together.
+        ValueError: A value is out of range, or two conflict.
 
     Example:
         >>> ExtractionSettings(mode="dense", features="map").names

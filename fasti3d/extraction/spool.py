@@ -32,10 +32,12 @@ class Spool:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the array so far."""
         return (self._rows, *self._row_shape)
 
     @property
     def nbytes(self) -> int:
+        """The bytes of the array so far."""
         return 4 * math.prod(self.shape)
 
     def add(self, rows: Tensor) -> None:
@@ -60,4 +62,5 @@ class Spool:
             file.write(np.frombuffer(part, "<f4").astype(dtype).tobytes())
 
     def close(self) -> None:
+        """Remove the file."""
         self._file.close()
