@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,12 +14,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from i3d_making import NARROW
+from i3d_making import narrowed
 from safetensors.torch import save_file
 from waiting import PATIENCE
 
 import fasti3d
-from fasti3d import network
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -63,10 +63,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def _save_random(path: Path, in_channels: int, *, narrow: bool = False) -> Path:
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        if narrow:
-            patch.setattr(network, "TRUNK", NARROW)
-            patch.setattr(network, "FEATURE_CHANNELS", NARROW["Mixed_5c"].out_channels)
+    with narrowed() if narrow else nullcontext():
         save_file(fasti3d.I3D(5, in_channels).state_dict(), path)
     return path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +14,7 @@ from torch import Tensor, nn
 from weights_making import Tensors, to_deepmind, to_hassony2, to_jax
 
 from fasti3d import reference
-from fasti3d.weights import (
-    KINETICS_400_LABELS,
-    Checkpoint,
-    WeightsError,
-    containers,
-    convert,
-    load,
-    load_into,
-)
+from fasti3d.weights import KINETICS_400_LABELS, Checkpoint, WeightsError, convert, load, load_into
 from fasti3d.weights.formats import recognise
 
 # TorchScript is on its way out, but its archives are still about.
@@ -360,12 +351,3 @@ def test_a_flow_network_of_any_classes_loads(tmp_path: Path) -> None:
     load_into(model, checkpoint)
     assert model.logits.conv3d.weight.dtype == torch.float16
     assert torch.equal(model.logits.conv3d.weight, tensors["logits.conv3d.weight"].half())
-
-
-@pytest.mark.parametrize("length", [0x180, 0x280, 0x580])
-def test_a_safetensors_header_whose_length_begins_as_a_pickle_does(length: int) -> None:
-    header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
-    data = length.to_bytes(8, "little") + header + np.array([1, 2], "<f4").tobytes()
-    assert data.startswith(b"\x80")
-    tensors = containers.read(io.BytesIO(data)).groups[""]
-    assert tensors["a"].tolist() == [1, 2]
