@@ -16,8 +16,8 @@ from fasti3d.cli.options import (
     Device,
     Weights,
     at_least,
-    blaming,
     checked,
+    option_errors,
     to_device,
     to_dtype,
     to_rate,
@@ -148,10 +148,10 @@ def fvd(
     """
     rate, limits = to_rate(fps), _limits(value_range)
     if save_stats is not None:
-        with blaming("--save-stats"):
+        with option_errors("--save-stats"):
             check_statistics(save_stats)
     if plot is not None:
-        with blaming("--plot"):
+        with option_errors("--plot"):
             check_target(plot)
     check_there(weights)
     from fasti3d.metrics.comparison import fvd as compare

@@ -55,7 +55,7 @@ def tune(
     from fasti3d.inspect.tune import to_table
     from fasti3d.inspect.tune import tune as measure
     from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
-    from fasti3d.weights.files import write_atomically
+    from fasti3d.utils.files import write_atomically
 
     where = to_device(device)
     if where.type != "cuda":

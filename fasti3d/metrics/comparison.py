@@ -19,11 +19,11 @@ from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import Given, SavedSource, Source, TensorSource, open_source
+from fasti3d.utils.hashing import sha256
 from fasti3d.utils.prefetch import read_ahead
 from fasti3d.utils.targets import check_statistics
 from fasti3d.utils.warnings import recorded_warnings
 from fasti3d.weights import Spec
-from fasti3d.weights.files import sha256
 
 # Videos that were left out, of each side, that are warned of one by one.
 _SHOWN = 20

@@ -7,8 +7,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from fasti3d.metrics.comparison import FVDResult
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.targets import check_target
-from fasti3d.weights.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,10 +14,10 @@ import torch
 
 from fasti3d.metrics.side import Side
 from fasti3d.utils.archives import Archive, ArchiveError, damaged
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief, parse_json
 from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.targets import check_statistics
-from fasti3d.weights.files import write_atomically
 
 # The array that tells such a file from others: in JSON, what the statistics are of.
 KEY = "fasti3d_fvd"

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from fasti3d.proof.subject import Subject
 from fasti3d.utils.cache_dir import cache_dir
-from fasti3d.weights.files import write_atomically
+from fasti3d.utils.files import write_atomically
 
 # ``broken``: it does not compile or launch, which another process may be able to.
 Kind = Literal["good", "wrong", "broken", "crashed", "hung"]

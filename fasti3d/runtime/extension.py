@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fasti3d.runtime.environment import wrong
+from fasti3d.utils.environment import wrong
 
 _ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 

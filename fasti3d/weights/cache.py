@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fasti3d.runtime.environment import SettingError
 from fasti3d.utils.cache_dir import cache_dir
+from fasti3d.utils.environment import SettingError
+from fasti3d.utils.files import write_atomically
+from fasti3d.utils.hashing import sha256
 from fasti3d.utils.parsing import brief, first_line, parse_json
 from fasti3d.utils.plain_files import open_regular, remove_planted
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights.checkpoint import read_checkpoint, write_checkpoint
 from fasti3d.weights.download import Progress, http_download, pip_download
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import sha256, write_atomically
 from fasti3d.weights.published import Entry, PipArchive, Url, lookup
 
 _DISK = (errno.ENOSPC, errno.EDQUOT)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d import reference
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief, parse_json
 from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights import containers, formats
 from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import write_atomically
 from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
 from fasti3d.weights.published import identify
 

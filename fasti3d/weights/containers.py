@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.utils.archives import Archive, ArchiveError
+from fasti3d.utils.hashing import git_blob_sha1, sha256
 from fasti3d.utils.parsing import brief, first_line, parse_json
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights import torch_files
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import git_blob_sha1, sha256
 from fasti3d.weights.published import KINETICS_ARCHIVE, KINETICS_PICKLE
 from fasti3d.weights.torch_files import TorchFile, is_tensor
 from fasti3d.weights.unpickle import unpickle, walk
@@ -140,7 +140,9 @@ def read(file: IO[bytes]) -> Contents:
         file.seek(0)
         if head.startswith(_OLD_TORCH):
             return _torch(torch_files.read_legacy(file), file, size)
-        if head.startswith(_PICKLE):
+        json_follows = head[8:9] == b"{"
+        # The length of a safetensors header may begin as a pickle does; as a length, a pickle's is absurd.
+        if head.startswith(_PICKLE) and not (json_follows and int.from_bytes(head[:8], "little") <= size):
             return _arrays(file.read())
         if head.startswith(_GZIP):
             return _arrays(_kinetics_pickle(file, size))
@@ -149,7 +151,7 @@ def read(file: IO[bytes]) -> Contents:
             if any(name.endswith(".npy") for name in archive.names):
                 return _npz(archive, file)
             return _torch(torch_files.read_zip(archive), file, size)
-        if head[8:9] == b"{":
+        if json_follows:
             return _safetensors(file, size)
     raise WeightsError(
         f"not a weights file: it begins with {head!r} where a torch, TorchScript, safetensors, npz or"

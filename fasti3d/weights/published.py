@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fasti3d.utils.hashing import git_blob_sha1, sha256
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import git_blob_sha1, sha256
 from fasti3d.weights.labels import KINETICS_400
 
 

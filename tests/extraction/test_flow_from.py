@@ -89,7 +89,7 @@ def test_the_record_says_where_flow_came_from(home: Path, tmp_path: Path) -> Non
     assert "tvl1" not in made["settings"]
     assert made["source"]["flow"]["folder"] == str(home / "flows" / "v")
     assert made["source"]["flow"]["flows"] == FRAMES - 1
-    assert extract(path, out, flow_from=home / "flows").there == 1
+    assert extract(path, out, flow_from=home / "flows").already_done == 1
     before = tree(out)
     shutil.copytree(home / "flows", tmp_path / "others")
     (tmp_path / "others" / "v" / "flow.json").unlink()

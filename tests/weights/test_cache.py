@@ -16,7 +16,7 @@ import torch
 from waiting import PATIENCE
 from weights_making import FileServer, Tensors, to_hassony2
 
-from fasti3d.runtime.environment import SettingError
+from fasti3d.utils.environment import SettingError
 from fasti3d.weights import KINETICS_400_LABELS, WeightsError, cache_dir, get, load, registry, verify
 from fasti3d.weights.published import Entry, PipArchive, Url
 

@@ -10,7 +10,7 @@ import torch
 from test_checkpoint import FILES
 from weights_making import Tensors, to_deepmind
 
-from fasti3d.classification.classify import load_model
+from fasti3d.models import load_model
 from fasti3d.two_stream import TwoStreamI3D
 from fasti3d.weights import load
 
