@@ -35,6 +35,8 @@ _GZIP = b"\x1f\x8b"
 # torch.save before 1.6 starts with its magic number as a pickle of its own.
 _OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _PICKLE = b"\x80"
+# Of a safetensors file, from the fifth byte on: the upper half of the length of its header, which is JSON.
+_SAFETENSORS_MARK = b"\0\0\0\0{"
 
 # Trained weights hardly compress.
 _RATIO = 8
@@ -138,6 +140,9 @@ def read(file: IO[bytes]) -> Contents:
         file.seek(0)
         head = file.read(16)
         file.seek(0)
+        # First, since the lower half of that length may be any other kind's first bytes.
+        if head[4:9] == _SAFETENSORS_MARK:
+            return _safetensors(file, size)
         if head.startswith(_OLD_TORCH):
             return _torch(torch_files.read_legacy(file), file, size)
         if head.startswith(_PICKLE):

@@ -14,11 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
-FILES = [
-    file
-    for pattern in ("*_cuda.py", "*/*_cuda.py")
-    for file in sorted((ROOT / "tests").glob(pattern))
-]
+FILES = [file for pattern in ("*_cuda.py", "*/*_cuda.py") for file in sorted((ROOT / "tests").glob(pattern))]
 # All that they hold is a part of its own.
 SANITIZERS = [file for file in FILES if "sanitizer" in file.name]
 # By the call that runs them: the records of benchmarks, and the suites that they are of.

@@ -21,8 +21,6 @@ from fasti3d import I3D, compat, inputs, network, reference, weights
 from fasti3d.compat import hassony2, pytorch_i3d
 from fasti3d.compat.pytorch_i3d import InceptionI3d, MaxPool3dSamePadding, Unit3D
 
-pytestmark = pytest.mark.usefixtures("narrow")
-
 SMALL = (1, 3, 5, 17, 20)
 WITH_HEAD = (1, 3, 9, 193, 193)
 

