@@ -29,7 +29,7 @@ from fasti3d.weights import formats
 from fasti3d.weights.checkpoint import Checkpoint, Source, contents_of, digest, standard
 from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.formats import Format, Recognised, tensor_keys
+from fasti3d.weights.formats import Format, Recognized, tensor_keys
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.loading import opened, save
 from fasti3d.weights.paths import Spec, find_file
@@ -279,14 +279,14 @@ def _new_classifier(model: reference.I3D) -> dict[str, Tensor]:
     return {formats.CLASSIFIER: weight, formats.CLASSIFIER_BIAS: torch.zeros(weight.shape[0])}
 
 
-def _wanted(model: nn.Module) -> Recognised:
+def _wanted(model: nn.Module) -> Recognized:
     """The tensors of a network to fill.
 
     Raises:
         WeightsError: it is not an I3D, or its batch norm has another eps.
     """
     try:
-        wanted = formats.recognise({"": model.state_dict()})
+        wanted = formats.recognize({"": model.state_dict()})
     except WeightsError as error:
         raise WeightsError(f"the network, {type(model).__name__}, is not an I3D: {error}") from error
     _check_eps(model, wanted)
@@ -294,7 +294,7 @@ def _wanted(model: nn.Module) -> Recognised:
 
 
 def _inflated(
-    contents: Contents, model: nn.Module, wanted: Recognised, mode: str
+    contents: Contents, model: nn.Module, wanted: Recognized, mode: str
 ) -> tuple[dict[str, Tensor], InflationReport]:
     """The tensors of ``model`` that 2-D weights fill, by the model's names; the model is not changed."""
     groups = contents.groups
@@ -338,7 +338,7 @@ def _block(name: str) -> str:
     return name.split(".")[0]
 
 
-def _check_eps(model: nn.Module, wanted: Recognised) -> None:
+def _check_eps(model: nn.Module, wanted: Recognized) -> None:
     """Refuses a network whose batch norm would make something else of the statistics."""
     for ours, name in wanted.names.items():
         if ours.endswith("bn.running_var"):
@@ -351,7 +351,7 @@ def _check_eps(model: nn.Module, wanted: Recognised) -> None:
                 )
 
 
-def _fill(found: Recognised, wanted: Recognised) -> None:
+def _fill(found: Recognized, wanted: Recognized) -> None:
     """Adds what a format leaves out: step counts, and the scale of TensorFlow's batch norm."""
     has_scale = any(name.endswith("bn.weight") for name in found.tensors)
     for name, tensor in wanted.tensors.items():
@@ -361,7 +361,7 @@ def _fill(found: Recognised, wanted: Recognised) -> None:
             found.tensors[name] = torch.ones(tensor.shape)
 
 
-def _problems(found: Recognised, wanted: Recognised, trunk: list[str]) -> str:
+def _problems(found: Recognized, wanted: Recognized, trunk: list[str]) -> str:
     """What keeps the weights from filling the trunk of the network; empty if nothing does."""
     theirs = {ours: found.prefix + key for key, ours in found.format.keys.items()}
     known = {key.removesuffix(":0") for key in found.names.values()}

@@ -21,7 +21,7 @@ from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip,
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.solve import tvl1, tvl1_video
 from fasti3d.flow.stream import stream_flow
-from fasti3d.flow.windows import FlowWindow, SolvedFlow, with_flow
+from fasti3d.flow.window_flow import FlowWindow, SolvedFlow, with_flow
 
 CPU = torch.device("cpu")
 # Few iterations: what is tested here is which frames meet, not how well they are matched.
@@ -257,7 +257,7 @@ import resource, sys, torch
 from fasti3d import choices, video
 from fasti3d.flow import stream, windows
 from fasti3d.flow.params import TVL1Params
-from fasti3d.flow.windows import SolvedFlow, with_flow
+from fasti3d.flow.window_flow import SolvedFlow, with_flow
 stream.tvl1_video = lambda grey, params: torch.stack([grey[1:], grey[:-1]], dim=1).float()
 
 def windows():

@@ -14,7 +14,7 @@ from fasti3d.flow import stream
 from fasti3d.flow.encoding import to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import stream_flow
-from fasti3d.flow.windows import SolvedFlow, with_flow
+from fasti3d.flow.window_flow import SolvedFlow, with_flow
 from fasti3d.inputs import as_floats
 from fasti3d.two_stream import TwoStreamI3D
 from fasti3d.video import Window, to_clip

@@ -94,11 +94,11 @@ struct Launch {
 template <class V, int kComponents>
 Launch in_groups(Size size, int64_t pairs, const Params& params, int device) {
   void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_kernel<V, kComponents>;
-  int per_multiprocessor = 0;
+  int blocks_per_sm = 0;
   STD_CUDA_CHECK(
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0));
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_sm, kernel, kThreads, 0));
   const int64_t blocks =
-      int64_t(per_multiprocessor) * attribute(cudaDevAttrMultiProcessorCount, device);
+      int64_t(blocks_per_sm) * attribute(cudaDevAttrMultiProcessorCount, device);
   check(blocks > 0 && attribute(cudaDevAttrCooperativeLaunch, device) == 1,
         "tvl1: this GPU cannot run the solver's blocks side by side: move the frames to the CPU");
   Launch launch{};
@@ -127,12 +127,12 @@ std::optional<Launch> in_clusters(Size size, int64_t pairs, const Params& params
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   Launch launch{};
   launch.kernel = reinterpret_cast<const void*>(kernel);
-  launch.config.gridDim = dim3(kMostClusterBlocks);
+  launch.config.gridDim = dim3(kMaxClusterBlocks);
   launch.config.blockDim = dim3(kResidentThreads);
   launch.config.dynamicSmemBytes = kBytes;
-  int most_blocks = 0, clusters = 0;
-  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&most_blocks, kernel, &launch.config));
-  const int64_t blocks = choose_cluster(size, pairs, kComponents, most_blocks,
+  int max_blocks = 0, clusters = 0;
+  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&max_blocks, kernel, &launch.config));
+  const int64_t blocks = choose_cluster(size, pairs, kComponents, max_blocks,
                                         attribute(cudaDevAttrMultiProcessorCount, device));
   if (blocks == 0) return std::nullopt;
   launch.config.gridDim = dim3(static_cast<unsigned>(blocks));

@@ -67,7 +67,7 @@ struct ResidentShared {
   Piece pieces[kResidentWarps];
   int32_t u_bytes, p_bytes;  // that other blocks send in a step
   double changes[kResidentWarps];
-  double totals[kExchanges][kMostClusterBlocks];
+  double totals[kExchanges][kMaxClusterBlocks];
 };
 
 template <class Block, class V, int kComponents>

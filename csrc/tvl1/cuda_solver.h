@@ -178,9 +178,9 @@ class Solver {
     });
   }
 
-  // One linearisation and its iterations; how many.
+  // One linearization and its iterations; how many.
   FASTI3D_BLOCK int64_t warp(const Level& level) {
-    linearise_at_flow(level);
+    linearize_at_flow(level);
     const bool medians = !task_.cuda_form && task_.median > 1;
     const int64_t all = task_.inner_iterations * task_.outer_iterations;
     const int64_t round = medians ? task_.inner_iterations : all;
@@ -190,11 +190,11 @@ class Solver {
       if (medians) smooth(level);
       block_.meet();
       // A warp takes about as many iterations as the one before.
-      const int32_t expected = rule.iteration == 0 ? usual_ : kLongestSweep;
+      const int32_t expected = rule.iteration == 0 ? usual_ : kMaxSweep;
       Iterations<Block, V, kComponents> iterations(block_, shared_, task_, state_);
       stopped = iterations.iterate(level, round, expected, rule);
     }
-    usual_ = static_cast<int32_t>(rule.iteration < kLongestSweep ? rule.iteration : kLongestSweep);
+    usual_ = static_cast<int32_t>(rule.iteration < kMaxSweep ? rule.iteration : kMaxSweep);
     return rule.iteration;
   }
 
@@ -220,7 +220,7 @@ class Solver {
     return result;
   }
 
-  FASTI3D_BLOCK void linearise_at_flow(const Level& level) {
+  FASTI3D_BLOCK void linearize_at_flow(const Level& level) {
     const float *u1 = state_.u(0), *u2 = state_.u(1);
     each_pixel(level, [&](int32_t x, int32_t y) {
       const int32_t to = at(level, x, y);
@@ -249,7 +249,7 @@ class Solver {
         const V(&c)[4] = columns[i];
         sampled[i] = sample(px.taps, c[0], c[1], c[2], c[3]);
       }
-      const Data<V> data = linearise(V{state_.image(0, level)[to]}, sampled[0], sampled[1],
+      const Data<V> data = linearize(V{state_.image(0, level)[to]}, sampled[0], sampled[1],
                                      sampled[2], V{u1[to]}, V{u2[to]});
       state_.data(0)[to] = data.ix.value;
       state_.data(1)[to] = data.iy.value;
@@ -323,7 +323,7 @@ class Solver {
   Shared& shared_;
   const Task& task_;
   State state_;
-  int32_t usual_ = kLongestSweep;  // iterations of a warp
+  int32_t usual_ = kMaxSweep;  // iterations of a warp
 };
 
 }  // namespace fasti3d::tvl1

@@ -38,12 +38,12 @@ struct SweepShared {
       // py is zero, as p is outside the image.
       float u[kComponents][kWarps + 1][kTileWidth];
       float py[kComponents][kWarps + 1][kTileWidth];
-      float change[kLongestSweep][kThreads];
+      float change[kMaxSweep][kThreads];
     };
     Sorted sorted;
   };
-  double partial[kLongestSweep][kPartialSums];
-  double total[kLongestSweep];
+  double partial[kMaxSweep][kPartialSums];
+  double total[kMaxSweep];
 };
 
 // The pixels of one thread in a tile.

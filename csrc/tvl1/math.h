@@ -11,7 +11,7 @@
 
 // |grad I1|^2 counts as no less than this, so that nothing is divided by zero. In a flat pixel the
 // limit of the step, lambda * theta * |grad I1|, is as good as nothing anyway.
-constexpr float kSmallestGradient = 1e-12f;
+constexpr float kMinGradient = 1e-12f;
 
 // One warp's constants at a pixel: the warped gradient, 1 / its square, and the part of the
 // residual that does not depend on u.
@@ -21,8 +21,8 @@ struct Data {
 };
 
 template <class V>
-FASTI3D_HOST_DEVICE inline Data<V> linearise(V i0, V i1, V ix, V iy, V u1, V u2) {
-  const V square = larger(ix * ix + iy * iy, broadcast<V>(kSmallestGradient));
+FASTI3D_HOST_DEVICE inline Data<V> linearize(V i0, V i1, V ix, V iy, V u1, V u2) {
+  const V square = larger(ix * ix + iy * iy, broadcast<V>(kMinGradient));
   return {ix, iy, reciprocal(square), ((i1 - ix * u1) - iy * u2) - i0};
 }
 

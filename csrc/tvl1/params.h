@@ -59,9 +59,9 @@ struct Size {
   int64_t pixels() const { return height * width; }
 };
 
-constexpr int64_t kSmallestImage = 3;                // sides of an image, as OpenCV asserts
-constexpr int64_t kLargestImage = int64_t(1) << 24;  // float32 has no place for every pixel beyond
-constexpr int64_t kSmallestSide = 16;                // of every level but the finest
+constexpr int64_t kMinSide = 3;                // sides of an image, as OpenCV asserts
+constexpr int64_t kMaxSide = int64_t(1) << 24;  // float32 has no place for every pixel beyond
+constexpr int64_t kMinLevelSide = 16;                // of every level but the finest
 
 // The sizes of the pyramid's levels, finest first. Halves round to even, as in OpenCV.
 inline std::vector<Size> pyramid(Size finest, const Params& params) {
@@ -72,7 +72,7 @@ inline std::vector<Size> pyramid(Size finest, const Params& params) {
       return static_cast<int64_t>(std::nearbyint(static_cast<double>(side) * params.scale_step));
     };
     const Size next{scaled(last.height), scaled(last.width)};
-    if (next.height < kSmallestSide || next.width < kSmallestSide) break;
+    if (next.height < kMinLevelSide || next.width < kMinLevelSide) break;
     levels.push_back(next);
   }
   return levels;

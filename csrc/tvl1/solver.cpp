@@ -15,7 +15,7 @@ constexpr int64_t kStagger = 80;
 constexpr int64_t kPage = 1024;  // floats
 
 // Fewer groups than these take a member less time than waiting for the others does.
-constexpr int64_t kLeastGroups = 2;
+constexpr int64_t kMinGroups = 2;
 
 int64_t row_stride(int64_t width) { return round_up(width, kGuard) + 3 * kGuard; }
 int64_t plane_floats(Size finest) {
@@ -195,7 +195,7 @@ void Solver::upsample(Team& team, size_t from) {
 }
 
 int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
-  const int64_t most = std::max<int64_t>(1, size_.height / (kLeastGroups * kGroup));
+  const int64_t most = std::max<int64_t>(1, size_.height / (kMinGroups * kGroup));
   const int count = static_cast<int>(std::min<int64_t>(team.muster(), most));
   while (static_cast<int>(members_.size()) < count) {
     members_.push_back(std::make_unique<MemberRows>(row_stride(sizes_[0].width), components_));

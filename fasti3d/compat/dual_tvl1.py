@@ -27,7 +27,7 @@ from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.tvl1.checks import check_values
 from fasti3d.ops.tvl1.reference import Settings, solve_pairs
-from fasti3d.tvl1_limits import largest_frame
+from fasti3d.tvl1_limits import max_frame_value
 
 # The parameters in the order of ``create``, under the names of ``TVL1Params``, in the types OpenCV keeps.
 _KINDS: dict[str, type] = {
@@ -125,7 +125,7 @@ class DualTVL1OpticalFlow:
         umat = next((type(array) for array in (I0, I1, flow) if _is_umat(array)), None)
         first, second = _image("I0", I0), _image("I1", I1)
         images = [as_images(name, image, any_range=True) for name, image in (("I0", first), ("I1", second))]
-        largest = largest_frame(self._values["lambda_"], self._values["theta"])
+        largest = max_frame_value(self._values["lambda_"], self._values["theta"])
         for name, image in zip(("I0", "I1"), images, strict=True):
             check_values(name, image, -largest, largest)
         check_alike("I0", first, "I1", second)

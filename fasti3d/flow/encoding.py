@@ -6,7 +6,7 @@ import torch
 
 from fasti3d.flow.arrays import Array, as_flow, as_tensor, like
 from fasti3d.flow.checks import BOUND, check_bound
-from fasti3d.flow.frames import looks
+from fasti3d.flow.frames import can_inspect_values
 
 # Motion beyond this is cut off, in pixels a frame: the range that the network was trained on.
 LIMIT = 20.0
@@ -159,7 +159,7 @@ def to_flow_clip(encoded: Array) -> Array:
         raise ValueError(f"encoded must be of shape (..., T, 2, H, W), got {tuple(values.shape)}")
     if as_tensor("encoded", encoded).dtype == torch.uint8:
         values = values / 127.5 - 1
-    elif values.device.type == "cpu" and looks(values) and not (values.abs() <= 1).all():
+    elif values.device.type == "cpu" and can_inspect_values(values) and not (values.abs() <= 1).all():
         raise ValueError(
             "encoded must lie in [-1, 1], or be uint8: put flow in pixels through encode_readme or "
             "encode_mediapipe first"

@@ -189,7 +189,7 @@ def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None
 
 
 class FolderFlow:
-    """Flow for the frames of a video, read from its folder: see ``flow.windows.PairFlow``.
+    """Flow for the frames of a video, read from its folder: see ``flow.window_flow.PairFlow``.
 
     Args:
         folder: of the whole video, sampled as its frames are.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from fasti3d.flow.arrays import as_tensor
-from fasti3d.tvl1_limits import LARGEST_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
+from fasti3d.tvl1_limits import MAX_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 # A last axis of 3 or 4 under two longer ones is colour, hardly the width of images.
@@ -70,12 +70,12 @@ def as_start(name: str, array: NDArray[Any] | Tensor, shape: tuple[int, ...]) ->
     flow = _as_tensor(name, array, _FLOATS, "floating point").to(torch.float32)
     if tuple(flow.shape) != shape:
         raise ValueError(f"{name} must be {shape} to go with the frames, got {tuple(flow.shape)}")
-    if flow.numel() and looks(flow):
+    if flow.numel() and can_inspect_values(flow):
         if not torch.isfinite(flow).all():
             raise ValueError(f"{name} must be finite: replace what is NaN or infinite, for example by 0")
-        if flow.abs().max() > LARGEST_FLOW:
+        if flow.abs().max() > MAX_FLOW:
             raise ValueError(
-                f"{name} must be at most {LARGEST_FLOW:g} pixels long, got {flow.abs().max():.4g}: clamp it"
+                f"{name} must be at most {MAX_FLOW:g} pixels long, got {flow.abs().max():.4g}: clamp it"
             )
     return flow.reshape(-1, *shape[-3:]).contiguous()
 
@@ -128,7 +128,7 @@ def _as_tensor(name: str, array: NDArray[Any] | Tensor, dtypes: tuple[str, ...],
     return as_tensor(name, array)
 
 
-def looks(tensor: Tensor) -> bool:
+def can_inspect_values(tensor: Tensor) -> bool:
     """Whether values can be looked at: not while tracing or capturing a CUDA graph, which have none yet."""
     if torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor):
         return False
@@ -136,7 +136,7 @@ def looks(tensor: Tensor) -> bool:
 
 
 def _check_range(name: str, images: Tensor, any_range: bool) -> None:
-    if not images.numel() or not looks(images):
+    if not images.numel() or not can_inspect_values(images):
         return
     extremes = torch.stack(torch.aminmax(images.flatten(1), dim=1), dim=1).tolist()
     for index, (low, high) in enumerate(extremes):

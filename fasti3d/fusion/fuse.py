@@ -92,7 +92,7 @@ class FusedConv3d(nn.Module):
                 cached = self._packed
                 if cached is None or cached[0] != key:
                     packed = self._packed_for(dtype)
-                    if not gpu.settle(weight.device):
+                    if not gpu.synchronize_unless_capturing(weight.device):
                         return packed  # the graph's own, made again by every replay
                     # With the tensors, so that no new one gets the id of one that the key was made of.
                     cached = self._packed = (key, packed, (weight, bias))

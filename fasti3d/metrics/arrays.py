@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.flow.arrays import as_tensor
-from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
+from fasti3d.metrics.choice import Clip, Skipped, clip_rng, shuffled
 from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.network import MIN_FRAMES
@@ -92,7 +92,7 @@ class _Array(ABC):
         every = range(self._count)
         chosen = every if count is None else sorted(shuffled(every, seed)[:count])
         for index, clip in zip(chosen, self._chosen(chosen), strict=True):
-            start = dice(seed, str(index)).randrange(self._length - frames + 1)
+            start = clip_rng(seed, str(index)).randrange(self._length - frames + 1)
             stretch = slice(start, start + frames)
             if isinstance(clip, Tensor):
                 own = clip.permute(self._axes)[stretch]

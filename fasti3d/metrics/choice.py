@@ -44,6 +44,6 @@ def shuffled(items: Sequence[T], seed: int) -> list[T]:
     return random.Random(seed).sample(items, len(items))
 
 
-def dice(seed: int, name: str) -> random.Random:
+def clip_rng(seed: int, name: str) -> random.Random:
     """Random numbers for one video, which depend on no other."""
     return random.Random(f"{seed}/{name}")

@@ -29,7 +29,7 @@ from fasti3d.weights.files import sha256
 _SHOWN = 20
 
 # Clips of large frames that go through the network together.
-_MOST_BYTES = 128 << 20
+_MAX_BYTES = 128 << 20
 
 # Rates as far apart as 29.97 and 30 frames a second are one.
 _SAME_RATE = 0.01
@@ -258,7 +258,7 @@ def _read(
             if group and group[0].frames.shape != item.frames.shape:
                 flush()
             group.append(item)
-            if len(group) == batch or len(group) * item.frames.nbytes >= _MOST_BYTES:
+            if len(group) == batch or len(group) * item.frames.nbytes >= _MAX_BYTES:
                 flush()
             account.chosen.append({"name": item.name, "start": item.start})
             account.lengths.append(item.length)

@@ -14,7 +14,7 @@ from fasti3d.choices import check_choice
 
 SIZE = 224
 # Frames that are scaled at once, in float32: those of films take many times what the network does.
-_MOST_BYTES = 256 << 20
+_MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
     """
     frames = clips.flatten(0, 1)
     found = torch.empty((len(frames), frames.shape[1], SIZE, SIZE), dtype=torch.float32, device=clips.device)
-    some = max(1, _MOST_BYTES // (found.element_size() * frames[0].numel()))
+    some = max(1, _MAX_BYTES // (found.element_size() * frames[0].numel()))
     for part, out in zip(frames.split(some), found.split(some), strict=True):
         _prepare(part, low, high, preset, out)
     return found.unflatten(0, clips.shape[:2]).transpose(1, 2)

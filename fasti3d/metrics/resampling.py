@@ -17,9 +17,9 @@ POINTS = 19
 
 # The smallest subset of a curve, and the smallest that a line is drawn through, as shares of the clips: with
 # fewer the score is no line over 1 / clips.
-_LEAST_SHARE = 0.1
-_LEAST_FITTED = 0.5
-_LEAST_CLIPS = 8
+_MIN_SHARE = 0.1
+_MIN_FITTED_SHARE = 0.5
+_MIN_CLIPS = 8
 
 Score = Callable[[Side, Side], float]
 
@@ -46,7 +46,7 @@ def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) 
     _check(real, generated)
     random = np.random.default_rng(seed)
     found: list[Point] = []
-    for share in np.linspace(_LEAST_SHARE, 1, points):
+    for share in np.linspace(_MIN_SHARE, 1, points):
         parts = []
         for side in (real, generated):
             if side.features is None or share == 1:
@@ -63,7 +63,7 @@ def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) 
 def extrapolated(points: Sequence[Point]) -> float:
     """Where the line through the scores over 1 / clips, by least squares, meets infinitely many clips."""
     times = [_shortfall(point, points) for point in points]
-    fitted = [i for i, share in enumerate(times) if share <= 1 / _LEAST_FITTED]
+    fitted = [i for i, share in enumerate(times) if share <= 1 / _MIN_FITTED_SHARE]
     line = np.polyfit([times[i] for i in fitted], [points[i].score for i in fitted], 1)
     return float(line[1])
 
@@ -112,5 +112,5 @@ def _check(real: Side, generated: Side) -> None:
     known = [side for side in (real, generated) if side.features is not None]
     if not known:
         raise ValueError("the features of single clips are not known: keep them with keep_features=True")
-    if (fewest := min(side.count for side in known)) < _LEAST_CLIPS:
-        raise ValueError(f"there must be at least {_LEAST_CLIPS} clips a side to draw subsets, got {fewest}")
+    if (fewest := min(side.count for side in known)) < _MIN_CLIPS:
+        raise ValueError(f"there must be at least {_MIN_CLIPS} clips a side to draw subsets, got {fewest}")

@@ -12,8 +12,8 @@ from torch import Tensor
 from fasti3d.metrics.statistics import Statistics
 from fasti3d.utils.parsing import brief, first_line
 
-_MAX = torch.finfo(torch.float32).max
-_MOST = 1 << 53  # whole numbers that float64 can count
+_MAX_LOGIT = torch.finfo(torch.float32).max
+_MAX_COUNT = 1 << 53  # whole numbers that float64 can count
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Side:
             here = ("cpu", torch.float64)
             mean, scatter = (state[name].to(*here) for name in ("mean", "scatter"))
             features = None if state["features"] is None else state["features"].to(*here)
-            whole = all(type(n) is int and 0 <= n < _MOST for size in [(count,), *sizes] for n in size)
+            whole = all(type(n) is int and 0 <= n < _MAX_COUNT for size in [(count,), *sizes] for n in size)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"it is not what was kept of clips: {first_line(error)}") from error
         if not whole or any(len(size) != 3 for size in sizes) or sum(n for _, _, n in sizes) != count:
@@ -85,7 +85,7 @@ class Side:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if not width or shapes != expected[: len(shapes)]:
             raise ValueError(f"its mean, scatter and features have shapes {brief(shapes)} for {count} clips")
-        limits = (_MAX, 4 * _MAX**2 * max(count, 1), _MAX)
+        limits = (_MAX_LOGIT, 4 * _MAX_LOGIT**2 * max(count, 1), _MAX_LOGIT)
         if not all(bool((x.abs() <= limit).all()) for x, limit in zip(tensors, limits, strict=False)):
             raise ValueError("it holds NaN, or numbers that no logits in float32 are")
         if (scatter.diagonal() < 0).any() or not torch.allclose(scatter, scatter.mT):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
+from fasti3d.metrics.choice import Clip, Skipped, clip_rng, shuffled
 from fasti3d.metrics.clips import Values
 from fasti3d.video import Frame, VideoError, read_frames
 from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 
 # The clips of one video wait for its end, for any may still be replaced.
-_MOST_OF_ONE = 16
+_MAX_CLIPS_PER_VIDEO = 16
 
 
 class VideoSource:
@@ -53,9 +53,9 @@ class VideoSource:
         Raises:
             ValueError: more clips a video than memory should hold.
         """
-        if (wanted := self.expected(count)) > _MOST_OF_ONE * len(self._videos):
+        if (wanted := self.expected(count)) > _MAX_CLIPS_PER_VIDEO * len(self._videos):
             raise ValueError(
-                f"clips must be at most {_MOST_OF_ONE} for each of the {len(self._videos)} videos in "
+                f"clips must be at most {_MAX_CLIPS_PER_VIDEO} for each of the {len(self._videos)} videos in "
                 f"{self._folder}, got {wanted}: cut long videos into pieces"
             )
 
@@ -77,7 +77,7 @@ class VideoSource:
             name = path.relative_to(self._folder).as_posix()
             try:
                 wanted = 1 if count is None else -(-left // behind)
-                stretches, length = self._choose(path, frames, wanted, dice(seed, name))
+                stretches, length = self._choose(path, frames, wanted, clip_rng(seed, name))
             except VideoError as error:
                 if self._strict:
                     raise

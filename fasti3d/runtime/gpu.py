@@ -11,21 +11,21 @@ import torch
 from fasti3d.proof.guard import triton_fault
 
 # Older GPUs have no bfloat16 and no asynchronous copies to shared memory.
-LEAST_CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 
 
-class Chip(NamedTuple):
+class GpuTraits(NamedTuple):
     """A GPU to a kernel: its compute capability and how many multiprocessors share the work."""
 
     capability: tuple[int, int]
-    multiprocessors: int
+    sms: int
 
 
 @cache
-def chip(device: torch.device) -> Chip:
+def gpu_traits(device: torch.device) -> GpuTraits:
     """What a CUDA device is."""
     properties = torch.cuda.get_device_properties(device)
-    return Chip((properties.major, properties.minor), properties.multi_processor_count)
+    return GpuTraits((properties.major, properties.minor), properties.multi_processor_count)
 
 
 @cache
@@ -34,7 +34,7 @@ def l2_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
-def settle(device: torch.device) -> bool:
+def synchronize_unless_capturing(device: torch.device) -> bool:
     """Waits for the current stream, so that other streams may read from now on what was written on it; False
     while a CUDA graph is captured, when nothing is written yet.
     """
@@ -59,9 +59,9 @@ def why_no_triton(device: torch.device) -> str | None:
         return "there are no fused kernels for this device: torch's own run"
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU"
-    capability = chip(device).capability
-    if capability < LEAST_CAPABILITY:
-        has, least = (f"{major}.{minor}" for major, minor in (capability, LEAST_CAPABILITY))
+    capability = gpu_traits(device).capability
+    if capability < MIN_CAPABILITY:
+        has, least = (f"{major}.{minor}" for major, minor in (capability, MIN_CAPABILITY))
         return (
             f"the fused kernels need compute capability {least}, this GPU has {has}: torch's own (cuDNN) run"
         )

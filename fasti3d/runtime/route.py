@@ -36,7 +36,7 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
     if device.type != "cpu":
         if why := gpu.why_not(device, dtype):
             return Route("reference", dtype, why)
-        capability = "{}.{}".format(*gpu.chip(device).capability)
+        capability = "{}.{}".format(*gpu.gpu_traits(device).capability)
         return Route("fused-gpu", dtype, f"Triton kernels for compute capability {capability}, float32 sums")
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return Route("reference", dtype, f"there are no fused kernels for {dtype}: torch's own run")

@@ -16,7 +16,7 @@ from fasti3d.video import webp
 from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, clock, is_animated_webp, opened
 from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
-from fasti3d.video.source import file_pictures, folder_pictures, images
+from fasti3d.video.source import file_frames, folder_frames, images
 
 # Packets come in order of decoding: no codec shows one later than behind this many others.
 _REORDERED = 32
@@ -53,13 +53,13 @@ def count_frames(path: str | os.PathLike[str], *, fps: float | None = 25.0, deco
     if os.path.isdir(path):
         if not decode:
             return len(images(path))
-        return sum(1 for _ in folder_pictures(path, fps=fps or DEFAULT_FPS, strict=False))
-    shown = file_pictures(path, strict=False) if decode else _moments(path)
+        return sum(1 for _ in folder_frames(path, fps=fps or DEFAULT_FPS, strict=False))
+    shown = file_frames(path, strict=False) if decode else _moments(path)
     return sum(1 for _ in sample(shown, fps, partial(warn, path)))
 
 
 def _moments(path: Path) -> Iterator[_Moment]:
-    """The packets of a file in order of presentation, by the clock that ``file_pictures`` keeps."""
+    """The packets of a file in order of presentation, by the clock that ``file_frames`` keeps."""
     with opened(path) as (container, stream):
         ticking = clock(stream)
         if is_animated_webp(stream, path):

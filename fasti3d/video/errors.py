@@ -16,7 +16,7 @@ from fasti3d.utils.naming import quoted
 from fasti3d.utils.resources import is_resource_error
 
 # More than FFmpeg has reason to ask for at once: the largest frame at 8 bytes per pixel is half of it.
-_LARGEST_DEMAND = 1 << 30
+_MAX_REQUEST = 1 << 30
 
 
 class VideoError(Exception):
@@ -56,7 +56,7 @@ def is_shortage(error: BaseException) -> bool:
 
 def _has_memory() -> bool:
     try:
-        np.empty(_LARGEST_DEMAND, np.uint8)  # which takes no memory before it is written to
+        np.empty(_MAX_REQUEST, np.uint8)  # which takes no memory before it is written to
     except MemoryError:
         return False
     return True

@@ -16,10 +16,10 @@ from fasti3d.limits import check_arguments
 from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, said
 from fasti3d.video.deinterlace import deinterlaced
 from fasti3d.video.errors import VideoError, blamed, warn
-from fasti3d.video.picture import Picture
 from fasti3d.video.sample import sample
-from fasti3d.video.source import file_pictures, folder_pictures
-from fasti3d.video.transform import SizeError, Transform
+from fasti3d.video.source import file_frames, folder_frames
+from fasti3d.video.timed_frame import TimedFrame
+from fasti3d.video.transform import FrameTransform, SizeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def read_frames(
         MemoryError, OSError: memory or descriptors ran out.
     """
     check_arguments(fps, resize, crop)
-    return _read_frames(Path(path), fps, Transform(resize, crop), strict)
+    return _read_frames(Path(path), fps, FrameTransform(resize, crop), strict)
 
 
 def read_transformed(
@@ -104,14 +104,14 @@ def read_transformed(
 def _read_frames(
     path: Path, fps: float | None, transform: Callable[[VideoFrame, float], Tensor], strict: bool
 ) -> Iterator[Frame]:
-    pictures: Iterator[Picture]
+    pictures: Iterator[TimedFrame]
     if os.path.isdir(path):
-        pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)
+        pictures = folder_frames(path, fps=fps or DEFAULT_FPS, strict=strict)
         samples = sample(pictures, None)
     else:
-        pictures = deinterlaced(file_pictures(path, strict=strict))
+        pictures = deinterlaced(file_frames(path, strict=strict))
         samples = sample(pictures, fps, partial(warn, path))
-    latest: tuple[Picture, Tensor] | None = None
+    latest: tuple[TimedFrame, Tensor] | None = None
     try:
         for index, time, picture in samples:
             if latest is not None and latest[0] is picture:

@@ -13,7 +13,7 @@ TOLERANCE = 1e-3
 
 
 class Shown(Protocol):
-    """Something that is shown from ``time`` on for ``duration``, in seconds: a ``Picture``."""
+    """Something that is shown from ``time`` on for ``duration``, in seconds: a ``TimedFrame``."""
 
     @property
     def time(self) -> float: ...

@@ -12,7 +12,7 @@ from fasti3d.video.clock import Clock
 from fasti3d.video.decode import clock, decoded, pixel_aspect
 from fasti3d.video.errors import BreakError, VideoError, blamed, warn
 from fasti3d.video.orientation import shown_size
-from fasti3d.video.picture import Picture
+from fasti3d.video.timed_frame import TimedFrame
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -48,7 +48,7 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return key, path.name
 
 
-def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
+def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
     """Every picture of a video file.
 
     A file that breaks in the middle ends there with a VideoWarning, or with a VideoError if strict.
@@ -67,14 +67,14 @@ def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
             time, duration = ticking(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
             if ticking.mended and not mended:
                 warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
-            yield Picture(frame, time, duration, pixel_aspect(stream))
+            yield TimedFrame(frame, time, duration, pixel_aspect(stream))
     except BreakError as error:
         if strict:
             raise VideoError(path, str(error)) from error
         warn(path, f"{error}; the frames before that are given")
 
 
-def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Picture]:
+def folder_frames(folder: Path, *, fps: float, strict: bool) -> Iterator[TimedFrame]:
     """Every image of a folder, ``fps`` of them a second.
 
     Raises:
@@ -83,7 +83,7 @@ def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Pictu
     first: tuple[str, tuple[int, int]] | None = None
     for index, path in enumerate(images(folder)):
         try:
-            with closing(file_pictures(path, strict=strict)) as pictures:
+            with closing(file_frames(path, strict=strict)) as pictures:
                 picture = next(pictures)
         except VideoError as error:
             if strict or first is None:

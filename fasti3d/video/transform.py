@@ -45,7 +45,7 @@ def _check_scaled(size: tuple[int, int], frame: VideoFrame) -> None:
         )
 
 
-class Transform:
+class FrameTransform:
     """Scales, turns and crops frames to RGB, from the decoder's own pixels in one step.
 
     The first frame fixes the size: where a later one has another, it is stretched to it, as players do.

@@ -149,6 +149,6 @@ def _download(wanted: Url | PipArchive, part: Path, progress: Progress | None) -
     report = (lambda done, _: progress(done, size)) if progress else None
     with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
         fetched = pip_download(
-            wanted.requirement, wanted.filename, wanted.sha256, Path(scratch), report, most=size
+            wanted.requirement, wanted.filename, wanted.sha256, Path(scratch), report, max_bytes=size
         )
         os.replace(fetched, part)

@@ -79,7 +79,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
 def read_partial(source: Source) -> dict[str, Tensor]:
     """The network's tensors under our names, as far as they are there, with the same errors."""
     with contents_of(source) as (contents, _):
-        found, _ = _recognised(contents)
+        found, _ = _recognized(contents)
         return {key: standard(key, tensor) for key, tensor in found.tensors.items()}
 
 
@@ -106,16 +106,16 @@ def contents_of(source: Source) -> Iterator[tuple[Contents, str]]:
         raise WeightsError(f"{brief(name, 300)} cannot be read: {error.strerror or error}") from error
 
 
-def _recognised(contents: Contents) -> tuple[formats.Recognised, dict[str, Tensor]]:
+def _recognized(contents: Contents) -> tuple[formats.Recognized, dict[str, Tensor]]:
     """The network in a file, with what its format leaves out, and what a whole one of its sizes has."""
-    found = formats.recognise(contents.groups, contents.skipped)
+    found = formats.recognize(contents.groups, contents.skipped)
     expected = _shapes(*_sizes(found.tensors))
     _fill(found.tensors, expected, scale=found.format.tensorflow)
     return found, expected
 
 
 def _assemble(contents: Contents, name: str) -> Checkpoint:
-    found, expected = _recognised(contents)
+    found, expected = _recognized(contents)
     recorded = _recorded(contents.metadata)
     known = None if recorded else identify(contents.sha256, contents.git_blob_sha1)
     tensors = found.tensors

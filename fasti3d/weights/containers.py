@@ -65,13 +65,13 @@ class Tensors(Mapping[str, Tensor]):
     Args:
         records: what is known of each.
         load: makes the tensor of a record.
-        most: bytes that all together may take.
+        max_bytes: bytes that all together may take.
     """
 
-    def __init__(self, records: Mapping[str, Any], load: Callable[[Any], Tensor], most: float) -> None:
+    def __init__(self, records: Mapping[str, Any], load: Callable[[Any], Tensor], max_bytes: float) -> None:
         self._records = records
         self._load = load
-        self._left = most
+        self._left = max_bytes
 
     def __getitem__(self, key: str) -> Tensor:
         try:
@@ -178,14 +178,14 @@ def _as_tensor(leaf: Tensor | NDArray[Any]) -> Tensor:
 
 
 def _grouped(
-    leaves: Iterator[tuple[tuple[str, ...], Any]], load: Callable[[Any], Tensor], most: float
+    leaves: Iterator[tuple[tuple[str, ...], Any]], load: Callable[[Any], Tensor], max_bytes: float
 ) -> dict[str, Tensors]:
     """Leaves by the mapping that they sit in."""
     groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for path, leaf in leaves:
         if path:
             groups[".".join(path[:-1])][path[-1]] = leaf
-    return {name: Tensors(records, load, most) for name, records in groups.items()}
+    return {name: Tensors(records, load, max_bytes) for name, records in groups.items()}
 
 
 def _torch(found: TorchFile, file: IO[bytes], size: int) -> Contents:

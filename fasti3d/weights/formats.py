@@ -152,7 +152,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Recognized:
     """Weights found in a file.
 
     Attributes:
@@ -172,7 +172,7 @@ class Recognised:
     unexpected: tuple[str, ...]
 
 
-def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str] = ()) -> Recognised:
+def recognize(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str] = ()) -> Recognized:
     """Finds the I3D weights in a file and gives them our names and layout.
 
     Args:
@@ -191,8 +191,8 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str]
 
 def find(
     groups: Mapping[str, Mapping[str, Tensor]], formats: Sequence[Format], network_name: str
-) -> Recognised | None:
-    """As ``recognise``, for networks in these formats; None where there is none.
+) -> Recognized | None:
+    """As ``recognize``, for networks in these formats; None where there is none.
 
     Raises:
         WeightsError: more than one network, called ``network_name``.
@@ -220,7 +220,7 @@ def find(
                 tensor = groups[group][key]
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
                 names[ours] = key
-    return Recognised(form, group, prefix, tensors, names, tuple(unexpected))
+    return Recognized(form, group, prefix, tensors, names, tuple(unexpected))
 
 
 def places(groups: Mapping[str, Iterable[str]], formats: Sequence[Format]) -> list[tuple[Place, int]]:

@@ -131,7 +131,7 @@ def test_where_triton_runs_nothing_all_of_it_is_off_at_once(
     assert run(Subject.of("tvl1", "TV-L1")) == "kernel", "nvcc compiled it"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "chip", lambda device: gpu.Chip((9, 0), 132))
+    monkeypatch.setattr(gpu, "gpu_traits", lambda device: gpu.GpuTraits((9, 0), 132))
     monkeypatch.setattr(gpu, "_triton_error", lambda: None)
     device = torch.device("cuda", 0)
     assert gpu.why_not(device, HALF) is None

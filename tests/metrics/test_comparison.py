@@ -62,7 +62,7 @@ def test_large_clips_go_through_the_network_in_smaller_batches(
         batches.append(len(clips))
         update(self, clips, real)
 
-    monkeypatch.setattr(comparison, "_MOST_BYTES", 2 * one)
+    monkeypatch.setattr(comparison, "_MAX_BYTES", 2 * one)
     monkeypatch.setattr(fasti3d.FrechetVideoDistance, "update", spy)
     assert compare(sides).score == pytest.approx(expected, rel=1e-9)
     assert batches == [2] * 5 + [2] * 4 + [1]

@@ -35,7 +35,7 @@ _bfloat16_products = pytest.fixture(autouse=True)(bfloat16_products)
 def _chip(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (pool_launch, conv_launch):
         # Takes the largest tiles, which the interpreter is fastest with.
-        monkeypatch.setattr(module, "chip", lambda device: CHIPS["pointer"]._replace(multiprocessors=1))
+        monkeypatch.setattr(module, "gpu_traits", lambda device: CHIPS["pointer"]._replace(sms=1))
 
 
 def into_slice(

@@ -15,7 +15,7 @@ from weights_making import Tensors, to_deepmind, to_hassony2, to_jax
 
 from fasti3d import reference
 from fasti3d.weights import KINETICS_400_LABELS, Checkpoint, WeightsError, convert, load, load_into
-from fasti3d.weights.formats import recognise
+from fasti3d.weights.formats import recognize
 
 # TorchScript is on its way out, but its archives are still about.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -144,14 +144,14 @@ def test_prefixes_are_seen_through(
     prefix: str, rename: Callable[[Tensors], Tensors], state_dict: Tensors
 ) -> None:
     groups = {"": {prefix + key: tensor for key, tensor in rename(state_dict).items()}}
-    found = recognise(groups)
+    found = recognize(groups)
     assert found.unexpected == ()
     _assert_same(found.tensors, state_dict)
 
 
 def test_other_parts_of_a_wrapped_model_are_left_out(state_dict: Tensors) -> None:
     groups = {"": {f"i3d.{k}": t for k, t in state_dict.items()} | {"head.weight": torch.ones(2)}}
-    _assert_same(recognise(groups).tensors, state_dict)
+    _assert_same(recognize(groups).tensors, state_dict)
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "checkpoint.model"])
@@ -171,15 +171,15 @@ def test_wrappers_are_seen_through(wrapper: str, tmp_path: Path, state_dict: Ten
 def test_two_networks_in_one_file_are_not_guessed_between(state_dict: Tensors) -> None:
     groups = {"model": state_dict, "ema": to_hassony2(state_dict)}
     with pytest.raises(WeightsError, match=r"more than one I3D, at 'model\.' and 'ema\.'"):
-        recognise(groups)
+        recognize(groups)
     both = {f"{part}.{key}": tensor for part in ("rgb", "flow") for key, tensor in state_dict.items()}
     with pytest.raises(WeightsError, match=r"more than one I3D, at 'rgb\.' and 'flow\.'"):
-        recognise({"": both})
+        recognize({"": both})
 
 
 def test_tensorflow_output_numbers_and_the_flow_stream_are_understood(without_scale: Tensors) -> None:
     groups = {"": {f"{key}:0": tensor for key, tensor in to_deepmind(without_scale, "Flow").items()}}
-    found = recognise(groups).tensors
+    found = recognize(groups).tensors
     assert all(torch.equal(found[key], without_scale[key]) for key in found)
     assert set(without_scale) - set(found) == {
         key for key in without_scale if key.endswith(("bn.weight", "num_batches_tracked"))
@@ -256,7 +256,7 @@ def test_whole_numbers_are_no_weights(tmp_path: Path, state_dict: Tensors) -> No
 )
 def test_other_networks_are_named_where_they_can_be_told(key: str, network: str) -> None:
     with pytest.raises(WeightsError, match=f"weights of a?.*{network}"):
-        recognise({"": {key: torch.ones(1)}})
+        recognize({"": {key: torch.ones(1)}})
 
 
 @pytest.mark.parametrize(

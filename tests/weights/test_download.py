@@ -78,7 +78,7 @@ def test_more_than_the_limit_is_not_taken(length: str, server: FileServer, tmp_p
     server.content, server.length = CONTENT, length
     part = tmp_path / "file.part"
     with pytest.raises(WeightsError, match=r"(2,000,000 bytes, not|sends more than) the at most 500,000"):
-        http_download(server.address, part, most=500_000)
+        http_download(server.address, part, max_bytes=500_000)
     assert not part.exists()
 
 
@@ -214,7 +214,7 @@ def test_pip_is_stopped_where_a_file_does_not_end(index: Path, tmp_path: Path) -
         file.truncate(200 << 20)
     (tmp_path / "out").mkdir()
     with pytest.raises(WeightsError, match=r"sent more than 1,000 bytes for data_only|(?i:hash)"):
-        pip_download("data-only==1.0", path.name, digest, tmp_path / "out", most=1000)
+        pip_download("data-only==1.0", path.name, digest, tmp_path / "out", max_bytes=1000)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from fasti3d.ops.tvl1.checks import check_tensors
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.tvl1_limits import check_params
 
-# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1 (more as far as ``largest_frame``
+# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1 (more as far as ``max_frame_value``
 # goes); without frame1 the pairs are frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32.
 # Returned: the flow in pixels, (pairs, 2, H, W) float32, x first; and the iterations that ran, (pairs,
 # nscales, warps) int32, the finest level first, 0 for levels that the image is too small for.

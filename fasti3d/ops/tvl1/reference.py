@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.ops.tvl1.checks import check_tensors, check_values
-from fasti3d.tvl1_limits import LARGEST_FLOW, check_params, largest_frame
+from fasti3d.tvl1_limits import MAX_FLOW, check_params, max_frame_value
 
 # |grad I1|^2 counts as no less than this, and a level but the finest has no shorter side than that.
-SMALLEST_GRADIENT = 1e-12
-SMALLEST_SIDE = 16
+MIN_GRADIENT = 1e-12
+MIN_LEVEL_SIDE = 16
 
 # A sample further outside than this sees nothing but what is outside; its taps reach one pixel further.
 _BEFORE, _AFTER = 3, 1
@@ -70,10 +70,10 @@ def tvl1_reference(
     )  # fmt: skip
     check_params(**vars(settings))
     check_tensors(frame0, frame1, initial_flow)
-    largest = largest_frame(lambda_, theta)
+    largest = max_frame_value(lambda_, theta)
     check_values("frame0", frame0, -largest, largest)
     check_values("frame1", frame1, -largest, largest)
-    check_values("initial_flow", initial_flow, -LARGEST_FLOW, LARGEST_FLOW)
+    check_values("initial_flow", initial_flow, -MAX_FLOW, MAX_FLOW)
     return solve_pairs(frame0, frame1, initial_flow, settings)
 
 
@@ -119,7 +119,7 @@ def pyramid_sizes(finest: tuple[int, int], settings: Settings) -> list[tuple[int
     sizes = [finest]
     while len(sizes) < settings.nscales:
         height, width = (round(side * settings.scale_step) for side in sizes[-1])
-        if min(height, width) < SMALLEST_SIDE:
+        if min(height, width) < MIN_LEVEL_SIDE:
             break
         sizes.append((height, width))
     return sizes
@@ -217,7 +217,7 @@ def _solve_level(i0: Tensor, i1: Tensor, u: Tensor, settings: Settings) -> tuple
     iteration = _Iteration(u, settings)
     counts = []
     for _ in range(settings.warps):
-        iteration.linearise(i0, warp(images, iteration.u[:2], settings.cuda_form))
+        iteration.linearize(i0, warp(images, iteration.u[:2], settings.cuda_form))
         run = _run_cuda_form if settings.cuda_form else _run_cpu_form
         counts.append(run(iteration, settings))
     return iteration.u, counts
@@ -268,10 +268,10 @@ class _Iteration:
         self.theta, self.gamma = float32(settings.theta), float32(settings.gamma)
         self.tolerance = settings.epsilon * settings.epsilon * u[0].numel()
 
-    def linearise(self, i0: Tensor, warped: Tensor) -> None:
+    def linearize(self, i0: Tensor, warped: Tensor) -> None:
         """Makes I1 and its gradient, sampled at u, the constants of the iterations to come."""
         i1, ix, iy = warped
-        square = (ix * ix + iy * iy).clamp(min=SMALLEST_GRADIENT)
+        square = (ix * ix + iy * iy).clamp(min=MIN_GRADIENT)
         self.inverse = 1.0 / square
         self.rho = ((i1 - ix * self.u[0]) - iy * self.u[1]) - i0
         # What the residual grows by with each component of u.

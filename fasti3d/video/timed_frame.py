@@ -7,7 +7,7 @@ from typing import NamedTuple
 from av.video.frame import VideoFrame
 
 
-class Picture(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame as it is stored: not yet turned, scaled or converted to RGB."""
 
     frame: VideoFrame
