@@ -21,7 +21,7 @@ constexpr int kTileWidth = kWarpSize * kColumns, kTileHeight = kWarps * kRows;
 constexpr int kMaxSweep = 8;
 
 // A block of a cluster keeps pieces of a level, as many as it has warps: as far as the registers go
-// for so many strips a thread, one below the other.
+// for so many strips per thread, one below the other.
 constexpr int kResidentWarps = 12, kResidentThreads = kResidentWarps * kWarpSize;
 FASTI3D_HOST_DEVICE constexpr int resident_strips(int components) {
   return components == 2 ? 2 : 1;
@@ -31,7 +31,7 @@ constexpr int kExchanges = 4;  // between the blocks, that may be under way; see
 
 // Tiles overlap by two halos: tile i starts at i * step.
 struct Tiling {
-  int32_t halo, sweep;  // sweep: the most iterations between two exchanges
+  int32_t halo, sweep;  // sweep: max iterations between two exchanges
   int32_t across, down, step_y;
 
   FASTI3D_HOST_DEVICE int32_t step_x() const { return kTileWidth - 2 * halo; }
@@ -79,8 +79,8 @@ inline Tiling make_tiling(Size size, int halo, int step_y) {
   return {halo, halo, count(size.width, kTileWidth - 2 * halo), count(size.height, step_y), step_y};
 }
 
-// Clock cycles of an iteration of a level by so many blocks, two a multiprocessor. A rough
-// estimate, from counts of instructions and usual latencies, to compare tilings by.
+// Estimated clock cycles of one iteration of a level by so many blocks, two per SM, to compare
+// tilings by: from counts of instructions and usual latencies, not measured.
 inline double cycles(const Tiling& tiling, int64_t blocks) {
   constexpr double kMeeting = 3000, kTile = 1500, kTransfer = 250, kIteration = 300, kWarp = 150;
   const int64_t rounds = ceil_div<int64_t>(tiling.tiles(), blocks);
@@ -91,7 +91,7 @@ inline double cycles(const Tiling& tiling, int64_t blocks) {
   return (kMeeting + static_cast<double>(rounds) * (transfer + compute)) / tiling.sweep;
 }
 
-// The tiling of a level that takes so many blocks the least time.
+// The tiling of a level that takes so many blocks the minimum time.
 inline Tiling choose_tiling(Size size, int64_t blocks) {
   Tiling best{};
   for (int halo = kRows; halo <= kMaxSweep; halo += kRows) {
@@ -103,8 +103,9 @@ inline Tiling choose_tiling(Size size, int64_t blocks) {
   return best;
 }
 
-// Groups of blocks that work on a pair each. Many small groups waste less time waiting for each
-// other; but what they iterate on should stay in the L2 cache, and no block should be idle.
+// The number of groups of blocks, each of which solves one pair at a time. Many small groups waste
+// less time waiting for each other; but what they iterate on should stay in the L2 cache, and no
+// block should be idle.
 inline int64_t choose_groups(const std::vector<Size>& sizes, int64_t pairs, int components,
                              const Device& device) {
   // Finer levels than these take nearly all the time.
@@ -188,7 +189,7 @@ inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Devi
     plan.levels[i].tiling = choose_tiling(sizes[i], available);
     max_tiles = std::max(max_tiles, plan.levels[i].tiling.tiles());
   }
-  // Blocks without a tile even in the level of most tiles would only make the meetings longer.
+  // Blocks without a tile even in the level with the max number of tiles only make meetings longer.
   plan.blocks_per_group = std::min<int64_t>(available, max_tiles);
   plan.layout = make_layout(plan, components);
   return plan;
@@ -196,7 +197,7 @@ inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Devi
 
 // Blocks of the clusters that solve a pair each and keep every level on the chip; 0 if no cluster
 // of at most so many blocks can. Beside a level of a pair a block has room for nothing else, and
-// more than the fewest blocks only pay where sms would be idle.
+// more blocks than the minimum only pay where SMs would be idle.
 inline int64_t choose_cluster(Size size, int64_t pairs, int components, int64_t max_blocks,
                               int64_t sms) {
   const int64_t pieces = ceil_div<int64_t>(size.width, kTileWidth) *

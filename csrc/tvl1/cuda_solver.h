@@ -1,7 +1,7 @@
 // TV-L1 of one pair by a group of thread blocks, as one block sees it.
 //
 // The blocks of a group run this code side by side, each on its share of the pixels or tiles, and
-// meet at block.meet(). Between two meetings nobody reads what another block writes. Inside a
+// meet at block.meet(). Between two meetings no block reads what another one writes. Inside a
 // block, block.each(n, f) calls f(0) to f(n - 1) on its threads, and block.threads(registers, f)
 // calls f on every thread with what that thread keeps in registers; both end with a barrier of the
 // block. All other code here runs on every thread alike.
@@ -161,14 +161,14 @@ class Solver {
   FASTI3D_BLOCK void prepare(const Level& level) {
     const float* from = state_.image(1, level);
     each_pixel(level, [&](int32_t x, int32_t y) {
-      const auto grey = [&](int32_t i, int32_t j) {
+      const auto gray = [&](int32_t i, int32_t j) {
         return V{from[at(level, clamp(i, level.width), clamp(j, level.height))]};
       };
       const V half{0.5f};
-      const V along_x = half * (grey(x + 1, y) - grey(x - 1, y));
-      const V along_y = half * (grey(x, y + 1) - grey(x, y - 1));
+      const V along_x = half * (gray(x + 1, y) - gray(x - 1, y));
+      const V along_y = half * (gray(x, y + 1) - gray(x, y - 1));
       const int32_t to = at(level, x, y);
-      state_.taps()[to] = {grey(x, y).value, along_x.value, along_y.value, 0.0f};
+      state_.taps()[to] = {gray(x, y).value, along_x.value, along_y.value, 0.0f};
       for (int c = 0; c < kComponents; ++c) {
         put(state_.px(c), level, x, y, 0.0f);
         put(state_.py(c), level, x, y, 0.0f);
@@ -178,7 +178,7 @@ class Solver {
     });
   }
 
-  // One linearization and its iterations; how many.
+  // Linearizes once and iterates; returns the number of iterations.
   FASTI3D_BLOCK int64_t warp(const Level& level) {
     linearize_at_flow(level);
     const bool medians = !task_.cuda_form && task_.median > 1;
@@ -232,7 +232,7 @@ class Solver {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const Tap tap = line[px.at[k]];
-          const V values[3] = {{tap.grey}, {tap.along_x}, {tap.along_y}};
+          const V values[3] = {{tap.gray}, {tap.along_x}, {tap.along_y}};
 #pragma unroll
           for (int i = 0; i < 3; ++i) {
             if (j == 0) {

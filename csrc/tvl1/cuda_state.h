@@ -55,9 +55,9 @@ inline Task make_task(const Params& params) {
   return task;
 }
 
-// What a tap of a bicubic sample reads at once: grey value and derivatives of the second image.
+// What a tap of a bicubic sample reads at once: gray value and derivatives of the second image.
 struct alignas(16) Tap {
-  float grey, along_x, along_y, unused;
+  float gray, along_x, along_y, unused;
 };
 
 // Two pixels side by side.

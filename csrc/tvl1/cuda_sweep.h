@@ -3,7 +3,7 @@
 // They run in sweeps of several. If the sums of changes show that they had to stop within a sweep,
 // it is run again, as far as that, from the copy of the state that it read.
 //
-// An iteration needs a pixel's neighbours, so that tiles which overlap by 2n pixels can be iterated
+// An iteration needs a pixel's neighbors, so that tiles which overlap by 2n pixels can be iterated
 // n times between two meetings: what reaches into the halo from outside is one pixel more wrong
 // with every iteration. Such a sweep reads one copy of the state and writes the other.
 #pragma once
@@ -51,8 +51,8 @@ template <class V, int kComponents>
 struct TileStrip : Strip<V, kComponents> {
   Data<V> data[kRows][kColumns];
   bool active;  // whether the warp has rows of the image
-  // Whether pixels of the warp have no left, right or lower neighbour in the image, or lie outside.
-  // Those without an upper neighbour find zeros in shared memory.
+  // Whether pixels of the warp have no left, right or lower neighbor in the image, or lie outside.
+  // Those without an upper neighbor find zeros in shared memory.
   bool edge;
   bool core;
 };

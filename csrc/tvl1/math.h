@@ -1,7 +1,7 @@
 // The arithmetic of TV-L1 at one pixel, for the CPU and the GPU alike (Zach, Pock and Bischof
 // 2007).
 //
-// Included inside a namespace that has defined, for its V (a float, or a vector with a pixel a
+// Included inside a namespace that has defined, for its V (a float, or a vector with one pixel per
 // lane): FASTI3D_HOST_DEVICE, broadcast<V>(float), larger, smaller, root and reciprocal.
 //
 // The order of the operations is part of the contract: without contraction and with IEEE division

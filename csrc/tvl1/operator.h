@@ -68,7 +68,7 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
           median_filtering};
 }
 
-// What floats of frames may be at most, either sign.
+// The maximum absolute value of float frames.
 inline float max_frame_value(double lambda, double theta) {
   return std::max(1.0 + kRounding, std::min(kMaxValue / (lambda * theta), kMaxValue));
 }
@@ -96,8 +96,8 @@ inline void check_frames(const Tensor& frames, const char* name) {
   check(type == ScalarType::Byte || type == ScalarType::Float, name, " must be uint8 or float32");
   check(frames.is_contiguous(), name, " must be contiguous");
   for (int axis = 1; axis < 3; ++axis) {
-    check(frames.size(axis) >= kMinSide, name, " must have sides of at least ",
-          kMinSide, " pixels, got ", frames.size(axis));
+    check(frames.size(axis) >= kMinSide, name, " must have sides of at least ", kMinSide,
+          " pixels, got ", frames.size(axis));
     check(frames.size(axis) <= kMaxSide, name, " must have sides of at most ", kMaxSide,
           " pixels, got ", frames.size(axis));
   }

@@ -205,7 +205,7 @@ int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
     const Share share(size_, member);
     for (int64_t y = share.begin; y < share.end; ++y) {
       rows_.warp({level1.packed, level1.packed_stride, size_, params_.bicubic(), y,
-                  level0.grey_row(y), u_[set_][0].row(y), u_[set_][1].row(y), ix_.row(y),
+                  level0.gray_row(y), u_[set_][0].row(y), u_[set_][1].row(y), ix_.row(y),
                   iy_.row(y), inverse_.row(y), rho_.row(y)});
     }
     const int32_t ran = iterate(member, share);
@@ -342,7 +342,7 @@ void Solver::iterate_band(const Share& share, int set, int read, int write) {
   }
 }
 
-// Copies the edges of the share's band for its neighbours.
+// Copies the edges of the share's band for its neighbors.
 void Solver::publish(const Share& share, int set, int write) {
   if (share.is_empty() || share.active == 1) return;
   const int64_t count = round_up(size_.width, kGuard);

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from i3d_making import random_clip as clip
-from torch import nn, optim
+from torch import nn
 
 from fasti3d import network, reference
 from fasti3d.compat.pytorch_i3d import InceptionI3d
@@ -26,46 +25,6 @@ def checkpoint(plain: reference.I3D, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("models") / "rgb_imagenet.pt"
     torch.save(plain.state_dict(), path)
     return path
-
-
-def test_training_script(checkpoint: Path, tmp_path: Path) -> None:
-    """Fine-tuning on frame-wise labels: load, replace the head, one step, validate, save."""
-    i3d = InceptionI3d(400, in_channels=3)
-    i3d.load_state_dict(torch.load(checkpoint))
-    i3d.replace_logits(157)
-    i3d = nn.DataParallel(i3d)
-    optimizer = optim.SGD(i3d.parameters(), lr=0.1, momentum=0.9, weight_decay=0.0000001)
-    schedule = optim.lr_scheduler.MultiStepLR(optimizer, [300, 1000])
-    inputs = clip(1, 3, 17, 193, 193)
-    labels = torch.zeros(1, 157, 17)
-    labels[0, 3, 4:9] = labels[0, 20] = 1
-    losses = []
-    for phase in ("train", "val"):
-        i3d.train(phase == "train")
-        optimizer.zero_grad()
-        per_frame_logits = i3d(inputs)
-        assert per_frame_logits.shape == (1, 157, 2)
-        per_frame_logits = F.interpolate(per_frame_logits, inputs.size(2), mode="linear")
-        loc_loss = F.binary_cross_entropy_with_logits(per_frame_logits, labels)
-        cls_loss = F.binary_cross_entropy_with_logits(
-            torch.max(per_frame_logits, dim=2)[0], torch.max(labels, dim=2)[0]
-        )
-        loss = 0.5 * loc_loss + 0.5 * cls_loss
-        losses.append(loss.item())
-        if phase == "train":
-            loss.backward()
-            assert all(p.grad is not None for p in i3d.parameters())
-            optimizer.step()
-            schedule.step()
-    assert losses[1] < losses[0]
-
-    assert all(key.startswith("module.") for key in i3d.state_dict())
-    torch.save(i3d.module.state_dict(), tmp_path / "000001.pt")
-    again = InceptionI3d(400)
-    again.replace_logits(157)
-    again.load_state_dict(torch.load(tmp_path / "000001.pt"))
-    for key, value in again.state_dict().items():
-        assert torch.equal(value, i3d.state_dict()[f"module.{key}"])
 
 
 def test_feature_extraction_script(checkpoint: Path, plain: reference.I3D) -> None:

@@ -30,21 +30,22 @@ def mean_error(solve: Callable[[Tensor, Tensor], Tensor], pairs: list[flow_data.
 
 
 def test_i3d_is_as_accurate_as_opencv(chairs: list[flow_data.Chairs]) -> None:
-    """On two of the pairs, as OpenCV takes long: benchmarks/test_tvl1_accuracy.py has them all."""
+    """On one of the pairs, as OpenCV takes long: benchmarks/test_tvl1_accuracy.py has them all."""
     pytest.importorskip("cv2")
-    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), chairs[::2])
-    theirs = mean_error(flow_peers.opencv(), chairs[::2])
+    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), chairs[:1])
+    theirs = mean_error(flow_peers.opencv(), chairs[:1])
     assert abs(ours - theirs) <= TVL1_ACCURACY.limit, TVL1_ACCURACY.why
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_finds_most_of_the_motion(chairs: list[flow_data.Chairs], preset: str) -> None:
-    still = mean_error(lambda frame0, _: torch.zeros((2, *frame0.shape)), chairs)
-    assert mean_error(flow_peers.fasti3d(PRESETS[preset]), chairs) < 0.6 * still
+    pairs = chairs[:2]
+    still = mean_error(lambda frame0, _: torch.zeros((2, *frame0.shape)), pairs)
+    assert mean_error(flow_peers.fasti3d(PRESETS[preset]), pairs) < 0.6 * still
 
 
 def test_large_motion_reaches_further(chairs: list[flow_data.Chairs]) -> None:
     """The default pyramid ends at 0.41 of the size, where 20 pixels are still 8: too far to be seen."""
-    pairs = [flow_data.shifted(pair.frame0, 20) for pair in chairs]
+    pairs = [flow_data.shifted(pair.frame0, 20) for pair in chairs[:2]]
     assert mean_error(flow_peers.fasti3d(PRESETS["large-motion"]), pairs) < 0.2
     assert mean_error(flow_peers.fasti3d(PRESETS["i3d"]), pairs) > 5
