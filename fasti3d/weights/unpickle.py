@@ -58,7 +58,7 @@ class Unpickled(NamedTuple):
 
 
 def unpickle(data: bytes | IO[bytes]) -> Unpickled:
-    """Reads one pickle; of a file, which must be in memory, from where it stands to just behind the pickle.
+    """Read one pickle; of a file, which must be in memory, from its position to just after the pickle.
 
     Raises:
         WeightsError: it uses an opcode that no file of tensors needs, or more than any would.
@@ -134,7 +134,7 @@ class _Machine:
     def _spend(self, steps: int) -> None:
         self._steps += steps
         if self._steps > _MAX_STEPS:
-            raise WeightsError(f"it holds more than {_MAX_STEPS:,} objects: that is no I3D checkpoint")
+            raise WeightsError(f"it holds more than {_MAX_STEPS:,} objects: this is not an I3D checkpoint")
 
     def _op_proto(self, version: int) -> None: ...
 
@@ -240,7 +240,7 @@ class _Machine:
         target = self._stack[-1]
         into = target.items if type(target) is Inert else target
         if type(into) is not dict:
-            raise ValueError("it puts items into no dict")
+            raise ValueError("it puts items into something other than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Numbers as text: a file could choose many of one hash. Other keys name no tensor.
             into[str(key) if isinstance(key, str | int | float) else object()] = value
@@ -253,7 +253,7 @@ class _Machine:
     def _op_stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise ValueError("it has a name that is no text")
+            raise ValueError("it has a name that is not text")
         self._stack.append(Global(module, name))
 
     def _op_reduce(self) -> None:

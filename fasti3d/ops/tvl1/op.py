@@ -1,8 +1,8 @@
 """``fasti3d::tvl1``: schema and shapes for tracing. ``fasti3d.tvl1`` is the function for users.
 
-On a GPU there are two designs that give the same bits (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
-every call, chooses: ``groups`` (the default), ``cluster``, an error where no thread-block cluster can hold a
-pair, or ``auto``, clusters where one can and groups elsewhere.
+On a GPU there are two designs with bit-equal results (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
+every call, chooses ``groups`` (the default), ``cluster`` (an error if no thread-block cluster can hold a pair)
+or ``auto`` (clusters where one can, else groups).
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ def _fake(
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether a compiled solver runs there, and not the reference."""
+    """Whether a compiled solver runs on this device, and not the reference."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("fasti3d::tvl1", device.type.upper())
