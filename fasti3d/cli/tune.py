@@ -41,7 +41,7 @@ def tune(
         typer.Option(
             "--out",
             "-o",
-            help="The table to write, instead of the one in the cache, which is used automatically.",
+            help="The table to write; by default that in the cache, which is always used.",
         ),
     ] = None,
 ) -> None:

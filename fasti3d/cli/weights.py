@@ -88,7 +88,7 @@ def inflate(
     mode: Annotated[
         str,
         typer.Option(
-            help="average: the 2-D filter at every frame, divided by their number; centre: at the middle frame.",
+            help="average: the 2-D filter over the frames, at every frame; centre: at the middle frame.",
             callback=checked(check_inflation),
         ),
     ] = "average",
@@ -136,7 +136,7 @@ def check_there(weights: str, option: str = "--weights") -> None:
 
 
 def find(weights: str, option: str = "--weights") -> Path:
-    """Return the file of a name, fetched if necessary, or of a path; end with exit code 1 or 2 if there is none."""
+    """Return the file of a name, fetched if necessary, or of a path; or end with exit code 1 or 2."""
     from fasti3d.weights import registry
 
     check_there(weights, option)

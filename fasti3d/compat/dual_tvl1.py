@@ -110,15 +110,16 @@ class DualTVL1OpticalFlow:
         """Compute the flow from I0 to I1.
 
         Args:
-            I0: gray image (H, W) or (H, W, 1), uint8 of 0 to 255, or float32, which is multiplied by 255 (0 to 1
-                fits the parameters; other ranges are accepted, as by OpenCV). NumPy, or a ``cv2.UMat``.
+            I0: grayscale image (H, W) or (H, W, 1), uint8 of 0 to 255, or float32, which is multiplied by 255
+                (0 to 1 fits the parameters; other ranges are accepted, as by OpenCV). NumPy, or a
+                ``cv2.UMat``.
             I1: another of the same shape and dtype.
             flow: None, or the output; with ``setUseInitialFlow(True)`` also the initial flow: float32
                 (H, W, 2), NumPy or a ``cv2.UMat``.
 
         Returns:
-            float32 (H, W, 2), in pixels, x first: a ``cv2.UMat`` if one of the arguments is, else NumPy. It is
-            ``flow``, overwritten, if that is float32 (H, W, 2).
+            float32 (H, W, 2), in pixels, x first: a ``cv2.UMat`` if one of the arguments is, else NumPy. It
+            is ``flow``, overwritten, if that is float32 (H, W, 2).
 
         Raises:
             TypeError, ValueError: as ``fasti3d.tvl1`` and ``fasti3d.TVL1Params``; or an initial flow of

@@ -305,7 +305,7 @@ class I3D(_Aliased, i3d.I3D):
         super().add_module(self.aliases.get(name, name), module)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Compute probabilities and time-averaged logits, both (N, num_classes), of (N, 3 or 2, T, H, W) clips.
+        """Compute probabilities and time-averaged logits, both (N, num_classes), of clips (N, C, T, H, W).
 
         If Mixed_5c is larger than 7x7, the head's H'xW' positions are kept: (N, num_classes, H', W').
         """
@@ -320,6 +320,6 @@ class I3D(_Aliased, i3d.I3D):
             NotImplementedError: always; the message names the alternative.
         """
         raise NotImplementedError(
-            "load_tf_weights reads a TensorFlow session, which fasti3d does not support: save the variables by "
-            "name with numpy.savez and load them with I3D(..., weights='variables.npz')"
+            "load_tf_weights reads a TensorFlow session, which fasti3d does not support: save the variables "
+            "by name with numpy.savez and load them with I3D(..., weights='variables.npz')"
         )

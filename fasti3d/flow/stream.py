@@ -20,7 +20,7 @@ _PAIRS_AT_ONCE = 256
 
 
 def center(height: int, width: int) -> tuple[slice, slice]:
-    """Return the rows and columns of the 224x224 pixels in the center, the same that ``video.read_frames`` crops.
+    """Return the rows and columns of the center 224x224 pixels, the same that ``video.read_frames`` crops.
 
     Raises:
         ValueError: the image is smaller.

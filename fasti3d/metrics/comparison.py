@@ -218,8 +218,8 @@ def _check_side(path: str, max_clips: int, values: Values, value_range: tuple[fl
     """Raise a ValueError for a side of too few clips, or of floats without a range."""
     if max_clips < 2:
         raise ValueError(
-            f"{path} gives at most {max_clips} clip{'s' * (max_clips != 1)}, but at least 2 are needed: add to it, "
-            "or ask for more clips per video"
+            f"{path} gives at most {max_clips} clip{'s' * (max_clips != 1)}, but at least 2 are needed: add "
+            "to it, or ask for more clips per video"
         )
     if values == "float" and value_range is None:
         raise ValueError(

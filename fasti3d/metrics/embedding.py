@@ -72,7 +72,7 @@ class Embedding:
         return self._batch or max(1, _FRAMES[self.device.type] // frames)
 
     def __call__(self, clips: Tensor, low: float, high: float) -> Tensor:
-        """Return the features float64 (N, D) of clips (N, T, C, H, W), whose black is ``low`` and white ``high``.
+        """Return the features float64 (N, D) of clips (N, T, C, H, W) of values from ``low`` to ``high``.
 
         Raises:
             FloatingPointError: features that are not finite, as float16 can give with some weights.

@@ -143,7 +143,7 @@ class FrechetVideoDistance:
 
         The score of N clips is too high by about a constant over N, which depends on the videos. The estimate
         removes most of it: up to a third of the excess of 256 clips remains, and up to a tenth of that of
-        2,048. The line is fitted to ``curve`` from half of the clips on. Sides without features are used whole.
+        2,048. The line is fitted to ``curve`` from half of the clips on. Sides without features are whole.
 
         Args:
             points: the number of subsets, at least 5.
@@ -302,8 +302,8 @@ class FrechetVideoDistance:
             own = self._header()[name]
             if header.get(name) != own:
                 raise ValueError(
-                    f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and a score "
-                    "needs one: choose that one, or compute the statistics again"
+                    f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and a "
+                    "score needs one: choose that one, or compute the statistics again"
                 )
 
     def _check_width(self, side: Side) -> None:
@@ -314,8 +314,8 @@ class FrechetVideoDistance:
     def _check_alike(self, frames: int, kind: str | None) -> None:
         if self._frames not in (None, frames):
             raise ValueError(
-                f"clips must have {self._frames} frames, as the present ones, got {frames}: scores of different "
-                f"lengths are not comparable, so take {self._frames}"
+                f"clips must have {self._frames} frames, as the present ones, got {frames}: scores of "
+                f"different lengths are not comparable, so take {self._frames}"
             )
         if kind is not None and self._kind not in (None, kind):
             raise ValueError(

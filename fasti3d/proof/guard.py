@@ -167,7 +167,7 @@ _collecting = threading.local()
 
 @contextmanager
 def collected() -> Iterator[dict[str, Subject]]:
-    """Collect the subjects of the kernels that this thread would launch, by key; PyTorch's own run instead."""
+    """Collect the subjects of the kernels that this thread would launch, by key; PyTorch runs instead."""
     found: dict[str, Subject] = {}
     _collecting.found = found
     try:

@@ -65,7 +65,7 @@ class Verdicts:
         self.environment = environment
         self._lock = threading.Lock()
         self._found: dict[str, Verdict] = dict(self._read())
-        # A kernel that does not build in one process may in the next: its verdict is shown, and it is tried again.
+        # A kernel that does not build in one process may in the next: its verdict is shown, and tried again.
         self._stale = {key for key, verdict in self._found.items() if verdict.kind == "broken"}
 
     @property

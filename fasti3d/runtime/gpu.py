@@ -48,7 +48,7 @@ def synchronize_unless_capturing(device: torch.device) -> bool:
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the Triton kernels do not support clips of ``dtype`` on ``device``, as a sentence; None if they do."""
+    """Why the Triton kernels do not take clips of ``dtype`` on ``device``, as a sentence; None if they do."""
     if device.type == "cuda" and torch.version.cuda and dtype not in (torch.float16, torch.bfloat16):
         return "the fused kernels take float16 and bfloat16: torch's own (cuDNN) run"
     return why_no_triton(device)

@@ -40,7 +40,7 @@ class Clock:
         self._longest = 0.0
 
     def __call__(self, stamp: float | None, duration: float) -> tuple[float, float]:
-        """Return (time, duration) in seconds of the next frame, from its stamp and duration (0 if unknown)."""
+        """Return (time, duration) of the next frame in seconds, from its stamp and duration (0: unknown)."""
         previous = self._time
         expected = 0.0 if previous is None else previous + self._duration
         if previous is None:

@@ -34,7 +34,7 @@ def sample(
     of 1/fps), and the sequence ends where the last picture's duration does. So a video of a lower rate
     has pictures repeated, one of a higher rate has some left out, and a gap repeats the one before it.
 
-    A few bytes can declare that a picture stays for years. Therefore one picture is repeated at most ``MAX_REPEATS``
+    A few bytes can declare that a picture stays for years. Therefore one is repeated at most ``MAX_REPEATS``
     times; all together are repeated at most as often, and ``REPEATS_PER_PICTURE`` times more per picture; and
     the last one stays at most ``MAX_LAST`` seconds. Time beyond is left out, and the next picture follows on.
 

@@ -271,7 +271,7 @@ def _not_i3d(keys: list[str], skipped: Sequence[str]) -> str:
     if skipped:
         text += (
             f"; Python objects besides tensors ({', '.join(map(brief, skipped))}) are left out, because"
-            " loading them can run any code; if you trust the file, load it yourself and save only its weights:"
+            " loading them can run any code; if you trust the file, load it yourself and save its weights:"
             " torch.save(model.state_dict(), path)"
         )
     return text

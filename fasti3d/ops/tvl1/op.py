@@ -1,8 +1,8 @@
 """``fasti3d::tvl1``: schema and shapes for tracing. ``fasti3d.tvl1`` is the function for users.
 
 On a GPU there are two designs with bit-equal results (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
-every call, chooses ``groups`` (the default), ``cluster`` (an error if no thread-block cluster can hold a pair)
-or ``auto`` (clusters where one can, else groups).
+every call, chooses ``groups`` (the default), ``cluster`` (an error if no thread-block cluster can hold a
+pair) or ``auto`` (clusters where one can, else groups).
 """
 
 from __future__ import annotations

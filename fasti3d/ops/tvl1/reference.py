@@ -244,8 +244,8 @@ def _run_cpu_form(iteration: _Iteration, settings: Settings) -> int:
 def _run_cuda_form(iteration: _Iteration, settings: Settings) -> int:
     """Iterate until the flow converges; return the number of iterations.
 
-    The error is checked in odd iterations only, and only after the last one, minus the tolerance per iteration
-    since, has fallen below the tolerance.
+    The error is checked in odd iterations only, and only after the last one, minus the tolerance per
+    iteration since, has fallen below the tolerance.
     """
     tolerance = iteration.tolerance
     count, error, previous = 0, math.inf, 0.0
