@@ -7,8 +7,8 @@ image, at the steps without padding in time (Mixed_5c has its first such step in
 Two public forms of the 2-D network are read, torchvision's GoogLeNet and the TF-slim variables that it was
 converted from. Both were trained on values in [-1, 1], with batch norm of eps 1e-3 and 3x3 convolutions in
 branch 2, so the weights need no conversion. (torchvision's ``transform_input`` only maps its normalized
-images back to [-1, 1]; nothing has to be folded into the stem.) torchvision pads the stem by one more pixel in
-front than TensorFlow and I3D, which shifts its feature maps by one pixel and changes no weight.
+images back to [-1, 1]; nothing has to be folded into the stem.) torchvision pads the stem by one more pixel
+in front than TensorFlow and I3D, which shifts its feature maps by one pixel and changes no weight.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def test_what_cannot_be_read_fails_without_a_traceback(
     sides: tuple[Path, Path], options: tuple[Any, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "junk.npz").write_bytes(b"junk")
-    for name, said in (("no", "is not there"), (".", "holds no videos"), ("junk.npz", "junk")):
+    for name, said in (("no", "does not exist"), (".", "holds no videos"), ("junk.npz", "junk")):
         done = call(tmp_path / name, sides[1], *options)
         assert done.exit_code == 1
         assert said in done.stderr

@@ -385,7 +385,7 @@ def test_doctor_lists_verdicts_and_proves(monkeypatch: pytest.MonkeyPatch) -> No
         assert [verdict.kind for verdict in network.prove_all(torch.device("cuda", 0))] == ["good", "good"]
         assert [proof.kind for proof in doctor._proofs()] == ["good", "good"]
     proofs = (found, doctor.Proof("cuda:0", "a pool", "good", "", ""))
-    cards = (doctor.Gpu("cuda:0", "NVIDIA H200", "9.0", 1 << 30),)
+    cards = (doctor.GpuReport("cuda:0", "NVIDIA H200", "9.0", 1 << 30),)
     diagnosis = dataclasses.replace(doctor.diagnose(), gpus=cards, proofs=proofs)
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
     out = runner.invoke(app, ["doctor"]).stdout

@@ -101,7 +101,7 @@ def test_a_download_that_broke_off_goes_on(entry: Entry, server: FileServer, hom
 
 def test_a_wrong_file_is_never_used(entry: Entry, server: FileServer, home: Path, published: bytes) -> None:
     server.content = published[:-1] + b"?"
-    with pytest.raises(WeightsError, match=r"not the published file \(git blob SHA-1") as caught:
+    with pytest.raises(WeightsError, match=r"not the published one \(git blob SHA-1") as caught:
         get("mine")
     assert "was removed" in str(caught.value)
     assert _names(home) == ["mine.lock"]

@@ -240,7 +240,7 @@ def test_a_trunk_without_classifier_is_told_apart(tmp_path: Path, state_dict: Te
 def test_values_that_are_no_numbers_are_named(value: float, tmp_path: Path, state_dict: Tensors) -> None:
     spoilt = state_dict["Mixed_4c.b0.conv3d.weight"].clone()
     spoilt[0, 0] = value
-    with pytest.raises(WeightsError, match=r"Mixed_4c\.b0\.conv3d\.weight has values that are infinite"):
+    with pytest.raises(WeightsError, match=r"Mixed_4c\.b0\.conv3d\.weight has infinite or NaN values"):
         load(_save(state_dict | {"Mixed_4c.b0.conv3d.weight": spoilt}, tmp_path))
 
 

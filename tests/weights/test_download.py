@@ -67,7 +67,7 @@ def test_http_errors_name_the_address_and_the_status(server: FileServer, tmp_pat
 @pytest.mark.parametrize("length", ["abc", "-5", "1e9", "9" * 40, "\u0661"])
 def test_a_length_that_is_none(length: str, server: FileServer, tmp_path: Path) -> None:
     server.content, server.length = CONTENT, length.encode("utf-8").decode("latin-1")
-    with pytest.raises(WeightsError, match=r"answers with Content-Length .*, which is no size") as caught:
+    with pytest.raises(WeightsError, match=r"answers with Content-Length .*, which is not a size") as caught:
         http_download(server.address, tmp_path / "file.part")
     assert len(str(caught.value)) < 200
     assert not (tmp_path / "file.part").exists()
