@@ -227,7 +227,7 @@ def test_the_parameters_reach_the_solver(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("frames", "options", "said"),
     [
-        (random_frames(1, 9, 224, 224, 3), {}, "at least 10 a clip, which give the 9 flows .* got 9"),
+        (random_frames(1, 9, 224, 224, 3), {}, "at least 10 per clip, which give the 9 flows .* got 9"),
         (random_frames(1, 10, 223, 300, 3), {}, "at least 224x224 pixels, got 223x300"),
         (random_frames(10, 224, 224, 3), {}, r"\(N, T, H, W, 3\), got torch.uint8 of shape \(10, 224"),
         (random_frames(1, 10, 3, 224, 224), {}, r"got torch.uint8 of shape \(1, 10, 3"),

@@ -273,7 +273,7 @@ def _image(name: str, image: Any) -> NDArray[Any]:
         image = image[:, :, 0]
     if image.ndim != 2:
         raise ValueError(
-            f"{name} must be a gray image (H, W), got shape {image.shape}: for color, "
+            f"{name} must be a grayscale image (H, W), got shape {image.shape}: for color, "
             "cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)"
         )
     return image

@@ -275,7 +275,7 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
         raise blamed(path, f"cannot be read: {error.strerror}", error) from error
     kind = _DECODERS[path.suffix[1:].lower()]
     if kind == "mjpeg" and _JPEG_END not in data:
-        raise VideoError(path, f"is truncated, or not a JPEG file ({len(data)} bytes)")
+        raise VideoError(path, f"is cut off, or not a JPEG file ({len(data)} bytes)")
     context = VideoCodecContext.create(kind, "r")
     assert isinstance(context, VideoCodecContext)
     context.options = _OPTIONS

@@ -42,7 +42,7 @@ def as_images(name: str, array: NDArray[Any] | Tensor, *, any_range: bool = Fals
         images = tensor
     else:
         color = color or (tensor.ndim == 4 and shape[1] in _COLORS)
-        hint = ": color images are made gray by fasti3d.flow.to_grey" if color else ""
+        hint = ": convert color images with fasti3d.flow.to_grey" if color else ""
         raise ValueError(f"{name} must be (H, W), (N, H, W) or (N, 1, H, W), got {shape}{hint}")
     height, width = images.shape[1:]
     if min(height, width) < MIN_SIDE:

@@ -330,7 +330,7 @@ def test_videos_that_are_none() -> None:
 
 # What it refuses.
 
-GREY_HINT = "colour images are made grey by fasti3d.flow.to_grey"
+GREY_HINT = "convert color images with fasti3d.flow.to_grey"
 
 
 @pytest.mark.parametrize(
