@@ -52,7 +52,8 @@ class TwoStreamI3D(nn.Module):
 
     Example:
         >>> model = fasti3d.TwoStreamI3D(fasti3d.I3D(), fasti3d.I3D(in_channels=2)).eval()
-        >>> model(torch.zeros(1, 3, 10, 224, 224), torch.zeros(1, 2, 9, 224, 224)).shape
+        >>> with torch.no_grad():
+        ...     model(torch.zeros(1, 3, 10, 224, 224), torch.zeros(1, 2, 9, 224, 224)).shape
         torch.Size([1, 400])
     """
 

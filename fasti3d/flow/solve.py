@@ -27,25 +27,23 @@ def tvl1(
 ) -> Array:
     """Compute TV-L1 optical flow: (x, y) in frame0 is at (x, y) + flow in frame1.
 
-    Every pair is solved independently, so its flow depends neither on its batch nor on the number of
-    threads. Ctrl-C takes effect after the call; ``tvl1_video`` over an iterable can be stopped earlier.
+    A pair's flow does not depend on its batch or on the number of threads. Ctrl-C takes effect after the call.
 
-    On a GPU the call does not wait for the result, but the host synchronizes to check the values of float
-    frames and of an initial flow; not for uint8, while compiling, or while capturing a CUDA graph, where the
-    flow of values out of range is undefined. ``torch.compile`` sees one operator.
+    On a GPU the call only synchronizes to check the values of float frames and of an initial flow; not while
+    compiling or capturing a CUDA graph, where the flow of values out of range is undefined.
 
     Args:
         frame0: grayscale images (H, W), (N, H, W) or (N, 1, H, W) with sides of at least 3; NumPy or torch,
             on the CPU or a GPU. uint8 is 0 to 255, floating point 0 to 1. ``fasti3d.flow.to_grey`` converts
             color; (H, W, 3) and (H, W, 4) are refused as color (pass narrow images as (N, 1, H, W)).
         frame1: as ``frame0``, of the same kind, device, dtype and shape.
-        params: see ``TVL1Params``; ``TVL1Params.preset("large-motion")`` for motion above about ten pixels.
+        params: see ``TVL1Params``; its preset ``large-motion`` is for motion above about ten pixels.
         initial_flow: the flow to start from instead of zero, in pixels: floating point of the result's
             shape. Only what the coarsest level resolves of it is used.
 
     Returns:
-        float32 (2, H, W) for images (H, W), else (N, 2, H, W): motion in pixels, x first; of the same kind
-        and on the same device as the frames.
+        float32 (2, H, W) for images (H, W), else (N, 2, H, W): motion in pixels, x first; of the kind and on
+        the device of the frames.
 
     Raises:
         TypeError: an argument has another type, or NumPy and torch are mixed.

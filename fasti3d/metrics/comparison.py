@@ -90,19 +90,18 @@ def fvd(
     """Compute the Fréchet Video Distance between real and generated videos, in bounded memory.
 
     Args:
-        real, generated: each a folder of videos or of folders of images (also mixed, also nested), an .npy
-            file or an .npz file of one array of clips, statistics that ``save_stats`` wrote, or clips in
-            memory: a NumPy array or a tensor on any device, of 5 axes, uint8 or floating point.
-        frames: consecutive frames per clip, at least 9, from a random place of each video.
+        real, generated: a folder of videos or of folders of images (mixed or nested), an .npy or .npz file of
+            one array of clips, statistics that ``save_stats`` wrote, or clips in memory: a NumPy array or a
+            tensor of 5 axes, uint8 or floating point.
+        frames: consecutive frames per clip, at least 9.
         preset, weights: as for ``FrechetVideoDistance``.
         clips: the number on each side; None takes one per video, and all of an array.
-        seed: of the choice of clips and subsets. The same seed takes the same clips on any machine.
+        seed: of the choice of clips and subsets, the same on any machine.
         fps: frames per second to sample from video files, by time stamps; None takes every frame. Folders of
             images are not resampled.
         layout, value_range: of arrays and tensors, as for ``FrechetVideoDistance``.
         device, dtype, batch: as for ``FrechetVideoDistance``.
-        strict: raise an error for a damaged or short video; by default it is skipped with a warning and, if
-            ``clips`` is given, replaced by another one.
+        strict: raise an error for a damaged or short video, which is otherwise skipped with a warning.
         bootstrap: resamples for the interval, about 200; 0 for none.
         extrapolate: whether to estimate the score of infinitely many clips.
         curve: whether to compute the scores of subsets of the clips.
@@ -111,14 +110,14 @@ def fvd(
 
     Raises:
         TypeError: a side that is neither a path nor an array or tensor.
-        ValueError: an argument is out of range, a path yields no clips, the sides differ in the kind of
-            clips, saved statistics have another preset, weights or length, or a side has fewer than 2 clips.
+        ValueError: an argument is out of range, a side has fewer than 2 clips, the sides differ in the kind
+            of clips, or saved statistics do not fit.
         OSError: a file cannot be read or written.
         fasti3d.video.VideoError: a video is damaged or short, if strict.
         fasti3d.weights.WeightsError: the weights cannot be downloaded or read.
 
     Warns:
-        UserWarning: something is unusual about the files or the score; the receipt has it too.
+        UserWarning: something is unusual; the receipt has it too.
 
     Example:
         >>> fasti3d.fvd(real, generated, layout="NTCHW", value_range=(0, 1)).score  # doctest: +SKIP

@@ -48,13 +48,13 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Decode a video and sample it by its time stamps, in bounded memory.
 
-    Frames are rotated upright, deinterlaced where flagged (yadif), blended onto black where transparent, and
-    converted to RGB by their metadata (BT.601 limited by default; no tone mapping of HDR).
+    Frames are rotated upright, deinterlaced where flagged (yadif), blended onto black, and converted to RGB
+    by their metadata (BT.601 limited by default; no tone mapping).
 
     Args:
         path: a video file that FFmpeg reads, or a folder of images (png, jpg, bmp, webp) of one size in
-            natural order (frame2 before frame10). A name is never a pattern or an address.
-        fps: frames per second of the result, 1e-6 to 1e6: at each of the times 0, 1/fps, 2/fps, … the last
+            natural order (frame2 before frame10).
+        fps: frames per second, 1e-6 to 1e6: at each of the times 0, 1/fps, 2/fps, … the last
             frame that starts no later (to a millisecond). Frames repeat where the video is slower: one at
             most 20,000 times, all together as often plus 100 times per frame, the last for at most a minute;
             time beyond is dropped with a VideoWarning. None yields every frame once. Images of a folder are
@@ -72,7 +72,7 @@ def read_frames(
     Raises:
         ValueError: an argument is out of range; raised by the call.
         VideoError: the video is missing, empty, not decodable, smaller than ``crop`` with ``resize=None``,
-            larger than 2**26 pixels, or to be scaled at more than 32 to 1; raised with the first frame.
+            above 2**26 pixels, or scaled with sides above 32 to 1; raised with the first frame.
         MemoryError, OSError: memory or file descriptors ran out.
 
     Example:
