@@ -27,7 +27,7 @@ def tvl1(
 ) -> Array:
     """Compute TV-L1 optical flow: (x, y) in frame0 is at (x, y) + flow in frame1.
 
-    A pair's flow does not depend on its batch or on the number of threads. Ctrl-C takes effect after the call.
+    A pair's flow does not depend on its batch or on the number of threads. Ctrl-C takes effect afterwards.
 
     On a GPU the call only synchronizes to check the values of float frames and of an initial flow; not while
     compiling or capturing a CUDA graph, where the flow of values out of range is undefined.
