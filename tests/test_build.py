@@ -261,7 +261,8 @@ def test_pure_python_wheel_works(tree: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     script = (
         "import fasti3d, torch\n"
-        "from fasti3d.runtime import extension, ops\n"
+        "from fasti3d import ops\n"
+        "from fasti3d.runtime import extension\n"
         "assert extension.build_info() is None and extension.load_error() is None\n"
         "x = torch.randn(1, 3, 5, 6, 7)\n"
         "print(fasti3d.__file__, tuple(ops.max_pool3d_same(x, (1, 3, 3), (1, 2, 2)).shape))\n"
