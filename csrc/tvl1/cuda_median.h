@@ -12,9 +12,9 @@
 namespace fasti3d::tvl1 {
 
 FASTI3D_HOST_DEVICE inline void order(float& low, float& high) {
-  const float least = fminf(low, high);
+  const float lower = fminf(low, high);
   high = fmaxf(low, high);
-  low = least;
+  low = lower;
 }
 
 FASTI3D_HOST_DEVICE inline void sort(float (&v)[3]) {

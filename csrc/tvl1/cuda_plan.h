@@ -113,10 +113,10 @@ inline int64_t choose_groups(const std::vector<Size>& sizes, int64_t pairs, int 
   const int64_t planes = 4 + 6 * components;
   const int64_t bytes = sizes[0].pixels() * planes * static_cast<int64_t>(sizeof(float));
   const int64_t cached = std::max<int64_t>(1, device.l2_bytes / bytes);
-  const int64_t most = std::min({pairs, device.blocks, cached});
+  const int64_t max_groups = std::min({pairs, device.blocks, cached});
   int64_t best = 1;
   double least = 0;
-  for (int64_t groups = 1; groups <= most; ++groups) {
+  for (int64_t groups = 1; groups <= max_groups; ++groups) {
     double time = 0;
     for (size_t i = 0; i < levels; ++i) {
       const int64_t blocks = device.blocks / groups;

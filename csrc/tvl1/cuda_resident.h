@@ -78,8 +78,8 @@ class Resident {
   FASTI3D_BLOCK Resident(Block& block, Shared& shared, const Task& task, State& state)
       : block_(block), shared_(shared), task_(task), state_(state) {}
 
-  // Runs at most `most` iterations; returns whether the rule stopped them.
-  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t, StopRule& rule) {
+  // Runs at most `max_iterations`; returns whether the rule stopped them.
+  FASTI3D_BLOCK bool iterate(const Level& level, int64_t max_iterations, int32_t, StopRule& rule) {
     cut(level);
     Registers registers{};
     const bool has_constants = rule.iteration > 0;  // only u has changed then
@@ -89,7 +89,7 @@ class Resident {
     block_.exchange(shared_.p_bytes);
     const int32_t total_bytes = (block_.count() - 1) * static_cast<int32_t>(sizeof(double));
     bool stopped = false;
-    for (; most > 0 && !stopped; --most) {
+    for (; max_iterations > 0 && !stopped; --max_iterations) {
       block_.sums(
           registers,
           [&](int32_t thread, Pixels& pixels) { return advance_u(thread, registers, pixels); },

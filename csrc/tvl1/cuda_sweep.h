@@ -20,13 +20,14 @@ namespace fasti3d::tvl1 {
 constexpr int kPartialSums = 16;
 
 // Iterations until the sum of changes reaches the tolerance, if it goes on falling as it did from
-// `previous` to `last`; between 1 and `most`.
+// `previous` to `last`; between 1 and `max_iterations`.
 FASTI3D_BLOCK int32_t iterations_left(double previous, double last, double tolerance,
-                                      int32_t most) {
-  if (!(last < previous) || !(tolerance > 0.0)) return most;
+                                      int32_t max_iterations) {
+  if (!(last < previous) || !(tolerance > 0.0)) return max_iterations;
   const float fall = logf(static_cast<float>(last / previous));
   const float left = ceilf(logf(static_cast<float>(tolerance / last)) / fall);
-  return left < static_cast<float>(most) ? (left > 1.0f ? static_cast<int32_t>(left) : 1) : most;
+  return left < static_cast<float>(max_iterations) ? (left > 1.0f ? static_cast<int32_t>(left) : 1)
+                                                   : max_iterations;
 }
 
 // What a block keeps for its threads to exchange.
@@ -94,9 +95,10 @@ class Sweeper {
   FASTI3D_BLOCK Sweeper(Block& block, Shared& shared, const Task& task, State& state)
       : block_(block), shared_(shared), task_(task), state_(state) {}
 
-  // At most so many iterations, probably about as many as are expected; whether the rule stopped
+  // Runs at most `max_iterations`, probably about `expected`; returns whether the rule stopped
   // them.
-  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t expected, StopRule& rule) {
+  FASTI3D_BLOCK bool iterate(const Level& level, int64_t max_iterations, int32_t expected,
+                             StopRule& rule) {
     const Tiling& tiling = level.tiling;
     const int32_t tiles = tiling.tiles();
     // Set here, they need not be kept through everything that comes before.
@@ -106,9 +108,9 @@ class Sweeper {
     bool stopped = false, again = false;
     double previous = 0.0, last = 0.0;
     int32_t length = expected;
-    while (most > 0 && !(stopped && !again)) {
+    while (max_iterations > 0 && !(stopped && !again)) {
       if (length > tiling.sweep) length = tiling.sweep;
-      if (length > most) length = static_cast<int32_t>(most);
+      if (length > max_iterations) length = static_cast<int32_t>(max_iterations);
       sweep(level, registers, length, held, held && !again);
       held = tiles <= block_.count();
       block_.meet();
@@ -136,7 +138,7 @@ class Sweeper {
       }
       state_.turn_u();
       state_.turn_p();
-      most -= length;
+      max_iterations -= length;
       // The first iteration of all shows no trend.
       length = previous > 0.0 ? iterations_left(previous, last, level.tolerance, tiling.sweep)
                               : 2 * length;

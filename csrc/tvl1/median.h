@@ -4,9 +4,9 @@
 // compiler removes comparators whose results are unused.
 
 inline void order(Vector& low, Vector& high) {
-  const Vector least = smaller(low, high);
+  const Vector lower = smaller(low, high);
   high = larger(low, high);
-  low = least;
+  low = lower;
 }
 
 inline void sort3(Vector* v) {

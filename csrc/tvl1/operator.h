@@ -74,14 +74,14 @@ inline float max_frame_value(double lambda, double theta) {
 }
 
 // Fails for a value of a float32 tensor on the CPU that is not between the two; NaN is not.
-inline void check_values(const std::optional<Tensor>& tensor, const char* name, float least,
-                         float most) {
+inline void check_values(const std::optional<Tensor>& tensor, const char* name, float low,
+                         float high) {
   if (!tensor || tensor->scalar_type() != ScalarType::Float) return;
   const float* const values = static_cast<const float*>(tensor->const_data_ptr());
   bool inside = true;
   const int64_t count = tensor->numel();
-  for (int64_t i = 0; i < count; ++i) inside &= values[i] >= least && values[i] <= most;
-  check(inside, name, " must be finite and lie in ", least, " to ", most, ", being float32");
+  for (int64_t i = 0; i < count; ++i) inside &= values[i] >= low && values[i] <= high;
+  check(inside, name, " must be finite and lie in ", low, " to ", high, ", being float32");
 }
 
 struct Problem {

@@ -195,8 +195,8 @@ void Solver::upsample(Team& team, size_t from) {
 }
 
 int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
-  const int64_t most = std::max<int64_t>(1, size_.height / (kMinGroups * kGroup));
-  const int count = static_cast<int>(std::min<int64_t>(team.muster(), most));
+  const int64_t max_members = std::max<int64_t>(1, size_.height / (kMinGroups * kGroup));
+  const int count = static_cast<int>(std::min<int64_t>(team.muster(), max_members));
   while (static_cast<int>(members_.size()) < count) {
     members_.push_back(std::make_unique<MemberRows>(row_stride(sizes_[0].width), components_));
   }

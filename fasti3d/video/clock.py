@@ -28,11 +28,11 @@ class Clock:
         max_step: ``MAX_STEP`` or ``MAX_STEP_RESTARTING``, in seconds.
 
     Attributes:
-        mended: whether a break has been repaired so far.
+        repaired: whether a break has been repaired so far.
     """
 
     def __init__(self, period: float, max_step: float = MAX_STEP) -> None:
-        self.mended = False
+        self.repaired = False
         self._max_step = max_step
         self._offset: float | None = None  # seconds to add to a stamp
         self._time: float | None = None
@@ -56,7 +56,7 @@ class Clock:
             if self._is_plausible(time - previous):
                 self._longest = max(self._longest, time - previous)
             else:
-                self.mended = True
+                self.repaired = True
                 self._offset = expected - stamp
                 time = expected
         if self._is_plausible(duration):

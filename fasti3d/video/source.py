@@ -52,7 +52,7 @@ def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
     """Yield every frame of a video file.
 
     A file that breaks in the middle ends there with a VideoWarning, or with a VideoError if strict.
-    A clock that goes wrong is mended as ``Clock`` says, with a VideoWarning.
+    A broken clock is repaired as ``Clock`` says, with a VideoWarning.
 
     Raises:
         VideoError: nothing can be decoded.
@@ -62,10 +62,10 @@ def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
         for frame, stream in decoded(path):
             if ticking is None:
                 ticking = clock(stream)
-            mended = ticking.mended
+            repaired = ticking.repaired
             tick = float(frame.time_base or 0)
             time, duration = ticking(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
-            if ticking.mended and not mended:
+            if ticking.repaired and not repaired:
                 warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
             yield TimedFrame(frame, time, duration, pixel_aspect(stream))
     except BreakError as error:

@@ -95,7 +95,7 @@ def verify(name: str) -> Path:
     """
     path = _path(lookup(name).name)
     if fault := _fault(path):
-        raise WeightsError(f"{name} at {path} {fault}; `fasti3d weights get {name}` fetches it anew")
+        raise WeightsError(f"{name} at {path} {fault}; `fasti3d weights get {name}` downloads it again")
     return path
 
 

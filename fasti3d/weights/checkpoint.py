@@ -77,7 +77,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
 
 
 def read_partial(source: Source) -> dict[str, Tensor]:
-    """The network's tensors under our names, as far as they are there, with the same errors."""
+    """Read the network's tensors that are present, under our names, with the same errors."""
     with contents_of(source) as (contents, _):
         found, _ = _recognized(contents)
         return {key: standard(key, tensor) for key, tensor in found.tensors.items()}
@@ -85,7 +85,7 @@ def read_partial(source: Source) -> dict[str, Tensor]:
 
 @contextmanager
 def contents_of(source: Source) -> Iterator[tuple[Contents, str]]:
-    """What is in it, and what to call it; errors in the block are about it, unless the machine ran out."""
+    """Open a source: its contents and its name; errors in the block name it, unless the machine ran out."""
     if isinstance(source, Mapping):
         name = "the state dict"
     else:
@@ -158,7 +158,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
     """Save a checkpoint with its origin as safetensors, and return the file's SHA-256.
 
     Raises:
-        OSError: it cannot be written; whatever was at ``path`` is still there then.
+        OSError: it cannot be written; an existing file at ``path`` is kept.
     """
     # Imported here, since machines that only have torch's files may lack it.
     from safetensors.torch import save

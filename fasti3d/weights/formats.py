@@ -238,7 +238,7 @@ def places(groups: Mapping[str, Iterable[str]], formats: Sequence[Format]) -> li
 
 
 def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
-    """Our name of each key of a network's state dict, in the format that knows most of them."""
+    """Our name of each key of a network's state dict, in the format with the max number of known keys."""
     keys = set(state_dict)
     return max(FORMATS, key=lambda form: len(keys & form.keys.keys())).keys
 

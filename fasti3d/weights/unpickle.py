@@ -1,10 +1,10 @@
 """Reading pickles of tensors and arrays without running anything that they name.
 
-A pickle is a program, and Python's unpickler calls whatever that program names. This one is an
-interpreter of our own for the opcodes that honest files use. What a pickle names is never looked
-up: tensors, arrays and ordered dicts are rebuilt as records of ours, and every other object, be it a
-harmless ``argparse.Namespace`` or ``os.system``, becomes an inert ``Inert`` that only keeps the items
-and attributes given to it. Memory and time stay in proportion to the file's size.
+A pickle is a program, and Python's unpickler calls any function that it names. This module interprets only
+the opcodes that honest files use. Names in a pickle are never looked up: tensors, arrays and ordered dicts
+are rebuilt as records, and every other object, whether a harmless ``argparse.Namespace`` or ``os.system``,
+becomes an ``Inert`` that only keeps the items and attributes given to it. Memory and time stay in
+proportion to the file's size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Global(NamedTuple):
 
 
 class Inert:
-    """Stands for an object of whatever class, or the result of whatever function.
+    """A stand-in for an object of any class, or the result of any function.
 
     Attributes:
         items: what was put into it, as into a dict.
@@ -87,7 +87,7 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from node.items()
         return
     yield from node.items.items()
-    # The state of an object with slots is a pair, the second one theirs.
+    # The state of an object with slots is a pair, whose second part is that of the slots.
     for part in node.state if isinstance(node.state, tuple) and len(node.state) == 2 else (node.state,):
         if isinstance(part, Mapping):
             yield from part.items()

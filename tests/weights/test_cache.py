@@ -120,7 +120,9 @@ def test_changed_weights_are_noticed_and_fetched_anew(entry: Entry, server: File
     path = get("mine")
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(WeightsError, match=r"has changed since .*`fasti3d weights get mine` fetches it anew"):
+    with pytest.raises(
+        WeightsError, match=r"has changed since .*`fasti3d weights get mine` downloads it again"
+    ):
         verify("mine")
     assert get("mine").read_bytes() == good
     assert len(server.ranges) == 2
