@@ -30,19 +30,16 @@ def mean_error(solve: Callable[[Tensor, Tensor], Tensor], pairs: list[flow_data.
 
 
 def test_i3d_is_as_accurate_as_opencv(chairs: list[flow_data.Chairs]) -> None:
-    """On parts of the pairs, as OpenCV takes long: benchmarks/test_tvl1_accuracy.py has them whole."""
+    """On a part where an epsilon of .05 costs a pixel, as OpenCV takes long.
+
+    benchmarks/test_tvl1_accuracy.py has all pairs.
+    """
     pytest.importorskip("cv2")
     rows, columns = slice(128, 256), slice(176, 336)
-    parts = [
-        pair._replace(
-            frame0=pair.frame0[rows, columns].contiguous(),
-            frame1=pair.frame1[rows, columns].contiguous(),
-            truth=pair.truth[:, rows, columns],
-        )
-        for pair in chairs[::2]
-    ]
-    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), parts)
-    theirs = mean_error(flow_peers.opencv(), parts)
+    frame0, frame1, truth = (image[..., rows, columns].contiguous() for image in chairs[1])
+    part = [flow_data.Chairs(frame0, frame1, truth)]
+    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), part)
+    theirs = mean_error(flow_peers.opencv(), part)
     assert abs(ours - theirs) <= TVL1_ACCURACY.limit, TVL1_ACCURACY.why
 
 
