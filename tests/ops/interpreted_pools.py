@@ -109,7 +109,7 @@ def test_slices_and_layouts_of_a_pool() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_small_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_launch, "chip", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(pool_launch, "gpu_traits", lambda device: CHIPS["pointer"])
     check_pool(clip(3, 72, (2, 3, 4), dtype), (1, 3, 3), ONE)
 
 
