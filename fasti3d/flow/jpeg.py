@@ -1,4 +1,4 @@
-"""Grey images as JPEG files, which FFmpeg does not write: baseline, quality 95, which is OpenCV's default."""
+"""Gray images as JPEG files, which FFmpeg does not write: baseline, quality 95, which is OpenCV's default."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def encode_grey_jpeg(image: NDArray[np.uint8]) -> bytes:
-    """A uint8 image (H, W), of sides of 1 to 65535, as the bytes of a JPEG file of one component.
+    """Encode a uint8 image (H, W), with sides of 1 to 65535, as a JPEG file of one component.
 
     Source: ITU-T T.81, the JPEG standard; JFIF 1.01.
     """
