@@ -29,7 +29,7 @@ from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.folder import FolderFlow, check_flow_count, flow_folder
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.flow.stream import CROP
-from fasti3d.flow.windows import FlowWindow, PairFlow, SolvedFlow, with_flow
+from fasti3d.flow.window_flow import FlowWindow, PairFlow, SolvedFlow, with_flow
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.limits import check_arguments
 from fasti3d.models import BATCH, DEFAULT_WEIGHTS, Model, evaluating, load_streams, place

@@ -1,7 +1,7 @@
 """The command line: one file per verb, which parses, calls the library and prints.
 
-Verbs import the library inside their functions, so that ``--help`` and a wrong option need not wait
-for torch.
+Verbs import the library inside of their functions, so that ``--help`` and a wrong option do not wait for
+torch.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe has gone. Python flushes stdout once more as it ends: let it have a place.
+        # The reader of the pipe is gone. Python flushes stdout once more at exit, which then needs a target.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

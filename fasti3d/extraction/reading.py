@@ -13,7 +13,7 @@ from fasti3d.extraction.rows import Watch
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.folder import FlowFolder, FolderFlow
 from fasti3d.flow.stream import CROP
-from fasti3d.flow.windows import PairFlow, SolvedFlow, with_pair_flow
+from fasti3d.flow.window_flow import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.utils.prefetch import READ_AHEAD, read_ahead
 from fasti3d.video import Frame, VideoError, Window, read_frames
 from fasti3d.video.errors import blamed

@@ -52,7 +52,7 @@ def run_short_on(
         def fail(*_: object, **__: object) -> Any:
             raise short()
 
-        monkeypatch.setattr(transform.Transform, "_rgb", fail)
+        monkeypatch.setattr(transform.FrameTransform, "_rgb", fail)
         return
     opened = av.open
 

@@ -116,7 +116,7 @@ def test_folders_that_do_not_fit_fail_their_video_alone(home: Path, tmp_path: Pa
     assert (done.done, len(done.failed)) == (1, 3)
     assert (tmp_path / "out" / "a" / "good_flow.npy").exists()
     reasons = errors(tmp_path / "out")
-    assert reasons["cut"].startswith(f"{broken}: is cut off, or no JPEG file")
+    assert reasons["cut"].startswith(f"{broken}: is cut off, or not a JPEG file")
     assert reasons["none"].startswith(f"{flows / 'none'}: cannot be read as a folder of flow")
     assert reasons["count"].startswith(
         f"{flows / 'count'}: holds 12 flows, which are those of 12 or 13 frames, but the video is sampled to "
