@@ -70,7 +70,7 @@ class Planned:
 
     def _clip(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The clip of a call whose results a plan can compute."""
-        if self._program is None:
+        if self._program is None:  # a pickle of functions without names
             return None
         x = args[0] if len(args) == 1 and not kwargs else None
         if not args and len(kwargs) == 1:
@@ -86,14 +86,24 @@ class Planned:
 
     def _run(self, x: Tensor) -> Run | str:
         """What computes the results of clips like x with the weights as they are now, or why nothing does."""
-        traced = self._traced
-        if traced is None:
+        traced = self._traces()
+        return traced if isinstance(traced, str) else traced.run(x)
+
+    def _traces(self) -> Traced | str:
+        """What the trace became, or why it no longer holds."""
+        if self._program is None:
+            return "the trace calls a function that no pickle can name: fuse the network anew"
+        if self._traced is None:
             with _lock:
                 if _structure(self._module) != self._structure:
                     return "a part of the network changed since it was fused"
-                assert self._program is not None
-                traced = self._traced = Traced(self._module, self._program)
-        return traced.run(x)
+                self._traced = self._traced or Traced(self._module, self._program)
+        return self._traced
+
+    def why_not(self) -> str:
+        """Why clips run layer by layer, as far as the clips that came so far tell; empty if they do not."""
+        traced = self._traces()
+        return traced if isinstance(traced, str) else traced.why_not()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Planned:
         other = memo[id(self)] = copy.copy(self)
@@ -133,9 +143,7 @@ def _structure(module: nn.Module) -> tuple[Any, ...]:
             name,
             type(part),
             tuple(
-                (key, _frozen(value))
-                for key, value in vars(part).items()
-                if key != "_packed" and not isinstance(value, Planned)
+                (key, _frozen(value)) for key, value in vars(part).items() if not isinstance(value, Planned)
             ),
         )
         for name, part in module.named_modules(remove_duplicate=False)

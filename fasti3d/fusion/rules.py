@@ -91,10 +91,11 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
         weight, bias, relu = module.folded_weight, module.folded_bias, module.relu
     same = isinstance(module, FusedConv3d) and module.padding is None
     padding = None if same else triple(module.padding)
-    stride, dilation, groups = triple(module.stride), (1, 1, 1), 1
+    stride, groups = triple(module.stride), 1
+    dilation: Triple | None = (1, 1, 1)
     if not isinstance(module, FusedConv3d):
         dilation, groups = triple(module.dilation), module.groups
-        if module.padding_mode != "zeros" or padding is None:
+        if module.padding_mode != "zeros" or padding is None or dilation is None:
             return None
     assert stride is not None
     dtype = compute_dtype(like.device, like.dtype)
