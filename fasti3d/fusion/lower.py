@@ -237,7 +237,7 @@ class _Lowering:
         """What a module of the user's own gives, by a copy of it that may keep nothing."""
         tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
         stand_in = copy.deepcopy(module, tensors)
-        watch = Watch(stand_in, (), stand_in.modules(), derived=("_packed",))
+        watch = Watch(stand_in, (), stand_in.modules())
         run = _bound(call, stand_in, [numbers.index(n) for n in self._read(call)])
         with self._faking():
             result = run(*fakes)

@@ -70,7 +70,7 @@ class Planned:
 
     def _clip(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The clip of a call whose results a plan can compute."""
-        if self._program is None:
+        if self._program is None:  # a pickle of functions without names
             return None
         x = args[0] if len(args) == 1 and not kwargs else None
         if not args and len(kwargs) == 1:
@@ -90,26 +90,26 @@ class Planned:
         return traced if isinstance(traced, str) else traced.run(x)
 
     def why_not(self) -> str:
-        """Why clips in the dtype and on the device of the network's weights run call by call, whatever their
-        shape: one sentence; empty if a plan may run.
+        """Why clips in the dtype and on the device of the network's weights run layer by layer, as far as they
+        and the clips that came so far tell; empty if a plan may run.
         """
         module, traced = self._module, self._trace()
+        if isinstance(traced, str):
+            return traced
         like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
-        if isinstance(traced, str) or like is None:
-            return traced if isinstance(traced, str) else ""
         with torch.no_grad():
-            return traced.why_not(like)
+            return (like is not None and traced.why_not(like)) or traced.why_all_failed()
 
     def _trace(self) -> Traced | str:
+        """What the trace became, or why it no longer holds."""
         if self._program is None:
-            return "its trace calls what cannot be pickled, and was left out of this copy"
-        traced = self._traced
-        if traced is None:
+            return "the trace calls a function that no pickle can name: fuse the network again"
+        if self._traced is None:
             with _lock:
                 if _structure(self._module) != self._structure:
                     return "a part of the network changed since it was fused"
-                traced = self._traced = Traced(self._module, self._program)
-        return traced
+                self._traced = self._traced or Traced(self._module, self._program)
+        return self._traced
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Planned:
         other = memo[id(self)] = copy.copy(self)
@@ -149,9 +149,7 @@ def _structure(module: nn.Module) -> tuple[Any, ...]:
             name,
             type(part),
             tuple(
-                (key, _frozen(value))
-                for key, value in vars(part).items()
-                if key != "_packed" and not isinstance(value, Planned)
+                (key, _frozen(value)) for key, value in vars(part).items() if not isinstance(value, Planned)
             ),
         )
         for name, part in module.named_modules(remove_duplicate=False)

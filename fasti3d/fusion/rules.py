@@ -95,7 +95,7 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
     dilation: Triple | None = (1, 1, 1)
     if not isinstance(module, FusedConv3d):
         dilation, groups = triple(module.dilation), module.groups
-        if module.padding_mode != "zeros" or padding is None:
+        if module.padding_mode != "zeros" or padding is None or dilation is None:
             return None
     assert stride is not None
     assert dilation is not None

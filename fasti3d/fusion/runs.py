@@ -21,6 +21,7 @@ from fasti3d.runtime.route import compute_dtype, has_kernel
 
 # Shapes and strides of clips whose runs are kept.
 _MAX_RUNS = 16
+_CHANGED = "a part of the network changed since it was fused, or has hooks"
 _build_lock = threading.Lock()
 
 
@@ -84,16 +85,22 @@ class Traced:
     def __init__(self, module: nn.Module, program: Program) -> None:
         self._module, self._program = module, program
         modules = list(module.modules())
-        self._watch = Watch(module, (), modules, unhooked=modules[1:], tensors=False, derived=("_packed",))
+        self._watch = Watch(module, (), modules, unhooked=modules[1:], tensors=False)
         self._parameters = [part._parameters for part in modules]
         self._held = [held for part in modules for held in (part._parameters, part._buffers)]
         self._slots: list[Slot] = [slot for part in modules for slot in tensors_of(part)]
         self._state: _State | None = None
 
+    def why_all_failed(self) -> str:
+        """Why clips run layer by layer, if all that came did; empty otherwise."""
+        runs = [] if self._state is None else list(self._state.runs.values())
+        whys = [run for run in runs if isinstance(run, str)]
+        return whys[-1] if whys and len(whys) == len(runs) else ""
+
     def why_not(self, x: Tensor) -> str:
         """Why no plan runs for clips in the dtype and on the device of x, of any shape; empty if one may."""
         if not self._watch.holds():
-            return "a part of the network changed, or has hooks, since it was fused"
+            return _CHANGED
         if torch.is_grad_enabled() and any(
             p is not None and p.requires_grad for held in self._parameters for p in held.values()
         ):

@@ -346,9 +346,11 @@ def test_the_rest_of_a_network_is_planned_where_a_part_cannot_be(runs: list[Run]
     fused = fasti3d.fuse(randomise(r3d((16, 24), 10)))
     x, seen = random(1, 3, 4, 16, 16), []
     expected = run(fused, x)
+    assert vars(fused)["forward"].why_not() == ""
     fused.stages[1].register_forward_hook(lambda module, args, y: seen.append(y.shape))
     assert_same(run(fused, x), expected)
     assert len(seen) == 1
+    assert "hooks" in vars(fused)["forward"].why_not()
     assert len(runs) == 3  # all, and then each stage
 
 
