@@ -90,7 +90,7 @@ class Planned:
         return traced if isinstance(traced, str) else traced.run(x)
 
     def why_not(self) -> str:
-        """Why clips in the dtype and on the device of the network's weights run layer by layer, as far as they
+        """Why clips of the dtype and device of the network's weights run layer by layer, as far as they
         and the clips that came so far tell; empty if a plan may run.
         """
         module, traced = self._module, self._trace()
