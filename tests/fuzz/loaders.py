@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 
 from fasti3d.compat.pytorch_i3d import InceptionI3d
-from fasti3d.extraction import errors
+from fasti3d.extraction import ErrorReport
 from fasti3d.extraction.sources import REPORT
 from fasti3d.flow import read_flo, read_kitti_png, write_flo, write_kitti_png
 from fasti3d.inflate import inflate
@@ -235,7 +235,7 @@ def _flow_loaders() -> list[Loader]:
 
 def _report(path: Path) -> object:
     assert path.name == REPORT
-    return errors.ErrorReport(path.parent).read()
+    return ErrorReport(path.parent).read()
 
 
 def _record_loaders() -> list[Loader]:
