@@ -3,7 +3,7 @@
 ``python -m benchmarks.fvd_memory CANDIDATE --clips 32 --shape 16 128 128`` prints JSON: the MB (10^6 bytes)
 that the process grows by while it computes the score of that many clips on each side. fasti3d is given one
 batch after another, which are made on the way; the others all clips at once, which count. Each candidate has
-its weights and has scored two small clips a side before.
+its weights and has scored two small clips per side before.
 """
 
 from __future__ import annotations

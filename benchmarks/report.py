@@ -183,7 +183,7 @@ SECTIONS = {
     "FVD": Section(
         "Fréchet Video Distance",
         {"time": _time, "ratio": _ratio("ratio"), "rate": _rate, "MB": _number("peak_mb", ".0f")},
-        "From 8-bit clips to the score. MB: peak memory beyond the weights, of 32 clips a side, which "
+        "From 8-bit clips to the score. MB: peak memory beyond the weights, of 32 clips per side, which "
         "fasti3d gets in batches of 16 and the others at once.",
     ),
     "embedding": Section(

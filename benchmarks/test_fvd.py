@@ -40,7 +40,7 @@ def _weights() -> None:
     try:
         weights.get("kinetics400-rgb")
     except weights.WeightsError as error:
-        pytest.skip(f"kinetics400-rgb cannot be had: {error}")
+        pytest.skip(f"kinetics400-rgb cannot be downloaded: {error}")
 
 
 @pytest.mark.usefixtures("_weights")
@@ -115,7 +115,7 @@ def test_rate(race: Race, case: Case, name: str, made_weights: Path) -> None:
 
 
 def test_statistics(race: Race) -> None:
-    """The distance alone, of 2,048 features a side."""
+    """The distance alone, of 2,048 features per side."""
     from fasti3d.metrics.distance import frechet_distance
     from fasti3d.metrics.statistics import Statistics
 

@@ -18,7 +18,7 @@ from benchmarks import flow_peers, peers
 from benchmarks.flow_data import made_frames
 from fasti3d import TwoStreamI3D
 from fasti3d.flow import PRESETS, to_flow_clip, to_grey
-from fasti3d.flow.stream import centre, encoded, pair_flow, solver_frames
+from fasti3d.flow.stream import center, encoded, pair_flow, solver_frames
 
 OURS = "fasti3d"
 OPENCV = "OpenCV's TV-L1 on the CPU, reference networks"
@@ -80,7 +80,7 @@ def with_opencv(case: Case) -> Pass:
     solve = flow_peers.opencv()
 
     def run() -> Tensor:
-        rows, columns = centre(*frames.shape[2:4])
+        rows, columns = center(*frames.shape[2:4])
         grey = to_grey(frames).cpu()
         flows = [torch.stack([solve(a, b) for a, b in itertools.pairwise(clip)]) for clip in grey]
         flow_clip = to_flow_clip(encoded(torch.stack(flows), "readme")).to(case.device, case.dtype)
@@ -97,7 +97,7 @@ def with_opencv(case: Case) -> Pass:
 def expected_logits(case: Case) -> Tensor:
     """Of the first clip, in float32 on the CPU: fasti3d's flow, reference networks; and without any flow."""
     frames = made_clips(1, case.frames)
-    rows, columns = centre(*frames.shape[2:4])
+    rows, columns = center(*frames.shape[2:4])
     rgb_clip = frames[:, :, rows, columns].permute(0, 4, 1, 2, 3) / 127.5 - 1
     flow = pair_flow(to_grey(frames), PRESETS["i3d"])
     with torch.no_grad():
@@ -140,7 +140,7 @@ def _elapsed(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> 
 
 def part_by_part(two: TwoStreamI3D, frames: Tensor) -> tuple[Tensor, dict[str, float]]:
     """The logits, step by step as ``forward_frames`` computes them, and the seconds that each part took."""
-    rows, columns = centre(*frames.shape[2:4])
+    rows, columns = center(*frames.shape[2:4])
     with torch.no_grad():
         watch = Stopwatch(frames.device)
         grey = solver_frames(frames, "readme")

@@ -10,7 +10,8 @@ from fasti3d.version import __version__
 
 if TYPE_CHECKING:
     from fasti3d import compat, dense, extraction, flow, inflate, ops, reference, video, weights
-    from fasti3d.classification.classify import Classification, classify
+    from fasti3d.classification.classify import classify
+    from fasti3d.classification.result import Classification
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion.fuse import fuse
@@ -48,7 +49,7 @@ __all__ = [
 # Loaded when first used: the command line need not wait for torch, nor the network for decoders.
 _HOMES = {
     "I3D": "fasti3d.i3d",
-    "Classification": "fasti3d.classification.classify",
+    "Classification": "fasti3d.classification.result",
     "Extraction": "fasti3d.extraction",
     "FrechetVideoDistance": "fasti3d.metrics",
     "TVL1Params": "fasti3d.flow",

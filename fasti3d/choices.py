@@ -1,4 +1,4 @@
-"""Names that users choose from, where the command line can read them without importing torch."""
+"""Names that users choose from, which the command line can read without importing torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TVL1Preset = Literal["i3d", "opencv-cuda", "large-motion"]
 FVDPreset = Literal["tf", "stylegan-v", "videogpt", "cd-fvd"]
 ClipLayout = Literal["NTHWC", "NCTHW", "NTCHW"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-# What becomes of a 2-D network's filters.
+# How a 2-D network's filters are inflated.
 Inflation = Literal["average", "centre"]
 
 # Of extracted features.
@@ -28,19 +28,19 @@ POOLED, MAP = "pooled", "map"
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """ValueError for a value that is none of the choices."""
+    """Raise a ValueError for a value that is not one of the choices."""
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def check_inflation(mode: str) -> None:
-    """ValueError for an unknown way to inflate."""
+    """Raise a ValueError for an unknown way to inflate."""
     check_choice("mode", mode, get_args(Inflation))
 
 
 def check_streams(streams: str, flow: object, argument: str = "flow_model") -> None:
-    """ValueError for unknown streams, and for flow weights (``argument``) missing or out of place."""
+    """Raise a ValueError for unknown streams, and for flow weights (``argument``) missing or unexpected."""
     check_choice("streams", streams, get_args(Streams))
     if streams != "rgb" and flow is None:
         names = [name for name, entry in registry().items() if entry.stream == "flow"]
@@ -53,18 +53,18 @@ def check_streams(streams: str, flow: object, argument: str = "flow_model") -> N
 
 
 def check_preset(preset: str) -> None:
-    """ValueError for an unknown preset."""
+    """Raise a ValueError for an unknown preset."""
     if preset not in get_args(FlowPreset):
         raise ValueError(f"the flow preset must be one of {', '.join(get_args(FlowPreset))}, got {preset!r}")
 
 
 def check_device(name: str) -> None:
-    """ValueError for what is not the name of a device; whether it is there, torch knows."""
+    """Raise a ValueError for an invalid name of a device; torch checks that the device exists."""
     if not re.fullmatch(r"auto|cpu(:0)?|cuda(:[0-9]+)?", name):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
 
 
 def check_dtype(name: str) -> None:
-    """ValueError for what is not the name of a dtype to compute in, or auto."""
+    """Raise a ValueError for an invalid name of a compute dtype."""
     if name not in ("auto", *get_args(Dtype)):
         raise ValueError(f"dtype must be auto, {', '.join(get_args(Dtype))}, got {name!r}")

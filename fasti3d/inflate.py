@@ -1,14 +1,14 @@
 """2-D Inception-v1 weights of ImageNet, inflated into I3D.
 
 Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017), "Bootstrapping 3D filters from 2D
-Filters": on a video of one repeated image the inflated network computes what the 2-D network computes on the
-image, at the steps that see no padding in time (Mixed_5c has its first such step in clips of 101 frames).
+Filters": on a video of one repeated image the inflated network computes the 2-D network's result on the
+image, at the steps without padding in time (Mixed_5c has its first such step in clips of 101 frames).
 
 Two public forms of the 2-D network are read, torchvision's GoogLeNet and the TF-slim variables that it was
 converted from. Both were trained on values in [-1, 1], with batch norm of eps 1e-3 and 3x3 convolutions in
-branch 2, so they go into I3D as they are. (torchvision's ``transform_input`` only maps its normalised images
-back to [-1, 1]; nothing is to be folded into the stem.) torchvision pads the stem by one pixel more in front
-than TensorFlow and I3D, which moves its maps by one pixel and changes no weight.
+branch 2, so the weights need no conversion. (torchvision's ``transform_input`` only maps its normalized
+images back to [-1, 1]; nothing has to be folded into the stem.) torchvision pads the stem by one more pixel
+in front than TensorFlow and I3D, which shifts its feature maps by one pixel and changes no weight.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fasti3d.weights import formats
 from fasti3d.weights.checkpoint import Checkpoint, Source, contents_of, digest, standard
 from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.formats import Format, Recognised, tensor_keys
+from fasti3d.weights.formats import Format, Recognized, tensor_keys
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.loading import opened, save
 from fasti3d.weights.paths import Spec, find_file
@@ -37,7 +37,7 @@ from fasti3d.weights.paths import Spec, find_file
 # Of batch norm, in both public forms of the 2-D network.
 _EPS = 1e-3
 
-# torchvision's letters are one behind I3D's, which count the max-pool before a block.
+# torchvision's letters lag I3D's by one, which count the max-pool before a block.
 _TORCHVISION_BLOCKS = {
     "inception3a": "Mixed_3b",
     "inception3b": "Mixed_3c",
@@ -97,7 +97,7 @@ _PART = re.compile(
 # What follows the name of a convolution with its batch norm.
 _LEAF = re.compile(r"(\.(conv|bn)\.\w+|/(\w*weights|biases|BatchNorm/\w+)(:0)?)$")
 _CAFFE = "the first GoogLeNet (Caffe's), which has 5x5 convolutions and no batch norm"
-# Keys that give away other networks, the first that matches.
+# Keys that identify other networks; the first match counts.
 _OTHERS = {
     r"double_3x3": "BN-Inception (Inception v2)",
     r"inception_\d[a-e][/_.]|conv1[/_]7x7": _CAFFE,
@@ -109,14 +109,14 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class InflationReport:
-    """What became of every tensor.
+    """Which tensors were filled, not used, and left new.
 
     Attributes:
-        format: whose names the 2-D weights have: ``torchvision-googlenet`` or ``tf-slim-inception-v1``.
+        format: the naming scheme of the 2-D weights: ``torchvision-googlenet`` or ``tf-slim-inception-v1``.
         filled: tensors of the network that were filled, by the network's names.
         unused: tensors of the 2-D weights that I3D has no place for (the ImageNet classifiers, step
             counts, an optimizer's state), by the weights' own names.
-        new: tensors of the network that keep the values they had: its classifier.
+        new: tensors of the network that keep their values: its classifier.
     """
 
     format: str
@@ -126,24 +126,24 @@ class InflationReport:
 
 
 def inflate_conv2d(weight: Tensor, time: int, mode: str = "average") -> Tensor:
-    """Turns the filters of a 2-D convolution into those of a 3-D one.
+    """Inflate the filters of a 2-D convolution to those of a 3-D one.
 
-    ``"average"`` is the paper's: every frame of the window gets the 2-D filter over ``time``. The response
-    to a still clip is the 2-D one wherever the window lies within the clip; at the clip's ends part of it
-    falls on zero padding. ``"centre"`` puts the filter on the window's middle frame and zeros on the others
-    (Girdhar et al., "Detect-and-Track", CVPR 2018): it is the 2-D response at every step.
+    ``"average"`` is the paper's: every frame of the window gets the 2-D filter divided by ``time``. The
+    response to a still clip is the 2-D one wherever the window lies within the clip; at its ends part of the
+    window is zero padding. ``"centre"`` puts the filter on the middle frame and zeros on the others (Girdhar
+    et al., "Detect-and-Track", CVPR 2018): the response is the 2-D one at every step.
 
     Args:
         weight: (out, in, H, W), floating point.
-        time: frames of the window, at least 1. Of an even number the earlier middle frame counts, which
-            SAME padding always puts inside the clip.
+        time: frames of the window, at least 1. For an even number the earlier middle frame is used, which
+            with SAME padding is always inside of the clip.
         mode: ``"average"`` or ``"centre"``.
 
     Returns:
         (out, in, time, H, W), contiguous, in the dtype and on the device of ``weight``.
 
     Raises:
-        ValueError: any other argument.
+        ValueError: an argument is out of range, or ``weight`` has another shape or dtype.
 
     Example:
         >>> inflate_conv2d(torch.ones(64, 3, 7, 7), 7).shape
@@ -165,37 +165,38 @@ def inflate_conv2d(weight: Tensor, time: int, mode: str = "average") -> Tensor:
 
 
 def inflate(state_dict_2d: Spec, model: nn.Module, mode: str = "average") -> InflationReport:
-    """Fills the trunk of an I3D with the weights of a 2-D Inception-v1.
+    """Fill the trunk of an I3D with the weights of a 2-D Inception-v1.
 
-    Batch norm's scale, shift and statistics are carried over; TensorFlow's has no scale, which is 1 then.
-    A network whose clips have no three colours (the flow stream) gets the mean over the colours for each of
-    its channels. Two equal channels then give 2/3 of what three colours give: re-estimate the running
-    statistics of ``Conv3d_1a_7x7`` on flow before using such a network in eval mode. The classifier keeps
-    the values it has. All or nothing: where anything does not fit, no tensor of the network is changed.
+    The parameters and statistics of BatchNorm are copied; TensorFlow's has no scale, which becomes 1. If the
+    network does not take 3 channels (the flow stream), each channel gets the mean over the colors. Two equal
+    channels then respond with 2/3 of what three colors give: re-estimate the running statistics of
+    ``Conv3d_1a_7x7`` on flow before using such a network in eval mode. The classifier keeps its values. If
+    anything does not fit, no tensor of the network is changed.
 
     Args:
         state_dict_2d: tensors or NumPy arrays by torchvision's GoogLeNet names or TF-slim's Inception-v1
-            names, complete; ``fc``, ``aux1``, ``aux2`` and ``Logits`` may be there or not. Wrappers
-            (``{"state_dict": ...}``) and prefixes (``module.``, ``InceptionV1/``) are seen through. Also the
-            path of a file of them, or one open for binary reading: what ``torch.save`` writes, safetensors
-            or npz. No code in a file is ever run.
-        model: ``fasti3d.I3D``, one of ``fasti3d.compat``, or a module that holds one. One that ends early
-            takes the weights of the blocks it has.
+            names, complete; ``fc``, ``aux1``, ``aux2`` and ``Logits`` are optional. Wrappers
+            (``{"state_dict": ...}``) and prefixes (``module.``, ``InceptionV1/``) are removed. Also the path
+            of a file of them, or one open for binary reading: what ``torch.save`` writes, safetensors or
+            npz. No code in a file is ever run.
+        model: ``fasti3d.I3D``, a class of ``fasti3d.compat``, or a module that holds one. A truncated network
+            takes the weights of its blocks.
         mode: ``"average"`` or ``"centre"``, see ``inflate_conv2d``.
 
     Returns:
-        What was filled, what was not used and what is still new, by name.
+        The names of the tensors that were filled, not used, and left new.
 
     Raises:
-        fasti3d.weights.WeightsError: weights of another network, or that do not fit; names the first three
-            units that are missing, unexpected or of another shape. Also a file that cannot be read.
+        fasti3d.weights.WeightsError: the weights are of another network or do not fit, or a file cannot be
+            read. The message names the first three units that are missing, unexpected or of another shape.
         ValueError: an unknown mode, or a model on the meta device.
         TypeError: ``state_dict_2d`` is neither a state dict nor a file.
         MemoryError, OSError: memory or file descriptors ran out.
 
     Example:
         >>> model = fasti3d.I3D(num_classes=101)
-        >>> inflate(torchvision.models.googlenet(weights="DEFAULT").state_dict(), model).new
+        >>> weights = torchvision.models.googlenet(weights="DEFAULT").state_dict()  # doctest: +SKIP
+        >>> inflate(weights, model).new  # doctest: +SKIP
         ('logits.conv3d.weight', 'logits.conv3d.bias')
     """
     check_inflation(mode)
@@ -221,15 +222,15 @@ def inflate(state_dict_2d: Spec, model: nn.Module, mode: str = "average") -> Inf
 def inflate_file(
     src: Spec, dst: str | PathLike[str], *, flow: bool = False, mode: str = "average"
 ) -> InflationReport:
-    """Inflates a file of 2-D weights into one that ``fasti3d.I3D(weights=dst)`` loads.
+    """Inflate a file of 2-D weights to one that ``fasti3d.I3D(weights=dst)`` loads.
 
-    The result is a safetensors file for 400 classes without names, written whole or not at all. Its
-    classifier is new (normal of 0.01, the same in every file): train it, or call ``replace_logits``.
+    The result is a safetensors file for 400 classes without labels, written atomically. Its classifier is
+    new (normal of 0.01, the same in every file): train it, or call ``replace_logits``.
 
     Args:
         src: as for ``inflate``.
-        dst: the file to write; one that is there is replaced.
-        flow: inflate for 2 channels of optical flow in place of 3 colours.
+        dst: the file to write; an existing one is replaced.
+        flow: inflate for 2 channels of optical flow in place of 3 colors.
         mode: ``"average"`` or ``"centre"``, see ``inflate_conv2d``.
 
     Raises:
@@ -238,7 +239,7 @@ def inflate_file(
         TypeError, MemoryError, OSError: as ``inflate``.
 
     Example:
-        >>> inflate_file("googlenet-1378be20.pth", "imagenet-flow.safetensors", flow=True)
+        >>> inflate_file("googlenet-1378be20.pth", "flow.safetensors", flow=True)  # doctest: +SKIP
     """
     check_inflation(mode)
     source = _source(src, "src")
@@ -263,7 +264,7 @@ def inflate_file(
 
 
 def _source(spec: Spec, argument: str) -> Source:
-    """Where 2-D weights are read from; names of public I3D weights are none."""
+    """Where 2-D weights are read from; names of public I3D weights do not count."""
     if not isinstance(spec, str | PathLike):
         return opened(spec, argument, "a path")
     try:
@@ -273,20 +274,20 @@ def _source(spec: Spec, argument: str) -> Source:
 
 
 def _new_classifier(model: reference.I3D) -> dict[str, Tensor]:
-    """A classifier as TF-slim initialises them, the same every time."""
+    """A classifier as TF-slim initializes them, the same every time."""
     weight = torch.empty(model.logits.conv3d.weight.shape, device="cpu")
     nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=torch.Generator().manual_seed(0))
     return {formats.CLASSIFIER: weight, formats.CLASSIFIER_BIAS: torch.zeros(weight.shape[0])}
 
 
-def _wanted(model: nn.Module) -> Recognised:
+def _wanted(model: nn.Module) -> Recognized:
     """The tensors of a network to fill.
 
     Raises:
         WeightsError: it is not an I3D, or its batch norm has another eps.
     """
     try:
-        wanted = formats.recognise({"": model.state_dict()})
+        wanted = formats.recognize({"": model.state_dict()})
     except WeightsError as error:
         raise WeightsError(f"the network, {type(model).__name__}, is not an I3D: {error}") from error
     _check_eps(model, wanted)
@@ -294,7 +295,7 @@ def _wanted(model: nn.Module) -> Recognised:
 
 
 def _inflated(
-    contents: Contents, model: nn.Module, wanted: Recognised, mode: str
+    contents: Contents, model: nn.Module, wanted: Recognized, mode: str
 ) -> tuple[dict[str, Tensor], InflationReport]:
     """The tensors of ``model`` that 2-D weights fill, by the model's names; the model is not changed."""
     groups = contents.groups
@@ -338,8 +339,8 @@ def _block(name: str) -> str:
     return name.split(".")[0]
 
 
-def _check_eps(model: nn.Module, wanted: Recognised) -> None:
-    """Refuses a network whose batch norm would make something else of the statistics."""
+def _check_eps(model: nn.Module, wanted: Recognized) -> None:
+    """Raise a WeightsError for a network whose BatchNorm has another eps."""
     for ours, name in wanted.names.items():
         if ours.endswith("bn.running_var"):
             norm = name.rpartition(".")[0]
@@ -351,7 +352,7 @@ def _check_eps(model: nn.Module, wanted: Recognised) -> None:
                 )
 
 
-def _fill(found: Recognised, wanted: Recognised) -> None:
+def _fill(found: Recognized, wanted: Recognized) -> None:
     """Adds what a format leaves out: step counts, and the scale of TensorFlow's batch norm."""
     has_scale = any(name.endswith("bn.weight") for name in found.tensors)
     for name, tensor in wanted.tensors.items():
@@ -361,7 +362,7 @@ def _fill(found: Recognised, wanted: Recognised) -> None:
             found.tensors[name] = torch.ones(tensor.shape)
 
 
-def _problems(found: Recognised, wanted: Recognised, trunk: list[str]) -> str:
+def _problems(found: Recognized, wanted: Recognized, trunk: list[str]) -> str:
     """What keeps the weights from filling the trunk of the network; empty if nothing does."""
     theirs = {ours: found.prefix + key for key, ours in found.format.keys.items()}
     known = {key.removesuffix(":0") for key in found.names.values()}
@@ -380,7 +381,7 @@ def _problems(found: Recognised, wanted: Recognised, trunk: list[str]) -> str:
 
 
 def _shape_2d(name: str, tensor: Tensor) -> tuple[int, ...]:
-    """The shape of what fills a tensor of the network; a stem takes three colours."""
+    """The shape of what fills a tensor of the network; a stem takes three colors."""
     if not name.endswith("conv3d.weight"):
         return tuple(tensor.shape)
     out, channels, _, height, width = tensor.shape
@@ -390,7 +391,7 @@ def _shape_2d(name: str, tensor: Tensor) -> tuple[int, ...]:
 def _is_of_trunk(key: str, known: set[str]) -> bool:
     """Whether an unexpected key is a part of the network that I3D lacks, and not only of no use here."""
     if key.rpartition("/")[0] in known:
-        return False  # what an optimizer or an average keeps of a variable
+        return False  # the state of an optimizer, or an average
     part = _PART.search(key)
     return bool(_LEAF.search(key)) if part is None else part["trunk"] is not None
 
@@ -409,7 +410,7 @@ def _some(keys: Iterable[str]) -> str:
 
 
 def _advice(groups: Mapping[str, Mapping[str, Tensor]], tensors: Iterable[Tensor] = ()) -> str:
-    """What else the weights are, where their names tell, or those of them that were read."""
+    """What the weights are instead, if their names or shapes tell."""
     keys = [key for named in groups.values() for key in named]
     for pattern, other in _OTHERS.items():
         if any(re.search(pattern, key) for key in keys):

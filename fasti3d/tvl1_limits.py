@@ -9,21 +9,23 @@ MODES = ("opencv-cpu", "opencv-cuda")
 MEDIANS = (0, 1, 3, 5)
 MAX_LEVELS = 1000
 MAX_ITERATIONS = 2**31 - 1
-# A step moves the flow by no more than 255 lambda theta + 4 theta, and the illumination by gamma lambda
-# theta + 4 theta; what comes back into the next step is opposed to it. So both stay under some 1e13, their
-# squares under 1e26, and the products of two dual norms, 1 + tau / theta times a difference, under 1e38.
-LARGEST = 1e6
-LARGEST_FLOW = 1e9
+# Estimated: a step moves the flow by at most 255 lambda theta + 4 theta, and the illumination by gamma lambda
+# theta + 4 theta, and the next step opposes it. So both stay below about 1e13, their squares below 1e26, and
+# products of two dual norms, 1 + tau / theta times a difference, below 1e38.
+MAX_VALUE = 1e6
+MAX_FLOW = 1e9
 # Sides of frames: as OpenCV asserts, and to where float32 has a place for every pixel.
 MIN_SIDE, MAX_SIDE = 3, 2**24
-# How far floats of 0 to 1 may lie outside: weights of a grey conversion that add up to 1 may round white to
+# How far floats of 0 to 1 may lie outside: weights of a gray conversion that add up to 1 may round white to
 # a little above it.
 ROUNDING = 1e-3
 
 
-def largest_frame(lambda_: float, theta: float) -> float:
-    """What floats of frames may be at most, either sign: k times brighter is like k times the lambda."""
-    return max(1 + ROUNDING, min(LARGEST / (lambda_ * theta), LARGEST)) if lambda_ * theta > 0 else LARGEST
+def max_frame_value(lambda_: float, theta: float) -> float:
+    """The maximum absolute value of float frames: k times brighter frames act like k times the lambda."""
+    if lambda_ * theta <= 0:
+        return MAX_VALUE
+    return max(1 + ROUNDING, min(MAX_VALUE / (lambda_ * theta), MAX_VALUE))
 
 
 def check_params(
@@ -62,4 +64,4 @@ def check_params(
         ("tau / theta", tau / theta),
         ("lambda_ * theta", lambda_ * theta),
     ):
-        require(name, number, number <= LARGEST, f"be at most {LARGEST:g}, beyond which float32 overflows")
+        require(name, number, number <= MAX_VALUE, f"be at most {MAX_VALUE:g}: above it float32 overflows")

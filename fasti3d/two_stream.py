@@ -1,4 +1,4 @@
-"""The two-stream network: one I3D that looks at frames and one that looks at their motion."""
+"""The two-stream network: one I3D for frames and one for their optical flow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fasti3d.choices import FlowPreset, check_preset
 from fasti3d.flow.checks import BOUND
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import centre, flow_clips
+from fasti3d.flow.stream import center, flow_clips
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.network import MIN_FLOW_FRAMES
 
@@ -22,7 +22,7 @@ StrPath = str | PathLike[str]
 
 
 def check_channels(argument: str, stream: str, model: I3D) -> None:
-    """ValueError for a network, given as ``argument``, that cannot be this stream."""
+    """Raise a ValueError for a network, given as ``argument``, that cannot be this stream."""
     if model.in_channels not in (None, CHANNELS[stream]):
         raise ValueError(
             f"{argument} must be a network of {CHANNELS[stream]} channels for the {stream} stream, "
@@ -31,23 +31,30 @@ def check_channels(argument: str, stream: str, model: I3D) -> None:
 
 
 class TwoStreamI3D(nn.Module):
-    """Two-stream I3D (Carreira & Zisserman, CVPR 2017): the sum of the logits of an RGB and a flow network.
+    """Two-stream I3D: the sum of the logits of an RGB and a flow network, before the softmax.
 
-    The softmax comes after the sum. Each stream averages its own logits over time, so the clips need
-    not be of one length: N frames give N-1 flows, flow i leads from frame i to frame i + 1 and belongs to
-    frame i, and the RGB stream sees all N frames. Of 64 frames the streams have 64 frames and 63
-    flows, which are 8 time steps each in the last map.
+    Each stream averages its own logits over time, so the clips may differ in length: N frames give N-1 flows,
+    where flow i leads from frame i to frame i + 1, and the RGB stream gets all N frames. 64 frames and their
+    63 flows are 8 time steps each in the last feature map.
 
     Args:
         rgb: the network of 3 input channels.
         flow: the network of 2 input channels.
 
     Attributes:
-        labels: class names in logit order, where either stream brings them; else None.
+        labels: class names in the order of the logits, if either stream has them; else None.
 
     Raises:
-        TypeError: a stream that is no I3D.
-        ValueError: streams of other channels, of different numbers of classes, or of different labels.
+        TypeError: a stream is not an ``I3D``.
+        ValueError: the streams have wrong channels, or differ in their number of classes or labels.
+
+    Source: Carreira & Zisserman, "Quo Vadis, Action Recognition?" (CVPR 2017).
+
+    Example:
+        >>> model = fasti3d.TwoStreamI3D(fasti3d.I3D(), fasti3d.I3D(in_channels=2)).eval()
+        >>> with torch.no_grad():
+        ...     model(torch.zeros(1, 3, 10, 224, 224), torch.zeros(1, 2, 9, 224, 224)).shape
+        torch.Size([1, 400])
     """
 
     def __init__(self, rgb: I3D, flow: I3D) -> None:
@@ -65,18 +72,18 @@ class TwoStreamI3D(nn.Module):
         return self.rgb.labels or self.flow.labels
 
     def forward(self, rgb_clip: Tensor, flow_clip: Tensor) -> Tensor:
-        """The sum of the two streams' time-averaged logits.
+        """Compute the sum of the two streams' time-averaged logits.
 
         Args:
             rgb_clip: (N, 3, T, H, W) in [-1, 1], or uint8 of 0 to 255.
             flow_clip: (N, 2, T', H, W) in [-1, 1]; T' is T-1 for the flow between the frames of
-                ``rgb_clip``, but any two lengths of at least 9 go together.
+                ``rgb_clip``, but any two lengths of at least 9 are valid.
 
         Returns:
             (N, num_classes).
 
         Raises:
-            ValueError: clips that a stream does not take, or different numbers of them.
+            ValueError: a stream does not take its clips, or their numbers differ.
         """
         self._check_classes()
         rgb, flow = self.rgb(rgb_clip), self.flow(flow_clip)
@@ -100,29 +107,34 @@ class TwoStreamI3D(nn.Module):
         flow_bound: float = BOUND,
         first: int | Sequence[int] = 0,
     ) -> Tensor:
-        """The logits from frames: TV-L1 flow is computed on their device, or read from folders of pictures.
+        """Compute the logits of frames, with TV-L1 flow computed on their device, or read from folders.
 
-        The RGB stream sees the centre 224x224 of all T frames, the flow stream T-1 flows.
+        The RGB stream gets the center 224x224 of all T frames, the flow stream T-1 flows.
 
         Args:
             frames: uint8 (N, T, H, W, 3), RGB; at least 10 frames of 224x224 pixels. The networks were
-                trained at 25 frames a second with the short side resized to 256.
-            preset: how frames become flow. ``readme``: flow at the size of the frames, the centre
+                trained at 25 frames per second with the short side resized to 256.
+            preset: how frames become flow. ``readme``: flow at the size of the frames, the center
                 cropped, clipped to 20 pixels and scaled to [-1, 1]. ``mediapipe``: frames squashed to
                 224x224, flow of those, rounded down to 8 bits, then scaled to [-1, 1].
             params: those of TV-L1.
-            flow_from: for each clip the folder of its video's flow, as ``flow.folder.FlowFolder`` says, which
-                was extracted from frames as these: of the same rate and size.
-            flow_bound: with ``flow_from`` the motion in pixels that was cut off at.
-            first: with ``flow_from`` the number of each clip's first frame in its video, or of all clips'.
+            flow_from: for each clip the folder of its video's flow, see ``flow.folder.FlowFolder``, extracted
+                from frames of the same rate and size.
+            flow_bound: with ``flow_from``, the bound in pixels that the flow was encoded with.
+            first: with ``flow_from``, the index of each clip's first frame in its video, or of all clips'.
 
         Returns:
             (N, num_classes).
 
         Raises:
             ValueError: frames of another dtype or shape, or too few or too small; an unknown preset;
-                arguments of computing and of reading flow together.
-            fasti3d.video.VideoError: flow that is missing, broken or of another size.
+                ``flow_from`` together with ``preset`` or ``params``.
+            fasti3d.video.VideoError: flow is missing, damaged or of another size.
+
+        Example:
+            >>> frames = torch.zeros(1, 10, 256, 340, 3, dtype=torch.uint8)
+            >>> model.forward_frames(frames).shape  # doctest: +SKIP
+            torch.Size([1, 400])
         """
         check_preset(preset)
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[4] != 3 or not len(frames):
@@ -132,15 +144,15 @@ class TwoStreamI3D(nn.Module):
             )
         if frames.shape[1] < MIN_FLOW_FRAMES:
             raise ValueError(
-                f"frames must be at least {MIN_FLOW_FRAMES} a clip, which give the "
+                f"frames must be at least {MIN_FLOW_FRAMES} per clip, which give the "
                 f"{MIN_FLOW_FRAMES - 1} flows that the network needs, got {frames.shape[1]}: repeat frames"
             )
-        rows, columns = centre(*frames.shape[2:4])
+        rows, columns = center(*frames.shape[2:4])
         rgb_clip = frames[:, :, rows, columns].permute(0, 4, 1, 2, 3)
         if flow_from is None:
             flow_clip = flow_clips(frames, preset, params)
         else:
-            from fasti3d.flow.folder import read_clips  # which decoders come with
+            from fasti3d.flow.folder import read_clips  # imports decoders
 
             if preset != "readme" or params != PRESETS["i3d"]:
                 raise ValueError(

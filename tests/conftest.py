@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from i3d_making import NARROW, make_i3d
+from i3d_making import make_i3d, narrowed
 from torch import Tensor
 
-from fasti3d import I3D, network
+from fasti3d import I3D
 from fasti3d.engine.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def kinetics_weights() -> Path:
     try:
         return weights.get("kinetics400-rgb")
     except weights.WeightsError as error:
-        pytest.skip(f"kinetics400-rgb cannot be had: {error}")
+        pytest.skip(f"kinetics400-rgb cannot be downloaded: {error}")
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,7 @@ def model() -> I3D:
 @pytest.fixture(scope="module")
 def narrow() -> Iterator[None]:
     """The network has few channels while the tests of a module run, which costs little."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "TRUNK", NARROW)
-        patch.setattr(network, "FEATURE_CHANNELS", NARROW["Mixed_5c"].out_channels)
+    with narrowed():
         yield
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
+import pytest
 import torch
 from tolerances import assert_close
 from torch import Tensor, nn
@@ -26,6 +29,15 @@ NARROW: dict[str, network.Conv | network.Pool | network.Mixed] = {
     else part
     for name, part in network.TRUNK.items()
 }
+
+
+@contextmanager
+def narrowed() -> Iterator[None]:
+    """Inside, networks are built and read with the channels of ``NARROW``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "TRUNK", NARROW)
+        patch.setattr(network, "FEATURE_CHANNELS", NARROW["Mixed_5c"].out_channels)
+        yield
 
 
 def random_clip(*shape: int, seed: int = 0) -> Tensor:
@@ -57,12 +69,12 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 def make_i3d(num_classes: int = 7, in_channels: int = 3, *, seed: int = 0) -> I3D:
     """A network in eval mode, the same for the same seed."""
-    return copy.deepcopy(_template(num_classes, in_channels, seed))
+    return copy.deepcopy(_template(num_classes, in_channels, seed, network.TRUNK is NARROW))
 
 
 def make_warm_i3d() -> I3D:
     """The same network as ``make_i3d()``, as it is after a fused run: with a plan for its weights."""
-    template, model = _template(7, 3, 0), make_i3d()
+    template, model = _template(7, 3, 0, network.TRUNK is NARROW), make_i3d()
     if template._plan is None:
         with torch.no_grad():
             template.forward_features(random_clip(*SMALL))
@@ -73,7 +85,8 @@ def make_warm_i3d() -> I3D:
 
 
 @cache
-def _template(num_classes: int, in_channels: int, seed: int) -> I3D:
+def _template(num_classes: int, in_channels: int, seed: int, narrow: bool) -> I3D:
+    """``narrow`` tells networks that are made inside of ``narrowed`` from others."""
     model = I3D(num_classes, in_channels)
     randomise(model, seed)
     return model.eval()

@@ -22,8 +22,10 @@ from fasti3d.runtime import extension
 ROOT = Path(__file__).resolve().parent.parent
 # As in setup.py: compile against the stable ABI of torch 2.11.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
-# Ampere, Ada, Hopper, Blackwell: ptxas shares out registers differently on each.
-ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+# Ampere, Hopper, Blackwell; all with FASTI3D_SLOW=1. ptxas allocates registers differently on each.
+ARCHITECTURES = (
+    ("80", "86", "89", "90", "100", "120") if os.environ.get("FASTI3D_SLOW") else ("80", "90", "120")
+)
 # A kernel in the report of ptxas -v.
 RESOURCES = (
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -128,7 +130,7 @@ def test_cuda_kernels_spill_no_registers(kernels: list[Kernel]) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_blocks_of_the_flow_solver_share_a_multiprocessor(kernels: list[Kernel], architecture: str) -> None:
+def test_blocks_of_the_flow_solver_share_an_sm(kernels: list[Kernel], architecture: str) -> None:
     """Two at a time, in the shared memory that no one has to ask for; one with the illumination term."""
     solvers = {
         (found[1], int(found[2])): kernel
@@ -171,7 +173,7 @@ def test_unknown_build_is_refused() -> None:
     assert "FASTI3D_BUILD must be auto, cpu, cuda or none, got 'gpu'" in result.stderr
 
 
-def test_explicit_build_fails_where_it_cannot_be_had(tmp_path: Path) -> None:
+def test_explicit_build_fails_without_a_compiler(tmp_path: Path) -> None:
     no_compiler = str(tmp_path / "no-such-compiler")
     result = _setup(FASTI3D_BUILD="cpu", CXX=no_compiler)
     assert result.returncode != 0
@@ -259,7 +261,8 @@ def test_pure_python_wheel_works(tree: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     script = (
         "import fasti3d, torch\n"
-        "from fasti3d.runtime import extension, ops\n"
+        "from fasti3d import ops\n"
+        "from fasti3d.runtime import extension\n"
         "assert extension.build_info() is None and extension.load_error() is None\n"
         "x = torch.randn(1, 3, 5, 6, 7)\n"
         "print(fasti3d.__file__, tuple(ops.max_pool3d_same(x, (1, 3, 3), (1, 2, 2)).shape))\n"

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from fasti3d import choices, video
-from fasti3d.flow import stream, windows
+from fasti3d.flow import stream, window_flow
 from fasti3d.flow.encoding import encode_mediapipe, encode_readme, to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.solve import tvl1, tvl1_video
 from fasti3d.flow.stream import stream_flow
-from fasti3d.flow.windows import FlowWindow, SolvedFlow, with_flow
+from fasti3d.flow.window_flow import FlowWindow, SolvedFlow, with_flow
 
 CPU = torch.device("cpu")
 # Few iterations: what is tested here is which frames meet, not how well they are matched.
@@ -162,7 +162,7 @@ def test_small_frames_and_other_presets_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("frames", "window", "stride"),
-    [(64, 64, 32), (130, 64, 32), (97, 64, 32), (40, 10, 3), (30, 10, 10), (45, 10, 20), (30, 64, 32)],
+    [(64, 64, 32), (40, 10, 3), (35, 20, 10), (30, 10, 10), (45, 10, 20), (30, 64, 32)],
 )
 def test_each_pair_of_the_windows_is_solved_once(
     frames: int, window: int, stride: int, tmp_path: Path, solved: list[tuple[int, int]]
@@ -194,12 +194,13 @@ def test_a_short_video_repeats_its_flows(
     assert len(solved) == frames - 1
 
 
-@pytest.mark.parametrize("group", [1, 4, 100])
-@pytest.mark.parametrize("preset", ["readme", "mediapipe"])
+@pytest.mark.parametrize(
+    ("preset", "group"), [("readme", 1), ("readme", 4), ("readme", 100), ("mediapipe", 4)]
+)
 def test_windows_have_the_flow_of_the_whole_video(
     preset: stream.FlowPreset, group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(windows, "_group", lambda device: group)
+    monkeypatch.setattr(window_flow, "_group", lambda device: group)
     path = noise(tmp_path / "v.mkv", 23, 20, 27)
     whole = torch.stack([frame.image for frame in video.read_frames(path, crop=None)])
     expected = stream_flow(whole, preset, QUICK)
@@ -220,7 +221,7 @@ def test_a_stop_is_obeyed_within_a_window(tmp_path: Path, monkeypatch: pytest.Mo
         return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
 
     monkeypatch.setattr(stream, "tvl1_video", solve)
-    monkeypatch.setattr(windows, "_group", lambda device: 5)
+    monkeypatch.setattr(window_flow, "_group", lambda device: 5)
     source = video.windows(plain(tmp_path / "v.mkv", 30), window=20, crop=None)
     assert list(with_flow(source, SolvedFlow("readme", QUICK, CPU), stop)) == []
     assert solved == [5]
@@ -243,21 +244,21 @@ def test_flow_of_a_real_clip_is_that_of_its_pairs(shared_data: Path) -> None:
     item = next(with_flow(video.windows(path, window=10, crop=None), SolvedFlow("readme", TVL1Params(), CPU)))
     frames = next(video.windows(path, window=10, crop=None)).frames[4:6]
     pair = tvl1(to_grey(frames[0]), to_grey(frames[1]))
-    rows, columns = stream.centre(*frames.shape[1:3])
+    rows, columns = stream.center(*frames.shape[1:3])
     assert torch.equal(item.flow[4], encode_readme(pair)[:, rows, columns])
     assert pair.abs().amax() > 0.5
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
-    """The flow of 400 frames is 160 MB; a run over all of them may grow by four windows at most."""
+    """The flow of 240 frames is 96 MB; a run over all of them may grow by four windows at most."""
     pytest.importorskip("resource")
-    path = plain(tmp_path / "long.mkv", 200)
+    path = plain(tmp_path / "long.mkv", 120)
     script = """
 import resource, sys, torch
 from fasti3d import choices, video
-from fasti3d.flow import stream, windows
+from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
-from fasti3d.flow.windows import SolvedFlow, with_flow
+from fasti3d.flow.window_flow import SolvedFlow, with_flow
 stream.tvl1_video = lambda grey, params: torch.stack([grey[1:], grey[:-1]], dim=1).float()
 
 def windows():
@@ -273,6 +274,6 @@ print(peaks[5], peaks[-1], len(peaks))
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
     )
     early, late, count = (int(word) for word in done.stdout.split())
-    assert count == 2 * 24
+    assert count == 2 * 14
     unit = 1 if sys.platform == "darwin" else 1024
     assert (late - early) * unit < 4 * 16 * (256 * 256 * 3 + 224 * 224 * 8)

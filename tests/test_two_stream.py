@@ -9,12 +9,12 @@ import torch
 from i3d_making import make_i3d, random_clip
 from torch import Tensor
 
-from fasti3d import I3D
+from fasti3d import I3D, network
 from fasti3d.flow import stream
 from fasti3d.flow.encoding import to_flow_clip, to_grey
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import stream_flow
-from fasti3d.flow.windows import SolvedFlow, with_flow
+from fasti3d.flow.window_flow import SolvedFlow, with_flow
 from fasti3d.inputs import as_floats
 from fasti3d.two_stream import TwoStreamI3D
 from fasti3d.video import Window, to_clip
@@ -22,8 +22,11 @@ from fasti3d.video import Window, to_clip
 QUICK = TVL1Params(nscales=1, warps=1, inner_iterations=3, outer_iterations=1)
 
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
+
 @pytest.fixture(scope="module")
-def two() -> TwoStreamI3D:
+def two(narrow: None) -> TwoStreamI3D:
     """A network that no test changes."""
     return TwoStreamI3D(make_i3d(), make_i3d(in_channels=2, seed=1)).eval()
 
@@ -74,7 +77,7 @@ def test_64_frames_and_their_63_flows_are_8_time_steps_each(two: TwoStreamI3D) -
     with torch.no_grad():
         rgb = two.rgb.forward_features(random_clip(1, 3, 64, 32, 32))
         flow = two.flow.forward_features(random_clip(1, 2, 63, 32, 32))
-    assert rgb.shape == flow.shape == (1, 1024, 8, 1, 1)
+    assert rgb.shape == flow.shape == (1, network.FEATURE_CHANNELS, 8, 1, 1)
 
 
 def test_both_streams_learn_and_are_saved_under_their_names() -> None:
@@ -224,7 +227,7 @@ def test_the_parameters_reach_the_solver(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("frames", "options", "said"),
     [
-        (random_frames(1, 9, 224, 224, 3), {}, "at least 10 a clip, which give the 9 flows .* got 9"),
+        (random_frames(1, 9, 224, 224, 3), {}, "at least 10 per clip, which give the 9 flows .* got 9"),
         (random_frames(1, 10, 223, 300, 3), {}, "at least 224x224 pixels, got 223x300"),
         (random_frames(10, 224, 224, 3), {}, r"\(N, T, H, W, 3\), got torch.uint8 of shape \(10, 224"),
         (random_frames(1, 10, 3, 224, 224), {}, r"got torch.uint8 of shape \(1, 10, 3"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.two_stream_work import made_clips
 from fasti3d import TwoStreamI3D
 from fasti3d.flow.params import PRESETS
-from fasti3d.flow.stream import centre, flow_clips, solver_frames
+from fasti3d.flow.stream import center, flow_clips, solver_frames
 from fasti3d.ops.tvl1 import has_kernel
 from fasti3d.runtime import gpu
 
@@ -46,7 +46,7 @@ def on_gpu(dtype: torch.dtype) -> TwoStreamI3D:
 
 def logits_of(two: TwoStreamI3D, frames: Tensor, flow_clip: Tensor) -> Tensor:
     """By the CPU, with the flow that is given."""
-    rows, columns = centre(*frames.shape[2:4])
+    rows, columns = center(*frames.shape[2:4])
     with torch.no_grad():
         return two(frames[:, :, rows, columns].permute(0, 4, 1, 2, 3), flow_clip.cpu())
 

@@ -15,7 +15,7 @@
 
 namespace fasti3d {
 
-// Uninitialised and contiguous, in the given order of axes, on `like`'s device.
+// Uninitialized and contiguous, in the given order of axes, on `like`'s device.
 inline torch::stable::Tensor allocate(
     const char* name, const std::vector<int64_t>& size, torch::headeronly::ScalarType type,
     const torch::stable::Tensor& like,

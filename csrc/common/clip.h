@@ -59,11 +59,11 @@ inline ClipView channels_last_view(const Tensor& x, const char* name) {
 // less, for clips of few channels are copied with it.
 constexpr int64_t kMaxLength = 0x7fffffff, kMaxPadding = 0x7fff;
 
-inline void check_triple(const char* name, const std::vector<int64_t>& values, int64_t least,
-                         int64_t most) {
+inline void check_triple(const char* name, const std::vector<int64_t>& values, int64_t low,
+                         int64_t high) {
   check(values.size() == 3, name, " must have 3 values (t, h, w), got ", values.size());
   for (const int64_t value : values) {
-    check(value >= least && value <= most, name, " must be ", least, " to ", most,
+    check(value >= low && value <= high, name, " must be ", low, " to ", high,
           " on every axis, got ", value);
   }
 }

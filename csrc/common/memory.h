@@ -29,7 +29,7 @@ inline void advise_huge_pages(void* begin, size_t bytes) {
 #endif
 }
 
-// Uninitialised working memory. Large pieces come straight from the system and go straight back:
+// Uninitialized working memory. Large pieces come straight from the system and go straight back:
 // freed in pieces of many sizes by many threads, malloc's own memory grows to several times what is
 // ever in use.
 template <class T>

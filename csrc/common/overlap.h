@@ -47,8 +47,8 @@ inline bool reaches(const Bytes::Axis* axis, const Bytes::Axis* end, int64_t dis
   if (distance < 0 || distance > rest) return false;
   if (axis == end || --budget < 0) return true;
   rest -= axis->step * (axis->count - 1);
-  const int64_t most = std::min(distance / axis->step, axis->count - 1);
-  for (int64_t index = most; index >= 0; --index) {
+  const int64_t last = std::min(distance / axis->step, axis->count - 1);
+  for (int64_t index = last; index >= 0; --index) {
     const int64_t left = distance - index * axis->step;
     if (left > rest) break;
     if (reaches(axis + 1, end, left, rest, budget)) return true;

@@ -141,7 +141,7 @@ void solve_batch(const Batch& batch, const Params& params, const Rows& rows) {
       out_of_memory = true;
     }
     own.close();
-    // No pair is left to begin: help the others, the least helped first.
+    // No pair is left to begin: help the other teams, that with the fewest helpers first.
     for (;;) {
       Team* chosen = nullptr;
       for (Team& team : teams) {

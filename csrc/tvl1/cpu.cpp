@@ -30,10 +30,10 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
       make_params(mode, tau, lambda, theta, nscales, warps, epsilon, inner_iterations,
                   outer_iterations, scale_step, gamma, median_filtering);
   const Problem problem = make_problem(frame0, frame1, initial_flow);
-  const float largest = largest_frame(lambda, theta);
+  const float largest = max_frame_value(lambda, theta);
   check_values(frame0, "frame0", -largest, largest);
   check_values(frame1, "frame1", -largest, largest);
-  check_values(initial_flow, "initial_flow", -kLargestFlow, kLargestFlow);
+  check_values(initial_flow, "initial_flow", -kMaxFlow, kMaxFlow);
   auto [flow, iterations] = make_outputs(frame0, problem, params);
   if (problem.pairs == 0) return {flow, iterations};
   const Batch batch{

@@ -1,8 +1,8 @@
 // fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one kernel for the whole batch.
 //
 // Its blocks run in groups; a group takes a pair from a queue, solves it from the frames to the
-// flow (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so nobody waits for
-// other pairs, and the host waits for nothing.
+// flow (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so no group waits
+// for other pairs, and the host waits for nothing.
 //
 // There are two designs, which give the same bits. In "groups" all blocks of the GPU run at the
 // same time, and those of a group exchange tiles through the L2 cache (cuda_sweep.h). In "cluster"
@@ -31,7 +31,7 @@
 namespace fasti3d::tvl1 {
 namespace {
 
-// Two blocks a multiprocessor, of different groups where there are several: one computes while the
+// Two blocks per SM, of different groups where there are several: one computes while the
 // other waits. With the illumination term the registers only suffice for one.
 template <class V, int kComponents>
 __global__ void __launch_bounds__(kThreads, kComponents == 2 ? 2 : 1)
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads, kComponents == 2 ? 2 : 1)
   GroupSolver(block, shared, task).run();
 }
 
-// One block a multiprocessor.
+// One block per SM.
 template <class V, int kComponents>
 __global__ void __launch_bounds__(kResidentThreads, 1)
     _tvl1_cluster_kernel(const __grid_constant__ Task task, Queue* queue, GroupState* groups) {
@@ -94,11 +94,10 @@ struct Launch {
 template <class V, int kComponents>
 Launch in_groups(Size size, int64_t pairs, const Params& params, int device) {
   void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_kernel<V, kComponents>;
-  int per_multiprocessor = 0;
+  int blocks_per_sm = 0;
   STD_CUDA_CHECK(
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0));
-  const int64_t blocks =
-      int64_t(per_multiprocessor) * attribute(cudaDevAttrMultiProcessorCount, device);
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_sm, kernel, kThreads, 0));
+  const int64_t blocks = int64_t(blocks_per_sm) * attribute(cudaDevAttrMultiProcessorCount, device);
   check(blocks > 0 && attribute(cudaDevAttrCooperativeLaunch, device) == 1,
         "tvl1: this GPU cannot run the solver's blocks side by side: move the frames to the CPU");
   Launch launch{};
@@ -127,12 +126,12 @@ std::optional<Launch> in_clusters(Size size, int64_t pairs, const Params& params
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   Launch launch{};
   launch.kernel = reinterpret_cast<const void*>(kernel);
-  launch.config.gridDim = dim3(kMostClusterBlocks);
+  launch.config.gridDim = dim3(kMaxClusterBlocks);
   launch.config.blockDim = dim3(kResidentThreads);
   launch.config.dynamicSmemBytes = kBytes;
-  int most_blocks = 0, clusters = 0;
-  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&most_blocks, kernel, &launch.config));
-  const int64_t blocks = choose_cluster(size, pairs, kComponents, most_blocks,
+  int max_blocks = 0, clusters = 0;
+  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&max_blocks, kernel, &launch.config));
+  const int64_t blocks = choose_cluster(size, pairs, kComponents, max_blocks,
                                         attribute(cudaDevAttrMultiProcessorCount, device));
   if (blocks == 0) return std::nullopt;
   launch.config.gridDim = dim3(static_cast<unsigned>(blocks));

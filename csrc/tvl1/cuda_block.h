@@ -61,7 +61,7 @@ class DeviceBlock {
     value.value = __shfl_down_sync(~0u, value.value, 1);
     return value;
   }
-  // Past the L1 cache, which has no use for what a sweep reads once.
+  // Bypasses the L1 cache: a sweep reads these values once.
   __device__ __forceinline__ Two load(const Two* from) const {
     const float2 value = __ldcg(reinterpret_cast<const float2*>(from));
     return {value.x, value.y};
@@ -95,7 +95,7 @@ class GroupBlock : public DeviceBlock<kThreads> {
       const cuda::atomic_ref<unsigned, cuda::thread_scope_device> arrivals(state_->arrivals);
       arrivals.fetch_add(1, cuda::memory_order_release);
       // The difference is right also where the counter has wrapped around. Waiting leaves the L1
-      // cache to the block beside this one; the fence empties it, once.
+      // cache to the other block on the SM; the fence empties it, once.
       while (static_cast<int>(arrivals.load(cuda::memory_order_relaxed) - expected_) < 0) {
       }
       cuda::atomic_thread_fence(cuda::memory_order_acquire, cuda::thread_scope_device);
@@ -148,7 +148,7 @@ class ClusterBlock : public DeviceBlock<kResidentThreads> {
   __device__ __forceinline__ void step(Registers<T>& registers, F f) const {
     f(static_cast<int>(threadIdx.x), registers.own);
   }
-  // Calls f on every thread, and result(warp, sum of what f returned) once a warp.
+  // Calls f on every thread, and result(warp, sum of what f returned) once per warp.
   template <class T, class F, class Result>
   __device__ __forceinline__ void sums(Registers<T>& registers, F f, Result result) const {
     const double sum = sum_of_warp(f(static_cast<int>(threadIdx.x), registers.own));

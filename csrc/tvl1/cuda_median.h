@@ -12,9 +12,9 @@
 namespace fasti3d::tvl1 {
 
 FASTI3D_HOST_DEVICE inline void order(float& low, float& high) {
-  const float least = fminf(low, high);
+  const float lower = fminf(low, high);
   high = fmaxf(low, high);
-  low = least;
+  low = lower;
 }
 
 FASTI3D_HOST_DEVICE inline void sort(float (&v)[3]) {
@@ -35,7 +35,7 @@ FASTI3D_HOST_DEVICE inline void sort(float (&v)[5]) {
   order(v[1], v[2]);
 }
 
-// Of the least, middle and largest values of three columns only one each can be the median.
+// Of the minima, medians and maxima of three columns, one value each can be the median.
 FASTI3D_HOST_DEVICE inline float median_of_sorted_columns(float (&w)[3][3]) {
   float diagonal[3];
 #pragma unroll

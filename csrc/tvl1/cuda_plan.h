@@ -18,20 +18,20 @@ constexpr int kTileWidth = kWarpSize * kColumns, kTileHeight = kWarps * kRows;
 // Iterations between two exchanges with other tiles, and width of the halo they need, at most. A
 // multiple of kRows, so that every strip belongs to a tile's core or to its halo as a whole, and
 // covers the same pixels in every tiling: the sums of its changes do not depend on the tiling.
-constexpr int kLongestSweep = 8;
+constexpr int kMaxSweep = 8;
 
 // A block of a cluster keeps pieces of a level, as many as it has warps: as far as the registers go
-// for so many strips a thread, one below the other.
+// for so many strips per thread, one below the other.
 constexpr int kResidentWarps = 12, kResidentThreads = kResidentWarps * kWarpSize;
 FASTI3D_HOST_DEVICE constexpr int resident_strips(int components) {
   return components == 2 ? 2 : 1;
 }
-constexpr int kMostClusterBlocks = 16;  // of any GPU
+constexpr int kMaxClusterBlocks = 16;  // of any GPU
 constexpr int kExchanges = 4;  // between the blocks, that may be under way; see ClusterBlock
 
 // Tiles overlap by two halos: tile i starts at i * step.
 struct Tiling {
-  int32_t halo, sweep;  // sweep: the most iterations between two exchanges
+  int32_t halo, sweep;  // sweep: max iterations between two exchanges
   int32_t across, down, step_y;
 
   FASTI3D_HOST_DEVICE int32_t step_x() const { return kTileWidth - 2 * halo; }
@@ -51,7 +51,7 @@ struct Level {
 // The part of the workspace that a group of blocks solves its pairs in: offsets in floats.
 struct Layout {
   int64_t image[2], taps, data[4], u[2][3], px[2][3], py[2][3];
-  int64_t errors;  // double[2][kLongestSweep][blocks of the group]
+  int64_t errors;  // double[2][kMaxSweep][blocks of the group]
   int64_t floats;
 };
 
@@ -79,8 +79,8 @@ inline Tiling make_tiling(Size size, int halo, int step_y) {
   return {halo, halo, count(size.width, kTileWidth - 2 * halo), count(size.height, step_y), step_y};
 }
 
-// Clock cycles of an iteration of a level by so many blocks, two a multiprocessor. A rough
-// estimate, from counts of instructions and usual latencies, to compare tilings by.
+// Estimated clock cycles of one iteration of a level by so many blocks, two per SM, to compare
+// tilings by: from counts of instructions and usual latencies, not measured.
 inline double cycles(const Tiling& tiling, int64_t blocks) {
   constexpr double kMeeting = 3000, kTile = 1500, kTransfer = 250, kIteration = 300, kWarp = 150;
   const int64_t rounds = ceil_div<int64_t>(tiling.tiles(), blocks);
@@ -91,10 +91,10 @@ inline double cycles(const Tiling& tiling, int64_t blocks) {
   return (kMeeting + static_cast<double>(rounds) * (transfer + compute)) / tiling.sweep;
 }
 
-// The tiling of a level that takes so many blocks the least time.
+// The tiling of a level that takes so many blocks the minimum time.
 inline Tiling choose_tiling(Size size, int64_t blocks) {
   Tiling best{};
-  for (int halo = kRows; halo <= kLongestSweep; halo += kRows) {
+  for (int halo = kRows; halo <= kMaxSweep; halo += kRows) {
     for (int step = kRows; step + 2 * halo <= kTileHeight; step += kRows) {
       const Tiling tiling = make_tiling(size, halo, step);
       if (best.halo == 0 || cycles(tiling, blocks) < cycles(best, blocks)) best = tiling;
@@ -103,8 +103,9 @@ inline Tiling choose_tiling(Size size, int64_t blocks) {
   return best;
 }
 
-// Groups of blocks that work on a pair each. Many small groups waste less time waiting for each
-// other; but what they iterate on should stay in the L2 cache, and no block should be idle.
+// The number of groups of blocks, each of which solves one pair at a time. Many small groups waste
+// less time waiting for each other; but what they iterate on should stay in the L2 cache, and no
+// block should be idle.
 inline int64_t choose_groups(const std::vector<Size>& sizes, int64_t pairs, int components,
                              const Device& device) {
   // Finer levels than these take nearly all the time.
@@ -112,10 +113,10 @@ inline int64_t choose_groups(const std::vector<Size>& sizes, int64_t pairs, int 
   const int64_t planes = 4 + 6 * components;
   const int64_t bytes = sizes[0].pixels() * planes * static_cast<int64_t>(sizeof(float));
   const int64_t cached = std::max<int64_t>(1, device.l2_bytes / bytes);
-  const int64_t most = std::min({pairs, device.blocks, cached});
+  const int64_t max_groups = std::min({pairs, device.blocks, cached});
   int64_t best = 1;
   double least = 0;
-  for (int64_t groups = 1; groups <= most; ++groups) {
+  for (int64_t groups = 1; groups <= max_groups; ++groups) {
     double time = 0;
     for (size_t i = 0; i < levels; ++i) {
       const int64_t blocks = device.blocks / groups;
@@ -149,7 +150,7 @@ inline Layout make_layout(const Plan& plan, int components) {
       layout.py[side][c] = take(plane);
     }
   }
-  layout.errors = take(2 * kLongestSweep * plan.blocks_per_group * 2);
+  layout.errors = take(2 * kMaxSweep * plan.blocks_per_group * 2);
   return layout;
 }
 
@@ -183,29 +184,29 @@ inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Devi
   Plan plan{make_levels(sizes, params), {}, 0, 0};
   plan.groups = choose_groups(sizes, pairs, components, device);
   const int64_t available = device.blocks / plan.groups;
-  int32_t most_tiles = 0;
+  int32_t max_tiles = 0;
   for (size_t i = 0; i < sizes.size(); ++i) {
     plan.levels[i].tiling = choose_tiling(sizes[i], available);
-    most_tiles = std::max(most_tiles, plan.levels[i].tiling.tiles());
+    max_tiles = std::max(max_tiles, plan.levels[i].tiling.tiles());
   }
-  // Blocks without a tile even in the level of most tiles would only make the meetings longer.
-  plan.blocks_per_group = std::min<int64_t>(available, most_tiles);
+  // Blocks without a tile even in the level with the max number of tiles only make meetings longer.
+  plan.blocks_per_group = std::min<int64_t>(available, max_tiles);
   plan.layout = make_layout(plan, components);
   return plan;
 }
 
 // Blocks of the clusters that solve a pair each and keep every level on the chip; 0 if no cluster
 // of at most so many blocks can. Beside a level of a pair a block has room for nothing else, and
-// more than the fewest blocks only pay where multiprocessors would be idle.
-inline int64_t choose_cluster(Size size, int64_t pairs, int components, int64_t most_blocks,
-                              int64_t multiprocessors) {
+// more blocks than the minimum only pay where SMs would be idle.
+inline int64_t choose_cluster(Size size, int64_t pairs, int components, int64_t max_blocks,
+                              int64_t sms) {
   const int64_t pieces = ceil_div<int64_t>(size.width, kTileWidth) *
                          ceil_div<int64_t>(size.height, resident_strips(components) * kRows);
   int64_t blocks = 1;
   while (ceil_div(pieces, blocks) > kResidentWarps) blocks *= 2;
-  if (blocks > std::min<int64_t>(most_blocks, kMostClusterBlocks)) return 0;
-  while (2 * blocks <= std::min<int64_t>(most_blocks, kMostClusterBlocks) && blocks < pieces &&
-         2 * blocks * pairs <= multiprocessors) {
+  if (blocks > std::min<int64_t>(max_blocks, kMaxClusterBlocks)) return 0;
+  while (2 * blocks <= std::min<int64_t>(max_blocks, kMaxClusterBlocks) && blocks < pieces &&
+         2 * blocks * pairs <= sms) {
     blocks *= 2;
   }
   return blocks;

@@ -1,6 +1,6 @@
 // Iterations of TV-L1 by a cluster of thread blocks that keeps a whole level on the chip.
 //
-// A level is cut into pieces of a warp each: kStrips strips a thread, one below the other. What the
+// A level is cut into one piece per warp: kStrips strips per thread, one below the other. What the
 // iterations change stays in registers, their constants in shared memory. After u and after p a
 // warp sends its edges to the warps beside it, in whichever block of the cluster they are; with p
 // goes the block's sum of changes, to all blocks, so that each of them can decide over the next
@@ -45,7 +45,7 @@ struct alignas(16) Piece {
   Corner corner;                   // of its first pixel
   Warp above, below, left, right;  // beside it
   bool active;                     // whether it has pixels of the image
-  bool edge;  // whether pixels have no right or lower neighbour in the image, or lie outside
+  bool edge;  // whether pixels have no right or lower neighbor in the image, or lie outside
 };
 
 template <int kComponents>
@@ -55,7 +55,7 @@ struct ResidentShared {
   Constants constants[kSide * kColumns][kResidentThreads];
   union {
     // What a warp receives: u from below and from the right, p from above and from the left. Where
-    // there is no one to send it, p is zero.
+    // no warp sends it, p is zero.
     struct {
       float below[kComponents][kResidentWarps][kTileWidth];
       float above[kComponents][kResidentWarps][kTileWidth];
@@ -67,7 +67,7 @@ struct ResidentShared {
   Piece pieces[kResidentWarps];
   int32_t u_bytes, p_bytes;  // that other blocks send in a step
   double changes[kResidentWarps];
-  double totals[kExchanges][kMostClusterBlocks];
+  double totals[kExchanges][kMaxClusterBlocks];
 };
 
 template <class Block, class V, int kComponents>
@@ -78,8 +78,8 @@ class Resident {
   FASTI3D_BLOCK Resident(Block& block, Shared& shared, const Task& task, State& state)
       : block_(block), shared_(shared), task_(task), state_(state) {}
 
-  // At most so many iterations; whether the rule stopped them.
-  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t, StopRule& rule) {
+  // Runs at most `max_iterations`; returns whether the rule stopped them.
+  FASTI3D_BLOCK bool iterate(const Level& level, int64_t max_iterations, int32_t, StopRule& rule) {
     cut(level);
     Registers registers{};
     const bool has_constants = rule.iteration > 0;  // only u has changed then
@@ -89,7 +89,7 @@ class Resident {
     block_.exchange(shared_.p_bytes);
     const int32_t total_bytes = (block_.count() - 1) * static_cast<int32_t>(sizeof(double));
     bool stopped = false;
-    for (; most > 0 && !stopped; --most) {
+    for (; max_iterations > 0 && !stopped; --max_iterations) {
       block_.sums(
           registers,
           [&](int32_t thread, Pixels& pixels) { return advance_u(thread, registers, pixels); },

@@ -1,7 +1,7 @@
 // TV-L1 of one pair by a group of thread blocks, as one block sees it.
 //
 // The blocks of a group run this code side by side, each on its share of the pixels or tiles, and
-// meet at block.meet(). Between two meetings nobody reads what another block writes. Inside a
+// meet at block.meet(). Between two meetings no block reads what another one writes. Inside a
 // block, block.each(n, f) calls f(0) to f(n - 1) on its threads, and block.threads(registers, f)
 // calls f on every thread with what that thread keeps in registers; both end with a barrier of the
 // block. All other code here runs on every thread alike.
@@ -161,14 +161,14 @@ class Solver {
   FASTI3D_BLOCK void prepare(const Level& level) {
     const float* from = state_.image(1, level);
     each_pixel(level, [&](int32_t x, int32_t y) {
-      const auto grey = [&](int32_t i, int32_t j) {
+      const auto gray = [&](int32_t i, int32_t j) {
         return V{from[at(level, clamp(i, level.width), clamp(j, level.height))]};
       };
       const V half{0.5f};
-      const V along_x = half * (grey(x + 1, y) - grey(x - 1, y));
-      const V along_y = half * (grey(x, y + 1) - grey(x, y - 1));
+      const V along_x = half * (gray(x + 1, y) - gray(x - 1, y));
+      const V along_y = half * (gray(x, y + 1) - gray(x, y - 1));
       const int32_t to = at(level, x, y);
-      state_.taps()[to] = {grey(x, y).value, along_x.value, along_y.value, 0.0f};
+      state_.taps()[to] = {gray(x, y).value, along_x.value, along_y.value, 0.0f};
       for (int c = 0; c < kComponents; ++c) {
         put(state_.px(c), level, x, y, 0.0f);
         put(state_.py(c), level, x, y, 0.0f);
@@ -178,9 +178,9 @@ class Solver {
     });
   }
 
-  // One linearisation and its iterations; how many.
+  // Linearizes once and iterates; returns the number of iterations.
   FASTI3D_BLOCK int64_t warp(const Level& level) {
-    linearise_at_flow(level);
+    linearize_at_flow(level);
     const bool medians = !task_.cuda_form && task_.median > 1;
     const int64_t all = task_.inner_iterations * task_.outer_iterations;
     const int64_t round = medians ? task_.inner_iterations : all;
@@ -190,11 +190,11 @@ class Solver {
       if (medians) smooth(level);
       block_.meet();
       // A warp takes about as many iterations as the one before.
-      const int32_t expected = rule.iteration == 0 ? usual_ : kLongestSweep;
+      const int32_t expected = rule.iteration == 0 ? usual_ : kMaxSweep;
       Iterations<Block, V, kComponents> iterations(block_, shared_, task_, state_);
       stopped = iterations.iterate(level, round, expected, rule);
     }
-    usual_ = static_cast<int32_t>(rule.iteration < kLongestSweep ? rule.iteration : kLongestSweep);
+    usual_ = static_cast<int32_t>(rule.iteration < kMaxSweep ? rule.iteration : kMaxSweep);
     return rule.iteration;
   }
 
@@ -220,7 +220,7 @@ class Solver {
     return result;
   }
 
-  FASTI3D_BLOCK void linearise_at_flow(const Level& level) {
+  FASTI3D_BLOCK void linearize_at_flow(const Level& level) {
     const float *u1 = state_.u(0), *u2 = state_.u(1);
     each_pixel(level, [&](int32_t x, int32_t y) {
       const int32_t to = at(level, x, y);
@@ -232,7 +232,7 @@ class Solver {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const Tap tap = line[px.at[k]];
-          const V values[3] = {{tap.grey}, {tap.along_x}, {tap.along_y}};
+          const V values[3] = {{tap.gray}, {tap.along_x}, {tap.along_y}};
 #pragma unroll
           for (int i = 0; i < 3; ++i) {
             if (j == 0) {
@@ -249,7 +249,7 @@ class Solver {
         const V(&c)[4] = columns[i];
         sampled[i] = sample(px.taps, c[0], c[1], c[2], c[3]);
       }
-      const Data<V> data = linearise(V{state_.image(0, level)[to]}, sampled[0], sampled[1],
+      const Data<V> data = linearize(V{state_.image(0, level)[to]}, sampled[0], sampled[1],
                                      sampled[2], V{u1[to]}, V{u2[to]});
       state_.data(0)[to] = data.ix.value;
       state_.data(1)[to] = data.iy.value;
@@ -323,7 +323,7 @@ class Solver {
   Shared& shared_;
   const Task& task_;
   State state_;
-  int32_t usual_ = kLongestSweep;  // iterations of a warp
+  int32_t usual_ = kMaxSweep;  // iterations of a warp
 };
 
 }  // namespace fasti3d::tvl1

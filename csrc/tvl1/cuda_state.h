@@ -55,9 +55,9 @@ inline Task make_task(const Params& params) {
   return task;
 }
 
-// What a tap of a bicubic sample reads at once: grey value and derivatives of the second image.
+// What a tap of a bicubic sample reads at once: gray value and derivatives of the second image.
 struct alignas(16) Tap {
-  float grey, along_x, along_y, unused;
+  float gray, along_x, along_y, unused;
 };
 
 // Two pixels side by side.
@@ -66,8 +66,8 @@ struct alignas(8) Two {
 };
 
 // What the threads of a block exchange for a median: sorted columns of a part of the image.
-constexpr int kMedianWidth = 64, kMedianHeight = 16, kLargestMedian = 5;
-using Sorted = float[kLargestMedian][kMedianHeight][kMedianWidth + kLargestMedian - 1];
+constexpr int kMedianWidth = 64, kMedianHeight = 16, kMaxMedian = 5;
+using Sorted = float[kMaxMedian][kMedianHeight][kMedianWidth + kMaxMedian - 1];
 
 // The memory of a group. There are two copies of u, of p and of the errors: the current one is
 // read, the next one is written, and they take turns.
@@ -91,7 +91,7 @@ class State {
   // The sums of changes of an iteration of a sweep, of every block of the group.
   FASTI3D_BLOCK double* errors(int32_t iteration) const {
     return reinterpret_cast<double*>(memory_ + layout_.errors) +
-           (errors_ * kLongestSweep + iteration) * blocks_;
+           (errors_ * kMaxSweep + iteration) * blocks_;
   }
   FASTI3D_BLOCK void turn_errors() { errors_ = 1 - errors_; }
 

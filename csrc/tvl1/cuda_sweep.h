@@ -3,7 +3,7 @@
 // They run in sweeps of several. If the sums of changes show that they had to stop within a sweep,
 // it is run again, as far as that, from the copy of the state that it read.
 //
-// An iteration needs a pixel's neighbours, so that tiles which overlap by 2n pixels can be iterated
+// An iteration needs a pixel's neighbors, so that tiles which overlap by 2n pixels can be iterated
 // n times between two meetings: what reaches into the halo from outside is one pixel more wrong
 // with every iteration. Such a sweep reads one copy of the state and writes the other.
 #pragma once
@@ -20,13 +20,14 @@ namespace fasti3d::tvl1 {
 constexpr int kPartialSums = 16;
 
 // Iterations until the sum of changes reaches the tolerance, if it goes on falling as it did from
-// `previous` to `last`; between 1 and `most`.
+// `previous` to `last`; between 1 and `max_iterations`.
 FASTI3D_BLOCK int32_t iterations_left(double previous, double last, double tolerance,
-                                      int32_t most) {
-  if (!(last < previous) || !(tolerance > 0.0)) return most;
+                                      int32_t max_iterations) {
+  if (!(last < previous) || !(tolerance > 0.0)) return max_iterations;
   const float fall = logf(static_cast<float>(last / previous));
   const float left = ceilf(logf(static_cast<float>(tolerance / last)) / fall);
-  return left < static_cast<float>(most) ? (left > 1.0f ? static_cast<int32_t>(left) : 1) : most;
+  return left < static_cast<float>(max_iterations) ? (left > 1.0f ? static_cast<int32_t>(left) : 1)
+                                                   : max_iterations;
 }
 
 // What a block keeps for its threads to exchange.
@@ -38,12 +39,12 @@ struct SweepShared {
       // py is zero, as p is outside the image.
       float u[kComponents][kWarps + 1][kTileWidth];
       float py[kComponents][kWarps + 1][kTileWidth];
-      float change[kLongestSweep][kThreads];
+      float change[kMaxSweep][kThreads];
     };
     Sorted sorted;
   };
-  double partial[kLongestSweep][kPartialSums];
-  double total[kLongestSweep];
+  double partial[kMaxSweep][kPartialSums];
+  double total[kMaxSweep];
 };
 
 // The pixels of one thread in a tile.
@@ -51,8 +52,8 @@ template <class V, int kComponents>
 struct TileStrip : Strip<V, kComponents> {
   Data<V> data[kRows][kColumns];
   bool active;  // whether the warp has rows of the image
-  // Whether pixels of the warp have no left, right or lower neighbour in the image, or lie outside.
-  // Those without an upper neighbour find zeros in shared memory.
+  // Whether pixels of the warp have no left, right or lower neighbor in the image, or lie outside.
+  // Those without an upper neighbor find zeros in shared memory.
   bool edge;
   bool core;
 };
@@ -94,9 +95,10 @@ class Sweeper {
   FASTI3D_BLOCK Sweeper(Block& block, Shared& shared, const Task& task, State& state)
       : block_(block), shared_(shared), task_(task), state_(state) {}
 
-  // At most so many iterations, probably about as many as are expected; whether the rule stopped
+  // Runs at most `max_iterations`, probably about `expected`; returns whether the rule stopped
   // them.
-  FASTI3D_BLOCK bool iterate(const Level& level, int64_t most, int32_t expected, StopRule& rule) {
+  FASTI3D_BLOCK bool iterate(const Level& level, int64_t max_iterations, int32_t expected,
+                             StopRule& rule) {
     const Tiling& tiling = level.tiling;
     const int32_t tiles = tiling.tiles();
     // Set here, they need not be kept through everything that comes before.
@@ -106,9 +108,9 @@ class Sweeper {
     bool stopped = false, again = false;
     double previous = 0.0, last = 0.0;
     int32_t length = expected;
-    while (most > 0 && !(stopped && !again)) {
+    while (max_iterations > 0 && !(stopped && !again)) {
       if (length > tiling.sweep) length = tiling.sweep;
-      if (length > most) length = static_cast<int32_t>(most);
+      if (length > max_iterations) length = static_cast<int32_t>(max_iterations);
       sweep(level, registers, length, held, held && !again);
       held = tiles <= block_.count();
       block_.meet();
@@ -136,7 +138,7 @@ class Sweeper {
       }
       state_.turn_u();
       state_.turn_p();
-      most -= length;
+      max_iterations -= length;
       // The first iteration of all shows no trend.
       length = previous > 0.0 ? iterations_left(previous, last, level.tolerance, tiling.sweep)
                               : 2 * length;

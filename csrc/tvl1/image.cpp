@@ -5,7 +5,7 @@
 namespace fasti3d::tvl1 {
 namespace {
 
-int64_t grey_stride(Size size) { return round_up(size.width, kGuard); }
+int64_t gray_stride(Size size) { return round_up(size.width, kGuard); }
 int64_t packed_stride(Size size) { return (size.width + 2 * kBorder) * kPacked; }
 int64_t packed_floats(Size size) { return (size.height + 2 * kBorder) * packed_stride(size); }
 
@@ -22,7 +22,7 @@ Columns::Columns(int64_t in, int64_t out, double scale, bool cuda_form) {
 
 int64_t Image::bytes(const std::vector<Size>& sizes) {
   int64_t floats = 0;
-  for (const Size size : sizes) floats += size.height * grey_stride(size) + packed_floats(size);
+  for (const Size size : sizes) floats += size.height * gray_stride(size) + packed_floats(size);
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
@@ -30,8 +30,8 @@ Image::Image(const std::vector<Size>& sizes, const Params& params)
     : params_(params), memory_(static_cast<size_t>(bytes(sizes)) / sizeof(float)) {
   float* next = memory_.get();
   for (const Size size : sizes) {
-    Level level{size, next, grey_stride(size), nullptr, packed_stride(size)};
-    next += size.height * level.grey_stride;
+    Level level{size, next, gray_stride(size), nullptr, packed_stride(size)};
+    next += size.height * level.gray_stride;
     level.packed = next + kBorder * (level.packed_stride + kPacked);
     next += packed_floats(size);
     levels_.push_back(level);
@@ -50,7 +50,7 @@ void Image::build(Team& team, const Rows& rows, const void* pixels, bool bytes) 
     Band band(size.height, member);
     for (int64_t y = band.begin; y < band.end; ++y) {
       rows.convert(static_cast<const char*>(pixels) + y * row_bytes, bytes,
-                   finest.grey + y * finest.grey_stride, size.width);
+                   finest.gray + y * finest.gray_stride, size.width);
     }
     for (size_t i = 0; i < levels_.size(); ++i) {
       // Resizing and the gradients read rows that others have written.
@@ -63,9 +63,9 @@ void Image::build(Team& team, const Rows& rows, const void* pixels, bool bytes) 
         for (int64_t y = band.begin; y < band.end; ++y) {
           const Between at =
               between(y, 1.0 / params_.scale_step, level.size.height, params_.cuda_form);
-          rows.resize({level.grey_row(at.first), level.grey_row(at.second), at.weight,
+          rows.resize({level.gray_row(at.first), level.gray_row(at.second), at.weight,
                        columns.first.data(), columns.second.data(), columns.weights.data(), 1.0f,
-                       next.grey + y * next.grey_stride, next.size.width});
+                       next.gray + y * next.gray_stride, next.size.width});
         }
       }
       pack(rows, level, Band(level.size.height, member));
@@ -88,8 +88,8 @@ void Image::pack(const Rows& rows, const Level& level, const Band& band) const {
     }
   };
   for (int64_t y = band.begin; y < band.end; ++y) {
-    rows.pack({level.grey_row(std::max<int64_t>(y - 1, 0)), level.grey_row(y),
-               level.grey_row(std::min(y + 1, last)), packed_row(y), level.size.width,
+    rows.pack({level.gray_row(std::max<int64_t>(y - 1, 0)), level.gray_row(y),
+               level.gray_row(std::min(y + 1, last)), packed_row(y), level.size.width,
                params_.cuda_form});
     for (int64_t i = 1; i <= kBorder; ++i) {
       if (y == 0) border(-i, 0);

@@ -29,12 +29,12 @@ struct Band {
 
 struct Level {
   Size size;
-  float* grey;
-  int64_t grey_stride;
+  float* gray;
+  int64_t gray_stride;
   float* packed;  // pixel (0, 0)
   int64_t packed_stride;
 
-  const float* grey_row(int64_t y) const { return grey + y * grey_stride; }
+  const float* gray_row(int64_t y) const { return gray + y * gray_stride; }
 };
 
 class Image {

@@ -139,7 +139,7 @@ void warp_row(const WarpRow& a) {
     for (int part = 0; part < kBlock; part += kLanes) {
       const int64_t at = x + part;
       const Data<Vector> data =
-          linearise(load(a.i0 + at), load(sampled[0] + part), load(sampled[1] + part),
+          linearize(load(a.i0 + at), load(sampled[0] + part), load(sampled[1] + part),
                     load(sampled[2] + part), load(a.u1 + at), load(a.u2 + at));
       store(a.ix + at, data.ix);
       store(a.iy + at, data.iy);

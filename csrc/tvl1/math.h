@@ -1,7 +1,7 @@
 // The arithmetic of TV-L1 at one pixel, for the CPU and the GPU alike (Zach, Pock and Bischof
 // 2007).
 //
-// Included inside a namespace that has defined, for its V (a float, or a vector with a pixel a
+// Included inside a namespace that has defined, for its V (a float, or a vector with one pixel per
 // lane): FASTI3D_HOST_DEVICE, broadcast<V>(float), larger, smaller, root and reciprocal.
 //
 // The order of the operations is part of the contract: without contraction and with IEEE division
@@ -11,7 +11,7 @@
 
 // |grad I1|^2 counts as no less than this, so that nothing is divided by zero. In a flat pixel the
 // limit of the step, lambda * theta * |grad I1|, is as good as nothing anyway.
-constexpr float kSmallestGradient = 1e-12f;
+constexpr float kMinGradient = 1e-12f;
 
 // One warp's constants at a pixel: the warped gradient, 1 / its square, and the part of the
 // residual that does not depend on u.
@@ -21,8 +21,8 @@ struct Data {
 };
 
 template <class V>
-FASTI3D_HOST_DEVICE inline Data<V> linearise(V i0, V i1, V ix, V iy, V u1, V u2) {
-  const V square = larger(ix * ix + iy * iy, broadcast<V>(kSmallestGradient));
+FASTI3D_HOST_DEVICE inline Data<V> linearize(V i0, V i1, V ix, V iy, V u1, V u2) {
+  const V square = larger(ix * ix + iy * iy, broadcast<V>(kMinGradient));
   return {ix, iy, reciprocal(square), ((i1 - ix * u1) - iy * u2) - i0};
 }
 

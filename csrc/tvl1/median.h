@@ -1,12 +1,12 @@
-// Medians of a row by networks of minima and maxima, a pixel a lane. Included by kernel.h.
+// Medians of a row by networks of minima and maxima, one pixel per lane. Included by kernel.h.
 //
-// The columns of the window are sorted once each, not once for every window they belong to. What a
-// network computes and nobody uses, the compiler leaves out.
+// The columns of the window are sorted once each, not once for every window they belong to. The
+// compiler removes comparators whose results are unused.
 
 inline void order(Vector& low, Vector& high) {
-  const Vector least = smaller(low, high);
+  const Vector lower = smaller(low, high);
   high = larger(low, high);
-  low = least;
+  low = lower;
 }
 
 inline void sort3(Vector* v) {
@@ -44,7 +44,7 @@ inline void sort_columns(const MedianRow& a, Sort sort) {
 void median3_row(const MedianRow& a) {
   sort_columns<3>(a, sort3);
   for (int64_t x = 0; x < a.width; x += kLanes) {
-    // Of the least, middle and largest values of three columns only one each can be the median.
+    // Of the minima, medians and maxima of three columns, one value each can be the median.
     Vector diagonal[3];
 #pragma GCC unroll 3
     for (int i = 0; i < 3; ++i) {

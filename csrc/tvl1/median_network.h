@@ -5,7 +5,7 @@
 
 namespace fasti3d::tvl1 {
 
-// Value (i, j) comes in on wire 5 i + j. Of each pair of wires the lesser value goes to the first
+// Value (i, j) comes in on wire 5 i + j. Of each pair of wires the smaller value goes to the first
 // and the larger to the second; in the end the median is on wire kMedian.
 constexpr uint8_t kNetwork[][2] = {
     {12, 14}, {6, 5},   {15, 17}, {8, 19},  {24, 22}, {0, 1},   {8, 7},   {3, 12},  {13, 14},

@@ -20,10 +20,10 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // As in fasti3d/tvl1_limits.py, which says why.
-constexpr int64_t kMostIterations = 0x7fffffff;
-constexpr double kLargest = 1e6;
+constexpr int64_t kMaxIterations = 0x7fffffff;
+constexpr double kMaxValue = 1e6;
 // Of an initial flow, in pixels, and how far floats of 0 to 1 may lie outside.
-constexpr float kLargestFlow = 1e9f, kRounding = 1e-3f;
+constexpr float kMaxFlow = 1e9f, kRounding = 1e-3f;
 
 inline Params make_params(const std::string& mode, double tau, double lambda, double theta,
                           int64_t nscales, int64_t warps, double epsilon, int64_t inner_iterations,
@@ -39,18 +39,18 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
   check(epsilon >= 0, "epsilon must be at least 0, got ", epsilon);
   check(inner_iterations >= 1, "inner_iterations must be at least 1, got ", inner_iterations);
   check(outer_iterations >= 1, "outer_iterations must be at least 1, got ", outer_iterations);
-  check(inner_iterations <= kMostIterations / outer_iterations,
+  check(inner_iterations <= kMaxIterations / outer_iterations,
         "inner_iterations * outer_iterations must be less than 2**31, got ", inner_iterations,
         " * ", outer_iterations);
   check(scale_step > 0 && scale_step < 1, "scale_step must lie between 0 and 1, got ", scale_step);
   check(gamma >= 0, "gamma must be at least 0, got ", gamma);
-  const auto check_most = [](const char* name, double value) {
-    check(value <= kLargest, name, " must be at most ", kLargest, ", got ", value);
+  const auto check_max = [](const char* name, double value) {
+    check(value <= kMaxValue, name, " must be at most ", kMaxValue, ", got ", value);
   };
-  check_most("theta", theta);
-  check_most("gamma", gamma);
-  check_most("tau / theta", tau / theta);
-  check_most("lambda_ * theta", lambda * theta);
+  check_max("theta", theta);
+  check_max("gamma", gamma);
+  check_max("tau / theta", tau / theta);
+  check_max("lambda_ * theta", lambda * theta);
   check(median_filtering == 0 || median_filtering == 1 || median_filtering == 3 ||
             median_filtering == 5,
         "median_filtering must be 0, 1, 3 or 5, got ", median_filtering);
@@ -68,20 +68,20 @@ inline Params make_params(const std::string& mode, double tau, double lambda, do
           median_filtering};
 }
 
-// What floats of frames may be at most, either sign.
-inline float largest_frame(double lambda, double theta) {
-  return std::max(1.0 + kRounding, std::min(kLargest / (lambda * theta), kLargest));
+// The maximum absolute value of float frames.
+inline float max_frame_value(double lambda, double theta) {
+  return std::max(1.0 + kRounding, std::min(kMaxValue / (lambda * theta), kMaxValue));
 }
 
 // Fails for a value of a float32 tensor on the CPU that is not between the two; NaN is not.
-inline void check_values(const std::optional<Tensor>& tensor, const char* name, float least,
-                         float most) {
+inline void check_values(const std::optional<Tensor>& tensor, const char* name, float low,
+                         float high) {
   if (!tensor || tensor->scalar_type() != ScalarType::Float) return;
   const float* const values = static_cast<const float*>(tensor->const_data_ptr());
   bool inside = true;
   const int64_t count = tensor->numel();
-  for (int64_t i = 0; i < count; ++i) inside &= values[i] >= least && values[i] <= most;
-  check(inside, name, " must be finite and lie in ", least, " to ", most, ", being float32");
+  for (int64_t i = 0; i < count; ++i) inside &= values[i] >= low && values[i] <= high;
+  check(inside, name, " must be finite and lie in ", low, " to ", high, ", being float32");
 }
 
 struct Problem {
@@ -96,9 +96,9 @@ inline void check_frames(const Tensor& frames, const char* name) {
   check(type == ScalarType::Byte || type == ScalarType::Float, name, " must be uint8 or float32");
   check(frames.is_contiguous(), name, " must be contiguous");
   for (int axis = 1; axis < 3; ++axis) {
-    check(frames.size(axis) >= kSmallestImage, name, " must have sides of at least ",
-          kSmallestImage, " pixels, got ", frames.size(axis));
-    check(frames.size(axis) <= kLargestImage, name, " must have sides of at most ", kLargestImage,
+    check(frames.size(axis) >= kMinSide, name, " must have sides of at least ", kMinSide,
+          " pixels, got ", frames.size(axis));
+    check(frames.size(axis) <= kMaxSide, name, " must have sides of at most ", kMaxSide,
           " pixels, got ", frames.size(axis));
   }
 }

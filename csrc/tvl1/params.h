@@ -28,22 +28,22 @@ struct Params {
   float bicubic() const { return cuda_form ? -0.5f : -0.75f; }
 };
 
-// When the iterations of a warp end, beside their number. The CPU form looks at every iteration;
+// When the iterations of a warp end, beside their number. The CPU form checks every iteration;
 // the CUDA form only at odd ones, and only once an estimate, which shrinks by the tolerance at each
-// iteration not looked at, is small. That estimate starts at 0.
+// iteration not checked, is small. That estimate starts at 0.
 struct StopRule {
   bool cuda_form;
   double tolerance;
   int64_t iteration = 0;
   double estimate = 0.0;
 
-  // Whether the sum of squared changes of the next iteration will be looked at.
-  FASTI3D_HOST_DEVICE bool looks() const {
+  // Whether the sum of squared changes of the next iteration will be checked.
+  FASTI3D_HOST_DEVICE bool checks_next() const {
     return !cuda_form || (tolerance > 0.0 && iteration % 2 == 1 && estimate < tolerance);
   }
   // Takes that iteration's sum; true if it was the last.
   FASTI3D_HOST_DEVICE bool stops(double sum) {
-    const bool look = looks();
+    const bool look = checks_next();
     ++iteration;
     if (!look) {
       estimate -= tolerance;
@@ -59,9 +59,9 @@ struct Size {
   int64_t pixels() const { return height * width; }
 };
 
-constexpr int64_t kSmallestImage = 3;                // sides of an image, as OpenCV asserts
-constexpr int64_t kLargestImage = int64_t(1) << 24;  // float32 has no place for every pixel beyond
-constexpr int64_t kSmallestSide = 16;                // of every level but the finest
+constexpr int64_t kMinSide = 3;                 // sides of an image, as OpenCV asserts
+constexpr int64_t kMaxSide = int64_t(1) << 24;  // float32 has no place for every pixel beyond
+constexpr int64_t kMinLevelSide = 16;           // of every level but the finest
 
 // The sizes of the pyramid's levels, finest first. Halves round to even, as in OpenCV.
 inline std::vector<Size> pyramid(Size finest, const Params& params) {
@@ -72,7 +72,7 @@ inline std::vector<Size> pyramid(Size finest, const Params& params) {
       return static_cast<int64_t>(std::nearbyint(static_cast<double>(side) * params.scale_step));
     };
     const Size next{scaled(last.height), scaled(last.width)};
-    if (next.height < kSmallestSide || next.width < kSmallestSide) break;
+    if (next.height < kMinLevelSide || next.width < kMinLevelSide) break;
     levels.push_back(next);
   }
   return levels;

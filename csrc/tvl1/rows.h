@@ -8,7 +8,7 @@
 namespace fasti3d::tvl1 {
 
 // Rows of planes have room for a vector before their first pixel and after their last, so that
-// neighbours can be read without a test and the last vector written whole.
+// neighbors can be read without a test and the last vector written whole.
 constexpr int64_t kGuard = 16;
 // Pixels added side by side into the sums of an error, whatever the vector length, so that every
 // instruction set gives the same sums.
@@ -25,7 +25,7 @@ struct ResizeRow {
   int64_t width;
 };
 
-// A pixel of a packed image: grey value, its derivatives along x and y, and nothing, so that one
+// A pixel of a packed image: gray value, its derivatives along x and y, and nothing, so that one
 // load of four floats reads a tap. The image has a border of kBorder pixels on every side.
 constexpr int64_t kPacked = 4;
 constexpr int64_t kBorder = 4;
@@ -49,7 +49,7 @@ struct WarpRow {
 
 struct MedianRow {
   const float* rows[5];  // the rows around, the middle one in the middle; 3 of them for a side of 3
-  float* sorted[5];      // working memory, a row each
+  float* sorted[5];      // working memory, one row each
   float* out;
   int64_t width;
 };

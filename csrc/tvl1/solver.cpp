@@ -15,7 +15,7 @@ constexpr int64_t kStagger = 80;
 constexpr int64_t kPage = 1024;  // floats
 
 // Fewer groups than these take a member less time than waiting for the others does.
-constexpr int64_t kLeastGroups = 2;
+constexpr int64_t kMinGroups = 2;
 
 int64_t row_stride(int64_t width) { return round_up(width, kGuard) + 3 * kGuard; }
 int64_t plane_floats(Size finest) {
@@ -195,8 +195,8 @@ void Solver::upsample(Team& team, size_t from) {
 }
 
 int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
-  const int64_t most = std::max<int64_t>(1, size_.height / (kLeastGroups * kGroup));
-  const int count = static_cast<int>(std::min<int64_t>(team.muster(), most));
+  const int64_t max_members = std::max<int64_t>(1, size_.height / (kMinGroups * kGroup));
+  const int count = static_cast<int>(std::min<int64_t>(team.muster(), max_members));
   while (static_cast<int>(members_.size()) < count) {
     members_.push_back(std::make_unique<MemberRows>(row_stride(sizes_[0].width), components_));
   }
@@ -205,7 +205,7 @@ int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
     const Share share(size_, member);
     for (int64_t y = share.begin; y < share.end; ++y) {
       rows_.warp({level1.packed, level1.packed_stride, size_, params_.bicubic(), y,
-                  level0.grey_row(y), u_[set_][0].row(y), u_[set_][1].row(y), ix_.row(y),
+                  level0.gray_row(y), u_[set_][0].row(y), u_[set_][1].row(y), ix_.row(y),
                   iy_.row(y), inverse_.row(y), rho_.row(y)});
     }
     const int32_t ran = iterate(member, share);
@@ -342,7 +342,7 @@ void Solver::iterate_band(const Share& share, int set, int read, int write) {
   }
 }
 
-// Copies the edges of the share's band for its neighbours.
+// Copies the edges of the share's band for its neighbors.
 void Solver::publish(const Share& share, int set, int write) {
   if (share.is_empty() || share.active == 1) return;
   const int64_t count = round_up(size_.width, kGuard);

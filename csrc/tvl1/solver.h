@@ -20,7 +20,7 @@ struct Plane {
 };
 
 // What a member of the team keeps for itself, and the edges of its band as they were after the last
-// iteration, for its neighbours: twice, since they may still read one while it writes the other.
+// iteration, for its neighbors: twice, since they may still read one while it writes the other.
 struct MemberRows;
 
 // The working memory of one pair; a leader keeps it for its next pair.

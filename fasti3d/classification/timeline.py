@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasti3d.classification.classify import Classification
+from fasti3d.classification.result import Classification
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.targets import check_target
-from fasti3d.weights.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,8 @@ _GRID = "#E6E6E6"
 
 # A class that never gets this likely would only be a line along the floor.
 _NOTABLE = 0.05
-# More windows than this are averaged in bins: the picture has no room for more.
-_MOST_POINTS = 200
+# More windows than this are averaged in bins, as the picture has no room for them.
+_MAX_POINTS = 200
 
 # The page, in inches: the plot, the filmstrip below it, a column of class names to the right.
 _WIDTH, _HEIGHT = 11.0, 4.5
@@ -41,32 +41,39 @@ _LABEL_CHARACTERS = 27
 _TITLE_CHARACTERS = 70
 
 _TIME_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
-_MOST_TICKS = 10
+_MAX_TICKS = 10
 
 
 def format_time(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    """Format seconds as m:ss, or h:mm:ss from an hour on.
+
+    Example:
+        >>> format_time(75.4), format_time(3601)
+        ('1:15', '1:00:01')
+    """
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
 
 
 def draw_timeline(result: Classification, path: str | PathLike[str], *, classes: int = 5) -> None:
-    """Draws the most likely classes over time above a filmstrip that shares the time axis.
+    """Draw the most likely classes over time, above a filmstrip that shares the time axis.
 
-    The classes are those with the highest mean probability over the windows, of which those that
-    never reach 5 % are left out. A window's probability stands for the time nearer to its middle
-    than to its neighbours'; where there are more windows than the picture has room for, neighbours
-    are averaged. The file appears whole or not at all.
+    The classes are those with the highest mean probability over the windows, without those that never reach
+    5 %. A window's probability stands for the time nearer to its middle than to its neighbours'; if there are
+    more windows than the picture has room for, neighbours are averaged. The file appears whole or not at all.
 
     Args:
-        result: what ``fasti3d.classify`` returned.
-        path: the picture; its ending says the format: .png, .svg or .pdf.
-        classes: most classes drawn, 1 to 5 (as many colours as are easily told apart).
+        result: What ``fasti3d.classify`` returned.
+        path: The picture; its suffix is the format: .png, .svg or .pdf.
+        classes: The maximum number of classes drawn, 1 to 5 (the colours that are easily told apart).
 
     Raises:
-        ValueError: another format, or a number of classes out of range.
-        OSError: a place that cannot be written.
+        ValueError: The format is another, or the number of classes is out of range.
+        OSError: The picture cannot be written.
+
+    Example:
+        >>> draw_timeline(fasti3d.classify("demo.mp4"), "timeline.png")  # doctest: +SKIP
     """
     target = check_target(path)
     if not 1 <= classes <= len(_COLOURS):
@@ -109,7 +116,7 @@ def _draw_classes(figure: Figure, axes: Axes, result: Classification, classes: i
     ranked = probabilities.mean(dim=0).argsort(descending=True)[:classes].tolist()
     shown = [i for i in ranked if peaks[i] >= _NOTABLE] or ranked[:1]
 
-    bins = torch.arange(len(shares)).tensor_split(min(len(shares), _MOST_POINTS))
+    bins = torch.arange(len(shares)).tensor_split(min(len(shares), _MAX_POINTS))
     edges = [shares[int(members[0])].start for members in bins] + [_extent(result)[1]]
     y = _HEIGHT - _TOP
     x = _WIDTH - _RIGHT + 0.2
@@ -163,7 +170,7 @@ def _draw_film(axes: Axes, result: Classification) -> None:
 
 def _draw_time(plot: Axes, strip: Axes, result: Classification) -> None:
     start, end = _extent(result)
-    step = next((s for s in _TIME_STEPS if (end - start) / s <= _MOST_TICKS), _TIME_STEPS[-1])
+    step = next((s for s in _TIME_STEPS if (end - start) / s <= _MAX_TICKS), _TIME_STEPS[-1])
     first = -int(-start // step)
     ticks = [i * step for i in range(first, int(end / step + 1e-6) + 1)]
     for axes in (plot, strip):
@@ -192,7 +199,7 @@ def _extent(result: Classification) -> tuple[float, float]:
 def _save(figure: Figure, target: Path) -> None:
     data = io.BytesIO()
     with warnings.catch_warnings():
-        # A file name in a script that the font lacks draws boxes; that is no news to the user.
+        # A file name in a script that the font lacks draws boxes; the user can see that.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(data, format=target.suffix[1:].lower())
     write_atomically(target, data.getvalue())

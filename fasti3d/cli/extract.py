@@ -35,22 +35,23 @@ from fasti3d.cli.options import (
     to_tvl1,
 )
 from fasti3d.cli.weights import check_there
-from fasti3d.extraction.settings import settle
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.utils.naming import quoted
 
 if TYPE_CHECKING:
     from fasti3d.extraction import Extraction
     from fasti3d.extraction import Progress as JobProgress
-    from fasti3d.flow import TVL1Params
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
 _ADDRESS = re.compile(r"local|auto|[^/]+:\d+")
-# Failures that are printed before the report has to be looked at.
-_SHOWN = 20
+# Failures that are printed; the report lists the others.
+_MAX_SHOWN = 20
+
+_DEFAULTS = ExtractionSettings()
 
 
 class Command(TyperCommand):
-    """Lets ``--ray`` stand without an address, also before a video."""
+    """A command whose option ``--ray`` needs no address, also before a video."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = []
@@ -66,8 +67,8 @@ def extract(
         list[Path],
         typer.Argument(
             metavar="VIDEO|DIR|LIST.txt",
-            help="Videos, folders of videos (a folder of images is a video), or lists: a path a line, from "
-            "the list's own folder on.",
+            help="Videos, folders of videos (a folder of images is a video), or lists: one path per line, "
+            "relative to the list.",
             show_default=False,
         ),
     ],
@@ -75,23 +76,23 @@ def extract(
     weights: Weights = "kinetics400-rgb",
     streams: Annotated[
         str, typer.Option(help="rgb, flow, or both, each by itself; flow needs --flow-weights.")
-    ] = "rgb",
+    ] = _DEFAULTS.streams,
     flow_weights: FlowWeights = None,
     mode: Annotated[
         str,
         typer.Option(
             metavar="windows|dense",
-            help="windows: a row each; dense: one pass over the whole video, a row for each of its steps, of "
-            "pooled and map 8 frames apart.",
+            help="windows: one row each; dense: one pass over the whole video, one row per step, which for "
+            "pooled and map are 8 frames apart.",
         ),
-    ] = "windows",
+    ] = _DEFAULTS.mode,
     features: Annotated[
         str,
         typer.Option(
             metavar="pooled|map|ENDPOINT",
-            help="pooled (1024 a row), map (all of Mixed_5c), or an endpoint: Mixed_4f, Logits...",
+            help="pooled (1024 per row), map (all of Mixed_5c), or an endpoint: Mixed_4f, Logits...",
         ),
-    ] = "pooled",
+    ] = _DEFAULTS.features,
     stack: Annotated[
         int | None,
         typer.Option(
@@ -99,43 +100,43 @@ def extract(
             "for --mode dense.",
             callback=at_least(9),
         ),
-    ] = None,
+    ] = _DEFAULTS.stack,
     step: Annotated[
         int | None, typer.Option(help="Frames from one window to the next; as --stack without it.")
-    ] = None,
-    fps: Rate = "25",
+    ] = _DEFAULTS.step,
+    fps: Rate = f"{_DEFAULTS.fps:g}",
     crops: Annotated[
         int, typer.Option(help="1: the centre; 5: the corners and the centre; 10: those and mirrored.")
-    ] = 1,
-    flip: Annotated[bool, typer.Option("--flip", help="Add the mirror image of each crop.")] = False,
+    ] = _DEFAULTS.crops,
+    flip: Annotated[bool, typer.Option("--flip", help="Add the mirror image of each crop.")] = _DEFAULTS.flip,
     tail: Annotated[
         str | None,
         typer.Option(
             help="Frames at the end that fill no window: pad (repeat the last one), loop (repeat them "
             "all) or drop; pad without it, with the layout video_features drop.",
         ),
-    ] = None,
+    ] = _DEFAULTS.tail,
     partial: Annotated[
         bool, typer.Option("--partial", help="Keep what comes before the break of a damaged file.")
-    ] = False,
+    ] = _DEFAULTS.partial,
     file_format: Annotated[
-        str, typer.Option("--format", help="npy (a file a stream), npz or safetensors; float32.")
-    ] = "npy",
+        str, typer.Option("--format", help="npy (one file per stream), npz or safetensors; float32.")
+    ] = _DEFAULTS.format,
     layout: Annotated[
         str, typer.Option(help="default, or video_features: files as v-iashin/video_features writes them.")
-    ] = "default",
-    flow_preset: FlowPreset = "readme",
+    ] = _DEFAULTS.layout,
+    flow_preset: FlowPreset = _DEFAULTS.flow_preset,
     tvl1_preset: TVL1Preset = "i3d",
     flow_from: FlowFrom = None,
-    flow_bound: FlowBound = 20.0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    flow_bound: FlowBound = _DEFAULTS.flow_bound,
+    device: Device = _DEFAULTS.device,
+    dtype: Dtype = _DEFAULTS.dtype,
     workers: Annotated[
         int | None,
         typer.Option(
             help="Videos in work at once; without it 2 on a CPU, up to 8 with a GPU.", callback=at_least(1)
         ),
-    ] = None,
+    ] = _DEFAULTS.workers,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Do the I-th of N parts, from 1/N to N/N (Slurm: --array=1-N)."),
@@ -149,46 +150,57 @@ def extract(
             "processes (as many as fit), each with a GPU or with OMP_NUM_THREADS CPUs.",
             show_default=False,
         ),
-    ] = None,
+    ] = _DEFAULTS.ray,
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Try again what failed before, unchanged as it is.")
-    ] = False,
+        bool, typer.Option("--retry-errors", help="Try failed videos again that have not changed.")
+    ] = _DEFAULTS.retry_errors,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what other settings, weights or videos made there.")
-    ] = False,
+    ] = _DEFAULTS.overwrite,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
     log: Annotated[
-        Path | None, typer.Option(help="A file to add a line a video to.", show_default=False)
+        Path | None, typer.Option(help="A file to which one line per video is added.", show_default=False)
     ] = None,
 ) -> None:
     """Write the I3D features of videos to files.
 
-    Beside the features of NAME.mp4 lies NAME.json, which says how they were made and which frames and
-    seconds each row covers. Videos that fail are listed in errors.jsonl in the output folder. The same
-    command, given again after a kill or an error, goes on with what is missing and ends with the same
-    files; several may share one output folder. Exit code 1 means that videos failed, that the folder
-    cannot be written to, or that memory or file descriptors ran out; 2 that the call was wrong or other
-    features are there.
+    NAME.json beside the features of NAME.mp4 says how they were made, and which frames and seconds each row
+    covers. Videos that fail are listed in errors.jsonl in the output folder. After a kill or an error, the
+    same command continues with what is missing and ends with the same files; several may share one output
+    folder. Exit code 1 means that videos failed, that the folder cannot be written to, or that memory or
+    file descriptors ran out; 2 that the call was wrong or other features are there.
     """
-    asked: dict[str, Any] = {
-        "streams": streams,
-        "mode": mode,
-        "features": features,
-        "stack": stack,
-        "step": step,
-        "fps": to_rate(fps),
-        "crops": crops,
-        "flip": flip,
-        "tail": tail,
-        "partial": partial,
-        "format": file_format,
-        "layout": layout,
-        "flow_preset": flow_preset,
-    }
     params = to_tvl1(tvl1_preset)
-    part = _part(shard)
-    _check(asked, params, streams, flow_weights, sources)
     check_flow_options(flow_from, flow_bound, streams, flow_preset, params)
+    settings = _settings(
+        flow_weights,
+        streams=streams,
+        mode=mode,
+        features=features,
+        stack=stack,
+        step=step,
+        fps=to_rate(fps),
+        crops=crops,
+        flip=flip,
+        tail=tail,
+        partial=partial,
+        format=file_format,
+        layout=layout,
+        flow_preset=flow_preset,
+        tvl1_params=params,
+        flow_from=flow_from,
+        flow_bound=flow_bound,
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        retry_errors=retry_errors,
+        overwrite=overwrite,
+        shard=_part(shard),
+        ray=ray,
+    )
+    for path in sources:
+        if not os.path.exists(path):
+            raise typer.BadParameter(f"{quoted(path)} is not there", param_hint="VIDEO|DIR|LIST.txt")
     if ray is None and streams != "flow":
         check_there(weights)
     if ray is None and flow_weights is not None:
@@ -197,30 +209,15 @@ def extract(
     from fasti3d.extraction import extract as run
     from fasti3d.weights import WeightsError
 
-    models: dict[str, Any] = {}
-    if ray is not None:  # the devices are those of the cluster, which only shows what they are
-        models = {"model": weights, "flow_model": flow_weights, "device": device, "dtype": dtype, "ray": ray}
-    else:
-        if streams != "flow":  # without the RGB stream its weights are not looked at
+    models: dict[str, Any] = {"model": weights, "flow_model": flow_weights}
+    if ray is None:  # a cluster has devices of its own
+        if streams != "flow":
             models["model"] = open_model(weights, device, dtype)
         if flow_weights is not None:
             models["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
     try:
         with _logging(log), _bar(quiet) as progress:
-            result = run(
-                sources,
-                out,
-                **asked,
-                **models,
-                tvl1_params=params,
-                flow_from=flow_from,
-                flow_bound=flow_bound,
-                workers=workers,
-                shard=part,
-                retry_errors=retry_errors,
-                overwrite=overwrite,
-                progress=progress,
-            )
+            result = run(sources, out, **models, settings=settings, progress=progress)
     except ConflictError as error:
         raise typer.BadParameter(
             f"{error}: replace it with --overwrite, or write elsewhere", param_hint="--out"
@@ -230,33 +227,24 @@ def extract(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except KeyboardInterrupt:
-        output.complain("warning", "interrupted; the same command goes on from where it stopped")
+        output.complain("warning", "interrupted; the same command continues where it stopped")
         raise
-    for failure in result.failed[:_SHOWN]:
+    for failure in result.failed[:_MAX_SHOWN]:
         output.complain("error", f"{quoted(failure.path)}: {failure.reason}")
-    if (more := len(result.failed) - _SHOWN) > 0:
+    if (more := len(result.failed) - _MAX_SHOWN) > 0:
         output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
     if not quiet:
         output.out.print(Text(output.printable(_summary(result, out))), soft_wrap=True)
     raise typer.Exit(bool(result.failed))
 
 
-def _check(
-    asked: dict[str, Any],
-    params: TVL1Params,
-    streams: str,
-    flow_weights: str | None,
-    sources: list[Path],
-) -> None:
-    """Ends with exit code 2 for what can be seen to be wrong before weights are fetched."""
+def _settings(flow_weights: str | None, **options: Any) -> ExtractionSettings:
+    """Return the settings, checked before weights are loaded; exit with code 2 if they are wrong."""
     try:
-        check_streams(streams, flow_weights, "--flow-weights")
-        settle(**asked, tvl1=params)
+        check_streams(options["streams"], flow_weights, "--flow-weights")
+        return ExtractionSettings(**options)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    for path in sources:
-        if not os.path.exists(path):
-            raise typer.BadParameter(f"{quoted(path)} is not there", param_hint="VIDEO|DIR|LIST.txt")
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:
@@ -271,17 +259,17 @@ def _part(shard: str | None) -> tuple[int, int] | None:
 def _summary(result: Extraction, out: Path) -> str:
     videos = f"{result.videos} video{'s' * (result.videos != 1)}"
     parts = [f"{result.done} of {videos} done in {result.seconds:.2f} s"]
-    if result.there:
-        parts.append(f"{result.there} there already")
+    if result.already_done:
+        parts.append(f"{result.already_done} done already")
     if result.failed:
         parts.append(f"{len(result.failed)} failed (see {out / 'errors.jsonl'})")
-    rate = f", {result.rows / result.seconds:.2f} a second" if result.done else ""
+    rate = f", {result.rows / result.seconds:.2f} per second" if result.done else ""
     return f"{', '.join(parts)}; {result.rows} rows{rate}, in {out}"
 
 
 @contextmanager
 def _bar(quiet: bool) -> Iterator[Callable[[JobProgress], None] | None]:
-    """One bar for the whole job on stderr; None where nobody would see it."""
+    """Show one bar for the whole job on stderr; yield None if it is quiet or not a terminal."""
     if quiet or not output.err.is_terminal:
         yield None
         return
@@ -312,7 +300,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[JobProgress], None] | None]:
 
 @contextmanager
 def _logging(path: Path | None) -> Iterator[None]:
-    """Lines of what happens, with the time, added to a file."""
+    """Add a line to a file for each video, with the time."""
     if path is None:
         yield
         return

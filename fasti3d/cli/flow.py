@@ -30,7 +30,7 @@ from fasti3d.utils.naming import alike, output_name, quoted
 from fasti3d.utils.resources import is_resource_error
 
 if TYPE_CHECKING:
-    from fasti3d.flow.export import Exported, Kind, Options, Output
+    from fasti3d.flow.export import Exported, FlowOutput, Kind, Options
 
 
 def flow(
@@ -41,8 +41,8 @@ def flow(
             "--out",
             "-o",
             metavar="DIR|FILE.mp4|FILE.npz",
-            help="A folder, for a file a pair (several videos, and the layout denseflow: a folder each); a "
-            "colour video; or NumPy arrays: flow, times, fps, params, settings.",
+            help="A folder, for one file per pair (several videos, and the layout denseflow: a folder each); "
+            "a colour video; or NumPy arrays: flow, times, fps, params, settings.",
             show_default=False,
         ),
     ],
@@ -82,8 +82,8 @@ def flow(
 ) -> None:
     """Compute the TV-L1 optical flow of videos, in pixels: N frames give N-1 flows.
 
-    What was interrupted goes on when called again in the same way, and ends with the same files. Exit
-    code 1 means that a video failed (the others are still done), 2 that the call was wrong.
+    The same command continues what was interrupted, and ends with the same files. Exit code 1 means that a
+    video failed (the others are still done), 2 that the call was wrong.
     """
     if not 0 < max_magnitude < float("inf"):
         raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
@@ -95,7 +95,7 @@ def flow(
     from fasti3d.video import VideoError
 
     options = Options(params, rate, side, to_device(device), max_magnitude, bound)
-    jobs: list[tuple[Path, Output | VideoError]] = []
+    jobs: list[tuple[Path, FlowOutput | VideoError]] = []
     for video, target in zip(videos, targets, strict=True):
         if os.path.exists(video) and os.path.exists(target) and video.samefile(target):
             raise typer.BadParameter(
@@ -117,13 +117,13 @@ def flow(
     raise typer.Exit(failed)
 
 
-def run(video: Path, target: Output, options: Options) -> str | None:
-    """Makes the flow of one video under a progress bar, and says so; returns what is wrong with it."""
+def run(video: Path, target: FlowOutput, options: Options) -> str | None:
+    """Compute the flow of one video under a progress bar, and say so; return what is wrong with it."""
     from fasti3d.flow.export import ExportError, export
     from fasti3d.video import VideoError
 
     if target.complete():
-        _say(f"{quoted(video)}: all of it is in {quoted(target.target)} already")
+        _say(f"{quoted(video)}: all flow is in {quoted(target.target)} already")
         return None
     try:
         with _video_warnings(), output.progress_bar(quoted(video.name)) as advance:
@@ -139,7 +139,7 @@ def run(video: Path, target: Output, options: Options) -> str | None:
         return f"{quoted(target.target)}: {error.strerror or error}"
     except KeyboardInterrupt:
         output.complain(
-            "warning", f"{quoted(video)}: interrupted; the same command goes on from where it stopped"
+            "warning", f"{quoted(video)}: interrupted; the same command continues where it stopped"
         )
         raise
     _say(f"{quoted(video)}: {_summary(result, options)}, in {quoted(target.target)}")
@@ -148,10 +148,11 @@ def run(video: Path, target: Output, options: Options) -> str | None:
 
 def _summary(result: Exported, options: Options) -> str:
     pairs = result.frames - 1
-    there = f" ({pairs - result.solved} were there)" if result.solved < pairs else ""
+    already_done = f" ({pairs - result.solved} were done already)" if result.solved < pairs else ""
     return (
         f"{pairs} flow{'s' * (pairs != 1)} of {result.width}x{result.height} from {result.frames} frames"
-        f"{there}, {result.seconds:.2f} s, {result.solved / result.seconds:.1f} a second on {options.device}"
+        f"{already_done}, {result.seconds:.2f} s, {result.solved / result.seconds:.1f} per second on "
+        f"{options.device}"
     )
 
 
@@ -161,7 +162,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _video_warnings() -> Iterator[None]:
-    """Prints the VideoWarnings raised inside when it ends; others go on as usual."""
+    """Print the VideoWarnings raised inside when the block ends; others are passed on."""
     from fasti3d.video import VideoWarning
 
     caught: list[warnings.WarningMessage] = []
@@ -178,7 +179,7 @@ def _video_warnings() -> Iterator[None]:
 
 
 def _side(text: str) -> int | None:
-    """``none`` as None, else a whole number above 0."""
+    """Parse a side: ``none`` is None, else a whole number above 0."""
     if text == "none":
         return None
     if not (text.isdecimal() and len(text) < 10 and 0 < int(text) <= MAX_SIDE):
@@ -190,7 +191,7 @@ def _side(text: str) -> int | None:
 
 
 def _kind(out: Path, file_format: str, viz: bool, layout: str) -> Kind:
-    """What to write, from the name of the output and the three options about the files of a folder."""
+    """Return what to write, by the name of the output and the options about the files of a folder."""
     if layout not in ("default", "denseflow"):
         raise typer.BadParameter(f"must be default or denseflow, got {layout!r}", param_hint="--layout")
     if layout == "denseflow" and (viz or file_format != "flo"):
@@ -221,7 +222,7 @@ def _kind(out: Path, file_format: str, viz: bool, layout: str) -> Kind:
 
 
 def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
-    """Where the flow of each video goes, checked before any work."""
+    """Return where the flow of each video goes, checked before any work."""
     for path in (out, f"{out}.partial") if kind in ("mp4", "npz") else (out,):
         try:
             os.lstat(path)
@@ -239,15 +240,17 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
         if not os.path.isdir(out.parent):
             raise typer.BadParameter(f"{out.parent} is not a folder: create it", param_hint="--out")
         return [out]
-    there = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
-    if not os.path.isdir(there):
-        raise typer.BadParameter(f"{there} is a file: name a folder", param_hint="--out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise typer.BadParameter(f"{there} takes no files from this user", param_hint="--out")
+    parent = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(parent):
+        raise typer.BadParameter(f"{parent} is a file: name a folder", param_hint="--out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise typer.BadParameter(
+            f"this user has no permission to write to {parent}: write elsewhere", param_hint="--out"
+        )
     if len(videos) == 1 and kind != "denseflow":
         return [out]
     names = [output_name(video, is_folder=os.path.isdir(video)) for video in videos]
-    twice = next((name for name in names if names.count(name) > 1), None) or alike(names, there)
+    twice = next((name for name in names if names.count(name) > 1), None) or alike(names, parent)
     if twice is not None:
         name = twice if isinstance(twice, str) else twice[0]
         raise typer.BadParameter(
@@ -257,14 +260,14 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
     return [out / name for name in names]
 
 
-def _output(target: Path, settings: dict[str, object]) -> Output:
+def _output(target: Path, settings: dict[str, object]) -> FlowOutput:
     from fasti3d.flow.export import FolderOutput, NpzOutput, VideoOutput
 
     kinds = {"npz": NpzOutput, "mp4": VideoOutput}
     return kinds.get(str(settings["kind"]), FolderOutput)(target, settings)
 
 
-def _check_conflicts(outputs: list[Output]) -> None:
+def _check_conflicts(outputs: list[FlowOutput]) -> None:
     for target in outputs:
         if not target.complete() and (conflict := target.conflict()):
             raise typer.BadParameter(

@@ -1,4 +1,4 @@
-"""``fasti3d fvd``: how far generated videos are from real ones."""
+"""``fasti3d fvd``: the Fréchet Video Distance between generated and real videos."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fasti3d.cli.options import (
     Device,
     Weights,
     at_least,
-    blaming,
     checked,
+    option_errors,
     to_device,
     to_dtype,
     to_rate,
@@ -51,7 +51,7 @@ def _check_draws(count: int) -> None:
 def fvd(
     real: Annotated[Path, typer.Argument(metavar="REAL", help=_SIDE, show_default=False)],
     generated: Annotated[
-        Path, typer.Argument(metavar="GENERATED", help="The same of the other side.", show_default=False)
+        Path, typer.Argument(metavar="GENERATED", help="The same for the other side.", show_default=False)
     ],
     frames: Annotated[
         int, typer.Option(help="Frames in a clip, at least 9.", callback=checked(check_frames))
@@ -67,7 +67,7 @@ def fvd(
     clips: Annotated[
         int | None,
         typer.Option(
-            help="Clips on each side, at least 2; without it, one of each video and all of an array.",
+            help="Clips on each side, at least 2; by default one per video and all of an array.",
             show_default=False,
             callback=at_least(2),
         ),
@@ -76,7 +76,7 @@ def fvd(
     fps: Annotated[
         str,
         typer.Option(
-            help="Frames a second to sample from video files, or `native` for all there are.",
+            help="Frames per second to sample from video files, or `native` for every frame.",
             callback=checked(to_rate),
         ),
     ] = "native",
@@ -98,7 +98,7 @@ def fvd(
         int,
         typer.Option(
             metavar="N",
-            help="Draws for a 95 % interval, about 200; 0 for none.",
+            help="Resamples for a 95 % interval, about 200; 0 for none.",
             callback=checked(_check_draws),
         ),
     ] = 0,
@@ -109,7 +109,7 @@ def fvd(
         Path | None,
         typer.Option(
             metavar="FILE.npz",
-            help="Keep the real side's statistics, to be given in its place next time.",
+            help="Save the real side's statistics, which can stand for it next time.",
             show_default=False,
         ),
     ] = None,
@@ -138,20 +138,20 @@ def fvd(
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail at a damaged or short video instead of leaving it out.")
+        bool, typer.Option("--strict", help="Fail at a damaged or short video instead of skipping it.")
     ] = False,
 ) -> None:
     """Compute the Fréchet Video Distance between real and generated videos; lower is closer.
 
-    Clips are taken at random places, the same for the same seed. Videos that are damaged or too short are
-    left out with a warning. Exit code 1 means that there is no score, 2 that the call was wrong.
+    Clips are from random places, the same for the same seed. Videos that are damaged or too short are
+    skipped with a warning. Exit code 1 means that there is no score, 2 that the call was wrong.
     """
     rate, limits = to_rate(fps), _limits(value_range)
     if save_stats is not None:
-        with blaming("--save-stats"):
+        with option_errors("--save-stats"):
             check_statistics(save_stats)
     if plot is not None:
-        with blaming("--plot"):
+        with option_errors("--plot"):
             check_target(plot)
     check_there(weights)
     from fasti3d.metrics.comparison import fvd as compare
@@ -163,7 +163,7 @@ def fvd(
     source = find(weights)
     try:
         with warnings.catch_warnings(), output.progress_bar("clips") as advance:
-            # They are in the receipt, and are printed from there.
+            # The receipt has them; they are printed from there.
             warnings.simplefilter("ignore", UserWarning)
             result = compare(
                 real,

@@ -1,4 +1,4 @@
-"""What several verbs have in common: options of one meaning, and what their values stand for."""
+"""Options that several verbs share, and what their values stand for."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def blaming(option: str) -> Iterator[None]:
-    """A ValueError or OSError inside is a wrong value of this option: exit code 2."""
+def option_errors(option: str) -> Iterator[None]:
+    """Report a ValueError or OSError inside as a wrong value of this option: exit code 2."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -28,29 +28,29 @@ def blaming(option: str) -> Iterator[None]:
 
 
 def checked(check: Callable[[Any], object]) -> Callable[[typer.CallbackParam, Any], Any]:
-    """Calls ``check`` with an option's value, where it is given, as soon as it is parsed."""
+    """Return a callback that calls ``check`` with an option's value, if it is given, when it is parsed."""
 
     def callback(option: typer.CallbackParam, value: Any) -> Any:
         if value is not None:
-            with blaming(option.opts[0]):
+            with option_errors(option.opts[0]):
                 check(value)
         return value
 
     return callback
 
 
-def at_least(least: int) -> Callable[[typer.CallbackParam, Any], Any]:
-    """A check of an option that names the value it got, unlike typer's own ``min``."""
+def at_least(minimum: int) -> Callable[[typer.CallbackParam, Any], Any]:
+    """Return a check of an option that names the value it got, unlike typer's own ``min``."""
 
     def check(value: int) -> None:
-        if value < least:
-            raise ValueError(f"must be at least {least}, got {value}")
+        if value < minimum:
+            raise ValueError(f"must be at least {minimum}, got {value}")
 
     return checked(check)
 
 
 def to_shape(text: str) -> list[int]:
-    """``N,C,T,H,W``, five or any other number of whole numbers, none below 0."""
+    """Parse ``N,C,T,H,W``, whole numbers of 0 or more; how many there must be is checked elsewhere."""
     try:
         sizes = [int(size) for size in text.split(",")]
     except ValueError:
@@ -63,7 +63,7 @@ def to_shape(text: str) -> list[int]:
 
 
 def to_rate(text: str) -> float | None:
-    """``native`` as None, else a number above 0."""
+    """Parse a rate: ``native`` is None, else a number above 0."""
     if text == "native":
         return None
     try:
@@ -99,7 +99,7 @@ FlowFrom = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Read flow instead of computing it: DIR/NAME/flow_x_00001.jpg and so on, of denseflow, TSN or "
+        help="Read flow instead of computing it: DIR/NAME/flow_x_00001.jpg and so on, from denseflow, TSN or "
         "`fasti3d flow --layout denseflow`, extracted at the same --fps, short side 256.",
         show_default=False,
     ),
@@ -112,7 +112,7 @@ FlowBound = Annotated[
 ]
 Rate = Annotated[
     str,
-    typer.Option(help="Frames a second to sample, or `native` for all there are.", callback=checked(to_rate)),
+    typer.Option(help="Frames to sample per second, or `native` for all of them.", callback=checked(to_rate)),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", callback=checked(check_device))]
 Dtype = Annotated[
@@ -126,37 +126,37 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def to_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there."""
+    """Return the device of that name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     from fasti3d.runtime.devices import resolve_device
 
-    with blaming("--device"):
+    with option_errors("--device"):
         return resolve_device(name)
 
 
 def to_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the device."""
+    """Return the dtype of that name: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the device."""
     from fasti3d.runtime.devices import resolve_dtype
 
-    with blaming("--dtype"):
+    with option_errors("--dtype"):
         return resolve_dtype(name, device)
 
 
 def to_tvl1(preset: str, option: str = "--tvl1-preset") -> TVL1Params:
-    """The parameters of a preset."""
-    with blaming(option):
+    """Return the parameters of a TV-L1 preset."""
+    with option_errors(option):
         return TVL1Params.preset(preset)
 
 
 def check_flow_options(
     flow_from: Path | None, bound: float, streams: str, preset: str, params: TVL1Params
 ) -> None:
-    """Ends with exit code 2 for flow to be read that does not go with the other options."""
-    with blaming("--flow-from"):
+    """Exit with code 2 for a folder of flow that does not go with the other options."""
+    with option_errors("--flow-from"):
         check_flow_from(flow_from, bound, flowing=streams != "rgb", preset=preset, params=params)
 
 
 def expected_frames(path: Path, fps: float | None) -> float | None:
-    """How many frames will be sampled, as far as the file says."""
+    """Return how many frames will be sampled, if the file says so."""
     from fasti3d.video import probe
 
     info = probe(path)

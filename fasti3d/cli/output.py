@@ -1,4 +1,4 @@
-"""How the verbs speak: results on stdout, all else on stderr."""
+"""The output of the verbs: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ err = Console(stderr=True, highlight=False)
 
 
 def printable(text: object) -> str:
-    """Text for a terminal: bytes of a file name that are no UTF-8, and control characters, become marks."""
+    """Return text for a terminal: bytes that are not UTF-8 and control characters are replaced by a mark."""
     clean = os.fsencode(str(text)).decode(errors="replace")
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in clean)
 
 
 def complain(kind: str, message: object) -> None:
-    """One line on stderr: ``error: ...`` or ``warning: ...``."""
+    """Print one line on stderr: ``error: ...`` or ``warning: ...``."""
     style = {"error": "bold red", "warning": "bold yellow"}[kind]
     err.print(Text.assemble((f"{kind}: ", style), printable(message)), soft_wrap=True)
 
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Ends with exit code 1, and says so in one line, where inside memory, descriptors or disk ran out."""
+    """Exit with code 1 and one line on stderr if memory, file descriptors or disk run out inside."""
     try:
         yield
     except Exception as error:
@@ -47,7 +47,7 @@ def stopping() -> Iterator[None]:
 
 
 def fail(message: object) -> NoReturn:
-    """Says what went wrong and ends with exit code 1."""
+    """Print an error and exit with code 1."""
     complain("error", message)
     raise typer.Exit(1)
 
@@ -60,7 +60,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance | None]:
-    """A bar on stderr from its first move to the end of the block; None if that is no terminal."""
+    """Show a bar on stderr from its first move to the end of the block; yield None without a terminal."""
     if not err.is_terminal:
         yield None
         return

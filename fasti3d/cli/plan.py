@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fasti3d.cli import output
 from fasti3d.cli.network import METAVAR, to_network
-from fasti3d.cli.options import Device, Json, blaming, to_device, to_shape
+from fasti3d.cli.options import Device, Json, option_errors, to_device, to_shape
 
 if TYPE_CHECKING:
     from fasti3d.inspect.plan_report import PlanReport
@@ -54,7 +54,7 @@ def plan(
 
     where, kind = to_device(device), getattr(torch, dtype)
     module = None if network is None else to_network(network, "--network").to(where, kind)
-    with blaming("--shape"):
+    with option_errors("--shape"):
         if module is None:
             report = plan_report.report_plan(sizes, kind, where)
         else:

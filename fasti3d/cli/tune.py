@@ -1,4 +1,4 @@
-"""``fasti3d tune``: the fastest kernel configurations on this machine's GPU, measured and kept."""
+"""``fasti3d tune``: measures and stores the fastest kernel configurations on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fasti3d.inspect.tune import Result
 
 _DTYPES = ("float16", "bfloat16")
-# Of the table, also where the terminal, or what a pipe passes for one, is narrower.
+# Min width of the table, even if the terminal or pipe is narrower.
 _WIDTH = 150
 _SHAPES = ["1,3,64,224,224", "8,3,64,224,224"]
 
@@ -38,14 +38,18 @@ def tune(
     ] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The table, instead of that in the cache, which is used by itself."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="The table to write; by default that in the cache, which is always used.",
+        ),
     ] = None,
 ) -> None:
-    """Measure the kernel configurations of every convolution on this GPU, and keep the fastest.
+    """Measure the kernel configurations of every convolution on this GPU, and store the fastest.
 
-    Each is checked against plain PyTorch before it is timed. Takes some minutes, most of them for compiling.
-    Ctrl-C keeps what was measured until then; convolutions of other clips that were measured before, with the
-    same releases of torch and triton, stay in the table. Nothing else should run on the GPU meanwhile.
+    Each is checked against plain PyTorch before it is timed. This takes some minutes, mostly for compiling.
+    Ctrl-C keeps the results so far; earlier results for other clips, with the same releases of torch and
+    triton, stay in the table. Nothing else should run on the GPU meanwhile.
     """
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
@@ -55,7 +59,7 @@ def tune(
     from fasti3d.inspect.tune import to_table
     from fasti3d.inspect.tune import tune as measure
     from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
-    from fasti3d.weights.files import write_atomically
+    from fasti3d.utils.files import write_atomically
 
     where = to_device(device)
     if where.type != "cuda":
@@ -63,7 +67,7 @@ def tune(
     its = gpu(where)
     path = out or user_path(its)
     if path is None:
-        output.fail("the folder of the cache cannot be told without platformdirs: give --out a file")
+        output.fail("the cache folder is unknown without platformdirs: give --out a file")
     results: list[Result] = []
     failure: BaseException | None = None
     try:

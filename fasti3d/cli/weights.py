@@ -1,4 +1,4 @@
-"""``fasti3d weights``: list, get, verify and convert checkpoints."""
+"""``fasti3d weights``: list, get, verify, convert and inflate checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = typer.Argument(help="A name of `fasti3d weights list`.", show_default=Fa
 
 @app.command("list")
 def list_() -> None:
-    """The public checkpoints that fasti3d knows by name."""
+    """List the public checkpoints that fasti3d knows by name."""
     from fasti3d.weights import registry
 
     for name, entry in registry().items():
@@ -33,7 +33,7 @@ def list_() -> None:
 
 @app.command()
 def get(name: Annotated[str, _NAME]) -> None:
-    """Fetch a checkpoint into the cache if it is not there, check its hash, and print where it lies."""
+    """Fetch a checkpoint into the cache if it is missing, check its hash, and print its path."""
     print(fetch(name))
 
 
@@ -88,7 +88,7 @@ def inflate(
     mode: Annotated[
         str,
         typer.Option(
-            help="average: the 2-D filter at every frame, over their number; centre: at the middle frame.",
+            help="average: the 2-D filter over the frames, at every frame; centre: at the middle frame.",
             callback=checked(check_inflation),
         ),
     ] = "average",
@@ -110,7 +110,7 @@ def inflate(
 
 
 def known(name: str) -> None:
-    """Ends with exit code 2 unless the registry has that name."""
+    """End with exit code 2 unless the registry has this name."""
     from fasti3d.weights import registry
 
     if name not in registry():
@@ -120,7 +120,7 @@ def known(name: str) -> None:
 
 
 def check_there(weights: str, option: str = "--weights") -> None:
-    """Ends with exit code 2 for what is neither a name nor a file."""
+    """End with exit code 2 for what is neither a name nor a file."""
     from fasti3d.weights import WeightsError, registry
     from fasti3d.weights.paths import find_file
 
@@ -136,7 +136,7 @@ def check_there(weights: str, option: str = "--weights") -> None:
 
 
 def find(weights: str, option: str = "--weights") -> Path:
-    """The file of a name, fetched if need be, or of a path, or an end with exit code 1 or 2."""
+    """Return the file of a name, fetched if necessary, or of a path; or end with exit code 1 or 2."""
     from fasti3d.weights import registry
 
     check_there(weights, option)
@@ -144,7 +144,7 @@ def find(weights: str, option: str = "--weights") -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The cached file of a name, fetched under a progress bar, or an end with exit code 1 or 2."""
+    """Return the cached file of a name, fetched with a progress bar; end with exit code 1 or 2 on failure."""
     from fasti3d import weights
 
     known(name)

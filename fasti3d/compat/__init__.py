@@ -1,4 +1,4 @@
-"""The interfaces of other projects, on fasti3d: change one import line.
+"""The interfaces of other projects on fasti3d: change one import line.
 
 ``InceptionI3d`` is piergiaj/pytorch-i3d's, ``I3D`` hassony2/kinetics_i3d_pytorch's, which returns
 probabilities and logits. ``DualTVL1OpticalFlow`` is OpenCV's, from its module optflow, with its two factory

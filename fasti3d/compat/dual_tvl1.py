@@ -2,9 +2,8 @@
 
 Change ``from cv2 import optflow`` to ``from fasti3d.compat import dual_tvl1 as optflow``.
 
-One thing is not as with OpenCV: torch's threads do not survive a fork, so that ``calc`` would hang in a
-process forked after the first call. Start workers by ``spawn``, or let each call ``torch.set_num_threads(1)``
-first.
+Unlike with OpenCV, torch's threads do not survive a fork, so ``calc`` would hang in a process forked after
+the first call. Start workers with ``spawn``, or call ``torch.set_num_threads(1)`` first in each.
 """
 
 # ruff: noqa: N802, N803, N815 - the names are OpenCV's
@@ -27,7 +26,7 @@ from fasti3d.flow.frames import as_images, as_start, check_alike
 from fasti3d.flow.params import TVL1Params
 from fasti3d.ops.tvl1.checks import check_values
 from fasti3d.ops.tvl1.reference import Settings, solve_pairs
-from fasti3d.tvl1_limits import largest_frame
+from fasti3d.tvl1_limits import max_frame_value
 
 # The parameters in the order of ``create``, under the names of ``TVL1Params``, in the types OpenCV keeps.
 _KINDS: dict[str, type] = {
@@ -44,8 +43,8 @@ _KINDS: dict[str, type] = {
     "median_filtering": int,
     "use_initial_flow": bool,
 }
-# At these limits OpenCV solves what is left of the problem, and so does the solver in plain PyTorch: nothing
-# is iterated, nothing smoothed, no data looked at, or no level smaller than the one before.
+# At these limits OpenCV solves the remaining problem, and so does the solver in plain PyTorch: without
+# iterations, smoothing or data term, or with all levels of one size.
 _LIMITS = {"inner_iterations": 0, "outer_iterations": 0, "tau": 0, "lambda_": 0, "scale_step": 1}
 
 _FILE_NODE_MAP = 5  # cv2.FILE_NODE_MAP
@@ -64,13 +63,17 @@ def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
 class DualTVL1OpticalFlow:
     """TV-L1 optical flow with the interface of ``cv2.optflow.DualTVL1OpticalFlow``.
 
-    Make one by ``create()``. As in OpenCV, parameters are looked at when they are used: a wrong one is an
+    Create one with ``create()``. As in OpenCV, parameters are checked when they are used: a wrong one is an
     error of the next ``calc``.
 
-    Other than in OpenCV, an image too small for all scales does not lower the number of scales for the
-    images after it; frames that are not finite are refused, and so are parameters with which OpenCV's
-    flow diverges (tau, lambda or theta below 0); and ``save`` writes the parameters, where OpenCV's fails
-    over the dot in its own name.
+    Unlike in OpenCV, an image too small for all scales does not lower the number of scales for later images;
+    frames that are not finite are refused, and so are parameters with which OpenCV's flow diverges (tau,
+    lambda or theta below 0); and ``save`` writes the parameters, where OpenCV's fails over the dot in its own
+    name.
+
+    Example:
+        >>> DualTVL1OpticalFlow.create(nscales=3).getScalesNumber()
+        3
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -91,11 +94,11 @@ class DualTVL1OpticalFlow:
         medianFiltering: int = 5,
         useInitialFlow: bool = False,
     ) -> DualTVL1OpticalFlow:
-        """A solver with these parameters; ``fasti3d.TVL1Params`` says what they mean.
+        """Create a solver; ``fasti3d.TVL1Params`` documents the parameters.
 
         As in OpenCV, every ``medianFiltering`` up to 1 means none; with ``warps``, ``innnerIterations`` or
-        ``outerIterations`` of 0 or less nothing is iterated; ``epsilon`` and ``gamma`` count without their
-        signs.
+        ``outerIterations`` of 0 or less nothing is iterated; the signs of ``epsilon`` and ``gamma`` are
+        ignored.
         """
         given = (
             *(tau, lambda_, theta, nscales, warps, epsilon, innnerIterations, outerIterations),
@@ -104,28 +107,28 @@ class DualTVL1OpticalFlow:
         return DualTVL1OpticalFlow(dict(zip(_KINDS, given, strict=True)))
 
     def calc(self, I0: Any, I1: Any, flow: Any) -> Any:
-        """Flow from I0 to I1.
+        """Compute the flow from I0 to I1.
 
         Args:
-            I0: grey image (H, W) or (H, W, 1), uint8 of 0 to 255, or float32, which is multiplied by 255 (so
-                0 to 1 is what fits the parameters; other ranges are taken, as by OpenCV). NumPy's, or a
+            I0: grayscale image (H, W) or (H, W, 1), uint8 of 0 to 255, or float32, which is multiplied by 255
+                (0 to 1 fits the parameters; other ranges are accepted, as by OpenCV). NumPy, or a
                 ``cv2.UMat``.
             I1: another of the same shape and dtype.
-            flow: None, or where to write to; with ``setUseInitialFlow(True)`` also where to start from:
-                float32 (H, W, 2), NumPy's or a ``cv2.UMat``.
+            flow: None, or the output; with ``setUseInitialFlow(True)`` also the initial flow: float32
+                (H, W, 2), NumPy or a ``cv2.UMat``.
 
         Returns:
-            (H, W, 2) float32, in pixels, x first: a ``cv2.UMat`` if one of the arguments is, else NumPy's. It
-            is ``flow``, overwritten, if that was given as float32 (H, W, 2).
+            float32 (H, W, 2), in pixels, x first: a ``cv2.UMat`` if one of the arguments is, else NumPy. It
+            is ``flow``, overwritten, if that is float32 (H, W, 2).
 
         Raises:
-            TypeError, ValueError: as ``fasti3d.tvl1`` and ``fasti3d.TVL1Params``; or the initial flow is
-                to be used, and there is none of that shape and dtype.
+            TypeError, ValueError: as ``fasti3d.tvl1`` and ``fasti3d.TVL1Params``; or an initial flow of
+                that shape and dtype is required.
         """
         umat = next((type(array) for array in (I0, I1, flow) if _is_umat(array)), None)
         first, second = _image("I0", I0), _image("I1", I1)
         images = [as_images(name, image, any_range=True) for name, image in (("I0", first), ("I1", second))]
-        largest = largest_frame(self._values["lambda_"], self._values["theta"])
+        largest = max_frame_value(self._values["lambda_"], self._values["theta"])
         for name, image in zip(("I0", "I1"), images, strict=True):
             check_values(name, image, -largest, largest)
         check_alike("I0", first, "I1", second)
@@ -147,27 +150,27 @@ class DualTVL1OpticalFlow:
         if not fits:
             return result if umat is None else umat(result)
         if _is_umat(flow):
-            sys.modules["cv2"].copyTo(result, None, flow)  # which made it
+            sys.modules["cv2"].copyTo(result, None, flow)  # loaded, since it made the UMat
             return flow
         flow[...] = result
         return flow if umat is None else umat(flow)
 
     def collectGarbage(self) -> None:
-        """Does nothing: no memory is kept between calls."""
+        """Do nothing: no memory is kept between calls."""
 
     def clear(self) -> None:
-        """Does nothing, as in OpenCV, where it keeps the parameters."""
+        """Do nothing, as OpenCV, which keeps the parameters."""
 
     def empty(self) -> bool:
-        """False, as in OpenCV."""
+        """Return False, as OpenCV."""
         return False
 
     def getDefaultName(self) -> str:
-        """OpenCV's name of this algorithm."""
+        """Return OpenCV's name of this algorithm."""
         return "DenseOpticalFlow.DualTVL1OpticalFlow"
 
     def save(self, filename: str | os.PathLike[str]) -> None:
-        """Writes the parameters to a file that ``cv2.FileStorage`` reads: XML, JSON or, otherwise, YAML.
+        """Write the parameters to a file that ``cv2.FileStorage`` reads: XML, JSON or, otherwise, YAML.
 
         Raises:
             OSError: a file that cannot be written.
@@ -184,7 +187,7 @@ class DualTVL1OpticalFlow:
         path.write_text(text)
 
     def write(self, fs: Any, name: str = "") -> None:
-        """Writes the parameters to a ``cv2.FileStorage``, with ``name`` as a map of that name."""
+        """Write the parameters to a ``cv2.FileStorage``, with ``name`` into a map of that name."""
         if name:
             fs.startWriteStruct(name, _FILE_NODE_MAP)
         for key, value in self._values.items():
@@ -193,17 +196,17 @@ class DualTVL1OpticalFlow:
             fs.endWriteStruct()
 
     def read(self, fn: Any) -> None:
-        """Takes the parameters that are in a ``cv2.FileNode``, as ``write`` and ``save`` put them there."""
+        """Read the parameters from a ``cv2.FileNode``, as ``write`` and ``save`` wrote them."""
         for name, kind in _KINDS.items():
             node = fn.getNode(name)
             if not node.empty():
                 self._values[name] = kind(node.real())
 
     def _solver(self) -> Callable[..., Any]:
-        """What takes two images and an initial flow: the operator, or at its limits the reference.
+        """Return the solver of two images and an initial flow: the operator, or at its limits the reference.
 
         Raises:
-            ValueError: parameters that neither takes.
+            ValueError: neither takes the parameters.
         """
         values = {name: value for name, value in self._values.items() if name != "use_initial_flow"}
         values["epsilon"], values["gamma"] = abs(values["epsilon"]), abs(values["gamma"])
@@ -237,7 +240,7 @@ DualTVL1OpticalFlow_create = DualTVL1OpticalFlow.create
 
 
 def createOptFlow_DualTVL1() -> DualTVL1OpticalFlow:
-    """A solver with OpenCV's default parameters."""
+    """Create a solver with OpenCV's default parameters."""
     return DualTVL1OpticalFlow.create()
 
 
@@ -270,7 +273,7 @@ def _image(name: str, image: Any) -> NDArray[Any]:
         image = image[:, :, 0]
     if image.ndim != 2:
         raise ValueError(
-            f"{name} must be a grey image (H, W), got shape {image.shape}: for colour, "
+            f"{name} must be a grayscale image (H, W), got shape {image.shape}: for color, "
             "cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)"
         )
     return image

@@ -23,7 +23,7 @@ from fasti3d.same_padding import pad_same
 if TYPE_CHECKING:
     from fasti3d.weights import Spec
 
-# That port leaves torch's default, a hundred times faster than the paper's.
+# That port keeps torch's default, a hundred times the paper's.
 BN_MOMENTUM = 0.1
 MODALITIES = {"rgb": 3, "flow": 2}
 _ONE = (1, 1, 1)
@@ -32,7 +32,7 @@ fx.wrap("pad_same")
 
 
 def get_padding_shape(filter_shape: Sequence[int], stride: Sequence[int], mod: int = 0) -> Any:
-    """Padding (front, back) of height, width and time; the number of frames is ``mod`` modulo the stride."""
+    """Return the padding (front, back) of height, width and time for ``mod`` frames modulo the stride."""
     sides = []
     for axis, (kernel, step) in enumerate(zip(filter_shape, stride, strict=True)):
         total = max(kernel - (mod if axis == 0 and mod else step), 0)
@@ -118,7 +118,7 @@ class Unit3Dpy(_Aliased, reference.Unit3D):
 
     @property
     def pads(self) -> list[nn.ConstantPad3d]:
-        """The port's padding, by the remainder of the frames by the stride; it is not what runs here."""
+        """The port's padding, by the remainder of the frames by the stride; it does not run here."""
         steps = range(self.stride[0])
         return [nn.ConstantPad3d(get_padding_shape(self.kernel, self.stride, mod), 0) for mod in steps]
 
@@ -141,9 +141,9 @@ class Unit3Dpy(_Aliased, reference.Unit3D):
 
 @states_form
 class MaxPool3dTFPadding(reference.MaxPool3dSame):
-    """Max-pool with SAME padding, by a ``pad`` and a ``pool`` inside.
+    """Max-pool with SAME padding, as the children ``pad`` and ``pool``.
 
-    As they are built, padding follows from the clip's size and never wins against a real value. Once either
+    Unmodified, the padding follows from the clip's size and never exceeds a real value. Once either child
     was changed, they run one after the other.
 
     Args:
@@ -175,7 +175,7 @@ class MaxPool3dTFPadding(reference.MaxPool3dSame):
         return self.pool(self.pad(x))
 
     def _pads_same(self) -> bool:
-        """Whether the padding is still what SAME takes for this pool."""
+        """Whether the padding is still SAME for this pool."""
         pad, pool = self.pad, self.pool
         return (
             type(pad) is nn.ConstantPad3d
@@ -246,12 +246,12 @@ class I3D(_Aliased, i3d.I3D):
         num_classes: classes of the head.
         modality: ``"rgb"`` (3 channels) or ``"flow"`` (2).
         dropout_prob: probability of dropping a feature before the classifier, in training mode.
-        name: kept as an attribute, no more.
+        name: kept as an attribute only.
         weights: as for ``fasti3d.I3D``.
 
     Clips are ``(N, 3 or 2, T, H, W)`` in [-1, 1]. State dicts of the port load with
-    ``strict=True``, and the other way round. Where a size is odd on the way down, the port pads
-    and pools off the original network's grid; this one follows the original.
+    ``strict=True``, and the other way round. Where an intermediate size is odd, the port
+    pads and pools off the original network's grid; this class follows the original.
 
     Raises:
         ValueError: an unknown ``modality``.
@@ -305,21 +305,21 @@ class I3D(_Aliased, i3d.I3D):
         super().add_module(self.aliases.get(name, name), module)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(N, 3 or 2, T, H, W) in [-1, 1] -> probabilities and time-averaged logits, both (N, num_classes).
+        """Compute probabilities and time-averaged logits, both (N, num_classes), of clips (N, C, T, H, W).
 
-        Where Mixed_5c is larger than 7x7 the head's H'xW' positions stay: (N, num_classes, H', W').
+        If Mixed_5c is larger than 7x7, the head's H'xW' positions are kept: (N, num_classes, H', W').
         """
         logits = self.conv3d_0c_1x1(self.dropout(pooled_features(self, self.avg_pool, x)))
         logits = logits.squeeze(3).squeeze(3).mean(2)
         return self.softmax(logits), logits
 
     def load_tf_weights(self, sess: Any) -> None:
-        """Not here: this library reads no TensorFlow session.
+        """Raise an error: this library does not read TensorFlow sessions.
 
         Raises:
-            NotImplementedError: always; says what does the same.
+            NotImplementedError: always; the message names the alternative.
         """
         raise NotImplementedError(
-            "load_tf_weights reads a TensorFlow session, which fasti3d does without: save the variables by "
-            "name with numpy.savez and load them with I3D(..., weights='variables.npz')"
+            "load_tf_weights reads a TensorFlow session, which fasti3d does not support: save the variables "
+            "by name with numpy.savez and load them with I3D(..., weights='variables.npz')"
         )

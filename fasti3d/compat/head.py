@@ -1,4 +1,4 @@
-"""The head's first step, where both ports part from ``fasti3d.I3D``: they keep every pooled position."""
+"""The head's first step, where both ports differ from ``fasti3d.I3D``: they keep every pooled position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fasti3d.inputs import check_clip
 
 
 def pooled_features(model: I3D, pool: nn.Module, x: Tensor) -> Any:
-    """``pool`` over the Mixed_5c map of (N, C, T, H, W) clips.
+    """Apply ``pool`` to the Mixed_5c feature map of (N, C, T, H, W) clips.
 
     Raises:
         ValueError: a clip too short or small for the window of the pool.

@@ -23,20 +23,20 @@ from fasti3d.same_padding import pad_same
 if TYPE_CHECKING:
     from fasti3d.weights import Spec
 
-# That port's running statistics move ten times faster than the paper's.
+# Ten times the paper's momentum.
 BN_MOMENTUM = 0.01
 
 fx.wrap("pad_same")
 
 
 class _Padded:
-    """The port's rule for SAME padding, in which subclasses may put another."""
+    """The port's rule for SAME padding, which subclasses may override."""
 
     kernel: tuple[int, ...]
     stride: Any
 
     def compute_pad(self, dim: int, s: int) -> int:
-        """Padding of an axis of length ``s``, both sides together."""
+        """Return the padding of an axis of length ``s``, both sides together."""
         stride = _triple(self.stride)[dim]
         return max(self.kernel[dim] - (s % stride or stride), 0)
 
@@ -55,7 +55,7 @@ class _Padded:
 
 @states_form
 class MaxPool3dSamePadding(_Padded, reference.MaxPool3dSame, nn.MaxPool3d):
-    """An ``nn.MaxPool3d`` with TensorFlow SAME padding, which never wins against a real value."""
+    """An ``nn.MaxPool3d`` with TensorFlow SAME padding, which never exceeds a real value."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         nn.MaxPool3d.__init__(self, *args, **kwargs)
@@ -172,9 +172,9 @@ class InceptionI3d(I3D):
         num_classes: classes of the head.
         spatial_squeeze: drop the logits' spatial axes where they have length 1.
         final_endpoint: the last part to build. ``Logits`` and ``Predictions`` both build the whole
-            network, whose output is logits. Anything earlier leaves the rest out, ``logits`` is None,
-            and the output is that endpoint's map (the port itself fails in ``forward`` then).
-        name: what the names of the parts begin with.
+            network, whose output is logits. For an earlier one ``logits`` is None and the output is that
+            endpoint's feature map (the port itself fails in ``forward`` then).
+        name: the prefix of the parts' names.
         in_channels: 3 for RGB, 2 for flow.
         dropout_keep_prob: despite its name the probability of *dropping* a feature, as in the port.
         weights: as for ``fasti3d.I3D``; needs the whole network.
@@ -183,7 +183,7 @@ class InceptionI3d(I3D):
     ``strict=True``, and the other way round.
 
     Raises:
-        ValueError: ``final_endpoint`` is none of ``VALID_ENDPOINTS``.
+        ValueError: ``final_endpoint`` is not one of ``VALID_ENDPOINTS``.
         fasti3d.weights.WeightsError: as ``fasti3d.I3D``.
 
     Example:
@@ -266,19 +266,19 @@ class InceptionI3d(I3D):
         self.num_classes = value
 
     def build(self) -> None:
-        """Registers the modules of ``end_points``, for callers who exchanged some of them there."""
+        """Register the modules of ``end_points``, after a caller has replaced some of them."""
         for name, module in self.end_points.items():
             self.add_module(name, module)
 
     def _trunk(self) -> Iterable[str]:
-        # As in the port: a name taken out of end_points is left out.
+        # As in the port, a name removed from end_points is skipped.
         return [name for name in network.TRUNK if name in self.end_points]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, T, H, W) in [-1, 1] -> logits per time step (N, num_classes, ceil(T/8) - 1).
+        """Compute logits per time step (N, num_classes, ceil(T/8) - 1) of clips (N, in_channels, T, H, W).
 
-        The logits are (N, num_classes, ceil(T/8) - 1, H', W') without ``spatial_squeeze`` or where
-        Mixed_5c is larger than 7x7.
+        The logits are (N, num_classes, ceil(T/8) - 1, H', W') without ``spatial_squeeze``, or if Mixed_5c is
+        larger than 7x7.
         """
         if self._final_endpoint in network.TRUNK:
             return self.forward_endpoints(x, (self._final_endpoint,))[self._final_endpoint]
@@ -286,7 +286,7 @@ class InceptionI3d(I3D):
         return x.squeeze(3).squeeze(3) if self._spatial_squeeze else x
 
     def extract_features(self, x: Tensor) -> Tensor:
-        """Features as the head sees them: (N, 1024, ceil(T/8) - 1, H', W').
+        """Return the input of the head: (N, 1024, ceil(T/8) - 1, H', W').
 
         H' and W' are 1 for clips of up to 224x224, whose Mixed_5c is 7x7.
         """

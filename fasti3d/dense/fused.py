@@ -35,7 +35,7 @@ def staged_fused(model: nn.Module, pieces: Iterable[Tensor], total: int) -> Iter
     n, c, _, h, w = first.shape
     planned: Planned = vars(model)["forward"]
     # Of the whole clip nothing but the shape is looked at.
-    run = planned._run(first.new_empty(1).expand(n, c, total, h, w))
+    run = planned.run_for(first.new_empty(1).expand(n, c, total, h, w))
     if isinstance(run, str):
         raise ValueError(f"model cannot be computed piece by piece: {run}")
     plan = run.plan

@@ -327,6 +327,18 @@ class Graph:
         return min([0, *(value for node in self.nodes for value in node.writes)]) - 1
 
 
+def without_values(graph: Graph) -> Graph:
+    """The same graph with meta tensors."""
+
+    def changed(node: Node) -> Node:
+        tensors: dict[str, Any] = {
+            name: t.detach().to("meta") for name, t in vars(node).items() if isinstance(t, Tensor)
+        }
+        return replace(node, **tensors) if tensors else node
+
+    return graph.with_nodes(map(changed, graph.nodes))
+
+
 def shapes(graph: Graph, shape: Sequence[int], opaque: Mapping[int, Shape] | None = None) -> Shapes:
     """The shape of every value for a clip of ``shape``; ``opaque`` has those of what torch computes.
 

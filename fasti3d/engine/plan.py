@@ -33,6 +33,7 @@ from fasti3d.engine.graph import (
     Siblings,
     Softmax,
     shapes,
+    without_values,
 )
 from fasti3d.engine.layout import Layout, lay_out
 from fasti3d.engine.rewrite import (
@@ -120,6 +121,7 @@ class Plan:
     def __init__(self, graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
+        self._described = without_values(graph)
         for _, rewrite in _ALWAYS:
             graph = rewrite(graph)
         convs = [node for node in graph.nodes if isinstance(node, Conv) and node.groups == 1]
@@ -252,9 +254,12 @@ class Plan:
                 begin, source = i + 1, value
         return found
 
-    def rewrites(self, graph: Graph, wanted: Iterable[str]) -> Iterator[tuple[str, Graph]]:
-        """The graph that the plan was made of, as far as it is wanted, and what each rewrite makes of it."""
-        graph = graph.only(set(wanted))
+    def rewrites(self, wanted: Iterable[str]) -> Iterator[tuple[str, Graph]]:
+        """The graph that the plan was made of, as far as it is wanted, and what each rewrite makes of it.
+
+        Their tensors are shapes alone.
+        """
+        graph = self._described.only(set(wanted))
         yield "as described", graph
         siblings = [("siblings as one product", join_siblings)] if self._has_siblings else []
         for name, rewrite in (*_ALWAYS, *siblings, *self._where_unwanted()):

@@ -17,7 +17,7 @@ from fasti3d.runtime.upload import upload
 class View(NamedTuple):
     """One of the clips made of a stack: where its 224x224 pixels lie, and whether they are mirrored.
 
-    ``down`` and ``right`` share out the margin around the crop: 0 puts all of it behind, 1 before.
+    ``down`` and ``right`` share out the margin around the crop: 0 puts all of it after the crop, 1 before.
     """
 
     down: float
@@ -25,7 +25,7 @@ class View(NamedTuple):
     mirrored: bool
 
     def cut(self, images: Tensor, rows: int, columns: int) -> Tensor:
-        """The pixels of images whose axes ``rows`` and ``columns`` are those of space."""
+        """Crop images whose axes ``rows`` and ``columns`` are those of space."""
         for axis, share in ((rows, self.down), (columns, self.right)):
             images = images.narrow(axis, int((images.shape[axis] - CROP) * share), CROP)
         return images.flip(columns) if self.mirrored else images
@@ -35,24 +35,24 @@ _CENTRE = ((0.5, 0.5),)
 _CORNERS_AND_CENTRE = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
 
 
-def views(crops: int, flip: bool) -> list[View]:
-    """The centre, or top left, top right, bottom left, bottom right and centre; then those mirrored."""
+def views(crops: int, mirrored: bool) -> list[View]:
+    """Return the centre; or top left, top right, bottom left, bottom right and it; then those mirrored."""
     places = _CENTRE if crops == 1 else _CORNERS_AND_CENTRE
     return [
         View(down, right, flipped)
-        for flipped in ((False, True) if flip else (False,))
+        for flipped in ((False, True) if mirrored else (False,))
         for down, right in places
     ]
 
 
 def filled(stack: Tensor, length: int, tail: Tail, rest: Tensor | None = None) -> Tensor:
-    """The first ``length`` of a stack; a shorter one is filled up as ``tail`` says.
+    """Return the first ``length`` of a stack; a shorter one is filled up as ``tail`` says.
 
     Args:
-        stack: (T, ...); frames, of which there is at least one, or flow.
-        length: how many are wanted.
-        tail: ``loop`` repeats all of them, otherwise the last one is.
-        rest: what is added in place of the last one, (1, ...); needed where there is none.
+        stack: (T, ...); frames, at least one, or flow.
+        length: The number that is returned.
+        tail: ``loop`` repeats all of them, otherwise the last one is repeated.
+        rest: What is repeated in place of the last one, (1, ...); required if there is none.
     """
     count = len(stack)
     if count >= length:
@@ -64,13 +64,13 @@ def filled(stack: Tensor, length: int, tail: Tail, rest: Tensor | None = None) -
 
 
 def rgb_clip(stacks: list[tuple[Tensor, View]], device: torch.device) -> Tensor:
-    """uint8 (T, H, W, 3) each -> uint8 (N, 3, T, 224, 224), which the network scales."""
+    """Crop and stack uint8 (T, H, W, 3) each -> uint8 (N, 3, T, 224, 224), which the network scales."""
     cuts = torch.stack([view.cut(frames, 1, 2) for frames, view in stacks])
     return upload(cuts, device).permute(0, 4, 1, 2, 3)
 
 
 def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
-    """Encoded flow (T, 2, H, W) each -> (N, 2, T, 224, 224) in [-1, 1]; mirrored, x points the other way."""
+    """Crop and stack encoded flow (T, 2, H, W) -> (N, 2, T, 224, 224) in [-1, 1]; mirrored with x negated."""
     clip = to_flow_clip(torch.stack([view.cut(flow, 2, 3) for flow, view in stacks]))
     for one, (_, view) in zip(clip, stacks, strict=True):
         if view.mirrored:
@@ -79,7 +79,7 @@ def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
 
 
 def features(model: I3D, clip: Tensor, wanted: str) -> Tensor:
-    """What is asked for, of each clip: (N, ...)."""
+    """Return the features that are asked for, (N, ...): pooled, map or an endpoint."""
     clip = clip_for(model, clip)
     if wanted == POOLED:
         return model.extract_features(clip).mean(dim=2)

@@ -1,31 +1,34 @@
-"""One video, from its path to its files, whoever calls: a thread here or an actor elsewhere."""
+"""One video, from its path to its files, called by a thread here or an actor on another machine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from fasti3d.extraction.dense import DenseFeatures
+from fasti3d.extraction.dense_features import DenseFeatures
+from fasti3d.extraction.feature_files import FeatureFiles, OutputError
 from fasti3d.extraction.formats import Contents
-from fasti3d.extraction.identity import Json, digest, source_state, weights_digest
-from fasti3d.extraction.output import Output, OutputError
+from fasti3d.extraction.identity import digest, weights_digest
 from fasti3d.extraction.rows import Producer, Row, Watch
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.sources import Source
 from fasti3d.extraction.spool import Spool
-from fasti3d.extraction.windows import WindowFeatures
+from fasti3d.extraction.window_features import WindowFeatures
 from fasti3d.flow.folder import FlowFolder
 from fasti3d.i3d import I3D
+from fasti3d.models import place
+from fasti3d.utils.parsing import Json
 from fasti3d.version import __version__
 from fasti3d.video import VideoError, probe
 from fasti3d.video.decode import DEFAULT_FPS
 from fasti3d.video.errors import collected_warnings
+from fasti3d.video.state import video_state
 
-State = Literal["done", "there", "busy", "failed"]
+State = Literal["done", "already_done", "busy", "failed"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ class Outcome:
     """What became of one video.
 
     Attributes:
-        source: the video.
-        state: ``done``; ``there``, finished before; ``busy``, another process has it; ``failed``.
-        rows: of features that were made.
-        seconds: that it took.
-        reason: why it failed.
-        digest: of what was to be done with which state of the video.
-        warnings: what was odd about it.
+        source: The video.
+        state: ``done``; ``already_done``, finished before; ``busy``, in work in another process; ``failed``.
+        rows: Rows of features that were made.
+        seconds: The time that it took.
+        reason: Why it failed.
+        digest: A digest of what was to be done with which state of the video.
+        warnings: What was odd about it.
     """
 
     source: Source
@@ -51,8 +54,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def recipe(settings: Settings, models: dict[str, I3D]) -> Json:
-    """What is done, in JSON's types: with a video's state, all that decides over the bytes of its output."""
+def recipe(settings: ExtractionSettings, models: dict[str, I3D]) -> Json:
+    """Return, in JSON's types, what the bytes of an output depend on beside the video's state."""
     weights = {name: weights_digest(model) for name, model in models.items()}
     return {"settings": settings.as_json(), "weights": weights}
 
@@ -61,57 +64,45 @@ class Extractor:
     """Makes the output of one video at a time; it can be pickled and knows of no other video.
 
     Args:
-        producer: makes the features.
-        settings: what the features are, and how they are written.
-        recipe: that of ``recipe``.
-        folder: where outputs go.
-        overwrite: whether what other settings, weights or videos made there is replaced.
-        flow_from: the folder of the folders of flow, called as the videos' outputs, where it is not computed.
+        producer: Makes the features.
+        settings: What the features are, and how they are written.
+        recipe: What ``recipe`` returned for them.
+        folder: The output folder.
     """
 
-    def __init__(
-        self,
-        producer: Producer,
-        settings: Settings,
-        recipe: Json,
-        folder: Path,
-        *,
-        overwrite: bool = False,
-        flow_from: Path | None = None,
-    ) -> None:
+    def __init__(self, producer: Producer, settings: ExtractionSettings, recipe: Json, folder: Path) -> None:
         self._producer = producer
         self._settings = settings
         self._recipe = recipe
         self._folder = folder
-        self._overwrite = overwrite
-        self._flow_from = flow_from
 
     def look(self, source: Source, *, held: bool = False) -> Outcome | None:
-        """What is known about a video without work on it: ``there``, or ``failed``.
+        """Return what is known about a video without work on it: ``already_done``, or ``failed``.
 
         It has failed if its file or its flow is missing, or its name is too long for those of its outputs.
 
         Args:
-            source: the video.
-            held: whether the caller has its lock file, which must be gone otherwise.
+            source: The video.
+            held: Whether the caller holds its lock file, which must be gone otherwise.
 
         Raises:
-            ConflictError: its output is there, but made otherwise, and is not to be overwritten.
+            ConflictError: Its output is there, but made otherwise, and is not to be overwritten.
         """
         try:
             state = self._state(source)
         except VideoError as error:
             return self._failed(source, None, error)
-        output = Output(self._folder, source.name, self._settings)
+        output = FeatureFiles(self._folder, source.name, self._settings)
         if not output.nameable:
             reason = "has a name too long for those of its outputs, which add to it: shorten it"
             return self._failed(source, state, VideoError(source.path, reason))
-        if output.finished(self._made(state), overwrite=self._overwrite) and (held or output.released):
-            return Outcome(source, "there")
+        finished = output.finished(self._made(state), overwrite=self._settings.overwrite)
+        if finished and (held or output.released):
+            return Outcome(source, "already_done")
         return None
 
     def digest(self, source: Source) -> str:
-        """Of what is to be done with the video as it is now."""
+        """Return a digest of what is to be done with the video as it is now."""
         try:
             return digest(self._recipe, self._state(source))
         except VideoError:
@@ -125,25 +116,25 @@ class Extractor:
         wait: bool = False,
         progress: Callable[[int, float], None] | None = None,
     ) -> Outcome:
-        """The features of one video, in its files.
+        """Write the features of one video to its files.
 
         Args:
-            source: which.
-            watch: what to heed meanwhile.
-            wait: for another process that works on it, instead of leaving it to that.
-            progress: called with the number of rows that came, and the second of the video they reach.
+            source: The video.
+            watch: What to observe meanwhile.
+            wait: Whether to wait for another process that works on it, instead of leaving it to that.
+            progress: Called with the number of rows that came, and the second of the video they reach.
 
         Raises:
-            ConflictError: as ``look``.
-            OutputError: a folder that cannot be written to.
-            StoppedError: as the watch says.
-            MemoryError, torch.OutOfMemoryError, OSError: memory or descriptors ran out, which is not the
+            ConflictError: As ``look``.
+            OutputError: The output folder cannot be written to.
+            StoppedError: The watch says to stop.
+            MemoryError, torch.OutOfMemoryError, OSError: Memory or descriptors ran out, which is not the
                 video's fault.
         """
         watch = watch or Watch()
         if (known := self.look(source)) is not None:
             return known
-        output = Output(self._folder, source.name, self._settings)
+        output = FeatureFiles(self._folder, source.name, self._settings)
         with output.claimed(wait=wait, stop=watch.stop) as mine:
             if not mine:
                 watch.check()
@@ -151,12 +142,16 @@ class Extractor:
             return self._claimed(source, output, watch, progress)
 
     def _claimed(
-        self, source: Source, output: Output, watch: Watch, progress: Callable[[int, float], None] | None
+        self,
+        source: Source,
+        output: FeatureFiles,
+        watch: Watch,
+        progress: Callable[[int, float], None] | None,
     ) -> Outcome:
         start = time.perf_counter()
-        if (known := self.look(source, held=True)) is not None:  # it may have changed while nobody held it
+        if (known := self.look(source, held=True)) is not None:  # it may have changed since
             return known
-        output.clean()
+        output.remove_temporary()
         texts: list[str] = []
         where: list[Row] = []
         state = None
@@ -187,7 +182,7 @@ class Extractor:
         texts: list[str],
         progress: Callable[[int, float], None] | None,
     ) -> int:
-        """Adds all rows to ``spools`` and ``where``, warnings being in ``texts``; the number of frames."""
+        """Add all rows to ``spools`` and ``where``, with warnings in ``texts``; return the frame count."""
         with closing(self._producer(source.path, watch, self._flow(source))) as pieces:
             while True:
                 try:
@@ -212,23 +207,23 @@ class Extractor:
                     progress(len(piece.where), piece.where[-1].end_seconds)
 
     def _flow(self, source: Source) -> FlowFolder | None:
-        """The video's flow, where it is not computed.
+        """The video's flow; None if it is computed.
 
         Raises:
-            VideoError: it is not there, or not all of it.
+            VideoError: It is not there, or not all of it.
         """
-        if self._flow_from is None or self._settings.flow_bound is None:
+        if self._settings.flow_from is None:
             return None
-        return FlowFolder(self._flow_from / source.name, self._settings.flow_bound)
+        return FlowFolder(Path(self._settings.flow_from) / source.name, self._settings.flow_bound)
 
     def _state(self, source: Source) -> Json:
-        """The state of the video and, where that is read, of its flow.
+        """The state of the video and, if it is read, of its flow.
 
         Raises:
-            VideoError: it is not there.
+            VideoError: It is not there.
         """
         flow = self._flow(source)
-        return source_state(source.path) | ({} if flow is None else {"flow": flow.state()})
+        return video_state(source.path) | ({} if flow is None else {"flow": flow.state()})
 
     def _made(self, state: Json) -> Json:
         return self._recipe | {"source": state}
@@ -237,7 +232,7 @@ class Extractor:
         metadata: Json = {"fasti3d": __version__, "frames": frames}
         if self._settings.mode == "windows":
             after = frames - where[-1].end_frame
-            metadata["tail"] = {"policy": self._settings.tail, "frames_after_last_row": after}
+            metadata["tail"] = {"policy": self._settings.tail_policy, "frames_after_last_row": after}
         elif self._settings.flowing:
             metadata["flow_of_last_frame"] = "still"
         return metadata | {"warnings": texts}
@@ -249,15 +244,18 @@ class Extractor:
         return Outcome(source, "failed", reason=reason, digest=digest(self._recipe, state))
 
 
-def extractor(
-    settings: Settings,
-    models: dict[str, I3D],
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    flow_from: Path | None = None,
-) -> Extractor:
-    """What makes the outputs that these settings ask for."""
+def extractor(settings: ExtractionSettings, models: dict[str, I3D], folder: Path) -> Extractor:
+    """Return what makes the outputs that these settings ask for.
+
+    Args:
+        settings: What to extract; a device and dtype of ``"auto"`` become those of the networks.
+        models: The network of each stream, in eval mode, all on one device and in one dtype.
+        folder: The output folder, which must exist.
+    """
+    device, dtype = place(next(iter(models.values())))
+    if settings.device == "auto":
+        settings = replace(settings, device=device.type)
+    if settings.dtype == "auto":
+        settings = replace(settings, dtype=str(dtype).removeprefix("torch."))
     producer = (DenseFeatures if settings.mode == "dense" else WindowFeatures)(settings, models)
-    made_of = recipe(settings, models)
-    return Extractor(producer, settings, made_of, folder, overwrite=overwrite, flow_from=flow_from)
+    return Extractor(producer, settings, recipe(settings, models), folder)

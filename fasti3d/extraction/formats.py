@@ -1,4 +1,12 @@
-"""The files of a video's features, format by format."""
+"""The files of a video's features, format by format.
+
+The layout video_features is what v-iashin/video_features writes for I3D: NAME_rgb.npy, NAME_flow.npy,
+NAME_fps.npy and NAME_timestamps_ms.npy, in float64. Like that tool it reads N+1 frames for a window of N,
+so that both streams have N. At the rate of the video itself and with a stack that is a multiple of 4, the
+RGB stream also has its values from the same weights: frames are converted as by OpenCV and scaled as by
+Pillow, and batch norms have the eps of its network, 1e-5. For another rate that tool encodes videos anew;
+it pads other lengths otherwise, does not deinterlace, and its flow is that of RAFT or PWC-Net.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +20,13 @@ from typing import IO, Any
 import numpy as np
 
 from fasti3d.extraction.rows import Row
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.spool import Spool
-from fasti3d.flow.export.npz import array_member
+from fasti3d.utils.archives import array_member
 
 Write = Callable[[IO[bytes]], None]
 
-# What the names of all files there are can end in, behind the video's name.
+# What the names of all files can end in, after the video's name.
 SUFFIXES = ("_rgb.npy", "_flow.npy", "_fps.npy", "_timestamps_ms.npy", ".npz", ".safetensors")
 RECORD = ".json"
 # What comes before and after a video's name in the names of all files that work on it can make.
@@ -34,10 +42,10 @@ class Contents:
     """What the files of one video hold.
 
     Attributes:
-        streams: the features of each stream.
-        where: a row for each of their rows.
-        metadata: in JSON's types, what was done.
-        rate: frames a second.
+        streams: The features of each stream.
+        where: Where each of their rows comes from.
+        metadata: What was done, in JSON's types.
+        rate: Frames per second.
     """
 
     streams: Mapping[str, Spool]
@@ -46,16 +54,16 @@ class Contents:
     rate: float
 
 
-def suffixes(settings: Settings) -> list[str]:
-    """Those of the files that these settings make."""
+def suffixes(settings: ExtractionSettings) -> list[str]:
+    """Return what the names of the files end in that these settings make."""
     if settings.format != "npy":
         return [f".{settings.format}"]
     own = [f"_{name}.npy" for name in settings.names]
     return [*own, "_fps.npy", "_timestamps_ms.npy"] if settings.layout == "video_features" else own
 
 
-def writers(settings: Settings, contents: Contents) -> dict[str, Write]:
-    """What writes each file, by what its name ends in."""
+def writers(settings: ExtractionSettings, contents: Contents) -> dict[str, Write]:
+    """Return what writes each file, by what its name ends in."""
     if settings.format == "npz":
         return {".npz": lambda file: _write_npz(file, contents)}
     if settings.format == "safetensors":
@@ -107,5 +115,5 @@ def _write_safetensors(file: IO[bytes], streams: Mapping[str, Spool]) -> None:
 
 
 def columns_of(where: list[Row]) -> dict[str, list[Any]]:
-    """The fields of all rows, field by field."""
+    """Return the fields of all rows, field by field."""
     return {name: [getattr(row, name) for row in where] for name in Row._fields}

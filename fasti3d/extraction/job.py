@@ -1,4 +1,4 @@
-"""The work on many videos: what is to do, what is done, what failed; whoever does it asks here."""
+"""The work on many videos: what is to be done, what is done, and what failed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasti3d.extraction.errors import ErrorReport
+from fasti3d.extraction.error_report import ErrorReport
 from fasti3d.extraction.extracting import Extractor, Outcome
-from fasti3d.extraction.output import ConflictError, OutputError
+from fasti3d.extraction.feature_files import ConflictError, OutputError
 from fasti3d.extraction.sources import Source
 from fasti3d.utils.naming import quoted
 
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # heard where a program wants to: the tally and the report say it too
+_log.addHandler(
+    logging.NullHandler()
+)  # shown where a program asks for it: the tally and the report say it too
 
 # Conflicts that are shown before a message says how many more there are.
 _SHOWN = 3
@@ -26,16 +28,16 @@ class Tally:
     """How a job stands.
 
     Attributes:
-        videos: all of the job's.
-        done: made by this run.
-        there: finished before, or meanwhile by another process.
-        failed: those that failed, now or before.
-        rows: of features that this run made.
+        videos: Videos in all.
+        done: Videos whose features this run made.
+        already_done: Videos that were finished before, or meanwhile by another process.
+        failed: Videos that failed, now or before.
+        rows: Rows of features that this run made.
     """
 
     videos: int
     done: int = 0
-    there: int = 0
+    already_done: int = 0
     failed: int = 0
     rows: int = 0
 
@@ -52,14 +54,14 @@ class Failure:
 class Job:
     """The videos of one output folder.
 
-    ``pending`` says what to do; each of it goes to the extractor, and what comes of it to ``note``, in any
-    order; ``close`` puts the report in order, also after a job that was cut short.
+    ``pending`` returns the videos to work on; each goes to the extractor, and its outcome to ``note``, in any
+    order. ``close`` puts the report in order, also after a job that was cut short.
 
     Args:
-        sources: the videos.
-        extractor: makes the output of each.
-        folder: where outputs go.
-        retry_errors: whether videos that failed before, as they are now, are tried again.
+        sources: The videos.
+        extractor: Makes the output of each.
+        folder: The output folder.
+        retry_errors: Whether videos that failed before, and have not changed, are tried again.
     """
 
     def __init__(
@@ -74,10 +76,10 @@ class Job:
         self._finished: set[str] = set()
 
     def pending(self) -> list[Source]:
-        """The videos to work on; the others are in the tally.
+        """Return the videos to work on; the others are in the tally.
 
         Raises:
-            ConflictError: outputs are there that were made otherwise; nothing has been changed.
+            ConflictError: Outputs are there that were made otherwise; nothing has been changed.
         """
         before = {} if self._retry_errors else self._report.read()
         conflicts: list[str] = []
@@ -89,7 +91,7 @@ class Job:
                 conflicts.append(str(error))
                 continue
             entry = before.get(source.name)
-            if known is not None and known.state == "there":
+            if known is not None and known.state == "already_done":
                 self.note(known)
             elif entry is not None and entry.get("digest") == self._extractor.digest(source):
                 self._fail(Failure(source.name, source.path, str(entry.get("reason"))))
@@ -101,10 +103,10 @@ class Job:
         return pending
 
     def note(self, outcome: Outcome) -> None:
-        """Takes what came of a video: ``done``, ``there`` or ``failed``, whose reason goes to the report.
+        """Take the outcome of a video: ``done``, ``already_done`` or ``failed``, which goes to the report.
 
         Raises:
-            OutputError: the report cannot be written.
+            OutputError: The report cannot be written.
         """
         source = outcome.source
         if outcome.state == "failed":
@@ -113,8 +115,8 @@ class Job:
             _log.error("%s: %s", quoted(source.path), outcome.reason)
             return
         self._finished.add(source.name)
-        if outcome.state == "there":
-            self.tally.there += 1
+        if outcome.state == "already_done":
+            self.tally.already_done += 1
             return
         self.tally.done += 1
         self.tally.rows += outcome.rows
@@ -123,36 +125,33 @@ class Job:
         _log.info("%s: %d rows, %.2f s", quoted(source.path), outcome.rows, outcome.seconds)
 
     def close(self) -> None:
-        """Leaves what is done out of the report of errors, and puts it in order."""
-        self._report.settle(self._finished)
+        """Put the report of errors in order, without the videos that are done."""
+        self._report.put_in_order(self._finished)
 
     def _fail(self, failure: Failure) -> None:
         self.tally.failed += 1
         self.failures.append(failure)
 
 
-def ready(folder: Path) -> None:
-    """Makes the output folder.
+def create_output_folder(folder: Path) -> None:
+    """Create the output folder, unless it is there.
 
     Raises:
-        OutputError: it cannot be made, or takes no files.
+        OutputError: It cannot be created, or this user cannot write to it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(None, "it takes no files from this user")
+            raise PermissionError(None, "this user has no permission to write to it")
     except OSError as error:
         raise OutputError(folder, error) from error
 
 
-def every(sources: Sequence[Source], index: int, count: int) -> list[Source]:
-    """Every ``count``-th video, from number ``index`` on, which counts from 1.
+def take_shard(sources: Sequence[Source], index: int, count: int) -> list[Source]:
+    """Return every ``count``-th video, starting with number ``index``, which counts from 1.
 
-    Raises:
-        ValueError: an index that is not 1 to ``count``.
+    Example:
+        >>> take_shard(list("abcde"), 2, 3)
+        ['b', 'e']
     """
-    if not 1 <= index <= count:
-        raise ValueError(
-            f"shard must be I/N with I from 1 to N, got {index}/{count}: the first of four is 1/4"
-        )
     return list(sources[index - 1 :: count])

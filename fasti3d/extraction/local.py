@@ -19,32 +19,32 @@ from fasti3d.extraction.sources import Source
 
 # A CPU is busy with one network; a second video only has its frames ready when the first one ends.
 _CPU_WORKERS = 2
-_MOST_GPU_WORKERS = 8
+_MAX_GPU_WORKERS = 8
 
 
 def default_workers(device: torch.device) -> int:
-    """Videos in work at once: enough of them to keep the networks from waiting for frames."""
+    """Return how many videos are in work at once: enough that the networks need not wait for frames."""
     if device.type == "cpu":
         return _CPU_WORKERS
-    return min(_MOST_GPU_WORKERS, os.cpu_count() or 1)
+    return min(_MAX_GPU_WORKERS, os.cpu_count() or 1)
 
 
 def run(job: Job, extractor: Extractor, workers: int, tracker: Tracker | None = None) -> None:
-    """Does all that is pending. Ends when every video is finished or failed, also those of other processes.
+    """Do all that is pending; return when every video is finished or failed, also those of other processes.
 
     Each worker reads a video, with windows and flow made ahead of need in two bounded queues, and puts them
-    through the networks in turn with the other workers. So memory grows with workers, and not with videos.
-    What comes out does not depend on workers: a video's windows only ever meet those of the same video.
+    through the networks in turn with the other workers. So memory grows with the workers and not with the
+    videos. The features do not depend on the workers: batches hold windows of one video only.
 
     Args:
-        job: what there is to do.
-        extractor: what does it.
-        workers: videos in work at once.
-        tracker: told how far it is.
+        job: The videos.
+        extractor: Makes the output of each.
+        workers: Videos in work at once.
+        tracker: Told how far the job is.
 
     Raises:
-        ConflictError: outputs are there that were made otherwise.
-        OutputError: a folder that cannot be written to.
+        ConflictError: Outputs are there that were made otherwise.
+        OutputError: The output folder cannot be written to.
     """
     watch = Watch(Lock(), Event())
 
@@ -59,7 +59,7 @@ def run(job: Job, extractor: Extractor, workers: int, tracker: Tracker | None = 
     try:
         with ThreadPoolExecutor(workers, thread_name_prefix="fasti3d-extract") as pool:
             try:
-                # What another process has in work is left to it, and looked at again in the end.
+                # What another process has in work is left to it, and looked at again at the end.
                 for patient, sources in ((False, pending), (True, busy)):
                     for outcome in _outcomes(pool, workers, sources, partial(extract, patient=patient)):
                         if outcome.state == "busy":
@@ -78,7 +78,7 @@ def run(job: Job, extractor: Extractor, workers: int, tracker: Tracker | None = 
 def _outcomes(
     pool: ThreadPoolExecutor, workers: int, sources: list[Source], extract: Callable[[Source], Outcome]
 ) -> Iterator[Outcome]:
-    """What comes of each, as it comes; no more are handed out than there are workers."""
+    """The outcomes as they come; no more videos are handed out than there are workers."""
     waiting = deque(sources)
     working: set[Future[Outcome]] = set()
     while waiting or working:

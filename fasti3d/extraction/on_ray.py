@@ -1,7 +1,7 @@
 """A job on a Ray cluster: Ray Data hands out the videos to a pool of actors, which hold the networks.
 
-The machine that calls keeps the job: it alone counts, and writes the report of errors. Videos and output
-folder lie where every machine sees them under the same path; features never travel.
+The calling machine keeps the job: it alone counts, and writes the report of errors. Every machine sees the
+videos and the output folder under the same path, so features are never sent.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 import torch
 
 from fasti3d.extraction.extracting import Outcome, extractor
+from fasti3d.extraction.feature_files import OutputError
 from fasti3d.extraction.job import Job
-from fasti3d.extraction.output import OutputError
 from fasti3d.extraction.progress import Tracker
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.sources import Source
 from fasti3d.i3d import I3D
 
 LOCAL = "local"
 
-# So often a video may take its worker with it before it counts as failed.
-_ATTEMPTS = 3
+# How often a video may end its worker before it counts as failed.
+_MAX_ATTEMPTS = 3
 _QUIET = ("ray", "ray.data")
 
 
@@ -41,33 +41,30 @@ class Order:
     """What a worker needs to know: the arguments of ``extractor``.
 
     Attributes:
-        settings: of the features; their device is that of the workers.
-        models: the network of each stream.
-        folder: where outputs go.
-        overwrite, flow_from: as ``Extractor`` takes them.
+        settings: What to extract; their device is that of the workers.
+        models: The network of each stream.
+        folder: The output folder.
     """
 
-    settings: Settings
+    settings: ExtractionSettings
     models: dict[str, I3D]
     folder: Path
-    overwrite: bool
-    flow_from: Path | None = None
 
 
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
-    """Ray, inside: a cluster of this machine's own, which ends with the block, or one that stays.
+    """Connect to Ray for the block: to a cluster of this machine alone, which then ends, or one that stays.
 
-    Where the program is connected to one already, it is that, whatever the address.
+    A program that is connected already stays connected, whatever the address.
 
     Args:
         address: ``"local"``, or where to connect: ``"auto"`` or ``"HOST:PORT"``.
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: there is no cluster at that address.
+        ValueError: No cluster answers at that address.
     """
-    # Clusters of its own tell nobody that they are there; C++ parts of Ray write to stderr by themselves.
+    # A local cluster does not report its use; C++ parts of Ray write to stderr by themselves.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A thread of Ray Data that outlives an interrupt must not start another cluster.
@@ -100,11 +97,11 @@ def cluster(address: str) -> Iterator[None]:
 
 @contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Keeps what Ray's C++ parts write as they start off the terminal: that they were told to be quiet."""
+    """Keep off the terminal what Ray's C++ parts write as they start: that they were told to be quiet."""
     kept = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
@@ -112,37 +109,36 @@ def _stderr_closed() -> Iterator[None]:
 
 
 def cluster_device(name: str) -> torch.device:
-    """``auto`` (a GPU if the cluster has one, else the CPU), ``cpu`` or ``cuda`` as the workers' device.
+    """Return the workers' device by its name: ``auto`` (a GPU if the cluster has one), ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: any other name, or no GPU in the cluster.
+        ValueError: The name is another, or the cluster has no GPU.
     """
-    there = any(_resources("GPU"))
+    has_gpu = any(_resources("GPU"))
     if name == "auto":
-        name = "cuda" if there else "cpu"
+        name = "cuda" if has_gpu else "cpu"
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda on a Ray cluster, got {name!r}")
-    if name == "cuda" and not there:
+    if name == "cuda" and not has_gpu:
         raise ValueError("device 'cuda' is not there: the Ray cluster has no GPU; use cpu")
     return torch.device(name)
 
 
-def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | None = None) -> None:
-    """Does all that is pending, as ``run`` does, on the cluster inside of ``cluster``.
+def run_on_ray(job: Job, order: Order, tracker: Tracker | None = None) -> None:
+    """Do all that is pending, as ``run`` does, on the cluster inside of ``cluster``.
 
-    A worker is a process with a GPU of its own, or with as many CPUs as torch uses threads here, as far as
-    the machines have them; it does one video after the other. One that dies is started again, and its video
-    begun anew, at most three times; then the video has failed. An output does not depend on any of this.
+    A worker is a process with a GPU of its own, or with as many CPUs as torch uses threads here, if the
+    machines have them; it does one video after the other. One that dies is started again, and its video
+    begun anew, at most three times; then the video has failed. The features do not depend on any of this.
 
     Args:
-        job: what there is to do.
-        order: what a worker does.
-        workers: how many; None: as many as the cluster has room for.
-        tracker: told how far it is, video by video.
+        job: The videos.
+        order: What a worker does; its settings say how many workers there are.
+        tracker: Told how far the job is, video by video.
 
     Raises:
-        ConflictError: outputs are there that were made otherwise.
-        OutputError: a folder that cannot be written to, or that a worker does not see.
+        ConflictError: Outputs are there that were made otherwise.
+        OutputError: The output folder cannot be written to, or a worker does not see it.
     """
     import ray
 
@@ -154,9 +150,9 @@ def run_on_ray(job: Job, order: Order, workers: int | None, tracker: Tracker | N
     try:
         with _mark(here.folder) as mark:
             shared = ray.put(here)
-            # What another job has in work is left to it, and looked at again in the end.
+            # What another job has in work is left to it, and looked at again at the end.
             for patient, sources in ((False, pending), (True, busy)):
-                results = _outcomes(sources, shared, order.settings, mark.name, workers, patient)
+                results = _outcomes(sources, shared, order.settings, mark.name, patient)
                 with closing(results):  # which ends what is in work
                     for outcome in results:
                         if outcome.state == "busy":
@@ -179,21 +175,21 @@ def _mark(folder: Path) -> Any:
 
 
 def _outcomes(
-    sources: list[Source], order: Any, settings: Settings, mark: str, workers: int | None, patient: bool
+    sources: list[Source], order: Any, settings: ExtractionSettings, mark: str, patient: bool
 ) -> Generator[Outcome, None, None]:
-    """What comes of each, as it comes."""
+    """The outcomes as they come."""
     if not sources:
         return
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     on_gpu = settings.device == "cuda"
-    cpus, room = _shape(on_gpu, workers)
-    size = min(workers or room, len(sources))
+    cpus, room = _shape(on_gpu, settings.workers)
+    size = min(settings.workers or room, len(sources))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     attempts = ray.remote(_Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
-    # Pickled, as names of files need not be what Arrow takes for text. A row a block, which is what Ray hands
-    # out and, after a death, repeats.
+    # Pickled, as names of files need not be what Arrow takes for text. One row per block, which is what Ray
+    # hands out and, after a death, repeats.
     items = [{"video": pickle.dumps((i, _absolute(source)))} for i, source in enumerate(sources)]
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
         _Worker,
@@ -232,9 +228,7 @@ class _Worker:
         given: Order = ray.get(order)
         torch.set_num_threads(cpus)
         models = {name: model.to(given.settings.device) for name, model in given.models.items()}
-        self._extract = extractor(
-            given.settings, models, given.folder, overwrite=given.overwrite, flow_from=given.flow_from
-        )
+        self._extract = extractor(given.settings, models, given.folder)
         self._folder = given.folder
         self._mark = Path(mark)
         self._attempts = attempts
@@ -254,19 +248,19 @@ class _Worker:
         if not self._mark.exists():
             reason = f"{socket.gethostname()}, a machine of the cluster, does not see it: it has to be shared"
             raise OutputError(self._folder, OSError(None, reason))
-        if ray.get(self._attempts.begin.remote(source.name)) <= _ATTEMPTS:
+        if ray.get(self._attempts.begin.remote(source.name)) <= _MAX_ATTEMPTS:
             return self._extract(source, wait=self._patient)
         # It may have been finished, and only the word of it lost.
         return self._extract.look(source) or Outcome(
             source,
             "failed",
-            reason=f"ended the process that worked on it {_ATTEMPTS} times, as for want of memory",
+            reason=f"ended the process that worked on it {_MAX_ATTEMPTS} times, as for want of memory",
             digest=self._extract.digest(source),
         )
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or what it says where it cannot travel."""
+    """The error, or its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -279,7 +273,7 @@ def _absolute(source: Source) -> Source:
 
 
 def _on_cpu(models: dict[str, I3D]) -> dict[str, I3D]:
-    """The networks where any machine can read them."""
+    """The networks on the CPU, where any machine can load them."""
     return {
         name: model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
         for name, model in models.items()
@@ -298,7 +292,7 @@ def _shape(on_gpu: bool, workers: int | None) -> tuple[int, int]:
 
 
 def _resources(kind: str) -> list[int]:
-    """How many of them each machine has."""
+    """The number of them that each machine has."""
     import ray
 
     return [int(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]]
@@ -306,7 +300,7 @@ def _resources(kind: str) -> list[int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what Ray Data says about its ways off the terminal; errors are raised anyway."""
+    """Keep Ray Data's messages about its work off the terminal; errors are raised anyway."""
     import ray
 
     context = ray.data.DataContext.get_current()

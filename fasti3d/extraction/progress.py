@@ -1,4 +1,4 @@
-"""How far a job is, while it runs."""
+"""How far a job is while it runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from threading import Lock
 
 from fasti3d.extraction.extracting import Outcome
-from fasti3d.extraction.identity import source_state
 from fasti3d.extraction.job import Tally
 from fasti3d.extraction.sources import Source
 from fasti3d.video import VideoError, probe
+from fasti3d.video.state import video_state
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Progress:
     """How far a job is.
 
     Attributes:
-        videos: all there are.
-        finished: made, or there before.
-        failed: now or before.
-        rows: of features that this run made so far, those of videos in work included.
-        share: 0 to 1, of the bytes of the videos that this run has to read.
+        videos: Videos in all.
+        finished: Videos that are done, by this run or before.
+        failed: Videos that failed, now or before.
+        rows: Rows of features that this run made so far, also of videos in work.
+        share: 0 to 1, the share that was read of the bytes of the videos that this run has to read.
     """
 
     videos: int
@@ -34,11 +34,11 @@ class Progress:
 
 
 class Tracker:
-    """Adds up what the workers say, and passes it on; called in their threads.
+    """Adds up what the workers report, in their threads.
 
     Args:
-        tally: the job's.
-        report: called with the progress each time that there is some, by one thread at a time.
+        tally: The job's tally.
+        report: Called with each progress, by one thread at a time.
     """
 
     def __init__(self, tally: Tally, report: Callable[[Progress], None]) -> None:
@@ -53,40 +53,40 @@ class Tracker:
         self._shares: dict[Source, float] = {}
 
     def begin(self, pending: Sequence[Source]) -> None:
-        """What there is to do."""
+        """Take the videos that are to be done."""
         self._bytes = {source: _bytes(source.path) for source in pending}
         self._total = sum(self._bytes.values())
-        self._say()
+        self._report_now()
 
     def advance(self, source: Source, rows: int, second: float) -> None:
-        """More rows of a video, up to this second of it."""
+        """Take more rows of a video, up to this second of it."""
         if source not in self._durations:
             self._durations[source] = _duration(source.path)
         duration = self._durations[source]
         with self._lock:
             self._rows += rows
             self._shares[source] = min(second / duration, 1.0) if duration else 0.0
-            self._say()
+            self._report_now()
 
     def finished(self, outcome: Outcome) -> None:
-        """What came of a video; the job has noted it."""
+        """Take the outcome of a video, after the job."""
         source = outcome.source
         with self._lock:
             self._shares.pop(source, None)
             self._durations.pop(source, None)
             self._read += self._bytes[source]
-            self._say()
+            self._report_now()
 
-    def _say(self) -> None:
+    def _report_now(self) -> None:
         tally = self._tally
         read = self._read + sum(self._bytes[source] * share for source, share in self._shares.items())
         share = read / self._total if self._total else 1.0
-        self._report(Progress(tally.videos, tally.done + tally.there, tally.failed, self._rows, share))
+        self._report(Progress(tally.videos, tally.done + tally.already_done, tally.failed, self._rows, share))
 
 
 def _bytes(path: Path) -> int:
     try:
-        return int(source_state(path)["bytes"])
+        return int(video_state(path)["bytes"])
     except VideoError:
         return 0
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fasti3d.extraction.rows import Watch
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.folder import FlowFolder, FolderFlow
 from fasti3d.flow.stream import CROP
-from fasti3d.flow.windows import PairFlow, SolvedFlow, with_pair_flow
+from fasti3d.flow.window_flow import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.utils.prefetch import READ_AHEAD, read_ahead
 from fasti3d.video import Frame, VideoError, Window, read_frames
 from fasti3d.video.errors import blamed
@@ -24,9 +24,9 @@ _SHORT_SIDE = 256
 
 
 class Reading:
-    """The frames of a video as settings want them, counted; all that goes wrong is a VideoError."""
+    """The frames of a video as the settings ask for them, counted; any error of the video is a VideoError."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: ExtractionSettings) -> None:
         crop = None if settings.flowing or settings.crops > 1 else CROP
         strict = not settings.partial
         self._path = path
@@ -51,20 +51,20 @@ class Reading:
 
 
 def unreadable(path: Path, error: Exception) -> VideoError:
-    """The message for a video that gives an unforeseen error."""
+    """Return the error for a video that raises an unforeseen one."""
     return blamed(path, f"cannot be read ({type(error).__name__}: {error})", error)
 
 
 def ahead(
     windows: Iterator[Window],
-    settings: Settings,
+    settings: ExtractionSettings,
     device: torch.device,
     watch: Watch,
     folder: FlowFolder | None = None,
 ) -> Generator[tuple[Window, Tensor | None], None, None]:
-    """The windows in order, with their flow where it is needed; each made ahead, in a thread of its own.
+    """Yield the windows in order, with their flow if it is needed; each made ahead, in a thread of its own.
 
-    ``folder``: where flow is read from instead of computed.
+    ``folder``: The folder from which flow is read instead of computed.
     """
     with ExitStack() as threads:
         read = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
@@ -76,7 +76,7 @@ def ahead(
         cropped = settings.crops == 1
         pairs: PairFlow
         if folder is None:
-            pairs = SolvedFlow(settings.flow_preset, settings.tvl1, device, cropped=cropped)
+            pairs = SolvedFlow(settings.flow_preset, settings.tvl1_params, device, cropped=cropped)
         else:
             pairs = FolderFlow(folder, device, cropped=cropped)
         flows = with_pair_flow(read, pairs, watch.stop)

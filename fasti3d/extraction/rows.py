@@ -1,4 +1,4 @@
-"""What a producer of features gives: rows, each of which knows where in the video it comes from."""
+"""What a producer of features yields: rows, each with its place in the video."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Row(NamedTuple):
     """Where a row of features comes from.
 
     Attributes:
-        start_frame, end_frame: the sampled frames from start up to, not including, end; without those that
-            a tail was filled up with.
-        start_seconds, end_seconds: from when the first is shown until the last no longer is, since the
+        start_frame, end_frame: The sampled frames from start up to, not including, end; without those that
+            filled up a tail.
+        start_seconds, end_seconds: When the first is shown and until when the last is, in seconds since the
             video's first frame.
     """
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Consecutive rows: for each stream its features, float32 (rows, ...) on the CPU."""
+    """Consecutive rows: the features of each stream, float32 (rows, ...) on the CPU."""
 
     where: tuple[Row, ...]
     features: dict[str, Tensor]
@@ -40,27 +40,27 @@ class Rows:
 
 @dataclass(frozen=True)
 class Watch:
-    """What a producer heeds while it works.
+    """What a producer observes while it works.
 
     Attributes:
-        turn: entered for each pass of a network: where several videos are in work, one has the device.
-        stop: once it is set, work ends soon, with ``StoppedError``.
+        turn: Entered for each pass of a network: of several videos in work, one has the device.
+        stop: Once it is set, work ends soon, with ``StoppedError``.
     """
 
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
     stop: Event = field(default_factory=Event)
 
     def check(self) -> None:
-        """Raises StoppedError once it is time to stop."""
+        """Raise StoppedError once ``stop`` is set."""
         if self.stop.is_set():
             raise StoppedError
 
 
 def finite(stream: str, values: Tensor) -> Tensor:
-    """Features of a stream as float32 on the CPU.
+    """Return the features of a stream as float32 on the CPU.
 
     Raises:
-        FloatingPointError: some are not finite.
+        FloatingPointError: Some are not finite.
     """
     rows = values.float().cpu()
     if not rows.isfinite().all():
@@ -71,27 +71,27 @@ def finite(stream: str, values: Tensor) -> Tensor:
 
 
 def shown_until(times: Sequence[float], fps: float | None) -> float:
-    """The second at which the last of some frames, shown at ``times``, no longer is."""
+    """Return the second until which the last of some frames, shown at ``times``, is shown."""
     if fps is not None:
         return times[-1] + 1 / fps
     return times[-1] + (times[-1] - times[0]) / max(len(times) - 1, 1)
 
 
 class StoppedError(Exception):
-    """Work was ended before it was done, because it was asked to."""
+    """Work was asked to stop before it was done."""
 
 
 class Producer(Protocol):
-    """Makes the features of one video: ``WindowFeatures`` and ``DenseFeatures`` are two.
+    """Makes the features of one video, as ``WindowFeatures`` and ``DenseFeatures`` do.
 
     It yields rows in order, in pieces that bound the memory it needs, and its generator's own value is the
-    number of sampled frames. None between them says that the rows before are wrong: it begins again. Flow is
+    number of sampled frames. None between them means that the rows so far are wrong: it begins again. Flow is
     computed, or read from ``folder``.
 
     Raises:
-        VideoError: a video that cannot be read, or gives no row.
-        FloatingPointError: features that are not finite.
-        StoppedError: as its ``watch`` says.
+        VideoError: The video cannot be read, or gives no row.
+        FloatingPointError: Features are not finite.
+        StoppedError: Its ``watch`` says to stop.
     """
 
     def __call__(

@@ -1,15 +1,15 @@
-"""What is extracted, and how: all that the bytes of an output depend on but for weights and video."""
+"""The parameters of an extraction: names, types, defaults and checks, in one place."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from fasti3d import network
 from fasti3d.choices import (
     MAP,
     POOLED,
-    Dtype,
     FlowPreset,
     Format,
     Layout,
@@ -17,89 +17,127 @@ from fasti3d.choices import (
     Streams,
     Tail,
     check_choice,
+    check_dtype,
     check_preset,
 )
+from fasti3d.flow.checks import BOUND, check_flow_from
 from fasti3d.flow.params import PRESETS, TVL1Params
 from fasti3d.limits import check_arguments
+from fasti3d.utils.parsing import Json
 
-# The end of a video is kept, but where another program's number of rows is wanted.
-_DEFAULT_TAIL: dict[Layout, Tail] = {"default": "pad", "video_features": "drop"}
-
-# Settings that only windows have.
-_OF_WINDOWS = ("stack", "step", "tail")
 _DEFAULT_STACK = 64
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is extracted, and how.
+class ExtractionSettings:
+    """The parameters of ``fasti3d.extract``, but for its videos, folder and networks.
 
     Attributes:
-        streams: ``rgb``, ``flow`` or ``both``.
-        mode: ``windows``, each a row; or ``dense``, one pass over the whole video, each of whose steps is a
-            row. Stack, step and tail are those of windows.
-        features: ``pooled``, the (1024,) that the classifier sees, averaged over time; ``map``, all of
-            Mixed_5c; or the name of an endpoint (``fasti3d.network.ENDPOINTS``).
-        stack: frames in a window, at least 9, with flow 10.
-        step: frames from one window to the next.
-        fps: frames a second to sample, None for all there are.
-        crops: of 224x224 pixels: 1 is the centre, 5 the corners and the centre; 10, those and their mirror
-            images, becomes 5 with ``flip``.
-        flip: each crop is also looked at mirrored.
-        tail: what becomes of frames at the end that fill no window: they are left out, or make a window
-            that is filled up by repeating its last frame (``pad``) or all of it (``loop``).
-        partial: whether a file that breaks off gives the frames before; otherwise it fails.
-        format: of the files.
-        layout: whose names and shapes.
-        flow_preset, tvl1: how frames become flow.
-        flow_bound: of flow that is read from pictures, the motion in pixels that was cut off at in them; None
-            where flow is computed.
-        device: ``cpu`` or ``cuda``.
-        dtype: of the network.
+        streams: ``"rgb"``, ``"flow"`` or ``"both"``, each with features of its own.
+        mode: ``"windows"``, one row each, or ``"dense"``, one pass over the whole video, one row per step.
+        features: ``"pooled"``, (1024,); ``"map"``, all of Mixed_5c; or one of ``network.ENDPOINTS``.
+        stack: Frames per window, at least 9, with flow 10; None is 64. Like ``step`` and ``tail``, only for
+            mode windows.
+        step: Frames from one window to the next; None is ``stack``.
+        fps: Frames sampled per second; None takes every frame.
+        crops: 1 is the centre, 5 adds the corners, 10 the mirror images of those.
+        flip: Add the mirror image of each crop.
+        tail: For frames at the end that fill no window: ``"pad"`` repeats the last one, ``"loop"`` all,
+            ``"drop"`` leaves them out. None is ``"pad"``, for the layout video_features ``"drop"``.
+        partial: Keep the frames before the break of a damaged file, which otherwise fails.
+        format: ``"npy"`` (one file per stream), ``"npz"`` or ``"safetensors"``.
+        layout: ``"default"``, or ``"video_features"`` for the files and RGB values of that tool.
+        flow_preset, tvl1_params: How frames become flow, as for ``TwoStreamI3D.forward_frames``.
+        flow_from: A folder of ``flow.FlowFolder``s named as the outputs, read instead of computing flow.
+        flow_bound: The motion in pixels at which they are clipped.
+        device, dtype: For weights given by name or path.
+        workers: Videos in work at once; None is 2 on a CPU, up to 8 with a GPU, on Ray what fits.
+        retry_errors: Try failed videos again that have not changed.
+        overwrite: Replace outputs that were made otherwise.
+        shard: (i, n), part i of n, from 1 on.
+        ray: ``"local"``, ``"auto"`` or ``"HOST:PORT"``: run on a Ray cluster.
 
     Raises:
-        ValueError: a value out of its range, or two that do not go together.
+        ValueError: A value is out of range, or two conflict.
+
+    Example:
+        >>> ExtractionSettings(mode="dense", features="map").names
+        ('rgb',)
     """
 
     streams: Streams = "rgb"
     mode: Mode = "windows"
     features: str = POOLED
-    stack: int = _DEFAULT_STACK
-    step: int = _DEFAULT_STACK
+    stack: int | None = None
+    step: int | None = None
     fps: float | None = 25.0
     crops: int = 1
     flip: bool = False
-    tail: Tail = "pad"
+    tail: Tail | None = None
     partial: bool = False
     format: Format = "npy"
     layout: Layout = "default"
     flow_preset: FlowPreset = "readme"
-    tvl1: TVL1Params = PRESETS["i3d"]
-    flow_bound: float | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
+    tvl1_params: TVL1Params = PRESETS["i3d"]
+    flow_from: str | os.PathLike[str] | None = None
+    flow_bound: float = BOUND
+    device: str = "auto"
+    dtype: str = "auto"
+    workers: int | None = None
+    retry_errors: bool = False
+    overwrite: bool = False
+    shard: tuple[int, int] | None = None
+    ray: str | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"streams": Streams, "mode": Mode, "tail": Tail, "format": Format, "layout": Layout}
+        self._check_choices()
+        self._check_windows()
+        self._check_together()
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.shard is not None:
+            index, count = self.shard
+            if not 1 <= index <= count:
+                raise ValueError(
+                    f"shard must be I/N with I from 1 to N, got {index}/{count}: the first of four is 1/4"
+                )
+
+    def _check_choices(self) -> None:
+        kinds = {"streams": Streams, "mode": Mode, "format": Format, "layout": Layout}
         for name, kind in kinds.items():
             check_choice(name, getattr(self, name), get_args(kind))
-        check_choice("dtype", self.dtype, get_args(Dtype))
         check_choice("features", self.features, (POOLED, MAP, *network.ENDPOINTS))
         check_preset(self.flow_preset)
-        least = network.MIN_FLOW_FRAMES if self.flowing else network.MIN_FRAMES
-        if self.stack < least:
-            raise ValueError(
-                f"stack must be at least {least} frames{' with flow' if self.flowing else ''}, the shortest "
-                f"clip of the network, got {self.stack}"
-            )
-        if self.step < 1:
-            raise ValueError(f"step must be at least 1 frame, got {self.step}")
+        check_dtype(self.dtype)
         check_arguments(self.fps, None, None)
         if self.crops not in (1, 5, 10):
             raise ValueError(f"crops must be 1, 5 or 10, got {self.crops}")
-        if self.crops == 10:
-            object.__setattr__(self, "crops", 5)
-            object.__setattr__(self, "flip", True)
+
+    def _check_windows(self) -> None:
+        for name in ("stack", "step", "tail"):
+            value = getattr(self, name)
+            if self.mode == "dense" and value is not None:
+                raise ValueError(
+                    f"{name} is of windows, and mode dense has none: leave it out, got {value!r}"
+                )
+        check_choice("tail", self.tail_policy, get_args(Tail))
+        least = network.MIN_FLOW_FRAMES if self.flowing else network.MIN_FRAMES
+        if self.window < least:
+            raise ValueError(
+                f"stack must be at least {least} frames{' with flow' if self.flowing else ''}, the shortest "
+                f"clip of the network, got {self.window}"
+            )
+        if self.stride < 1:
+            raise ValueError(f"step must be at least 1 frame, got {self.stride}")
+
+    def _check_together(self) -> None:
+        check_flow_from(
+            self.flow_from,
+            self.flow_bound,
+            flowing=self.flowing,
+            preset=self.flow_preset,
+            params=self.tvl1_params,
+        )
         if self.crops > 1 and self.flowing and self.flow_preset == "mediapipe":
             raise ValueError(
                 "crops must be 1 with the flow preset mediapipe, which squashes whole frames to the "
@@ -124,48 +162,58 @@ class Settings:
         return self.streams != "rgb"
 
     @property
-    def views(self) -> int:
-        """How many clips are made of a window, for each stream."""
-        return self.crops * (2 if self.flip else 1)
+    def window(self) -> int:
+        """The frames of a window that the network sees."""
+        return _DEFAULT_STACK if self.stack is None else self.stack
+
+    @property
+    def stride(self) -> int:
+        """The frames from one window to the next."""
+        return self.window if self.step is None else self.step
+
+    @property
+    def tail_policy(self) -> Tail:
+        """What becomes of the tail: by default it is kept, but where the number of rows is another tool's."""
+        if self.tail is not None:
+            return self.tail
+        return "drop" if self.layout == "video_features" else "pad"
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether each crop is also seen mirrored."""
+        return self.flip or self.crops == 10
 
     @property
     def span(self) -> int:
-        """Frames that are read for a window.
+        """The frames that are read for a window.
 
         N frames have N-1 flows; video_features reads one more, so that both streams have N.
         """
-        return self.stack + (self.layout == "video_features")
+        return self.window + (self.layout == "video_features")
 
-    def as_json(self) -> dict[str, Any]:
-        """All of them in JSON's types, without those of flow or windows where there are none."""
-        fields = asdict(self)
-        if self.mode == "dense":
-            for name in _OF_WINDOWS:
-                del fields[name]
-        if not self.flowing:
-            del fields["flow_preset"], fields["tvl1"]
+    def as_json(self) -> Json:
+        """Return what the bytes of an output depend on, in JSON's types.
+
+        Settings of flow or windows are left out where there are none.
+        """
+        found: Json = {
+            "streams": self.streams,
+            "mode": self.mode,
+            "features": self.features,
+        }
+        if self.mode == "windows":
+            found |= {"stack": self.window, "step": self.stride}
+        found |= {"fps": self.fps, "crops": min(self.crops, 5), "flip": self.mirrored}
+        if self.mode == "windows":
+            found["tail"] = self.tail_policy
+        found |= {"partial": self.partial, "format": self.format, "layout": self.layout}
+        if self.flowing:
+            found["flow_preset"] = self.flow_preset
+            if self.flow_from is None:
+                found["tvl1"] = asdict(self.tvl1_params)
+            else:
+                found["flow_bound"] = float(self.flow_bound)
+        found |= {"device": self.device, "dtype": self.dtype}
         if self.layout == "video_features":  # before 0.2 it had other values
-            fields["frames"] = "pillow"
-        if self.flow_bound is None:
-            del fields["flow_bound"]
-        else:
-            del fields["tvl1"]
-        return fields
-
-
-def settle(
-    *, mode: Mode, stack: int | None, step: int | None, layout: Layout, tail: Tail | None, **others: Any
-) -> Settings:
-    """The settings with those that are None chosen by the others: see ``fasti3d.extract``.
-
-    Raises:
-        ValueError: as ``Settings``, or one of windows where there are none.
-    """
-    for name, value in zip(_OF_WINDOWS, (stack, step, tail), strict=True):
-        if mode == "dense" and value is not None:
-            raise ValueError(f"{name} is of windows, and mode dense has none: leave it out, got {value!r}")
-    stack = _DEFAULT_STACK if stack is None else stack
-    step = stack if step is None else step
-    # An unknown layout is for Settings to refuse.
-    tail = _DEFAULT_TAIL.get(layout, "pad") if tail is None else tail
-    return Settings(mode=mode, stack=stack, step=step, layout=layout, tail=tail, **others)
+            found["frames"] = "pillow"
+        return found

@@ -1,4 +1,4 @@
-"""From what the user names, a video, a folder or a list, to videos and the names of their outputs."""
+"""From the videos, folders and lists that are given to videos and the names of their outputs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 REPORT = "errors.jsonl"
 REPORT_LOCK = f".{REPORT}.lock"
 
-# Clashes and files that are shown before a message says how many more there are.
-_SHOWN = 3
+# Clashes shown before a message says how many more there are.
+_MAX_SHOWN = 3
 
 
 @dataclass(frozen=True, order=True)
@@ -30,27 +30,30 @@ class Source:
 
 
 def find_sources(given: Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """The videos that are named, in order of their outputs' names.
+    """Return the videos that are given, sorted by the names of their outputs.
 
     Args:
-        given: each one of
+        given: Each one of
 
-            - a video file: its output is called as it is, without the suffix;
-            - a folder with images and no videos: one video, called as the folder;
+            - a video file: its output has its name, without the suffix;
+            - a folder with images and no videos: one video, named as the folder;
             - any other folder: all videos in it and in its folders (by their suffixes; hidden ones are left
               out, links followed), and folders of images. Outputs lie in folders as the videos do;
-            - a list, ``.txt`` in UTF-8: a path a line, from the list's own folder on; empty lines and those
-              that start with # are skipped. Outputs of relative paths lie in folders as these say, but for
-              paths that lead upwards with ``..``; those and absolute paths give their last part alone. What
-              a list names need not be there, nor be a name that a file can have: that is found when it is
-              read.
+            - a list, ``.txt`` in UTF-8: one path per line, relative to the list's own folder; empty lines and
+              those that start with # are skipped. Outputs of relative paths lie in the same folders, but for
+              paths that lead upwards with ``..``; of those and of absolute paths only the last part counts. A
+              path in a list need not exist, nor be a possible name of a file: that is found when it is read.
 
             The last part of an output's name is that of ``fasti3d.utils.naming.output_name``; a first part
             that is the name of the report, ``errors.jsonl``, or of its lock, gets an underscore.
 
     Raises:
-        ValueError: nothing there, a folder or list without videos or that cannot be read, or two videos with
-            the same output, or with one where the other needs a folder.
+        ValueError: A source is missing, a folder or list holds no videos or cannot be read, or two videos
+            would have the same output, or one of them a file where the other needs a folder.
+
+    Example:
+        >>> [source.name for source in find_sources(["videos/walk.mp4"])]  # doctest: +SKIP
+        ['walk']
     """
     sources: dict[str, Source] = {}
     clashes: list[str] = []
@@ -130,7 +133,8 @@ def _in_list(path: Path) -> Iterator[Source]:
         entries and all("\0" in entry for entry in entries)
     ):
         raise ValueError(
-            f"{quoted(path)} is no list of paths in UTF-8, but UTF-16 or full of zero bytes: save it as UTF-8"
+            f"{quoted(path)} is not a list of paths in UTF-8, but UTF-16 or full of zero bytes: save it as "
+            "UTF-8"
         )
     if not entries:
         raise ValueError(f"{quoted(path)} lists no videos")
@@ -150,5 +154,5 @@ def _source(named: PurePath, video: Path) -> Source:
 
 
 def _some(texts: list[str]) -> str:
-    more = len(texts) - _SHOWN
-    return "; ".join(texts[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    more = len(texts) - _MAX_SHOWN
+    return "; ".join(texts[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -1,24 +1,24 @@
-"""What all producers of features have: a network for each stream, and the views of a video that it sees."""
+"""What all producers of features share: a network per stream, and the views of a video that it sees."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from fasti3d.extraction import clips
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.stream import still_flow
 from fasti3d.i3d import I3D
+from fasti3d.models import place
 
 
 class StreamFeatures:
-    """What a producer of features has before it is given a video."""
+    """The part of a producer of features that does not depend on the video."""
 
-    def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
+    def __init__(self, settings: ExtractionSettings, models: dict[str, I3D]) -> None:
         self._settings = settings
         self._models = models
-        self._views = clips.views(settings.crops, settings.flip)
-        weight = next(next(iter(models.values())).parameters())
-        self._device, self._dtype = weight.device, weight.dtype
+        self._views = clips.views(settings.crops, settings.mirrored)
+        self._device, self._dtype = place(next(iter(models.values())))
 
     def _clip(self, stream: str, stacks: list[tuple[Tensor, clips.View]]) -> Tensor:
         """Views of frames, or of encoded flow, as the stream's network takes them."""
@@ -27,5 +27,5 @@ class StreamFeatures:
         return clips.flow_clip(stacks, self._dtype)
 
     def _still(self) -> Tensor:
-        """Encoded flow (1, 2, 1, 1) where nothing moves."""
+        """Encoded flow (1, 2, 1, 1) of pixels that do not move."""
         return still_flow(self._settings.flow_preset, self._device)[:, :, :1, :1]

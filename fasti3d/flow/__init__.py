@@ -1,4 +1,4 @@
-"""Optical flow: the TV-L1 solver and its parameters, flow as files, pictures and input of I3D."""
+"""Optical flow: the TV-L1 solver and its parameters, and flow as files, pictures and I3D's input."""
 
 from __future__ import annotations
 

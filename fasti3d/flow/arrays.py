@@ -1,4 +1,4 @@
-"""NumPy in, NumPy out; torch in, torch out: the arithmetic in between is torch's."""
+"""Converts NumPy arguments to tensors, and results back to NumPy."""
 
 from __future__ import annotations
 

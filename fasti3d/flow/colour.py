@@ -1,4 +1,4 @@
-"""Flow as a picture: the colour wheel of the Middlebury benchmark."""
+"""Draws flow as a picture, with the color wheel of the Middlebury benchmark."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ _STEPS = (15, 6, 4, 11, 13, 6)
 
 
 def _wheel() -> Tensor:
-    """The 55 colours from red over green and blue back to red: float32 (55, 3) in [0, 1]."""
+    """The 55 colors from red over green and blue back to red: float32 (55, 3) in [0, 1]."""
     corners = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]])
-    colours = []
+    colors = []
     for i, steps in enumerate(_STEPS):
         up = torch.arange(steps)[:, None] * 255 // steps
-        colours.append(corners[i] * 255 + (corners[i + 1] - corners[i]) * up)
-    return torch.cat(colours).float() / 255
+        colors.append(corners[i] * 255 + (corners[i + 1] - corners[i]) * up)
+    return torch.cat(colors).float() / 255
 
 
 _WHEEL = _wheel()
 
 
 def flow_to_rgb(flow: Array, *, max_magnitude: float | None = None) -> Array:
-    """Draws flow in the colours of the Middlebury benchmark: hue is direction, saturation is magnitude.
+    """Draw flow in the colors of the Middlebury benchmark: hue is direction, saturation is magnitude.
 
     No motion is white, motion to the right red, downwards yellow, to the left light blue, upwards violet.
-    Motion of more than ``max_magnitude`` is drawn darker, unknown flow (a component that is not a number
-    or beyond 1e9) black.
+    Motion above ``max_magnitude`` is drawn darker, and unknown flow (a component that is NaN or above 1e9)
+    black.
 
     Args:
-        flow: (2, H, W) or (N, 2, H, W), in pixels, x first; NumPy or torch, on any device. Any other
-            leading axes will do as well.
-        max_magnitude: the length in pixels that gets the full colour. None takes the longest known
-            vector of the array; give a number for the frames of a video, so that colours mean the same
-            in all of them.
+        flow: (2, H, W) or (N, 2, H, W), in pixels, x first; NumPy or torch, on any device. Other
+            leading axes are possible too.
+        max_magnitude: the length in pixels of a fully saturated color. None takes the longest known vector
+            of the array; give a number for the frames of a video, so that their colors agree.
 
     Returns:
         uint8 (H, W, 3) or (N, H, W, 3), RGB; of the same kind and on the same device as ``flow``.
@@ -50,8 +49,12 @@ def flow_to_rgb(flow: Array, *, max_magnitude: float | None = None) -> Array:
         TypeError: neither NumPy nor torch.
         ValueError: another shape, or a ``max_magnitude`` that is not above 0.
 
-    Source: Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011, and the
-    program ``color_flow`` beside it.
+    Source: Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011, and its
+    program ``color_flow``.
+
+    Example:
+        >>> flow_to_rgb(torch.zeros(2, 1, 1)).tolist()  # no motion is white
+        [[[255, 255, 255]]]
     """
     if max_magnitude is not None and not 0 < max_magnitude < math.inf:
         raise ValueError(f"max_magnitude must be above 0 pixels, or None, got {max_magnitude}")
@@ -59,10 +62,10 @@ def flow_to_rgb(flow: Array, *, max_magnitude: float | None = None) -> Array:
     known = (vectors.abs() <= UNKNOWN).all(dim=-3)
     # Adding 0 makes 0 of -0, whose angle would be another one.
     x, y = torch.where(known.unsqueeze(-3), vectors, 0.0).add_(0.0).unbind(-3)
-    return like(_colours(x, y, known, max_magnitude), flow)
+    return like(_colors(x, y, known, max_magnitude), flow)
 
 
-def _colours(x: Tensor, y: Tensor, known: Tensor, max_magnitude: float | None) -> Tensor:
+def _colors(x: Tensor, y: Tensor, known: Tensor, max_magnitude: float | None) -> Tensor:
     magnitude = torch.hypot(x, y)
     if max_magnitude is None:
         max_magnitude = float(magnitude.max()) if magnitude.numel() else 0.0

@@ -1,4 +1,4 @@
-"""From frames to what TV-L1 takes, and from flow to what the network takes."""
+"""Converts frames to what TV-L1 takes, and flow to what the network takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 from fasti3d.flow.arrays import Array, as_flow, as_tensor, like
 from fasti3d.flow.checks import BOUND, check_bound
-from fasti3d.flow.frames import looks
+from fasti3d.flow.frames import can_inspect_values
 
-# Motion beyond this is cut off, in pixels a frame: the range that the network was trained on.
+# Motion is clipped to this, in pixels per frame: the range that the network was trained on.
 LIMIT = 20.0
 
 # The luma of Rec. 601, 0.299 R + 0.587 G + 0.114 B, in units of 2^-15; they add up to 1.
@@ -17,7 +17,7 @@ _SHIFT = 15
 
 
 def to_grey(frames: Array) -> Array:
-    """RGB to grey, bit for bit as OpenCV's ``cvtColor(frame, COLOR_RGB2GRAY)`` (version 4 and later).
+    """Convert RGB to grayscale, bit for bit as OpenCV's ``cvtColor(frame, COLOR_RGB2GRAY)`` (4 and later).
 
     Args:
         frames: uint8 (..., H, W, 3), NumPy or torch, on any device.
@@ -30,6 +30,10 @@ def to_grey(frames: Array) -> Array:
         ValueError: another dtype or shape.
 
     Source: Rec. 601, in the fixed-point numbers of OpenCV's 8-bit conversion (15 bits, rounded half up).
+
+    Example:
+        >>> to_grey(torch.tensor([[[255, 0, 0]]], dtype=torch.uint8)).tolist()
+        [[76]]
     """
     rgb = as_tensor("frames", frames)
     if rgb.dtype != torch.uint8 or rgb.ndim < 3 or rgb.shape[-1] != 3:
@@ -43,7 +47,7 @@ def to_grey(frames: Array) -> Array:
 
 
 def encode_readme(flow: Array) -> Array:
-    """Flow in the range of the network, as the I3D README says: cut off at 20 pixels, divided by 20.
+    """Scale flow to the range of the network, as I3D's README says: clipped to 20 pixels, divided by 20.
 
     Args:
         flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
@@ -56,14 +60,18 @@ def encode_readme(flow: Array) -> Array:
         ValueError: another shape.
 
     Source: github.com/deepmind/kinetics-i3d, README.md, "Sample data and preprocessing".
+
+    Example:
+        >>> encode_readme(torch.tensor([5.0, -30.0]).view(2, 1, 1)).flatten().tolist()
+        [0.25, -1.0]
     """
     return like(as_flow("flow", flow).clamp(-LIMIT, LIMIT).div_(LIMIT), flow)
 
 
 def encode_mediapipe(flow: Array) -> Array:
-    """Flow as the bytes that the graph released with I3D stores: trunc((v + 20) / 40 * 255).
+    """Encode flow as the bytes that the graph released with I3D stores: trunc((v + 20) / 40 * 255).
 
-    Motion is cut off at 20 pixels; none at all is 127, a little less than the middle of the range.
+    Motion is clipped to 20 pixels; no motion is 127, slightly below the middle of the range.
 
     Args:
         flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
@@ -76,20 +84,24 @@ def encode_mediapipe(flow: Array) -> Array:
         ValueError: another shape.
 
     Source: MediaPipe's I3D feature graph, which runs TV-L1 on frames squashed to 224x224.
+
+    Example:
+        >>> encode_mediapipe(torch.tensor([0.0, 20.0]).view(2, 1, 1)).flatten().tolist()
+        [127, 255]
     """
     shares = (as_flow("flow", flow).clamp(-LIMIT, LIMIT) + LIMIT) / (2 * LIMIT)
     return like((shares * 255).to(torch.uint8), flow)
 
 
 def encode_denseflow(flow: Array, bound: float = BOUND) -> Array:
-    """Flow as the bytes of denseflow's pictures: 127.5 + v * 127.5 / bound, rounded, ties to even.
+    """Encode flow as the bytes of denseflow's pictures: 127.5 + v * 127.5 / bound, rounded, ties to even.
 
-    Motion beyond the bound is cut off: -bound is 0, bound 255; none at all is 128, the even one of the two
-    bytes in the middle. ``decode_denseflow`` is the way back.
+    Motion is clipped to the bound: -bound is 0 and bound 255; no motion is 128, the even one of the two
+    middle bytes. ``decode_denseflow`` is the inverse.
 
     Args:
         flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
-        bound: the largest motion, in pixels.
+        bound: the maximum motion, in pixels.
 
     Returns:
         uint8 of the same shape, of the same kind and on the same device.
@@ -110,14 +122,14 @@ def encode_denseflow(flow: Array, bound: float = BOUND) -> Array:
 
 
 def decode_denseflow(pictures: Array, bound: float = BOUND) -> Array:
-    """The bytes of denseflow's pictures as flow: (b - 127.5) * bound / 127.5, and none at all for 128.
+    """Decode the bytes of denseflow's pictures to flow: (b - 127.5) * bound / 127.5, and 0 for 128.
 
-    That is the middle of what ``encode_denseflow`` rounds to b, within half a step, bound / 255 pixels; but
-    for 128, which stands for 0 to one step, it is the least of it, so that what is still remains so.
+    The result is the middle of the interval that ``encode_denseflow`` rounds to b, within half a step, which
+    is bound / 255 pixels. 128 stands for 0 to one step and decodes to 0, so that no motion stays no motion.
 
     Args:
         pictures: uint8 (..., 2, H, W), x before y; NumPy or torch, on any device.
-        bound: the motion that was cut off at when they were made, in pixels.
+        bound: the bound that they were encoded with, in pixels.
 
     Returns:
         float32 of the same shape, in pixels, of the same kind and on the same device.
@@ -133,17 +145,17 @@ def decode_denseflow(pictures: Array, bound: float = BOUND) -> Array:
     check_bound(bound)
     stored = as_tensor("pictures", pictures)
     if stored.dtype != torch.uint8:
-        raise ValueError(f"pictures must be uint8, got {stored.dtype}: round what lies between")
+        raise ValueError(f"pictures must be uint8, got {stored.dtype}: round the values first")
     values = (as_flow("pictures", pictures) - 127.5) * (bound / 127.5)
     return like(values.masked_fill_(stored == 128, 0.0), pictures)
 
 
 def to_flow_clip(encoded: Array) -> Array:
-    """Encoded flow to the network's input: (T, 2, H, W) -> float32 (2, T, H, W) in [-1, 1].
+    """Convert encoded flow to the network's input: (T, 2, H, W) to float32 (2, T, H, W) in [-1, 1].
 
     Args:
-        encoded: (..., T, 2, H, W), what ``encode_readme`` or ``encode_mediapipe`` gave: float in [-1, 1],
-            which is kept, or uint8, of which b becomes b / 127.5 - 1. NumPy or torch, on any device.
+        encoded: (..., T, 2, H, W), as ``encode_readme`` or ``encode_mediapipe`` returns it: floating point in
+            [-1, 1], which is kept, or uint8, where b becomes b / 127.5 - 1. NumPy or torch, on any device.
 
     Returns:
         float32 (..., 2, T, H, W), of the same kind and on the same device. Add the batch axis, if there
@@ -151,15 +163,19 @@ def to_flow_clip(encoded: Array) -> Array:
 
     Raises:
         TypeError: neither NumPy nor torch.
-        ValueError: another shape, or numbers out of range (not looked for on a GPU, which would have to
-            be waited for, and while compiling).
+        ValueError: another shape, or values out of range (not checked on a GPU, where it would synchronize,
+            or while compiling).
+
+    Example:
+        >>> to_flow_clip(torch.zeros(9, 2, 224, 224)).shape
+        torch.Size([2, 9, 224, 224])
     """
     values = as_flow("encoded", encoded)
     if values.ndim < 4:
         raise ValueError(f"encoded must be of shape (..., T, 2, H, W), got {tuple(values.shape)}")
     if as_tensor("encoded", encoded).dtype == torch.uint8:
         values = values / 127.5 - 1
-    elif values.device.type == "cpu" and looks(values) and not (values.abs() <= 1).all():
+    elif values.device.type == "cpu" and can_inspect_values(values) and not (values.abs() <= 1).all():
         raise ValueError(
             "encoded must lie in [-1, 1], or be uint8: put flow in pixels through encode_readme or "
             "encode_mediapipe first"

@@ -1,4 +1,4 @@
-"""How far a flow is from the truth."""
+"""Measures the error of a flow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fasti3d.flow.colour import UNKNOWN
 def average_endpoint_error(
     flow: NDArray[Any] | Tensor, truth: NDArray[Any] | Tensor, *, valid: NDArray[Any] | Tensor | None = None
 ) -> float:
-    """The mean length of the difference between two flows, in pixels, where the truth is known.
+    """Return the mean length of the difference between two flows, in pixels, where the truth is known.
 
     Args:
         flow: (2, H, W) or (N, 2, H, W), in pixels, x first; NumPy or torch, on any device.
-        truth: as ``flow``. Pixels with a component that is not a number or beyond 1e9 are not counted.
+        truth: as ``flow``. Pixels with a component that is NaN or above 1e9 are not counted.
         valid: (H, W) or (N, H, W), bool or numbers: 0 where a pixel is not to be counted, as the second
             result of ``read_kitti_png``.
 
@@ -31,6 +31,10 @@ def average_endpoint_error(
         ValueError: shapes that differ, no pixel that counts, or a ``flow`` that is not finite at one.
 
     Source: Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011.
+
+    Example:
+        >>> average_endpoint_error(torch.full((2, 4, 4), 3.0), torch.zeros(2, 4, 4)) == 18**0.5
+        True
     """
     got, wanted = as_flow("flow", flow), as_flow("truth", truth)
     if got.shape != wanted.shape:

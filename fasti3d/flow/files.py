@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,8 @@ from fasti3d.flow.arrays import as_flow, as_tensor
 from fasti3d.flow.colour import UNKNOWN
 from fasti3d.flow.encoding import encode_denseflow
 from fasti3d.flow.jpeg import encode_grey_jpeg
-from fasti3d.utils.plain_files import open_regular, remove_planted
+from fasti3d.utils.files import atomic_file
+from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.resources import is_resource_error
 
 StrPath = str | os.PathLike[str]
@@ -38,26 +36,33 @@ _PNG_END = b"IEND\xaeB`\x82"
 _PNG_RGB = 2
 # A damaged chunk is an error; otherwise the decoder would go on without it.
 _PNG_OPTIONS = {"err_detect": "crccheck+explode"}
-# Measured flow shrinks to a third. Of an image of 128 MiB, as large as 4K frames give, anything goes, up to
-# the 1,032 times that deflate can at most; a larger one must bring a share of its bytes.
-_DEFLATE_RATIO, _RATIO, _ALWAYS = 1032, 64, 128 << 20
+# Measured flow shrinks to a third. Images of up to 128 MiB, as large as 4K frames give, may shrink as far as
+# deflate can, 1,032 times; a larger one must bring a share of its bytes.
+_MAX_DEFLATE_RATIO, _MAX_RATIO, _ALWAYS = 1032, 64, 128 << 20
 
 # KITTI stores a component v as v * 64 + 2^15 in 16 bits.
 _KITTI_UNIT = 64
 _KITTI_ZERO = 1 << 15
-_KITTI_LEAST, _KITTI_MOST = -_KITTI_ZERO / _KITTI_UNIT, (_KITTI_ZERO - 1) / _KITTI_UNIT
+_KITTI_MIN, _KITTI_MAX = -_KITTI_ZERO / _KITTI_UNIT, (_KITTI_ZERO - 1) / _KITTI_UNIT
 
 
 def read_flo(path: StrPath) -> NDArray[np.float32]:
-    """Reads a flow in Middlebury's .flo format.
+    """Read a flow in Middlebury's .flo format.
+
+    Args:
+        path: The file.
 
     Returns:
-        float32 (2, H, W), in pixels, x first. Pixels of unknown flow hold what the file holds: not a
-        number, or more than 1e9.
+        float32 (2, H, W), in pixels, x first. Pixels of unknown flow hold what the file holds: NaN, or more
+        than 1e9.
 
     Raises:
-        ValueError: not such a file, or one that is cut off or goes on after its end.
-        OSError: a file that cannot be read.
+        ValueError: The file is of another format, cut off, or too long.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> read_flo("flow_000000.flo").shape  # doctest: +SKIP
+        (2, 256, 340)
 
     Source: vision.middlebury.edu/flow/code/flow-code/README.txt.
     """
@@ -82,35 +87,44 @@ def read_flo(path: StrPath) -> NDArray[np.float32]:
 
 
 def write_flo(path: StrPath, flow: NDArray[Any] | Tensor) -> None:
-    """Writes a flow in Middlebury's .flo format. The file appears whole or not at all.
+    """Write a flow in Middlebury's .flo format. The file appears whole or not at all.
 
     Args:
-        path: the file.
-        flow: (2, H, W), in pixels, x first; NumPy or torch, on any device. Stored as float32, whatever
-            it holds.
+        path: The file.
+        flow: (2, H, W), in pixels, x first; NumPy or torch, on any device. Stored as float32, unknown flow
+            included.
 
     Raises:
-        TypeError: neither NumPy nor torch.
-        ValueError: another shape.
-        OSError: a place that cannot be written.
+        TypeError: ``flow`` is neither NumPy nor torch.
+        ValueError: ``flow`` has another shape.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> write_flo("flow_000000.flo", fasti3d.tvl1(first, second))  # doctest: +SKIP
     """
     pixels = _pixels(flow)
     height, width, _ = pixels.shape
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(Path(path), durable=False) as file:
         file.write(_FLO_HEADER.pack(_FLO_TAG, width, height))
         file.write(pixels.astype("<f4").tobytes())
 
 
 def read_kitti_png(path: StrPath) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Reads a flow in KITTI's format, a PNG of 16 bits a channel.
+    """Read a flow in KITTI's format, a PNG of 16 bits per channel.
+
+    Args:
+        path: The file.
 
     Returns:
-        flow: float32 (2, H, W), in pixels, x first; not a number where it is not valid.
+        flow: float32 (2, H, W), in pixels, x first; NaN where it is not valid.
         valid: bool (H, W).
 
     Raises:
-        ValueError: not such a file, or a broken one.
-        OSError: a file that cannot be read.
+        ValueError: The file is of another format, or damaged.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> flow, valid = read_kitti_png("000000_10.png")  # doctest: +SKIP
 
     Source: the development kit of KITTI's 2015 optical flow benchmark, readme.txt.
     """
@@ -136,20 +150,23 @@ def read_kitti_png(path: StrPath) -> tuple[NDArray[np.float32], NDArray[np.bool_
 def write_kitti_png(
     path: StrPath, flow: NDArray[Any] | Tensor, *, valid: NDArray[Any] | Tensor | None = None
 ) -> None:
-    """Writes a flow in KITTI's format, a PNG of 16 bits a channel, to 1/64 pixel.
+    """Write a flow in KITTI's format, a PNG of 16 bits per channel, to 1/64 pixel.
 
     The file appears whole or not at all.
 
     Args:
-        path: the file.
+        path: The file.
         flow: (2, H, W), in pixels, x first; NumPy or torch, on any device.
-        valid: (H, W), 0 where the flow is not valid. None means: valid wherever it is known, that is a
-            number and not beyond 1e9.
+        valid: (H, W), 0 where the flow is not valid. None is valid wherever the flow is known: not NaN, and
+            at most 1e9.
 
     Raises:
-        TypeError: neither NumPy nor torch.
-        ValueError: another shape, or valid flow out of the format's range, -512 to 511.98 pixels.
-        OSError: a place that cannot be written.
+        TypeError: ``flow`` or ``valid`` is neither NumPy nor torch.
+        ValueError: A shape is another, or valid flow is outside the format's range, -512 to 511.98 pixels.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> write_kitti_png("000000_10.png", fasti3d.tvl1(first, second))  # doctest: +SKIP
     """
     pixels = _pixels(flow)
     if valid is None:
@@ -162,7 +179,7 @@ def write_kitti_png(
     wrong = ~((units >= 0) & (units < 1 << 16))
     if wrong.any():
         raise ValueError(
-            f"flow must lie between {_KITTI_LEAST:g} and {_KITTI_MOST:.2f} pixels for a KITTI PNG, got "
+            f"flow must lie between {_KITTI_MIN:g} and {_KITTI_MAX:.2f} pixels for a KITTI PNG, got "
             f"{pixels[mask][wrong][0]:g}: mark such pixels as not valid, or write a .flo file"
         )
     image = np.zeros((*mask.shape, 3), np.uint16)
@@ -172,40 +189,35 @@ def write_kitti_png(
 
 
 def write_png(path: StrPath, rgb: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    """Writes an image, (H, W, 3) of 8 or 16 bits, as a PNG that appears whole or not at all."""
+    """Write an image, uint8 or uint16 (H, W, 3), as a PNG that appears whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     frame = VideoFrame.from_ndarray(rgb, format="rgb24" if rgb.dtype == np.uint8 else "rgb48be")
     context = VideoCodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
-    context.time_base = Fraction(1, 25)  # asked for, and not used
+    context.time_base = Fraction(1, 25)  # required, and not used
     packets = [*context.encode(frame), *context.encode(None)]
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"".join(bytes(packet) for packet in packets))
+    with atomic_file(Path(path), durable=False) as file:
+        file.write(b"".join(bytes(packet) for packet in packets))
 
 
 def write_denseflow(paths: tuple[Path, Path], flow: NDArray[Any] | Tensor, *, bound: float) -> None:
-    """Writes a flow (2, H, W) as denseflow does, x and y as grey JPEGs that appear whole or not at all."""
+    """Write a flow (2, H, W) in pixels as denseflow does: x and y as grey JPEGs, each whole or not at all.
+
+    Args:
+        paths: The files of x and y.
+        flow: NumPy or torch, on any device.
+        bound: The motion in pixels at which it is clipped.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     pictures = encode_denseflow(as_flow("flow", flow), bound).cpu().numpy()
     for path, picture in zip(paths, pictures, strict=True):
-        with replacing(path) as temporary:
-            temporary.write_bytes(encode_grey_jpeg(picture))
-
-
-@contextmanager
-def replacing(path: StrPath) -> Iterator[Path]:
-    """A name beside ``path`` to write to, which takes its place if the block ends well.
-
-    Unlike ``weights.files.write_atomically`` it does not wait for the disk: after a power cut the file
-    may be lost, but a process that is killed never leaves part of one.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    remove_planted(temporary)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with atomic_file(path, durable=False) as file:
+            file.write(encode_grey_jpeg(picture))
 
 
 def _pixels(flow: NDArray[Any] | Tensor) -> NDArray[np.float32]:
@@ -219,7 +231,7 @@ def _pixels(flow: NDArray[Any] | Tensor) -> NDArray[np.float32]:
 
 
 def _check_png(path: Path, data: bytes) -> None:
-    """ValueError for what is no PNG of three channels of 16 bits, or not all of one."""
+    """ValueError unless it is a whole PNG of three channels of 16 bits."""
     if not data.startswith(_PNG_SIGNATURE):
         raise ValueError(f"{path} is not a PNG file: it starts with {data[:8]!r}")
     if len(data) < _PNG_HEADER.size:
@@ -229,14 +241,14 @@ def _check_png(path: Path, data: bytes) -> None:
         raise ValueError(f"{path} is broken: a PNG file starts with its header, not with {kind!r}")
     if (bits, colour) != (16, _PNG_RGB):
         raise ValueError(
-            f"{path} is no KITTI flow: that is a PNG of three channels of 16 bits (bit depth 16, colour type "
-            f"{_PNG_RGB}), and this has bit depth {bits}, colour type {colour}"
+            f"{path} is not a KITTI flow: that is a PNG of three channels of 16 bits (bit depth 16, colour "
+            f"type {_PNG_RGB}), and this has bit depth {bits}, colour type {colour}"
         )
     announced = width * height * 6
-    if announced > len(data) * _DEFLATE_RATIO or _PNG_END not in data:
+    if announced > len(data) * _MAX_DEFLATE_RATIO or _PNG_END not in data:
         raise ValueError(f"{path} is cut off: {len(data)} bytes of an image of {width}x{height} pixels")
-    if announced > (most := max(_ALWAYS, len(data) * _RATIO)):
+    if announced > (limit := max(_ALWAYS, len(data) * _MAX_RATIO)):
         raise ValueError(
             f"{path} announces {width}x{height} pixels, {announced:,} bytes, in {len(data):,}, and at most "
-            f"{most:,} are unpacked from so few: write a .flo file"
+            f"{limit:,} are unpacked from so few: write a .flo file"
         )

@@ -1,4 +1,4 @@
-"""Flow from the pictures that denseflow, TSN's tools and ``fasti3d flow --layout denseflow`` write."""
+"""Reads flow from the pictures that denseflow, TSN's tools and ``fasti3d flow --layout denseflow`` write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fasti3d.choices import FlowPreset
 from fasti3d.flow.checks import BOUND, check_bound
 from fasti3d.flow.encoding import decode_denseflow, encode_readme, to_flow_clip, to_grey
-from fasti3d.flow.stream import centre
+from fasti3d.flow.stream import center
 from fasti3d.utils.naming import output_name
 from fasti3d.video import VideoError, count_frames
 from fasti3d.video.errors import blamed, collected_warnings
@@ -29,7 +29,7 @@ StrPath = str | os.PathLike[str]
 
 _NAME = re.compile(r"flow_([xy])_(\d{4,})\.(jpe?g|png)", re.IGNORECASE)
 _DECODERS = {"jpg": "mjpeg", "jpeg": "mjpeg", "png": "png"}
-# Damage is an error; otherwise decoders would go on with what they guess.
+# Damage is an error; otherwise decoders would conceal it.
 _OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(1 << 26)}
 _JPEG_END = b"\xff\xd9"
 # Frames of one shape are scaled to sides that differ by this much, in pixels, with what rounds them; TSN
@@ -38,23 +38,27 @@ _SIDES_MAY_DIFFER = 2
 
 
 class FlowFolder:
-    """The flow of one video as pictures: flow_x_00001.jpg and flow_y_00001.jpg, 8-bit grey, and so on.
+    """The flow of one video as pictures: flow_x_00001.jpg and flow_y_00001.jpg, 8-bit grayscale, and so on.
 
-    Numbers have four digits or more and start at 0 or 1, none is left out; pictures are JPEG or PNG. The
-    first two lead from the first frame to the second.
+    Numbers have four digits or more, start at 0 or 1 and have no gap; pictures are JPEG or PNG. The first
+    two lead from the first frame to the second.
 
     Args:
         path: the folder.
-        bound: the motion that was cut off at, in pixels: 0 stands for -bound, 128 for none.
+        bound: the bound that they were encoded with, in pixels: 0 stands for -bound, 128 for no motion.
 
     Attributes:
         path, bound: as given.
 
     Raises:
         ValueError: a bound that is not above 0.
-        VideoError: no such folder, no flow in it, or a picture that is not there; its path is theirs.
+        VideoError: no such folder, no flow in it, or a missing picture, whose path it then has.
 
     Source: github.com/open-mmlab/denseflow; github.com/yjxiong/temporal-segment-networks.
+
+    Example:
+        >>> len(FlowFolder("flow/video"))  # doctest: +SKIP
+        249
     """
 
     def __init__(self, path: StrPath, bound: float = BOUND) -> None:
@@ -65,7 +69,7 @@ class FlowFolder:
         self._size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        """How many flows there are."""
+        """The number of flows."""
         return len(self._files)
 
     def state(self) -> dict[str, Any]:
@@ -118,7 +122,7 @@ class FlowFolder:
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return
         if not done:
-            raise VideoError(self.path, "is unfinished: let `fasti3d flow` go on first")
+            raise VideoError(self.path, "is unfinished: let `fasti3d flow` complete it first")
         if isinstance(bound, float) and bound != self.bound:
             raise VideoError(
                 self.path, f"was made with a bound of {bound:g}, not {self.bound:g}: give that one"
@@ -175,7 +179,7 @@ def flow_folder(parent: StrPath, video: StrPath, bound: float = BOUND) -> FlowFo
 
 
 def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None:
-    """Looks early whether the flow can be that of the video's frames at a rate; reading it says for certain.
+    """Check early whether the flow can be that of the video's frames at a rate; reading it makes certain.
 
     Raises:
         VideoError: it cannot; or a video that cannot be read.
@@ -189,12 +193,12 @@ def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None
 
 
 class FolderFlow:
-    """Flow for the frames of a video, read from its folder: see ``flow.windows.PairFlow``.
+    """The flow of the frames of a video, read from its folder: see ``flow.window_flow.PairFlow``.
 
     Args:
         folder: of the whole video, sampled as its frames are.
         device: where flow is put.
-        cropped: whether the centre 224x224 is cut from it.
+        cropped: whether the center 224x224 is cut from it.
     """
 
     preset: FlowPreset = "readme"
@@ -223,7 +227,7 @@ class FolderFlow:
                 f"holds flow of {sides[1]}x{sides[0]}, but that of frames whose short side is 256, "
                 f"{wanted[1]}x{wanted[0]}, is needed: extract it at that size",
             )
-        rows, columns = centre(*sides) if self._cropped else (slice(wanted[0]), slice(wanted[1]))
+        rows, columns = center(*sides) if self._cropped else (slice(wanted[0]), slice(wanted[1]))
         return encode_readme(flow[..., rows, columns]).to(self.device)
 
 
@@ -262,7 +266,7 @@ def read_clips(
 
 
 def _read_grey(path: Path) -> NDArray[np.uint8]:
-    """A picture (H, W) of 8 bits; one in colour as its luma."""
+    """A picture (H, W) of 8 bits; one in color as its luma."""
     try:
         if not path.is_file():
             raise VideoError(path, "is not a file")
@@ -271,7 +275,7 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
         raise blamed(path, f"cannot be read: {error.strerror}", error) from error
     kind = _DECODERS[path.suffix[1:].lower()]
     if kind == "mjpeg" and _JPEG_END not in data:
-        raise VideoError(path, f"is cut off, or no JPEG file ({len(data)} bytes)")
+        raise VideoError(path, f"is cut off, or not a JPEG file ({len(data)} bytes)")
     context = VideoCodecContext.create(kind, "r")
     assert isinstance(context, VideoCodecContext)
     context.options = _OPTIONS

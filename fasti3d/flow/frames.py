@@ -1,4 +1,4 @@
-"""Checks of the images users hand to the solver, and the form the operator takes them in."""
+"""Checks the images that users give to the solver, and converts them to the form of the operator."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from fasti3d.flow.arrays import as_tensor
-from fasti3d.tvl1_limits import LARGEST_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
+from fasti3d.tvl1_limits import MAX_FLOW, MAX_SIDE, MIN_SIDE, ROUNDING
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-# A last axis of 3 or 4 under two longer ones is colour, hardly the width of images.
-_COLOURS = (3, 4)
+# A last axis of 3 or 4 under two longer ones is color, hardly the width of images.
+_COLORS = (3, 4)
 _SURELY_PIXELS = 16
 
 
@@ -33,16 +33,16 @@ def as_images(name: str, array: NDArray[Any] | Tensor, *, any_range: bool = Fals
     """
     tensor = _as_tensor(name, array, ("uint8", *_FLOATS), "uint8 (0 to 255) or floating point (0 to 1)")
     shape = tuple(tensor.shape)
-    colour = shape[-1:] in [(n,) for n in _COLOURS]
+    color = shape[-1:] in [(n,) for n in _COLORS]
     if tensor.ndim == 2:
         images = tensor.unsqueeze(0)
     elif tensor.ndim == 4 and shape[1] == 1:
         images = tensor.squeeze(1)
-    elif tensor.ndim == 3 and not (colour and min(shape[:2]) >= _SURELY_PIXELS):
+    elif tensor.ndim == 3 and not (color and min(shape[:2]) >= _SURELY_PIXELS):
         images = tensor
     else:
-        colour = colour or (tensor.ndim == 4 and shape[1] in _COLOURS)
-        hint = ": colour images are made grey by fasti3d.flow.to_grey" if colour else ""
+        color = color or (tensor.ndim == 4 and shape[1] in _COLORS)
+        hint = ": convert color images with fasti3d.flow.to_grey" if color else ""
         raise ValueError(f"{name} must be (H, W), (N, H, W) or (N, 1, H, W), got {shape}{hint}")
     height, width = images.shape[1:]
     if min(height, width) < MIN_SIDE:
@@ -70,12 +70,12 @@ def as_start(name: str, array: NDArray[Any] | Tensor, shape: tuple[int, ...]) ->
     flow = _as_tensor(name, array, _FLOATS, "floating point").to(torch.float32)
     if tuple(flow.shape) != shape:
         raise ValueError(f"{name} must be {shape} to go with the frames, got {tuple(flow.shape)}")
-    if flow.numel() and looks(flow):
+    if flow.numel() and can_inspect_values(flow):
         if not torch.isfinite(flow).all():
             raise ValueError(f"{name} must be finite: replace what is NaN or infinite, for example by 0")
-        if flow.abs().max() > LARGEST_FLOW:
+        if flow.abs().max() > MAX_FLOW:
             raise ValueError(
-                f"{name} must be at most {LARGEST_FLOW:g} pixels long, got {flow.abs().max():.4g}: clamp it"
+                f"{name} must be at most {MAX_FLOW:g} pixels long, got {flow.abs().max():.4g}: clamp it"
             )
     return flow.reshape(-1, *shape[-3:]).contiguous()
 
@@ -128,22 +128,22 @@ def _as_tensor(name: str, array: NDArray[Any] | Tensor, dtypes: tuple[str, ...],
     return as_tensor(name, array)
 
 
-def looks(tensor: Tensor) -> bool:
-    """Whether values can be looked at: not while tracing or capturing a CUDA graph, which have none yet."""
+def can_inspect_values(tensor: Tensor) -> bool:
+    """Whether values can be read: not while tracing or capturing a CUDA graph, when there are none."""
     if torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor):
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _check_range(name: str, images: Tensor, any_range: bool) -> None:
-    if not images.numel() or not looks(images):
+    if not images.numel() or not can_inspect_values(images):
         return
     extremes = torch.stack(torch.aminmax(images.flatten(1), dim=1), dim=1).tolist()
     for index, (low, high) in enumerate(extremes):
         where = name if len(extremes) == 1 else f"{name}[{index}]"
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
             raise ValueError(
-                f"{where} must be finite, but has values from {low} to {high}: look at where it came from"
+                f"{where} must be finite, but has values from {low} to {high}: check where they come from"
             )
         if not any_range and (low < -ROUNDING or high > 1.0 + ROUNDING):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Grey images as JPEG files, which FFmpeg does not write: baseline, quality 95, which is OpenCV's default."""
+"""Gray images as JPEG files, which FFmpeg does not write: baseline, quality 95, which is OpenCV's default."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def encode_grey_jpeg(image: NDArray[np.uint8]) -> bytes:
-    """A uint8 image (H, W), of sides of 1 to 65535, as the bytes of a JPEG file of one component.
+    """Encode a uint8 image (H, W), with sides of 1 to 65535, as a JPEG file of one component.
 
     Source: ITU-T T.81, the JPEG standard; JFIF 1.01.
     """
@@ -65,7 +65,7 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _coefficients(image: NDArray[np.uint8]) -> Ints:
-    """The quantised coefficients (blocks, 64), each block's in zigzag order."""
+    """The quantized coefficients (blocks, 64), each block's in zigzag order."""
     height, width = image.shape
     padded = np.pad(image, ((0, -height % _SIDE), (0, -width % _SIDE)), mode="edge").astype(np.float64)
     rows, columns = (side // _SIDE for side in padded.shape)
@@ -109,7 +109,7 @@ def _tokens(coefficients: Ints) -> tuple[Ints, Ints]:
 
 
 def _coded(codes: tuple[Ints, Ints], symbols: Ints | int, values: Ints) -> tuple[Ints, Ints]:
-    """The codes of symbols, to which the values' numbers of bits are added, and behind them those bits."""
+    """The codes of symbols, with the values' numbers of bits added, followed by those bits."""
     sizes = np.frexp(np.abs(values))[1].astype(np.int64)
     bits = np.where(values < 0, values + (1 << sizes) - 1, values)
     numbers, lengths = (table[symbols + sizes] for table in codes)

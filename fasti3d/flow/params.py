@@ -34,15 +34,19 @@ class TVL1Params:
         median_filtering: side of the median of the flow, 3 or 5; 0 and 1 mean none.
         mode: which of OpenCV's two forms. ``opencv-cpu`` is ``cv2.optflow.DualTVL1OpticalFlow``;
             ``opencv-cuda`` is ``cv2.cuda.OpticalFlowDual_TVL1``, which resizes and samples differently, has
-            no median (``median_filtering`` is not looked at), runs up to ``inner_iterations *
-            outer_iterations`` iterations a warp, and looks for the stop less often. Either runs anywhere.
+            no median (``median_filtering`` is ignored), runs up to ``inner_iterations *
+            outer_iterations`` iterations per warp, and checks for the stop less often. Either runs anywhere.
 
-    theta, gamma, tau / theta and lambda_ * theta are at most 1e6: beyond it float32 numbers overflow.
+    theta, gamma, tau / theta and lambda_ * theta are at most 1e6: above it float32 overflows.
 
     Raises:
         ValueError: a value is out of its range.
 
     Source: Zach, Pock and Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", 2007.
+
+    Example:
+        >>> TVL1Params(nscales=3).warps
+        5
     """
 
     tau: float = 0.25
@@ -75,11 +79,15 @@ class TVL1Params:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> TVL1Params:
-        """The parameters of a preset, one of ``PRESETS``, with ``changes`` to single fields.
+        """Return the parameters of a preset, one of ``PRESETS``, with ``changes`` to single fields.
 
-        ``i3d``: OpenCV's defaults in its CPU form, what I3D's flow stream is usually fed. ``opencv-cuda``:
+        ``i3d``: OpenCV's defaults in its CPU form, the usual input of I3D's flow stream. ``opencv-cuda``:
         the same in its CUDA form. ``large-motion``: a pyramid of step 0.5, whose coarsest level is 16 times
-        smaller instead of 2.4 times, for motion of more than some ten pixels a frame.
+        smaller instead of 2.4 times, for motion of more than about ten pixels per frame.
+
+        Example:
+            >>> TVL1Params.preset("large-motion", warps=3).scale_step
+            0.5
         """
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")

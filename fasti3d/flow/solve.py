@@ -1,4 +1,4 @@
-"""TV-L1 for users: images in, flow out."""
+"""TV-L1 optical flow from images: the functions for users."""
 
 from __future__ import annotations
 
@@ -25,42 +25,38 @@ _PAIRS = 16
 def tvl1(
     frame0: Array, frame1: Array, *, params: TVL1Params = _DEFAULTS, initial_flow: Array | None = None
 ) -> Array:
-    """TV-L1 optical flow from frame0 to frame1: what is at (x, y) in frame0 is at (x, y) + flow in frame1.
+    """Compute TV-L1 optical flow: (x, y) in frame0 is at (x, y) + flow in frame1.
 
-    Every pair is solved by itself, with its own stop: a pair's flow does not depend on the batch it is in,
-    nor on the number of threads.
+    A pair's flow does not depend on its batch or on the number of threads. Ctrl-C takes effect afterwards.
+
+    On a GPU the call only synchronizes to check the values of float frames and of an initial flow; not while
+    compiling or capturing a CUDA graph, where the flow of values out of range is undefined.
 
     Args:
-        frame0: grey images (H, W), (N, H, W) or (N, 1, H, W) with sides of at least 3; NumPy or torch,
-            on the CPU or a GPU, of any strides. uint8 counts 0 to 255, floating point 0 to 1. float16,
-            bfloat16 and float64 are converted to float32. ``fasti3d.flow.to_grey`` makes colour grey;
-            (H, W, 3) and (H, W, 4) are taken for colour and refused (narrow images go as (N, 1, H, W)).
-        frame1: as many images again, of the same kind, device, dtype and shape.
-        params: see ``TVL1Params``; ``TVL1Params.preset("large-motion")`` for motion of more than some
-            ten pixels.
-        initial_flow: where to start from instead of zero: floating point of the result's shape, in
-            pixels. Of it, only what the coarsest level resolves is used.
+        frame0: grayscale images (H, W), (N, H, W) or (N, 1, H, W) with sides of at least 3; NumPy or torch,
+            on the CPU or a GPU. uint8 is 0 to 255, floating point 0 to 1. ``fasti3d.flow.to_grey`` converts
+            color; (H, W, 3) and (H, W, 4) are refused as color (pass narrow images as (N, 1, H, W)).
+        frame1: as ``frame0``, of the same kind, device, dtype and shape.
+        params: see ``TVL1Params``; its preset ``large-motion`` is for motion above about ten pixels.
+        initial_flow: the flow to start from instead of zero, in pixels: floating point of the result's
+            shape. Only what the coarsest level resolves of it is used.
 
     Returns:
-        float32 (2, H, W) for one pair of (H, W), else (N, 2, H, W): motion in pixels, x first. Of the
-        same kind and on the same device as the frames. No images give no flow.
+        float32 (2, H, W) for images (H, W), else (N, 2, H, W): motion in pixels, x first; of the kind and on
+        the device of the frames.
 
     Raises:
-        TypeError: an argument is of another type, or one is NumPy's and another torch's.
+        TypeError: an argument has another type, or NumPy and torch are mixed.
         ValueError: frames of a wrong or of different shape, dtype or device; float frames that are not
-            finite, or outside 0 to 1 (a thousandth of rounding is let pass); an initial flow of another
-            shape or not finite; a tensor that requires a gradient while gradients are recorded, as
-            there is none.
-
-    One call solves all pairs; on a CPU, Ctrl-C takes effect when it is done. ``tvl1_video`` over an
-    iterable can be stopped every few pairs.
-
-    Under ``torch.compile`` it is one operator. On a GPU nothing waits for the solve, but the host does for
-    float frames and an initial flow, to look at their values. That is left out for uint8, and while
-    compiling or capturing a CUDA graph: values out of range then give flow that means nothing.
+            finite or outside 0 to 1; an initial flow of another shape or not finite; a tensor that requires
+            a gradient while gradients are recorded.
 
     Source: Zach, Pock and Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", 2007, in
-    the two forms that OpenCV gave it (``TVL1Params.mode``).
+    OpenCV's two forms (``TVL1Params.mode``).
+
+    Example:
+        >>> fasti3d.tvl1(torch.rand(48, 64), torch.rand(48, 64)).shape
+        torch.Size([2, 48, 64])
     """
     _check_params(params)
     first, second = as_images("frame0", frame0), as_images("frame1", frame1)
@@ -83,25 +79,28 @@ def tvl1_video(  # type: ignore[overload-overlap] # an array is an iterable too
 @overload
 def tvl1_video(frames: Iterable[Array], *, params: TVL1Params = _DEFAULTS) -> Iterator[Array]: ...
 def tvl1_video(frames: Any, *, params: TVL1Params = _DEFAULTS) -> Any:
-    """TV-L1 optical flow between the consecutive frames of a video; each frame is prepared only once.
+    """Compute TV-L1 optical flow between the consecutive frames of a video; each frame is prepared once.
 
-    N frames give N - 1 flows: flow i leads from frame i to frame i + 1, and is what ``tvl1`` gives for
-    those two.
+    N frames give N - 1 flows: flow i leads from frame i to frame i + 1, and equals that of ``tvl1``.
 
     Args:
         frames: a whole video, (T, H, W) or (T, 1, H, W), as ``tvl1`` takes images; or, for one of any
-            length, an iterable of frames (H, W) that agree in kind, device, dtype and size.
+            length, an iterable of frames (H, W) of the same kind, device, dtype and size.
         params: see ``TVL1Params``.
 
     Returns:
         For a whole video float32 (T-1, 2, H, W), in pixels, x first, of the same kind and on the same
-        device as the frames. For an iterable a lazy iterator of (2, H, W): it reads 17 frames (more where
-        torch has more than 16 threads), gives their flows, and keeps no more than those and one frame.
-        Fewer than two frames give no flow.
+        device as the frames. For an iterable, a lazy iterator of (2, H, W): it reads 17 frames (more if
+        torch has more than 16 threads), yields their flows, and keeps only those and one frame. Fewer than
+        two frames give no flow.
 
     Raises:
-        TypeError, ValueError: as ``tvl1``. From the iterator when it comes to the frame, which is named by
-            its number; flows of frames read since the last one given are lost then.
+        TypeError, ValueError: as ``tvl1``. The iterator raises it at the frame, whose number is in the
+            message; the flows of frames read since the last one it yielded are lost.
+
+    Example:
+        >>> fasti3d.tvl1_video(torch.rand(3, 48, 64)).shape
+        torch.Size([2, 2, 48, 64])
     """
     _check_params(params)
     if isinstance(frames, Tensor | np.ndarray):
@@ -131,7 +130,7 @@ def _stream(frames: Iterable[Array], params: TVL1Params) -> Iterator[Array]:
         if first is None:
             first = frame
         check_alike("frames[0]", first, name, frame)
-        # Decoders like to write every frame into the same memory.
+        # Decoders may write every frame into the same memory.
         images.append(image.clone())
         if len(images) > max(_PAIRS, torch.get_num_threads()):
             yield from _flows(images, params, first)

@@ -1,4 +1,4 @@
-"""From RGB frames to what I3D's flow stream takes, in the two ways that its authors published."""
+"""Computes the input of I3D's flow stream from RGB frames, in the two ways that its authors published."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fasti3d.flow.solve import tvl1, tvl1_video
 # The side of the square that the network was trained on, in pixels.
 CROP = 224
 
-# Pairs of several clips that are solved in one call, or those of one clip. The last pairs of a call leave
-# some of a GPU idle: with this many they hardly count, and flow of 340x256 takes 180 MB until it is cropped.
+# The max number of pairs solved in one call, or those of one clip. The last pairs of a call leave a part of
+# the GPU idle, which hardly counts with this many (estimated); flow of 340x256 takes 180 MB until cropped.
 _PAIRS_AT_ONCE = 256
 
 
-def centre(height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the 224x224 pixels in the middle, the same that ``video.read_frames`` crops.
+def center(height: int, width: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the center 224x224 pixels, the same that ``video.read_frames`` crops.
 
     Raises:
         ValueError: the image is smaller.
@@ -37,7 +37,7 @@ def centre(height: int, width: int) -> tuple[slice, slice]:
 def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params, *, cropped: bool = True) -> Tensor:
     """TV-L1 flow between consecutive frames, stored compactly: row i leads from frame i to frame i + 1.
 
-    ``readme``: flow of the frames as they are, the centre cropped, in the range of the network
+    ``readme``: flow of the frames as they are, the center cropped, in the range of the network
     (``encode_readme``). ``mediapipe``: frames squashed to 224x224 (bilinear, averaging where they
     shrink), flow of those in bytes (``encode_mediapipe``).
 
@@ -51,9 +51,9 @@ def stream_flow(frames: Tensor, preset: FlowPreset, params: TVL1Params, *, cropp
         (T-1, 2, 224, 224), or (T-1, 2, H, W), on the device of the frames, x first; float32 for ``readme``,
         uint8 for ``mediapipe``. ``to_flow_clip`` makes the network's input of it.
     """
-    grey = solver_frames(frames, preset)
-    rows, columns = centre(*grey.shape[1:]) if cropped else (slice(None), slice(None))
-    return _encode(tvl1_video(grey, params=params)[..., rows, columns], preset)
+    gray = solver_frames(frames, preset)
+    rows, columns = center(*gray.shape[1:]) if cropped else (slice(None), slice(None))
+    return _encode(tvl1_video(gray, params=params)[..., rows, columns], preset)
 
 
 def flow_clips(clips: Tensor, preset: FlowPreset, params: TVL1Params) -> Tensor:
@@ -64,7 +64,7 @@ def flow_clips(clips: Tensor, preset: FlowPreset, params: TVL1Params) -> Tensor:
         preset, params: as for ``stream_flow``.
 
     Returns:
-        float32 (N, 2, T-1, 224, 224) in [-1, 1], on the device of the clips, which is not waited for.
+        float32 (N, 2, T-1, 224, 224) in [-1, 1], on the device of the clips, without synchronization.
     """
     flows = []
     for some in clips.split(max(1, _PAIRS_AT_ONCE // (clips.shape[1] - 1))):
@@ -78,15 +78,15 @@ def solver_frames(frames: Tensor, preset: FlowPreset) -> Tensor:
     return to_grey(_squash(frames) if preset == "mediapipe" else frames)
 
 
-def pair_flow(grey: Tensor, params: TVL1Params) -> Tensor:
+def pair_flow(gray: Tensor, params: TVL1Params) -> Tensor:
     """Flow in pixels between the consecutive frames of clips (N, T, H, W), in one call: (N, T-1, 2, H, W)."""
-    first, second = (pairs.flatten(0, 1) for pairs in (grey[:, :-1], grey[:, 1:]))
-    return tvl1(first, second, params=params).unflatten(0, (len(grey), -1))
+    first, second = (pairs.flatten(0, 1) for pairs in (gray[:, :-1], gray[:, 1:]))
+    return tvl1(first, second, params=params).unflatten(0, (len(gray), -1))
 
 
 def encoded(flow: Tensor, preset: FlowPreset) -> Tensor:
-    """The centre of flow in pixels (..., 2, H, W), stored as ``stream_flow`` says."""
-    rows, columns = centre(*flow.shape[-2:])
+    """The center of flow in pixels (..., 2, H, W), stored as ``stream_flow`` says."""
+    rows, columns = center(*flow.shape[-2:])
     return _encode(flow[..., rows, columns], preset)
 
 

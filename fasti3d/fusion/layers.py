@@ -86,7 +86,10 @@ class FusedConv3d(nn.Module):
         key = (dtype, *((id(t), None if t.is_inference() else t._version) for t in (weight, bias)))
         # In a capture of a CUDA graph it is the graph's own, made again by every replay.
         return self._packed.get(
-            key, partial(self._packed_for, dtype), (weight, bias), lambda: gpu.settle(weight.device)
+            key,
+            partial(self._packed_for, dtype),
+            (weight, bias),
+            lambda: gpu.synchronize_unless_capturing(weight.device),
         )
 
     def _packed_for(self, dtype: torch.dtype, *, winograd: bool = True) -> PackedConv3d:

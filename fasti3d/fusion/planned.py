@@ -47,7 +47,7 @@ class Planned:
         module = self._module
         if not torch.compiler.is_compiling():
             x = self._clip(args, kwargs)
-            run = self._run(x) if x is not None else ""
+            run = self.run_for(x) if x is not None else ""
             if x is not None and not isinstance(run, str):
                 try:
                     return run(x)
@@ -84,26 +84,32 @@ class Planned:
             return None
         return x
 
-    def _run(self, x: Tensor) -> Run | str:
+    def run_for(self, x: Tensor) -> Run | str:
         """What computes the results of clips like x with the weights as they are now, or why nothing does."""
-        traced = self._traces()
+        traced = self._trace()
         return traced if isinstance(traced, str) else traced.run(x)
 
-    def _traces(self) -> Traced | str:
+    def why_not(self) -> str:
+        """Why clips in the dtype and on the device of the network's weights run layer by layer, as far as they
+        and the clips that came so far tell; empty if a plan may run.
+        """
+        module, traced = self._module, self._trace()
+        if isinstance(traced, str):
+            return traced
+        like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+        with torch.no_grad():
+            return (like is not None and traced.why_not(like)) or traced.why_all_failed()
+
+    def _trace(self) -> Traced | str:
         """What the trace became, or why it no longer holds."""
         if self._program is None:
-            return "the trace calls a function that no pickle can name: fuse the network anew"
+            return "the trace calls a function that no pickle can name: fuse the network again"
         if self._traced is None:
             with _lock:
                 if _structure(self._module) != self._structure:
                     return "a part of the network changed since it was fused"
                 self._traced = self._traced or Traced(self._module, self._program)
         return self._traced
-
-    def why_not(self) -> str:
-        """Why clips run layer by layer, as far as the clips that came so far tell; empty if they do not."""
-        traced = self._traces()
-        return traced if isinstance(traced, str) else traced.why_not()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Planned:
         other = memo[id(self)] = copy.copy(self)

@@ -98,6 +98,7 @@ def _conv(call: Call, x: Ref, module: Any, like: Tensor) -> Operation | None:
         if module.padding_mode != "zeros" or padding is None or dilation is None:
             return None
     assert stride is not None
+    assert dilation is not None
     dtype = compute_dtype(like.device, like.dtype)
     plain = groups == 1 and dilation == (1, 1, 1)
     if not fits(like, weight) or not (

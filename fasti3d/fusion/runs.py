@@ -91,25 +91,29 @@ class Traced:
         self._slots: list[Slot] = [slot for part in modules for slot in tensors_of(part)]
         self._state: _State | None = None
 
-    def why_not(self) -> str:
+    def why_all_failed(self) -> str:
         """Why clips run layer by layer, if all that came did; empty otherwise."""
-        if not self._watch.holds():
-            return _CHANGED
         runs = [] if self._state is None else list(self._state.runs.values())
         whys = [run for run in runs if isinstance(run, str)]
         return whys[-1] if whys and len(whys) == len(runs) else ""
 
-    def run(self, x: Tensor) -> Run | str:
-        """What computes the results of clips like x with the weights as they are now, or why nothing does."""
+    def why_not(self, x: Tensor) -> str:
+        """Why no plan runs for clips in the dtype and on the device of x, of any shape; empty if one may."""
         if not self._watch.holds():
             return _CHANGED
         if torch.is_grad_enabled() and any(
             p is not None and p.requires_grad for held in self._parameters for p in held.values()
         ):
             return "a parameter takes gradients"
-        dtype = compute_dtype(x.device, x.dtype)
-        if not has_kernel(x.device, dtype):
+        if not has_kernel(x.device, compute_dtype(x.device, x.dtype)):
             return "torch's own convolutions run for clips of this dtype on this device"
+        return ""
+
+    def run(self, x: Tensor) -> Run | str:
+        """What computes the results of clips like x with the weights as they are now, or why nothing does."""
+        if why := self.why_not(x):
+            return why
+        dtype = compute_dtype(x.device, x.dtype)
         tensors = [held.get(name) for held, name in self._slots]
         everything = list(chain.from_iterable(held.values() for held in self._held))
         key = (dtype, x.dtype, x.device, *map(_version, tensors), *map(id, everything))

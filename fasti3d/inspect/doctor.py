@@ -53,7 +53,7 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuReport:
     """One GPU that torch finds; ``memory`` in bytes."""
 
     device: str
@@ -63,7 +63,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Route:
+class RouteReport:
     """The path that an I3D on ``device`` in ``dtype`` takes without gradients, and why."""
 
     device: str
@@ -120,8 +120,8 @@ class Diagnosis:
     versions: dict[str, str | None]
     extension: Extension
     cpu: Cpu
-    gpus: tuple[Gpu, ...]
-    routes: tuple[Route, ...]
+    gpus: tuple[GpuReport, ...]
+    routes: tuple[RouteReport, ...]
     tuned: tuple[TunedTable, ...]
     flow: tuple[FlowPath, ...]
     proofs: tuple[Proof, ...]
@@ -237,12 +237,12 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _gpus() -> tuple[Gpu, ...]:
+def _gpus() -> tuple[GpuReport, ...]:
     found = []
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         capability = f"{properties.major}.{properties.minor}"
-        found.append(Gpu(f"cuda:{i}", properties.name, capability, properties.total_memory))
+        found.append(GpuReport(f"cuda:{i}", properties.name, capability, properties.total_memory))
     return tuple(found)
 
 
@@ -250,12 +250,14 @@ def _devices() -> list[torch.device]:
     return [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
 
 
-def _routes() -> tuple[Route, ...]:
+def _routes() -> tuple[RouteReport, ...]:
     rows = []
     for device in _devices():
         for dtype in DTYPES:
             route = route_of(device, dtype)
-            rows.append(Route(str(device), _name(dtype), route.path, _name(route.compute_dtype), route.why))
+            rows.append(
+                RouteReport(str(device), _name(dtype), route.path, _name(route.compute_dtype), route.why)
+            )
     return tuple(rows)
 
 

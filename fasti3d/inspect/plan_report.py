@@ -10,9 +10,11 @@ from torch import nn
 
 from fasti3d import network, reference
 from fasti3d.engine.cost import flop, values
-from fasti3d.engine.describe.inception import graph_of
+from fasti3d.engine.describe import inception
+from fasti3d.engine.describe.parts import MismatchError
 from fasti3d.engine.graph import Graph, Node, Shapes, shapes
 from fasti3d.engine.plan import Plan
+from fasti3d.fusion.planned import graph_of
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.inspect.roofline import Chip, floor_seconds
@@ -116,28 +118,44 @@ def plan(module: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = No
         >>> report.arena_bytes < 20e6
         True
     """
-    weight = next(module.parameters())
-    dtype = dtype or weight.dtype
+    like = next(
+        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.empty(0)
+    )
+    dtype = dtype or like.dtype
     if isinstance(module, reference.I3D):
         clip = torch.empty(tuple(shape), dtype=dtype, device="meta")
         check_clip(clip, module.in_channels, None, window=network.HEAD_POOL)
-        graph = graph_of(module)
-        wanted = ["Logits"]
-    else:
-        raise NotImplementedError
-    return _report(graph, wanted, shape, dtype, weight.device)
+        try:
+            graph = inception.graph_of(module)
+        except MismatchError as why:
+            raise ValueError(f"module cannot be planned: {why}") from None
+        return _report(graph, ["Logits"], shape, dtype, like.device, {})
+    for name, part in module.named_modules():
+        if part.training:
+            raise ValueError(
+                f"module must be in eval mode, but {name or 'it'} is in training mode: call module.eval()"
+            )
+    lowered, why_not = graph_of(module, shape, dtype, str(like.device))
+    if lowered is None:
+        raise ValueError(f"module cannot be planned as a whole: {why_not}")
+    return _report(lowered.graph, list(lowered.graph.names), shape, dtype, like.device, lowered.shapes)
 
 
 def _report(
-    graph: Graph, wanted: list[str], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    graph: Graph,
+    wanted: list[str],
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    opaque: Shapes,
 ) -> PlanReport:
     chosen = route(device, dtype)
     made = Plan(graph, chosen.compute_dtype, device)
-    layout = made.layout(shape, wanted)
+    layout = made.layout(shape, wanted, opaque)
     nodes = [placed.step.node for placed in layout.steps]
     steps = tuple(_step(name, part, layout.shapes) for name, part in _parts(nodes, made.graph.names, wanted))
     return PlanReport(
-        chosen, steps, tuple(_rewrites(made, graph, wanted, shape)), layout.nbytes, made.weight_bytes(wanted)
+        chosen, steps, tuple(_rewrites(made, wanted, shape, opaque)), layout.nbytes, made.weight_bytes(wanted)
     )
 
 
@@ -170,9 +188,9 @@ def _step(name: str, nodes: Sequence[Node], of: Shapes) -> StepReport:
 
 
 def _rewrites(
-    made: Plan, graph: Graph, wanted: Sequence[str], shape: Sequence[int]
+    made: Plan, wanted: Sequence[str], shape: Sequence[int], opaque: Shapes
 ) -> Iterator[RewriteReport]:
-    for name, rewritten in made.rewrites(graph, wanted):
-        of = shapes(rewritten, shape)
+    for name, rewritten in made.rewrites(wanted):
+        of = shapes(rewritten, shape, opaque)
         moved = sum(values(node, of) for node in rewritten.nodes)
         yield RewriteReport(name, len(rewritten.nodes), moved)

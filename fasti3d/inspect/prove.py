@@ -1,4 +1,4 @@
-"""Proves all that the network launches on a GPU, whatever is known of it."""
+"""Proves every kernel that the network launches on a GPU, even if it is known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = (torch.float16, torch.bfloat16)
 
 
 def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Subject]:
-    """What clips of these shapes launch in half precision, from values and from bytes, and TV-L1."""
+    """The kernels of clips of these shapes in half precision, from floats and from bytes, and TV-L1."""
     found: dict[str, Subject] = {}
     for shape in shapes:
         for dtype in DTYPES:
@@ -41,11 +41,11 @@ def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -
 def prove_all(
     device: torch.device, progress: Callable[[float, float | None], None] | None = None
 ) -> Iterator[Verdict]:
-    """Proves each, but for what does not fit into the GPU's memory.
+    """Prove each kernel, except those that do not fit into the GPU's memory.
 
     Args:
         device: a CUDA GPU.
-        progress: called with the number of those done and of all.
+        progress: called with the number done and in total.
     """
     found = subjects(device)
     for done, its in enumerate(found):

@@ -1,4 +1,4 @@
-"""Measures of generated video."""
+"""Metrics of generated video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FVDResult", "FrechetVideoDistance", "fvd"]
 
-# Loaded when first used, so that a metric in a training loop does not wait for decoders.
+# Loaded when first used, so that a metric in a training loop needs no decoders.
 __getattr__, __dir__ = lazily(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""Clips from a NumPy array in a file, or from an array or tensor in memory, one at a time."""
+"""Reads clips from a NumPy array in a file, or from an array or tensor in memory, one at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.flow.arrays import as_tensor
-from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
+from fasti3d.metrics.choice import Clip, Skipped, clip_rng, shuffled
 from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.network import MIN_FRAMES
@@ -23,7 +23,7 @@ from fasti3d.utils.archives import Archive, ArchiveError, Header, read_header
 from fasti3d.utils.parsing import brief
 from fasti3d.utils.plain_files import open_regular
 
-# Clips are read one at a time, so that only the time is at stake: drawn ones shrink a lot.
+# Clips are read one at a time, so a high ratio costs time but not memory; synthetic clips compress well.
 _RATIO = 200
 
 
@@ -32,9 +32,9 @@ class _Array(ABC):
 
     Args:
         name: of the array, for messages.
-        shape: its own.
+        shape: of the array.
         dtype: for messages.
-        values: of what kind it is; None for one that is neither.
+        values: uint8 or float; None for any other dtype.
         layout: its axes, a name in ``LAYOUTS``.
 
     Raises:
@@ -57,19 +57,19 @@ class _Array(ABC):
         self.values: Values = values
         self._name = name
         self._count, self._length = shape[0], shape[layout.index("T")]
-        # Axes of one clip, with the frames first and the colour last.
+        # Axes of one clip, with the frames first and the color last.
         self._axes = [layout[1:].index(axis) for axis in "THWC"]
 
     @abstractmethod
     def _chosen(self, indices: Iterable[int]) -> Iterator[NDArray[Any] | Tensor]:
-        """Those clips, one after the other, in the layout that they have."""
+        """The clips at these indices, one at a time, in their own layout."""
 
     def expected(self, count: int | None) -> int:
-        """How many clips there will be."""
+        """The number of clips that will be yielded."""
         return self._count if count is None else min(count, self._count)
 
     def check(self, frames: int, count: int | None) -> None:
-        """Looks whether there are such clips, before any is read.
+        """Check that there are such clips, before any is read.
 
         Raises:
             ValueError: clips that are too short, or a count above that of the clips.
@@ -83,16 +83,16 @@ class _Array(ABC):
             raise ValueError(f"clips must be at most the {self._count} that {self._name} holds, got {count}")
 
     def clips(self, frames: int, count: int | None, seed: int) -> Iterator[Clip | Skipped]:
-        """All clips in order, or ``count`` chosen at random; of longer ones, a stretch at a random place.
+        """Yield all clips in order, or ``count`` random ones; of longer clips, a random stretch.
 
         Raises:
             ValueError: as ``check``, or a damaged file.
         """
         self.check(frames, count)
-        every = range(self._count)
-        chosen = every if count is None else sorted(shuffled(every, seed)[:count])
+        indices = range(self._count)
+        chosen = indices if count is None else sorted(shuffled(indices, seed)[:count])
         for index, clip in zip(chosen, self._chosen(chosen), strict=True):
-            start = dice(seed, str(index)).randrange(self._length - frames + 1)
+            start = clip_rng(seed, str(index)).randrange(self._length - frames + 1)
             stretch = slice(start, start + frames)
             if isinstance(clip, Tensor):
                 own = clip.permute(self._axes)[stretch]
@@ -125,7 +125,7 @@ class TensorSource(_Array):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Of what it is, in JSON's types."""
+        """The shape and dtype of the array, in JSON's types."""
         return {
             "shape": list(self._clips.shape),
             "array_dtype": str(self._clips.dtype).removeprefix("torch."),
@@ -161,7 +161,7 @@ class ArraySource(_Array):
             raise ValueError(f"{path} is in Fortran order: save np.ascontiguousarray(array)")
         whole = (size - header.offset) // self._clip_bytes
         if whole < self._count:
-            raise ValueError(f"{path} is cut off in clip {whole} of {self._count}: save it anew")
+            raise ValueError(f"{path} is cut off in clip {whole} of {self._count}: save it again")
 
     @property
     def _clip_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Clips that were chosen by a seed, the same on every machine."""
+"""Chooses clips by a seed, the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Some frames in a row.
+    """Consecutive frames of a video or an array.
 
     Attributes:
         frames: (T, H, W, 3).
-        name: of the video, or the place in the array, that it is from.
-        start: its first frame there.
-        length: how many frames there are.
-        rate: frames a second, where that is known.
+        name: of the video, or the index in the array.
+        start: the index of the first frame.
+        length: the number of frames of the whole.
+        rate: frames per second; None if unknown.
     """
 
     frames: Tensor
@@ -33,17 +33,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A video that gave no clip, and why."""
+    """A video that yielded no clip, and the reason."""
 
     name: str
     reason: str
 
 
 def shuffled(items: Sequence[T], seed: int) -> list[T]:
-    """All items in a random order."""
+    """Return all items in a random order."""
     return random.Random(seed).sample(items, len(items))
 
 
-def dice(seed: int, name: str) -> random.Random:
-    """Random numbers for one video, which depend on no other."""
+def clip_rng(seed: int, name: str) -> random.Random:
+    """Return the random generator of one video, independent of all others."""
     return random.Random(f"{seed}/{name}")

@@ -1,4 +1,4 @@
-"""Checks of the clips users hand in; nothing about them is guessed."""
+"""Checks the clips that users give; nothing about them is guessed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from torch import Tensor
 from fasti3d.flow.arrays import as_tensor
 from fasti3d.metrics.limits import LAYOUTS, check_frames, check_layout, check_range
 
-# What clips are made of: bytes, or floating point of any size.
+# The kind of a clip's values: bytes, or floating point of any precision.
 Values = Literal["uint8", "float"]
 
-# As a share of the range: what filters overshoot by rounding.
+# Tolerance for values that a filter overshot by rounding, as a fraction of the range.
 _ROUNDING = 1e-3
-# Values of 0 to 1 that are said to be 0 to 255 fill less of the range than this.
+# Values of 0 to 1 that are declared as 0 to 255 fill less of the range than this.
 _SURELY_NARROW = 1 / 64
-# Of values of -1 to 1, all of which are 0 or above, nearly always some are below this where they are 0 to 1.
+# Values of 0 to 1 nearly always include some below this; values of -1 to 1 that are all positive do not.
 _SURELY_DARK = 0.05
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What is said about clips.
+    """What the user declared about clips.
 
     Attributes:
         layout: their axes, a name in ``LAYOUTS``.
-        value_range: black and white of floating-point clips; None where there are none. Those of uint8
-            are 0 and 255.
-        doubts: what has been warned of, once each.
+        value_range: black and white of floating-point clips; None if not declared. uint8 is 0 to 255.
+        doubts: the warnings given so far, once each.
 
     Raises:
         ValueError: an unknown layout or an empty range.
@@ -47,18 +46,18 @@ class ClipFormat:
         check_range(self.value_range)
 
     def limits(self, dtype: torch.dtype) -> tuple[float, float]:
-        """Black and white of clips of that dtype."""
+        """Return black and white of clips of a dtype."""
         if dtype == torch.uint8:
             return 0.0, 255.0
         assert self.value_range is not None
         return self.value_range
 
     def check(self, clips: NDArray[Any] | Tensor) -> Tensor:
-        """The clips as a view (N, T, C, H, W).
+        """Check clips, and return them as a view (N, T, C, H, W).
 
         Raises:
             TypeError: neither a NumPy array nor a tensor.
-            ValueError: another layout, dtype or range than was said, values that are not finite, or
+            ValueError: another layout, dtype or range than declared, values that are not finite, or
                 fewer frames than the network takes.
         """
         x = as_tensor("clips", clips)
@@ -93,23 +92,23 @@ class ClipFormat:
                 "255), or give uint8"
             )
         low, high = self.limits(x.dtype)
-        least, most = torch.stack(torch.aminmax(x)).tolist()
-        if not (abs(least) < float("inf") and abs(most) < float("inf")):
-            raise ValueError("clips must be finite, but hold NaN or infinity: look at where they come from")
+        minimum, maximum = torch.stack(torch.aminmax(x)).tolist()
+        if not (abs(minimum) < float("inf") and abs(maximum) < float("inf")):
+            raise ValueError("clips must be finite, but hold NaN or infinity: check where they come from")
         slack = _ROUNDING * (high - low)
-        if least < low - slack or most > high + slack:
+        if minimum < low - slack or maximum > high + slack:
             raise ValueError(
                 f"clips must lie in their value_range of {low:g} to {high:g}, but have values from "
-                f"{least:.4g} to {most:.4g}: say the range they have, or clamp what a filter overshot"
+                f"{minimum:.4g} to {maximum:.4g}: give their range, or clamp what a filter overshot"
             )
         doubt = ""
-        if low < most and most - low < _SURELY_NARROW * (high - low):
+        if low < maximum and maximum - low < _SURELY_NARROW * (high - low):
             question = "were they scaled by 255 before they became uint8" if whole else "is that their range"
             doubt = f"nearly black in their value_range of {low:g} to {high:g}: {question}?"
-        elif low < 0 <= least < _SURELY_DARK * high < most <= 1:
+        elif low < 0 <= minimum < _SURELY_DARK * high < maximum <= 1:
             doubt = f"which look like 0 to 1 in their value_range of {low:g} to {high:g}: if so, say (0, 1)"
         if doubt and doubt not in self.doubts:
             self.doubts.add(doubt)
             warnings.warn(
-                f"clips have values from {least:.4g} to {most:.4g}, {doubt}", UserWarning, stacklevel=4
+                f"clips have values from {minimum:.4g} to {maximum:.4g}, {doubt}", UserWarning, stacklevel=4
             )

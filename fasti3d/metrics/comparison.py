@@ -1,4 +1,4 @@
-"""Two sets of videos compared: the score, how sure it is, and a receipt."""
+"""Compares two sets of videos: the score, its confidence interval, and a receipt."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from fasti3d.metrics.clips import Values
 from fasti3d.metrics.limits import check_frames
 from fasti3d.metrics.metric import FEW_CLIPS, FrechetVideoDistance
 from fasti3d.metrics.sources import Given, SavedSource, Source, TensorSource, open_source
+from fasti3d.utils.hashing import sha256
 from fasti3d.utils.prefetch import read_ahead
 from fasti3d.utils.targets import check_statistics
 from fasti3d.utils.warnings import recorded_warnings
 from fasti3d.weights import Spec
-from fasti3d.weights.files import sha256
 
-# Videos that were left out, of each side, that are warned of one by one.
+# Max skipped videos of a side that are warned of one by one.
 _SHOWN = 20
 
-# Clips of large frames that go through the network together.
-_MOST_BYTES = 128 << 20
+# Max bytes of clips in one call of the metric.
+_MAX_BYTES = 128 << 20
 
-# Rates as far apart as 29.97 and 30 frames a second are one.
+# Rates as close as 29.97 and 30 frames per second count as equal.
 _SAME_RATE = 0.01
 
 
 @dataclass(frozen=True)
 class FVDResult:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         score: the Fréchet Video Distance.
-        interval: where as many other clips would put it, 95 of 100 times; None if not asked for, or where
-            there are too few clips.
-        infinite: the score of infinitely many clips; None likewise.
-        curve: scores of parts of the clips, the last one of all; empty likewise.
-        receipt: all that is needed to understand and repeat it, in JSON's types.
+        interval: the 95 % interval of the score of as many other clips; None if not requested, or with too
+            few clips.
+        infinite: the estimated score of infinitely many clips; None likewise.
+        curve: scores of subsets of the clips, the last one of all; empty likewise.
+        receipt: everything needed to understand and repeat the score, in JSON's types.
     """
 
     score: float
@@ -87,46 +87,45 @@ def fvd(
     save_stats: str | PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FVDResult:
-    """Fréchet Video Distance of generated videos from real ones, in memory that does not grow with them.
+    """Compute the Fréchet Video Distance between real and generated videos, in bounded memory.
 
     Args:
-        real, generated: each a folder of videos or of folders of images (also mixed, also nested), an .npy
-            file or an .npz file of one array of clips, statistics that ``save_stats`` wrote, or clips in
-            memory: a NumPy array or a tensor on any device, of 5 axes, uint8 or floating point.
-        frames: of a clip, at least 9; taken in a row at a random place of each video.
+        real, generated: a folder of videos or of folders of images (mixed or nested), an .npy or .npz file of
+            one array of clips, statistics that ``save_stats`` wrote, or clips in memory: a NumPy array or a
+            tensor of 5 axes, uint8 or floating point.
+        frames: consecutive frames per clip, at least 9.
         preset, weights: as for ``FrechetVideoDistance``.
-        clips: how many on each side; None takes one of each video, and all of an array.
-        seed: of the choice of clips, and of subsets. The same seed takes the same clips on any machine.
-        fps: frames a second to sample from video files, by time stamps; None takes their frames as they
-            are. Folders of images are taken one to one.
+        clips: the number on each side; None takes one per video, and all of an array.
+        seed: of the choice of clips and subsets, the same on any machine.
+        fps: frames per second to sample from video files, by time stamps; None takes every frame. Folders of
+            images are not resampled.
         layout, value_range: of arrays and tensors, as for ``FrechetVideoDistance``.
         device, dtype, batch: as for ``FrechetVideoDistance``.
-        strict: a damaged or short video is an error; else it is left out with a warning and, where
-            ``clips`` is given, another one takes its place.
-        bootstrap: draws for the interval, about 200; 0 for none.
+        strict: raise an error for a damaged or short video, which is otherwise skipped with a warning.
+        bootstrap: resamples for the interval, about 200; 0 for none.
         extrapolate: whether to estimate the score of infinitely many clips.
-        curve: whether to compute the scores of parts of the clips.
+        curve: whether to compute the scores of subsets of the clips.
         save_stats: an .npz file to write the real side's statistics to.
-        progress: called with the number of clips done and of all.
+        progress: called with the number of clips done and in total.
 
     Raises:
         TypeError: a side that is neither a path nor an array or tensor.
-        ValueError: an argument out of range, a path that gives no clips, clips that differ between the sides
-            in kind, saved statistics of another preset, weights or length, or fewer than 2 clips on a side.
-        OSError: a file that cannot be read or written.
-        fasti3d.video.VideoError: a damaged or short video, if strict.
-        fasti3d.weights.WeightsError: weights that cannot be had or read.
+        ValueError: an argument is out of range, a side has fewer than 2 clips, the sides differ in the kind
+            of clips, or saved statistics do not fit.
+        OSError: a file cannot be read or written.
+        fasti3d.video.VideoError: a video is damaged or short, if strict.
+        fasti3d.weights.WeightsError: the weights cannot be downloaded or read.
 
     Warns:
-        UserWarning: what is odd about the files or the score; also in the receipt.
+        UserWarning: something is unusual; the receipt has it too.
 
     Example:
         >>> fasti3d.fvd(real, generated, layout="NTCHW", value_range=(0, 1)).score  # doctest: +SKIP
     """
     check_frames(frames)
-    for name, value, least in (("clips", clips, 2), ("bootstrap", bootstrap or None, 2)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for name, value in (("clips", clips), ("bootstrap", bootstrap or None)):
+        if value is not None and value < 2:
+            raise ValueError(f"{name} must be at least 2, got {value}")
     sides = {"real": real, "generated": generated}
     sources = {
         name: open_source(given, name=name, layout=layout, fps=fps, strict=strict)
@@ -162,7 +161,7 @@ def fvd(
     bar = _Progress(progress, sum(source.expected(clips) for source in read.values()))
     accounts: dict[str, _Account] = {}
     with recorded_warnings(UserWarning) as odd:
-        # First what was saved: what does not fit it is then refused before any work.
+        # Saved statistics first, so that clips that do not fit them are refused before any work.
         for name, source in sources.items():
             if isinstance(source, SavedSource):
                 metric.load_statistics(source.path, real=name == "real")
@@ -195,7 +194,7 @@ def fvd(
             interval = metric.bootstrap(bootstrap, seed=seed) if bootstrap else None
             points = metric.curve(seed=seed) if extrapolate or curve else []
         except ValueError as error:
-            # Too few clips, or statistics without features: no reason to lose the score.
+            # Too few clips, or statistics without features: the score is still valid.
             warnings.warn(f"no interval, curve or extrapolation: {error}", UserWarning, stacklevel=2)
         infinite = resampling.extrapolated(points) if extrapolate and points else None
     for name, source in sources.items():
@@ -214,12 +213,12 @@ def fvd(
     return FVDResult(receipt["score"], interval, infinite, tuple(points), receipt)
 
 
-def _check_side(path: str, most: int, values: Values, value_range: tuple[float, float] | None) -> None:
-    """ValueError for a side of too few clips, ``most`` at best, or of floats without a range."""
-    if most < 2:
+def _check_side(path: str, max_clips: int, values: Values, value_range: tuple[float, float] | None) -> None:
+    """Raise a ValueError for a side of too few clips, or of floats without a range."""
+    if max_clips < 2:
         raise ValueError(
-            f"{path} gives at most {most} clip{'s' * (most != 1)}, where 2 are the least: add to it, or ask "
-            "for more clips of a video"
+            f"{path} gives at most {max_clips} clip{'s' * (max_clips != 1)}, but at least 2 are needed: add "
+            "to it, or ask for more clips per video"
         )
     if values == "float" and value_range is None:
         raise ValueError(
@@ -236,7 +235,7 @@ def _read(
     batch: int,
     done: Callable[[int], None],
 ) -> _Account:
-    """Gives clips to one side of the metric, in batches of one size of picture."""
+    """Give clips to one side of the metric, in batches of one frame size."""
     account = _Account()
     group: list[Clip] = []
 
@@ -258,7 +257,7 @@ def _read(
             if group and group[0].frames.shape != item.frames.shape:
                 flush()
             group.append(item)
-            if len(group) == batch or len(group) * item.frames.nbytes >= _MOST_BYTES:
+            if len(group) == batch or len(group) * item.frames.nbytes >= _MAX_BYTES:
                 flush()
             account.chosen.append({"name": item.name, "start": item.start})
             account.lengths.append(item.length)
@@ -269,12 +268,12 @@ def _read(
 
 
 def _check_count(path: str, account: _Account, frames: int) -> None:
-    """ValueError for a side of too few clips, with the reason."""
+    """Raise a ValueError for a side of too few clips, with the reason."""
     if len(account.chosen) < 2:
         why = "".join(f"; {item['name']} {item['reason']}" for item in account.skipped[:3])
         raise ValueError(
-            f"{path} gives {len(account.chosen)} clips of {frames} frames, where 2 are the least and "
-            f"{FEW_CLIPS} a sensible number{why}"
+            f"{path} gives {len(account.chosen)} clips of {frames} frames, but at least 2 are needed, and "
+            f"{FEW_CLIPS} are recommended{why}"
         )
 
 
@@ -293,7 +292,7 @@ class _Progress:
 
 
 def _differences(counts: dict[str, int], accounts: dict[str, _Account]) -> list[str]:
-    """In words, how the sides differ in number, rate and length."""
+    """Sentences about how the sides differ in number, rate and length."""
     texts = []
     if counts["real"] != counts["generated"]:
         texts.append(
@@ -307,8 +306,8 @@ def _differences(counts: dict[str, int], accounts: dict[str, _Account]) -> list[
         rates = [statistics.median(account.rates) for account in (real, generated)]
         if abs(rates[0] - rates[1]) > _SAME_RATE * max(rates):
             texts.append(
-                f"real clips have {rates[0]:.4g} frames a second and generated ones {rates[1]:.4g}: motion "
-                "of another speed moves the score; sample both at one rate (fps)"
+                f"real clips have {rates[0]:.4g} frames per second and generated ones {rates[1]:.4g}: motion "
+                "of another speed changes the score; sample both at one rate (fps)"
             )
     if real.lengths and generated.lengths:
         lengths = [statistics.median(account.lengths) for account in (real, generated)]
@@ -321,7 +320,7 @@ def _differences(counts: dict[str, int], accounts: dict[str, _Account]) -> list[
 
 
 def _described(path: str, source: Source, account: _Account | None) -> dict[str, Any]:
-    """Where the clips of a side are from."""
+    """The origin of the clips of a side."""
     where: dict[str, Any] = {"path": path, "kind": source.kind}
     if isinstance(source, TensorSource):
         where |= {"path": None} | source.description

@@ -9,13 +9,13 @@ from fasti3d.metrics.statistics import Statistics
 
 
 def frechet_distance(first: Statistics, second: Statistics, *, unbiased: bool) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64; never negative, never NaN for finite features.
+    """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) in float64, which is never negative.
 
     ``unbiased``: covariances divide by N - 1, else by N.
 
-    With factors S = L L^T, the trace of the root is the sum of the singular values of L1^T L2. Nothing is
-    rooted after it was rounded there, where the eigenvalues of S1^(1/2) S2 S1^(1/2) would be: of those that
-    should be zero, and there are hundreds with few clips, the root turns 1e-16 into 1e-8.
+    With factors S = L L^T, the trace of the root is the sum of the singular values of L1^T L2. No rounded
+    value is rooted there, as the eigenvalues of S1^(1/2) S2 S1^(1/2) would be: with few clips hundreds of
+    those should be zero, and the root turns a rounding of 1e-16 into 1e-8.
 
     Source: Dowson & Landau 1982; Heusel et al. 2017 for features of a network.
     """

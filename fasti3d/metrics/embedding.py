@@ -1,4 +1,4 @@
-"""From prepared clips to the features that FVD compares: I3D's time-averaged logits, in float64."""
+"""Computes the features that FVD compares, I3D's time-averaged logits in float64, from prepared clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fasti3d.reference import head_pool
 from fasti3d.runtime.devices import resolve_device, resolve_dtype
 from fasti3d.runtime.upload import upload
 
-# Frames in one forward pass: what a processor needs to be busy, and what bounds the memory.
+# Frames per forward pass: enough to occupy the device, few enough to bound the memory.
 _FRAMES = {"cuda": 512, "cpu": 64}
 
 
@@ -24,14 +24,14 @@ class Embedding:
     """The network of one preset with one set of weights.
 
     Attributes:
-        weights: the checkpoint's source and SHA-256, by these names.
-        width: how many logits there are.
-        device, dtype: where and in what the network runs. The logits are computed from its last map in
-            float64 whatever that is: in float32 they would depend on the size of the batch.
+        weights: the checkpoint's ``source`` and ``sha256``.
+        width: the number of logits.
+        device, dtype: of the network. The logits are always computed from its last feature map in float64:
+            in float32 they would depend on the batch size.
 
     Raises:
-        ValueError: an unknown device or dtype, or weights that take no RGB.
-        fasti3d.weights.WeightsError: weights that cannot be had or read.
+        ValueError: an unknown device or dtype, or weights that do not take RGB.
+        fasti3d.weights.WeightsError: the weights cannot be downloaded or read.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class Embedding:
         )
 
     def batch_size(self, frames: int) -> int:
-        """How many clips of so many frames go through the network at once."""
+        """Return the number of clips of ``frames`` frames per forward pass."""
         return self._batch or max(1, _FRAMES[self.device.type] // frames)
 
     def __call__(self, clips: Tensor, low: float, high: float) -> Tensor:
-        """The features of clips (N, T, C, H, W), whose black is ``low`` and white ``high``: float64 (N, D).
+        """Return the features float64 (N, D) of clips (N, T, C, H, W) of values from ``low`` to ``high``.
 
         Raises:
             FloatingPointError: features that are not finite, as float16 can give with some weights.
         """
         parts = clips.split(self.batch_size(clips.shape[1]))
         found = []
-        # In a training loop's autocast the score would be of another dtype than is said.
+        # Without it, a training loop's autocast would change the dtype that the receipt records.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._exact():
             here = upload(parts[0], self.device)
             for following in (*parts[1:], None):

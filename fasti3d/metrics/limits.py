@@ -1,4 +1,4 @@
-"""What may be said about clips, where the command line can check it without importing torch."""
+"""Checks of what users declare about clips, which the command line can run without importing torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ LAYOUTS = {"NTHWC": (0, 1, 4, 2, 3), "NCTHW": (0, 2, 1, 3, 4), "NTCHW": (0, 1, 2
 
 
 def check_layout(layout: str) -> None:
-    """ValueError for axes that no clips have."""
+    """Raise a ValueError for an unknown layout."""
     check_choice("layout", layout, LAYOUTS)
 
 
 def check_range(value_range: tuple[float, float] | None) -> None:
-    """ValueError for anything but a range that is not empty; None is right where clips are uint8."""
+    """Raise a ValueError unless the range is None, for uint8, or two numbers in increasing order."""
     if value_range is None:
         return
     try:
         low, high = value_range
         fits = -float("inf") < low < high < float("inf")
-    except (TypeError, ValueError):  # no two numbers
+    except (TypeError, ValueError):  # not two numbers
         fits = False
     if not fits:
         raise ValueError(
@@ -30,9 +30,9 @@ def check_range(value_range: tuple[float, float] | None) -> None:
 
 
 def check_frames(frames: int) -> None:
-    """ValueError for clips shorter than the network takes."""
+    """Raise a ValueError for clips shorter than the network takes."""
     if frames < MIN_FRAMES:
         raise ValueError(
             f"clips must have at least {MIN_FRAMES} frames, the shortest that I3D takes, got {frames}: use "
-            "longer clips; repeating frames also works but gives scores that compare with no others"
+            "longer clips; repeating frames also works but gives scores that are not comparable with others"
         )

@@ -1,4 +1,4 @@
-"""Fréchet Video Distance as a metric that clips are given to as they come."""
+"""Fréchet Video Distance as a metric that is updated batch by batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fasti3d.metrics.reduction import distributed, reduced
 from fasti3d.metrics.side import Side
 from fasti3d.weights import Spec
 
-# With fewer clips a side the score is more its number than the videos.
+# With fewer clips per side the score depends more on their number than on the videos.
 FEW_CLIPS = 256
 
 _NAMES = {True: "real", False: "generated"}
@@ -32,8 +32,8 @@ class FrechetVideoDistance:
     """Fréchet Video Distance (FVD): how far generated clips are from real ones, lower is closer.
 
     The distance between Gaussians fitted to I3D's 400 time-averaged Kinetics logits of the clips on both
-    sides. Clips are given in batches of any size; what is kept of them are float64 means and
-    covariances, so that memory does not grow with their number, and neither order nor batches matter::
+    sides. Clips come in batches of any size and order; only their float64 means and covariances are kept, so
+    memory does not grow with their number::
 
         metric = fasti3d.FrechetVideoDistance(layout="NTHWC")
         for clips in real_batches:
@@ -42,27 +42,27 @@ class FrechetVideoDistance:
             metric.update(clips, real=False)
         print(metric.compute())
 
-    In a training loop, ``reset(real=False)`` keeps the real side. Under torch.distributed each process gives
-    its own clips, and ``compute`` returns, in every process, the score of all of them.
+    In a training loop, ``reset(real=False)`` keeps the real side. Under torch.distributed each process
+    updates with its own clips, and ``compute`` returns the score of all clips in every process.
 
     Args:
-        preset: whose variant, which says how frames become 224x224 and how the covariance is meant:
-            ``"tf"`` (Google's, the original), ``"stylegan-v"``, ``"videogpt"`` or ``"cd-fvd"``. Scores of
-            different presets do not compare.
+        preset: the variant, which defines the scaling to 224x224 and the covariance: ``"tf"`` (Google's, the
+            original), ``"stylegan-v"``, ``"videogpt"`` or ``"cd-fvd"``. Scores of different presets are not
+            comparable.
         weights: as for ``fasti3d.weights.load``. Published scores are those of ``"kinetics400-rgb"``.
         layout: the axes of the clips: ``"NTHWC"``, ``"NCTHW"`` or ``"NTCHW"``.
-        value_range: black and white of floating-point clips, as (0, 1), (-1, 1) or (0, 255); needed for
-            them. uint8 is 0 to 255.
-        device: auto, cpu, cuda or cuda:N: where the network runs.
-        dtype: float32, bfloat16 or float16: in what it runs. Published scores are in float32.
-        batch: clips in one forward pass; None takes as many as make 64 frames on a CPU, 512 on a GPU.
-        keep_features: keep each clip's logits (3 KB a clip), which ``bootstrap``, ``curve`` and
+        value_range: black and white of floating-point clips, for example (0, 1), (-1, 1) or (0, 255);
+            required for them. uint8 is 0 to 255.
+        device: of the network: auto, cpu, cuda or cuda:N.
+        dtype: of the network: float32, bfloat16 or float16. Published scores are in float32.
+        batch: clips per forward pass; None takes as many as make 64 frames on a CPU, 512 on a GPU.
+        keep_features: keep each clip's logits (3 KB per clip), which ``bootstrap``, ``curve`` and
             ``extrapolate`` need.
-        sync: whether ``compute`` and what else gives a score include the clips of all processes.
+        sync: whether scores include the clips of all processes.
 
     Raises:
-        ValueError: an argument out of range, or weights that take no RGB.
-        fasti3d.weights.WeightsError: weights that cannot be had or read.
+        ValueError: an argument is out of range, or the weights do not take RGB.
+        fasti3d.weights.WeightsError: the weights cannot be downloaded or read.
 
     Source: Unterthiner et al., "Towards Accurate Generative Models of Video" (2018), and google-research's
     frechet_video_distance.
@@ -92,17 +92,17 @@ class FrechetVideoDistance:
         self.reset()
 
     def update(self, clips: NDArray[Any] | Tensor, real: bool) -> None:
-        """Adds clips to the real side or to the generated one.
+        """Add clips to the real or the generated side.
 
         Args:
-            clips: in the layout that was said, 3 channels, at least 9 frames and any size of picture;
-                uint8, or floating point in the range that was said. On any device.
-            real: to which side.
+            clips: in the metric's layout, with 3 channels, at least 9 frames and any frame size; uint8, or
+                floating point in the metric's value range. On any device.
+            real: whether to add them to the real side.
 
         Raises:
             TypeError: neither a tensor nor a NumPy array.
             ValueError: another layout, dtype or range, values that are not finite, or a number of frames
-                or kind of values (whole or floating) that differs from that of the clips before.
+                or kind of values (uint8 or floating point) that differs from that of earlier clips.
             FloatingPointError: features that are not finite, as float16 can give with some weights.
         """
         if real not in (True, False):
@@ -117,13 +117,13 @@ class FrechetVideoDistance:
         self._sides[real] = self._sides[real].merged(Side.of(features, size, keep=self._keep))
 
     def compute(self) -> Tensor:
-        """The score: float64, without axes.
+        """Return the score as a float64 tensor without axes.
 
         Raises:
             ValueError: fewer than 2 clips on a side.
 
         Warns:
-            UserWarning: fewer than 256 clips on a side, or sides whose pictures differ in size.
+            UserWarning: fewer than 256 clips on a side, or frame sizes that differ between the sides.
         """
         real, generated = self._complete()
         for text in self._doubts(real, generated):
@@ -131,7 +131,7 @@ class FrechetVideoDistance:
         return torch.tensor(self._score(real, generated), dtype=torch.float64)
 
     def curve(self, *, points: int = resampling.POINTS, seed: int = 0) -> list[resampling.Point]:
-        """The scores of random subsets of the clips, from a tenth of them to all: see ``extrapolate``.
+        """Return the scores of random subsets of the clips, from a tenth of them to all: see ``extrapolate``.
 
         Raises:
             ValueError: as for ``extrapolate``.
@@ -139,15 +139,14 @@ class FrechetVideoDistance:
         return resampling.curve(*self._complete(), self._score, points=points, seed=seed)
 
     def extrapolate(self, *, points: int = resampling.POINTS, seed: int = 0) -> float:
-        """The score of infinitely many clips: where a line through the scores over 1 / clips ends.
+        """Estimate the score of infinitely many clips: the end of a line through the scores over 1 / clips.
 
-        The score of N clips is too high by about a constant over N, and the constant depends on the
-        videos: this takes most of it out. Of the excess of 256 clips a third may stay, of that of 2,048
-        a tenth. The line goes through ``curve`` from half of the clips on. Sides whose features are not
-        known are taken as they are.
+        The score of N clips is too high by about a constant over N, which depends on the videos. The estimate
+        removes most of it: up to a third of the excess of 256 clips remains, and up to a tenth of that of
+        2,048. The line is fitted to ``curve`` from half of the clips on. Sides without features are whole.
 
         Args:
-            points: how many subsets, at least 5.
+            points: the number of subsets, at least 5.
             seed: of their choice.
 
         Raises:
@@ -160,14 +159,14 @@ class FrechetVideoDistance:
     def bootstrap(
         self, resamples: int = 200, *, confidence: float = 0.95, seed: int = 0
     ) -> tuple[float, float]:
-        """The interval in which the score of as many other clips of the same kind would fall.
+        """Estimate the interval of the score of as many other clips of the same kind.
 
-        The spread of scores of clips drawn with replacement, about the score. Their own bias, which is
-        that of having seen some clips twice, is taken off.
+        It is the spread of the scores of clips drawn with replacement, centered on the score: the bias of
+        drawing some clips twice is removed.
 
         Args:
-            resamples: how often clips are drawn anew.
-            confidence: the interval's share of the scores.
+            resamples: the number of draws.
+            confidence: the fraction of the scores inside of the interval.
             seed: of the draws.
 
         Raises:
@@ -179,7 +178,7 @@ class FrechetVideoDistance:
         )
 
     def reset(self, *, real: bool = True) -> None:
-        """Forgets all clips; ``real=False`` keeps the real ones, which need not be given again."""
+        """Remove all clips; ``real=False`` keeps the real ones."""
         empty = Side.empty(self._embedding.width, keep=self._keep)
         kept = empty if real else self._sides[True]
         self._sides = {True: kept, False: empty}
@@ -187,7 +186,7 @@ class FrechetVideoDistance:
             self._frames, self._kind = None, None
 
     def merge(self, other: FrechetVideoDistance) -> None:
-        """Adds the clips that another metric was given, as another process or part of a job.
+        """Add the clips of another metric, for example of another process.
 
         Raises:
             ValueError: a metric of another preset, other weights, or other clips.
@@ -196,16 +195,16 @@ class FrechetVideoDistance:
         self._sides = {real: side.merged(other._sides[real]) for real, side in self._sides.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` takes: tensors and plain values, which ``torch.save`` writes."""
+        """Return the state as tensors and plain values, which ``torch.save`` writes."""
         sides = {_NAMES[real]: side.state() for real, side in self._sides.items()}
         return self._header() | sides
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the clips of a state in the place of those that are there.
+        """Replace the clips by those of a state.
 
         Raises:
-            ValueError: no such state, or that of a metric of another preset or other weights; nothing has
-                been changed then.
+            ValueError: not such a state, or that of a metric with another preset or other weights; the metric
+                is unchanged.
         """
         if missing := {*self._header(), *_NAMES.values()} - state.keys():
             raise ValueError(f"state must be what state_dict() gave, but lacks {', '.join(sorted(missing))}")
@@ -218,9 +217,9 @@ class FrechetVideoDistance:
         self._frames, self._kind = state["frames"], state["kind"]
 
     def save_statistics(self, path: str | PathLike[str], *, real: bool = True) -> None:
-        """Writes one side to an .npz file, whole or not at all, for ``load_statistics`` and the command line.
+        """Write one side to an .npz file atomically, for ``load_statistics`` and the command line.
 
-        Under torch.distributed, unless sync is off, all processes must call it, each with a path of its own.
+        Under torch.distributed with ``sync``, all processes must call it, each with its own path.
 
         Raises:
             ValueError: fewer than 2 clips on that side, or a path that does not end in .npz.
@@ -231,7 +230,7 @@ class FrechetVideoDistance:
         saved.write(path, side, self._header())
 
     def load_statistics(self, path: str | PathLike[str], *, real: bool = True) -> None:
-        """Adds the clips of a file that ``save_statistics`` wrote to one side.
+        """Add the clips of a file that ``save_statistics`` wrote to one side.
 
         Raises:
             ValueError: no such file, or one of another preset, other weights or other clips.
@@ -246,7 +245,7 @@ class FrechetVideoDistance:
         self._sides[real] = self._sides[real].merged(side)
 
     def receipt(self) -> dict[str, Any]:
-        """What a score needs to be understood and repeated, in JSON's types.
+        """Return everything needed to understand and repeat the score, in JSON's types.
 
         Raises:
             ValueError: fewer than 2 clips on a side.
@@ -271,11 +270,11 @@ class FrechetVideoDistance:
         }
 
     def batch_size(self, frames: int) -> int:
-        """How many clips of so many frames go through the network at once."""
+        """Return the number of clips of ``frames`` frames per forward pass."""
         return self._embedding.batch_size(frames)
 
     def check_frames(self, frames: int, values: Values | None = None) -> None:
-        """Raises the ValueError that ``update`` would for clips of so many frames, and of such values."""
+        """Raise the ValueError that ``update`` would for clips of this length and kind."""
         check_frames(frames)
         self._check_alike(frames, values)
 
@@ -283,7 +282,7 @@ class FrechetVideoDistance:
         return frechet_distance(real.statistics, generated.statistics, unbiased=self.preset.unbiased)
 
     def _header(self) -> dict[str, Any]:
-        """What two states must have in common to belong together; None where there is no clip yet."""
+        """What two states must share to be merged; None if there are no clips yet."""
         return {
             "preset": self.preset.name,
             "weights": self._embedding.weights["sha256"],
@@ -292,7 +291,7 @@ class FrechetVideoDistance:
         }
 
     def _admit(self, header: Mapping[str, Any]) -> None:
-        """Raises unless clips of that header may join those that are there; the first ones set the kind."""
+        """Raise unless clips with this header may join the present ones; the first ones set the kind."""
         self._check_origin(header)
         if header["frames"] is not None:
             self._check_alike(header["frames"], header["kind"])
@@ -303,8 +302,8 @@ class FrechetVideoDistance:
             own = self._header()[name]
             if header.get(name) != own:
                 raise ValueError(
-                    f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and scores "
-                    "need one: choose that one, or compute the statistics anew"
+                    f"{name} of these statistics is {header.get(name)!r}, of this metric {own!r}, and a "
+                    "score needs one: choose that one, or compute the statistics again"
                 )
 
     def _check_width(self, side: Side) -> None:
@@ -315,13 +314,13 @@ class FrechetVideoDistance:
     def _check_alike(self, frames: int, kind: str | None) -> None:
         if self._frames not in (None, frames):
             raise ValueError(
-                f"clips must have {self._frames} frames, as those that are there, got {frames}: scores of "
-                f"different lengths do not compare, so take {self._frames}"
+                f"clips must have {self._frames} frames, as the present ones, got {frames}: scores of "
+                f"different lengths are not comparable, so take {self._frames}"
             )
         if kind is not None and self._kind not in (None, kind):
             raise ValueError(
-                f"clips must be {self._kind}, as those that are there, got {kind}: rounding to 8 bits "
-                "alone moves the score, so round both sides or neither"
+                f"clips must be {self._kind}, as the present ones, got {kind}: rounding to 8 bits alone "
+                "changes the score, so round both sides or neither"
             )
 
     def _all(self, real: bool) -> Side:
@@ -342,18 +341,18 @@ class FrechetVideoDistance:
             )
 
     def _doubts(self, real: Side, generated: Side) -> list[str]:
-        """In words, why the score may mislead."""
+        """Sentences about why the score may mislead."""
         doubts = []
         if (few := min(real.count, generated.count)) < FEW_CLIPS:
             doubts.append(
                 f"FVD of {real.count} real and {generated.count} generated clips: below {FEW_CLIPS} the "
-                f"score depends more on the number than on the videos; {few} compare only with {few}"
+                f"score depends more on the number than on the videos; {few} are only comparable with {few}"
             )
         if set(real.sizes) != set(generated.sizes):
             sizes = [_listed(side) for side in (real, generated)]
             doubts.append(
-                f"pictures differ in size, {sizes[0]} on the real side and {sizes[1]} on the generated one: "
-                "all are scaled to 224x224, but sharpness moves the score"
+                f"frames differ in size, {sizes[0]} on the real side and {sizes[1]} on the generated one: "
+                "all are scaled to 224x224, but sharpness changes the score"
             )
         return doubts
 

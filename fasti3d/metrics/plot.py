@@ -1,4 +1,4 @@
-"""The picture of a comparison: the score against the number of clips."""
+"""Plots the score of a comparison against the number of clips."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from fasti3d.metrics.comparison import FVDResult
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.targets import check_target
-from fasti3d.weights.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,13 +18,13 @@ _FAINT = "#757575"
 
 
 def draw_curve(result: FVDResult, path: str | PathLike[str]) -> None:
-    """Draws the scores of parts of the clips, with the interval and the extrapolation where they are known.
+    """Draw the scores of subsets of the clips, with the interval and the extrapolation if known.
 
-    The file appears whole or not at all.
+    The file is written atomically.
 
     Args:
         result: of ``fvd(..., curve=True)``.
-        path: the picture; its ending says the format: .png, .svg or .pdf.
+        path: the file; its suffix gives the format: .png, .svg or .pdf.
 
     Raises:
         ValueError: another format, or a result without a curve.
@@ -32,7 +32,7 @@ def draw_curve(result: FVDResult, path: str | PathLike[str]) -> None:
     """
     target = check_target(path)
     if not result.curve:
-        raise ValueError("the result has no curve to draw: ask for curve=True, of 8 clips a side or more")
+        raise ValueError("the result has no curve to draw: pass curve=True, with at least 8 clips per side")
     data = io.BytesIO()
     _picture(result).savefig(data, format=target.suffix[1:].lower())
     write_atomically(target, data.getvalue())

@@ -1,4 +1,4 @@
-"""The variants of FVD in use: what becomes of a clip before the network, and which covariance is meant."""
+"""The variants of FVD in use: how a clip is prepared for the network, and which covariance is used."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fasti3d import network
 from fasti3d.choices import check_choice
 
 SIZE = 224
-# Frames that are scaled at once, in float32: those of films take many times what the network does.
-_MOST_BYTES = 256 << 20
+# Max bytes of frames that are scaled at once, in float32: those of films take much more than the network.
+_MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Preset:
     """One variant of FVD.
 
     Attributes:
-        name: what users call it.
-        crop: the short side is scaled to 224 pixels (the long one rounded up) and a centre square cut out;
+        name: of the variant.
+        crop: the short side is scaled to 224 pixels (the long one rounded up) and a center square cut out;
             otherwise frames are squashed to 224x224.
-        half_pixel: pixels lie at the centres of their squares when frames are scaled, as in PyTorch;
-            otherwise at their upper left corners, as in TensorFlow 1, which moves what is enlarged.
+        half_pixel: pixels lie at the centers of their squares when frames are scaled, as in PyTorch;
+            otherwise at their upper left corners, as in TensorFlow 1, which shifts enlarged frames.
         eight_bit: values are truncated to 0, 1, ... 255 first.
         bn_eps: that of the network's batch norms.
         unbiased: covariances divide by N - 1, else by N.
-        source: whose code it is.
+        source: the project that defined it.
     """
 
     name: str
@@ -86,20 +86,20 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name; ValueError with the names there are if there is none."""
+    """Return the preset of a name, or raise a ValueError that lists the names."""
     check_choice("preset", name, PRESETS)
     return PRESETS[name]
 
 
 def prepare(clips: Tensor, low: float, high: float, preset: Preset) -> Tensor:
-    """Clips as the network takes them: (N, T, C, H, W) of any dtype to float32 (N, C, T, 224, 224).
+    """Prepare clips for the network: (N, T, C, H, W) of any dtype to float32 (N, C, T, 224, 224).
 
     ``low`` becomes -1 and ``high`` 1, after scaling the size: both are linear, so that the order, in which
     the presets' authors differ, only moves the last bits.
     """
     frames = clips.flatten(0, 1)
     found = torch.empty((len(frames), frames.shape[1], SIZE, SIZE), dtype=torch.float32, device=clips.device)
-    some = max(1, _MOST_BYTES // (found.element_size() * frames[0].numel()))
+    some = max(1, _MAX_BYTES // (found.element_size() * frames[0].numel()))
     for part, out in zip(frames.split(some), found.split(some), strict=True):
         _prepare(part, low, high, preset, out)
     return found.unflatten(0, clips.shape[:2]).transpose(1, 2)

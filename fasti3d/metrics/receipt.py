@@ -1,4 +1,4 @@
-"""What goes into a receipt beside the score."""
+"""The versions that a receipt records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fasti3d.version import __version__
 
 
 def versions() -> dict[str, str]:
-    """Of all that a score depends on."""
+    """Return the versions of everything that a score depends on."""
     return {
         "fasti3d": __version__,
         "torch": torch.__version__,

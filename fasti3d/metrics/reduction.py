@@ -1,4 +1,4 @@
-"""The clips of all processes together."""
+"""Merges the clips of all processes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def distributed() -> bool:
 
 
 def reduced(side: Side, kind: tuple[int | None, str | None]) -> Side:
-    """The clips of this side in all processes, the same in each. All processes must call it.
+    """Return the clips of this side in all processes, the same in each. All processes must call it.
 
-    ``kind``: how many frames a clip has and of which values, None where there is no clip yet.
+    ``kind``: the frames of a clip and the kind of its values, None if there are no clips yet.
 
     Raises:
         ValueError: processes whose clips differ in kind.
     """
-    every: list[tuple[Any, Counter[tuple[int, int]], Tensor | None]] = [(kind, side.sizes, side.features)]
-    every *= dist.get_world_size()
-    dist.all_gather_object(every, every[0])
-    kinds = {other for other, _, _ in every if other[0] is not None}
+    parts: list[tuple[Any, Counter[tuple[int, int]], Tensor | None]] = [(kind, side.sizes, side.features)]
+    parts *= dist.get_world_size()
+    dist.all_gather_object(parts, parts[0])
+    kinds = {other for other, _, _ in parts if other[0] is not None}
     if len(kinds) > 1:
-        raise ValueError(f"clips must be alike in all processes, got (frames, values) {sorted(kinds)}")
-    sizes = sum((other for _, other, _ in every), Counter())
-    kept = [features for _, _, features in every if features is not None]
-    features = torch.cat(kept) if len(kept) == len(every) else None
+        raise ValueError(f"clips must be of one kind in all processes, got (frames, values) {sorted(kinds)}")
+    sizes = sum((other for _, other, _ in parts), Counter())
+    kept = [features for _, _, features in parts if features is not None]
+    features = torch.cat(kept) if len(kept) == len(parts) else None
     own = side.statistics
     first = torch.cat((own.mean.new_tensor([own.count]), own.count * own.mean))
     count, *_ = total = _summed(first)

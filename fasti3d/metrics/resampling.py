@@ -1,4 +1,4 @@
-"""What a score would be with fewer, other or infinitely many clips, from the features of those there are."""
+"""Estimates the score of fewer, other or infinitely many clips, from the features of the present ones."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fasti3d.metrics.statistics import Statistics
 
 POINTS = 19
 
-# The smallest subset of a curve, and the smallest that a line is drawn through, as shares of the clips: with
-# fewer the score is no line over 1 / clips.
-_LEAST_SHARE = 0.1
-_LEAST_FITTED = 0.5
-_LEAST_CLIPS = 8
+# The min subset of a curve, and the min subset that a line is fitted to, as fractions of the clips: below it
+# the score is not linear in 1 / clips.
+_MIN_SHARE = 0.1
+_MIN_FITTED_SHARE = 0.5
+_MIN_CLIPS = 8
 
 Score = Callable[[Side, Side], float]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A score of so many clips."""
+    """The score of a number of clips."""
 
     real: int
     generated: int
@@ -34,9 +34,9 @@ class Point:
 
 
 def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) -> list[Point]:
-    """The scores of random subsets, both sides' in proportion, from a tenth of the clips to all.
+    """Return the scores of random subsets, of both sides in proportion, from a tenth of the clips to all.
 
-    Sides without features are taken whole.
+    Sides without features are used whole.
 
     Raises:
         ValueError: no features on either side, too few clips, or fewer than 5 points.
@@ -46,7 +46,7 @@ def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) 
     _check(real, generated)
     random = np.random.default_rng(seed)
     found: list[Point] = []
-    for share in np.linspace(_LEAST_SHARE, 1, points):
+    for share in np.linspace(_MIN_SHARE, 1, points):
         parts = []
         for side in (real, generated):
             if side.features is None or share == 1:
@@ -61,24 +61,24 @@ def curve(real: Side, generated: Side, score: Score, *, points: int, seed: int) 
 
 
 def extrapolated(points: Sequence[Point]) -> float:
-    """Where the line through the scores over 1 / clips, by least squares, meets infinitely many clips."""
+    """Fit a line to the scores over 1 / clips by least squares, and return its value for infinitely many."""
     times = [_shortfall(point, points) for point in points]
-    fitted = [i for i, share in enumerate(times) if share <= 1 / _LEAST_FITTED]
+    fitted = [i for i, share in enumerate(times) if share <= 1 / _MIN_FITTED_SHARE]
     line = np.polyfit([times[i] for i in fitted], [points[i].score for i in fitted], 1)
     return float(line[1])
 
 
 def _shortfall(point: Point, points: Sequence[Point]) -> float:
-    """How many times fewer clips than all a point has, on the sides that vary."""
+    """The ratio of all clips to those of a point, on the sides that vary."""
     first, last = points[0], points[-1]
     pairs = [(last.real, point.real, first.real), (last.generated, point.generated, first.generated)]
-    return float(np.mean([every / some for every, some, fewest in pairs if fewest < every]))
+    return float(np.mean([total / some for total, some, minimum in pairs if minimum < total]))
 
 
 def bootstrap(
     real: Side, generated: Side, score: Score, *, resamples: int, confidence: float, seed: int
 ) -> tuple[float, float]:
-    """Least and greatest score that other clips would give: see ``FrechetVideoDistance.bootstrap``.
+    """Return the min and max score that other clips would give: see ``FrechetVideoDistance.bootstrap``.
 
     Raises:
         ValueError: no features on either side, too few clips, or an argument out of range.
@@ -111,6 +111,6 @@ def _part(features: Tensor, chosen: np.ndarray) -> Side:
 def _check(real: Side, generated: Side) -> None:
     known = [side for side in (real, generated) if side.features is not None]
     if not known:
-        raise ValueError("the features of single clips are not known: keep them with keep_features=True")
-    if (fewest := min(side.count for side in known)) < _LEAST_CLIPS:
-        raise ValueError(f"there must be at least {_LEAST_CLIPS} clips a side to draw subsets, got {fewest}")
+        raise ValueError("the features of single clips were not kept: pass keep_features=True")
+    if (minimum := min(side.count for side in known)) < _MIN_CLIPS:
+        raise ValueError(f"there must be at least {_MIN_CLIPS} clips per side to draw subsets, got {minimum}")

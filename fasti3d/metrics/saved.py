@@ -1,4 +1,4 @@
-"""One side's statistics in a file."""
+"""Writes and reads one side's statistics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 
 from fasti3d.metrics.side import Side
 from fasti3d.utils.archives import Archive, ArchiveError, damaged
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief, parse_json
 from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.targets import check_statistics
-from fasti3d.weights.files import write_atomically
 
-# The array that tells such a file from others: in JSON, what the statistics are of.
+# The array that identifies such a file: JSON that describes the statistics.
 KEY = "fasti3d_fvd"
 
 _ARRAYS, _FEATURES = ("mean", "scatter"), "features"
@@ -29,7 +29,7 @@ _RATIO = 8
 
 
 def write(path: str | PathLike[str], side: Side, identity: dict[str, Any]) -> None:
-    """Writes a side, whole or not at all; ``np.load`` reads it.
+    """Write a side atomically; ``np.load`` reads it.
 
     Raises:
         ValueError: a name that does not end in .npz.
@@ -61,7 +61,7 @@ def is_saved(path: Path) -> bool:
 
 
 def read(path: str | PathLike[str]) -> tuple[Side, dict[str, Any]]:
-    """A side and what it was written with.
+    """Return a side, and the header that it was written with.
 
     Raises:
         ValueError: not such a file, or a damaged one.
@@ -77,7 +77,7 @@ def read(path: str | PathLike[str]) -> tuple[Side, dict[str, Any]]:
             }
             notes = parse_json(str(arrays.pop(KEY)))
             if any(array.dtype.kind != "f" for array in arrays.values()):
-                raise ArchiveError("it holds no floating-point numbers")
+                raise ArchiveError("its arrays are not floating point")
             state = {name: torch.from_numpy(array) for name, array in arrays.items()}
             side = Side.from_state({_FEATURES: None} | state | {key: notes[key] for key in _COUNTS})
             header = {key: notes[key] for key in _HEADER}
@@ -88,9 +88,9 @@ def read(path: str | PathLike[str]) -> tuple[Side, dict[str, Any]]:
 
 
 def check_header(header: Mapping[str, Any]) -> None:
-    """ValueError for what no statistics are written with."""
+    """Raise a ValueError for a header that is never written."""
     frames, kind = header["frames"], header["kind"]
     texts = all(isinstance(header[key], str) for key in ("preset", "weights"))
     empty = frames is None and kind is None
     if not texts or not (empty or (type(frames) is int and frames > 0 and kind in ("uint8", "float"))):
-        raise ValueError(f"it is said to be of {brief(dict(header))}")
+        raise ValueError(f"its header is {brief(dict(header))}")

@@ -1,4 +1,4 @@
-"""From what a user gives for a side to the clips, or the saved statistics, that it stands for."""
+"""Opens what a user gives for a side: clips, or saved statistics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_source(
     fps: float | None = None,
     strict: bool = False,
 ) -> Source:
-    """What stands for a side.
+    """Open what a user gives for a side.
 
     Args:
         given: the path of a folder, an .npy or an .npz file, or an array or tensor of clips.
@@ -48,7 +48,7 @@ def open_source(
 
     Raises:
         TypeError: neither a path nor an array.
-        ValueError: nothing there that gives clips.
+        ValueError: there are no clips.
         OSError: a file that cannot be read.
     """
     check_layout(layout)
@@ -63,7 +63,7 @@ def open_source(
     if path.is_dir():
         return VideoSource(path, fps=fps, strict=strict)
     if not path.exists():
-        raise ValueError(f"{path} is not there")
+        raise ValueError(f"{path} does not exist")
     if path.suffix.lower() == ".npz" and saved.is_saved(path):
         return SavedSource(path)
     if path.suffix.lower() not in (".npy", ".npz"):

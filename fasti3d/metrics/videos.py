@@ -1,4 +1,4 @@
-"""Clips from a folder of videos, of folders of frames, or of both."""
+"""Reads clips from a folder of videos, of folders of frames, or of both."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from fasti3d.metrics.choice import Clip, Skipped, dice, shuffled
+from fasti3d.metrics.choice import Clip, Skipped, clip_rng, shuffled
 from fasti3d.metrics.clips import Values
 from fasti3d.video import Frame, VideoError, read_frames
 from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 
-# The clips of one video wait for its end, for any may still be replaced.
-_MOST_OF_ONE = 16
+# The clips of one video are held until its end, since any may still be replaced.
+_MAX_CLIPS_PER_VIDEO = 16
 
 
 class VideoSource:
@@ -44,26 +44,26 @@ class VideoSource:
             )
 
     def expected(self, count: int | None) -> int:
-        """How many clips there will be if all videos are good."""
+        """The number of clips if all videos are good."""
         return len(self._videos) if count is None else count
 
     def check(self, frames: int, count: int | None) -> None:
-        """Looks whether there can be such clips, before any is read; ``frames`` are for reading to find.
+        """Check that there can be such clips, before any is read; ``frames`` is checked by reading.
 
         Raises:
-            ValueError: more clips a video than memory should hold.
+            ValueError: more clips per video than memory should hold.
         """
-        if (wanted := self.expected(count)) > _MOST_OF_ONE * len(self._videos):
+        if (wanted := self.expected(count)) > _MAX_CLIPS_PER_VIDEO * len(self._videos):
             raise ValueError(
-                f"clips must be at most {_MOST_OF_ONE} for each of the {len(self._videos)} videos in "
+                f"clips must be at most {_MAX_CLIPS_PER_VIDEO} for each of the {len(self._videos)} videos in "
                 f"{self._folder}, got {wanted}: cut long videos into pieces"
             )
 
     def clips(self, frames: int, count: int | None, seed: int) -> Iterator[Clip | Skipped]:
-        """Clips at random places of videos in random order.
+        """Yield clips at random places of videos in random order.
 
-        Without a ``count`` every video gives one. With it, fewer than there are videos come from as many
-        of them, more are spread evenly; for a video that gives none the next one steps in.
+        Without ``count`` every video gives one. A smaller count than that of the videos takes one each of so
+        many, a larger one is spread evenly; a video that gives no clip is replaced by the next one.
 
         Raises:
             ValueError: as ``check``.
@@ -71,28 +71,30 @@ class VideoSource:
         """
         self.check(frames, count)
         left = self.expected(count)
-        for behind, path in zip(range(len(self._videos), 0, -1), shuffled(self._videos, seed), strict=True):
+        for remaining, path in zip(
+            range(len(self._videos), 0, -1), shuffled(self._videos, seed), strict=True
+        ):
             if not left:
                 return
             name = path.relative_to(self._folder).as_posix()
             try:
-                wanted = 1 if count is None else -(-left // behind)
-                stretches, length = self._choose(path, frames, wanted, dice(seed, name))
+                wanted = 1 if count is None else -(-left // remaining)
+                stretches, length = self._choose(path, frames, wanted, clip_rng(seed, name))
             except VideoError as error:
                 if self._strict:
                     raise
                 yield Skipped(name, error.reason)
                 continue
             left -= len(stretches)
-            while stretches:  # whose frames, large as they may be, are held no longer than needed
+            while stretches:  # frames may be large: each stretch is released as it is yielded
                 yield self._clip(path, name, stretches.pop(0), length)
 
     def _choose(
         self, path: Path, frames: int, wanted: int, numbers: random.Random
     ) -> tuple[list[list[Frame]], int]:
-        """Up to ``wanted`` different stretches of a video, in order, and the number of its frames.
+        """Return up to ``wanted`` different stretches of a video, in order, and the number of its frames.
 
-        Algorithm R over all stretches there are.
+        Source: Vitter's algorithm R, over all stretches.
         """
         recent: deque[Frame] = deque(maxlen=frames)
         kept: list[list[Frame]] = []
@@ -123,6 +125,6 @@ class VideoSource:
 
 
 def _rate(stretch: list[Frame]) -> float | None:
-    """Frames a second, by their times."""
+    """Frames per second, by their times."""
     seconds = stretch[-1].time - stretch[0].time
     return (len(stretch) - 1) / seconds if seconds > 0 else None

@@ -1,7 +1,7 @@
-"""Proof before use: no kernel serves a GPU before it was right on it, once, on a small problem.
+"""Proof before use: a kernel serves a GPU only after it was correct there once, on a small problem.
 
-``guard`` is what operators ask; ``subject`` says what is to be proved; ``cases`` proves it; ``worker`` has
-that done by a process of its own, which a faulting kernel may kill; ``verdicts`` remembers.
+Operators ask ``guard``; ``subject`` describes what to prove; ``cases`` proves it; ``worker`` runs the proof
+in a process of its own, which a faulting kernel may kill; ``verdicts`` stores the results.
 
 FASTI3D_SELF_CHECK=0 turns it off.
 """

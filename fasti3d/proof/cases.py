@@ -1,6 +1,6 @@
-"""The proofs: each kernel once on random values, into memory that is not a number, against PyTorch's own.
+"""The proofs: each kernel runs once on random values, into memory filled with NaN, against PyTorch's result.
 
-What lies beside the outputs must stay as it was, and what lies beside the inputs is not a number either.
+Memory around the outputs must stay unchanged, and memory around the inputs is NaN too.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from fasti3d.proof.subject import Layout, Subject
 ONE = (1, 1, 1)
 
 _BESIDE = 1234.0
-# How far sums in float32 that are rounded once may be from exact ones, as a share of the largest: two unit
-# roundoffs. The head's are not rounded.
+# Max error of float32 sums that are rounded once, relative to the maximum value: two unit roundoffs. The
+# head's sums are not rounded.
 _LIMITS = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 1e-5}
-# Of flow in pixels after a few iterations, on the average and at most: approximate divisions and roots.
+# Mean and max error of flow in pixels after a few iterations, with approximate divisions and roots.
 _FLOW_LIMITS = 1e-3, 0.05
 _FLOW_SIDE = 64
 
 
 def prove(subject: Subject, device: torch.device) -> tuple[str, str]:
-    """The kind of verdict and the fault; ``unsure`` where the GPU has no room for the proof."""
+    """Return the kind of verdict and the fault; ``unsure`` if the GPU has no memory for the proof."""
     gpus = [device] if device.type == "cuda" else []
     try:
         with torch.no_grad(), without_autocast(device), torch.random.fork_rng(gpus):
@@ -53,7 +53,7 @@ def prove(subject: Subject, device: torch.device) -> tuple[str, str]:
 
 
 def _works(device: torch.device) -> bool:
-    """Whether the device can still be used by this process."""
+    """Whether this process can still use the device."""
     try:
         return torch.zeros(1, device=device).item() == 0
     except Exception:
@@ -71,7 +71,7 @@ def _conv3d(
     residual: Any,
     config: Any,
 ) -> str | None:
-    # Here and not at the top: triton is slow to import, and may not be there.
+    # Imported here, since triton is slow to import and may be missing.
     from fasti3d.ops.conv3d_bn_relu import launch
     from fasti3d.ops.conv3d_bn_relu.config import Config
 
@@ -161,7 +161,7 @@ def _average_head(device: torch.device, *, x: Any, classes: int, window: Sequenc
 
 
 def _tvl1(device: torch.device, *, design: str, **code: Any) -> str | None:
-    """Two frames of smooth noise, the second moved: the GPU's solver against the CPU's."""
+    """The GPU's solver against the CPU's, on two frames of smooth noise, the second one shifted."""
     its = TVL1Params(epsilon=0.0, warps=2, inner_iterations=5, outer_iterations=2, **code)
     noise = F.interpolate(torch.rand(1, 1, 16, 16), 2 * _FLOW_SIDE, mode="bicubic")[0, 0].clamp(0, 1)
     frames = noise.unfold(0, _FLOW_SIDE, 1).unfold(1, _FLOW_SIDE, 1)[[8, 7], [8, 9]].contiguous()
@@ -174,16 +174,16 @@ def _tvl1(device: torch.device, *, design: str, **code: Any) -> str | None:
         found = torch.ops.fasti3d.tvl1(frames.to(device), None, None, *values)[0]
     except RuntimeError as error:
         if "FASTI3D_TVL1_CUDA_DESIGN" in str(error):
-            return None  # the user's wish, which is for the solver to refuse
+            return None  # the user chose a design that the solver refuses
         raise
     off = (found.cpu() - expected).square().sum(1).sqrt()
-    if off.mean() <= _FLOW_LIMITS[0] and off.max() <= _FLOW_LIMITS[1]:  # which a NaN is not
+    if off.mean() <= _FLOW_LIMITS[0] and off.max() <= _FLOW_LIMITS[1]:  # False for NaN
         return None
     return f"its flow is wrong by {off.mean():.3g} pixels on the average and {off.max():.3g} at most"
 
 
 def _triton(device: torch.device) -> str | None:
-    """The simplest kernel: what is wrong with it is wrong with Triton on this machine."""
+    """The simplest kernel: a fault of it is one of Triton on this machine."""
     from fasti3d.ops.max_pool3d_same import launch
     from fasti3d.ops.max_pool3d_same.config import Config
 
@@ -234,12 +234,12 @@ def _poisoned(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
 def _compare(
     results: Sequence[tuple[Tensor, Tensor, Tensor | None]], limit: float | None = None
 ) -> str | None:
-    """What is wrong with (what was written, what should have been, the memory around it)."""
+    """The fault of results (written, expected, memory around it); None if they are right."""
     for written, expected, memory in results:
         share = _LIMITS[written.dtype] if limit is None else limit
         scale = expected.abs().max().item()
         error = (written.float() - expected).abs().max().item()
-        if not error <= share * scale:  # which a NaN is not
+        if not error <= share * scale:  # True for NaN
             return f"it is wrong by {error:.3g}, where values are up to {scale:.3g}"
         if memory is not None:
             written.fill_(_BESIDE)

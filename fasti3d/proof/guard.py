@@ -1,4 +1,4 @@
-"""What operators ask before they launch a kernel, and what happens where it may not be launched."""
+"""Decides whether an operator may launch a kernel, and runs PyTorch's own computation otherwise."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from fasti3d.proof.verdicts import Environment, Verdict, Verdicts
 from fasti3d.proof.worker import Worker, WorkerError
 from fasti3d.version import __version__
 
-# Whose kernels are compiled when they are first launched, by Triton.
+# Operators whose kernels Triton does not compile at their first launch.
 _COMPILED_AHEAD = ("tvl1",)
 _TRITON = Subject.of("triton", "Triton")
 _OPERATORS = Path(__file__).parent.parent / "ops"
 
 
 class SelfCheckWarning(RuntimeWarning):
-    """A kernel that is not used on this GPU, since it is not right on it."""
+    """A kernel is not used on this GPU, since it is not correct there."""
 
 
 def is_off() -> bool:
-    """Whether the user wants no proof."""
+    """Whether the user turned proofs off."""
     return os.environ.get("FASTI3D_SELF_CHECK") == "0"
 
 
 def concerns(device: torch.device) -> bool:
-    """Whether what runs there is to be proved first."""
+    """Whether kernels on this device are proved first."""
     return device.type == "cuda" and not is_off()
 
 
 class Guard:
-    """What is known and found out of the kernels on one device. Threads may share it."""
+    """The verdicts on the kernels of one device. Threads may share it."""
 
     def __init__(self, device: torch.device, environment: Environment) -> None:
         self.device = device
@@ -51,11 +51,11 @@ class Guard:
         self._worker: Worker | None = None
         self._alone = False
         self._warned = False
-        # Why Triton runs nothing at all in this process.
+        # Why Triton runs no kernel in this process.
         self.triton_fault: str | None = None
 
     def allows(self, key: Hashable, subject: Callable[[], Subject]) -> bool:
-        """Whether a kernel may be launched; ``subject`` is asked for when ``key`` first comes."""
+        """Whether a kernel may be launched; ``subject`` is called at the first use of ``key``."""
         known = self._known.get(key)
         if known is None:
             with self._lock:
@@ -63,14 +63,14 @@ class Guard:
         return known[0]
 
     def condemn(self, key: Hashable, error: BaseException) -> None:
-        """Notes that what was allowed does not run after all."""
+        """Record that an allowed kernel does not run after all."""
         _, subject = self._known[key]
         with self._lock:
             self._known[key] = False, subject
             self._judge(subject, Verdict.on(subject, "broken", one_line(error)))
 
     def prove(self, subject: Subject) -> Verdict | None:
-        """Proves it, whatever was known; None where that is not possible now."""
+        """Prove a subject again; None if that is not possible now."""
         with self._lock:
             kind, fault = self._ask(subject)
             if kind == "unsure":
@@ -97,14 +97,14 @@ class Guard:
         if verdict.kind != "good":
             self._warn(verdict)
         if verdict.kind == "broken" and not self.triton_fault and subject.operator not in _COMPILED_AHEAD:
-            # One kernel, or none at all, for want of a compiler or an architecture that Triton knows?
+            # Does one kernel fail, or all, for lack of a compiler or of support for the architecture?
             kind, fault = self._ask(_TRITON)
             if kind not in ("good", "unsure"):
                 self.triton_fault = fault
                 self.verdicts.add(_TRITON, Verdict.on(_TRITON, kind, fault))  # type: ignore[arg-type]
 
     def _warn(self, verdict: Verdict) -> None:
-        """Once a process: where one kernel fails, many do, and for one reason."""
+        """Warn once per process: if one kernel fails, many do, for one reason."""
         if self._warned:
             return
         self._warned = True
@@ -127,10 +127,10 @@ class Guard:
         return self._ask_here(subject)
 
     def _ask_here(self, subject: Subject) -> tuple[str, str]:
-        """Where no process can be started, or the GPU takes only one."""
+        """Prove in this process, if no other one can be started, or the GPU takes only one."""
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return "unsure", ""
-        # Here and not at the top: it imports the operators, which import this.
+        # Imported here, since it imports the operators, which import this module.
         from fasti3d.proof.cases import prove
 
         return prove(subject, self.device)
@@ -141,7 +141,7 @@ _guards_lock = threading.Lock()
 
 
 def guard_of(device: torch.device) -> Guard:
-    """The guard of a CUDA device; without an index, of the current one."""
+    """Return the guard of a CUDA device; without an index, of the current one."""
     device = _with_index(device)
     found = _guards.get(device)
     if found is None:
@@ -151,7 +151,7 @@ def guard_of(device: torch.device) -> Guard:
 
 
 def triton_fault(device: torch.device) -> str | None:
-    """Why Triton runs nothing on a CUDA device, as far as that was found out by now."""
+    """Why Triton runs no kernel on a CUDA device, as far as is known by now."""
     found = _guards.get(_with_index(device)) if _guards and not is_off() else None
     return found.triton_fault if found else None
 
@@ -167,7 +167,7 @@ _collecting = threading.local()
 
 @contextmanager
 def collected() -> Iterator[dict[str, Subject]]:
-    """The subjects of all that this thread would launch inside, by their keys; PyTorch's own runs instead."""
+    """Collect the subjects of the kernels that this thread would launch, by key; PyTorch runs instead."""
     found: dict[str, Subject] = {}
     _collecting.found = found
     try:
@@ -185,10 +185,14 @@ def guarded(
     *,
     compiles: bool = True,
 ) -> Any:
-    """What ``kernel`` returns where it is proved, else what ``plain`` does, which takes PyTorch alone.
+    """Run ``kernel`` if it is proved, else ``plain``, which is PyTorch's own computation.
 
-    ``key``: all that decides over the subject, quicker to make than it. ``compiles``: it may have to be
-    compiled; errors of other kernels are the caller's.
+    Args:
+        device: of the kernel.
+        key: identifies the subject, and is faster to make.
+        subject: describes what to prove.
+        kernel, plain: the two computations.
+        compiles: whether the kernel may have to be compiled; errors of other kernels are raised.
     """
     if (found := getattr(_collecting, "found", None)) is not None:
         its_subject = subject()
@@ -210,7 +214,7 @@ def guarded(
 
 
 def environment(device: torch.device) -> Environment:
-    """What verdicts on a CUDA device hold for."""
+    """The environment that verdicts on a CUDA device are valid for."""
     its = torch.cuda.get_device_properties(device)
     return Environment(
         its.name, f"{its.major}.{its.minor}", _driver(), torch.__version__, _triton(), __version__, _kernels()
@@ -240,6 +244,6 @@ def _kernels() -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error on one line, as compilers' go over many."""
+    """An error on one line; those of compilers have many."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:500]}"

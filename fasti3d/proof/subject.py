@@ -1,4 +1,4 @@
-"""What is proved: a kernel's configuration with a problem of few tiles that has all else of the real one."""
+"""What is proved: a kernel's configuration on a problem of few tiles that is otherwise the real one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Values of two bytes in a cache line: what lies between rows is cut to less than twice as many.
+# Two-byte values in a cache line: gaps between rows are cut to less than twice as many.
 _LINE = 64
 
 
 class Subject(NamedTuple):
-    """``operator`` names the case in ``cases``, ``details`` are its arguments as JSON, ``title`` is for
-    people.
+    """A kernel to prove: ``operator`` names the case in ``cases``, ``details`` are its arguments as JSON, and
+    ``title`` is shown to users.
     """
 
     operator: str
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
         return Layout(tuple(shape), tuple(strides), self.offset, self.dtype)
 
     def memory(self, device: torch.device, around: float) -> tuple[Tensor, Tensor]:
-        """A tensor that lies so, and all the memory that it is in, every value of which is ``around``."""
+        """Return a tensor of this layout, and the memory around it, filled with ``around``."""
         extent = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         dtype = getattr(torch, self.dtype)
         fill = around if dtype.is_floating_point else 0
@@ -69,12 +69,13 @@ class Layout(NamedTuple):
 
 
 def few_tiles(size: Sequence[int], box: Sequence[int]) -> tuple[int, ...]:
-    """Clips, frames, rows and columns of a map of few tiles with inner ones, edges and parts of a tile, no
-    axis longer than that of ``size``.
+    """Return the size (N, T, H, W) of a feature map of few tiles: inner ones, edges and parts of a tile.
+
+    No axis is longer than that of ``size``.
     """
     found = [min(n, 2 * b + 1) for n, b in zip(size, box, strict=True)]
     enough = 2 * math.prod(box) + 1
-    # Where tiles are of pixels in a row, whichever axes they come from.
+    # For kernels whose tiles are consecutive pixels across all axes.
     for axis in reversed(range(len(found))):
         others = math.prod(found) // max(found[axis], 1)
         found[axis] = max(found[axis], min(size[axis], -(-enough // max(others, 1))))

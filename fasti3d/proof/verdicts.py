@@ -1,4 +1,4 @@
-"""What was found of each subject with this GPU, driver and releases, kept beside the weights' cache."""
+"""Stores the verdict on each subject for this GPU, driver and releases, beside the weights' cache."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 
 from fasti3d.proof.subject import Subject
 from fasti3d.utils.cache_dir import cache_dir
-from fasti3d.weights.files import write_atomically
+from fasti3d.utils.files import write_atomically
 
-# ``broken``: it does not compile or launch, which another process may be able to.
+# ``broken``: it does not compile or launch, but may in another process.
 Kind = Literal["good", "wrong", "broken", "crashed", "hung"]
 
 
 class Verdict(NamedTuple):
-    """What was found of a subject, when; ``fault`` is what is wrong, empty where nothing is."""
+    """The verdict on a subject, with its date; ``fault`` is empty if it is good."""
 
     title: str
     kind: Kind
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 
 
 class Environment(NamedTuple):
-    """What a verdict holds for. ``kernels`` is a digest of the operators' source."""
+    """The environment of a verdict. ``kernels`` is a digest of the operators' source."""
 
     gpu: str
     capability: str
@@ -56,43 +56,44 @@ class Environment(NamedTuple):
 
 
 class Verdicts:
-    """The verdicts of one environment. Threads and processes may share them; where the cache cannot be
-    written, they last as long as the process.
+    """The verdicts of one environment, shared by threads and processes.
+
+    If the cache cannot be written, they last as long as the process.
     """
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self._lock = threading.Lock()
         self._found: dict[str, Verdict] = dict(self._read())
-        # What does not build in one process may in the next: such a verdict is shown, and tried again.
+        # A kernel that does not build in one process may in the next: its verdict is shown, and tried again.
         self._stale = {key for key, verdict in self._found.items() if verdict.kind == "broken"}
 
     @property
     def path(self) -> Path | None:
-        """The file; None where the user's folders cannot be told."""
+        """The file; None if the user's folders are unknown."""
         try:
             return cache_dir() / "proofs" / self.environment.file_name
         except (ImportError, RuntimeError):
             return None
 
     def get(self, subject: Subject) -> Verdict | None:
-        """What is known, if anything is."""
+        """Return the verdict on a subject, if there is one."""
         return None if subject.key in self._stale else self._found.get(subject.key)
 
     def all(self) -> Mapping[str, Verdict]:
-        """All, by the subjects' keys."""
+        """Return all verdicts by the subjects' keys."""
         with self._lock:
             return dict(self._found)
 
     def add(self, subject: Subject, verdict: Verdict) -> None:
-        """Notes a verdict, and writes it down where that is possible."""
+        """Add a verdict, and write it to the file if possible."""
         with self._lock:
             self._found[subject.key] = verdict
             self._stale.discard(subject.key)
             path = self.path
             if path is None:
                 return
-            # Other processes write there too.
+            # Other processes write the file too.
             self._found = {**self._read(), **self._found}
             data = {
                 "environment": self.environment._asdict(),

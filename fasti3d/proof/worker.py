@@ -1,5 +1,6 @@
-"""A process that proves subjects, one after the other: an illegal memory access or a loop without end is its
-end and not that of the program that asked.
+"""A process that proves subjects, one after the other.
+
+An illegal memory access or an endless loop ends this process, and not the program that asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from fasti3d.proof.subject import Subject
 
-# Of a start with its imports, and of a proof with its compilation, in seconds.
+# Timeout of a start with its imports, and of a proof with its compilation, in seconds.
 _PATIENCE = 180.0
 _START = """
 import json, sys
@@ -59,7 +60,7 @@ class Worker:
             raise WorkerError(ready["fault"])
 
     def ask(self, subject: Subject) -> tuple[str, str]:
-        """The kind of verdict and the fault."""
+        """Prove a subject, and return the kind of verdict and the fault."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(subject).encode() + b"\n")
@@ -78,7 +79,7 @@ class Worker:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         atexit.unregister(self.close)
         self._process.kill()
         self._process.wait()
@@ -87,7 +88,7 @@ class Worker:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.put(line)
-        self._lines.put(b"")  # which is no JSON
+        self._lines.put(b"")  # not valid JSON
 
     def _line(self) -> bytes:
         try:
@@ -97,8 +98,8 @@ class Worker:
 
 
 def serve() -> None:
-    """The process's side: a subject a line on stdin, a verdict a line on stdout."""
-    # What other code prints must not be taken for an answer.
+    """Run the process: read one subject per line on stdin, write one verdict per line on stdout."""
+    # Output of other code must not be mistaken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

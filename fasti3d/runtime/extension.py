@@ -1,7 +1,7 @@
-"""Loads the compiled operators, where they were built, and says what they are.
+"""Loads the compiled operators, if they were built, and describes them.
 
-Importing this module does not fail where there are none: every operator then runs its reference, and
-``load_error`` tells why.
+Importing this module does not fail without them: every operator then runs its reference, and
+``load_error`` says why.
 
 FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
 before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from fasti3d.runtime.environment import wrong
+from fasti3d.utils.environment import wrong
 
 _ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
-    """The module, or why it is absent: no error text where it simply was not built."""
+    """The module, or why it does not load; None and None if it was not built."""
     try:
         return importlib.import_module(f"fasti3d.{name}"), None
     except ModuleNotFoundError:
@@ -34,7 +34,7 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
             "built for another Python or another C library, or torch is older than 2.11: "
             "reinstall with `pip install --no-build-isolation --force-reinstall fasti3d`"
         )
-        return None, f"fasti3d.{name} does not load ({error}); likely it was {likely}"
+        return None, f"fasti3d.{name} does not load ({error}); it was probably {likely}"
 
 
 def _wanted_isa() -> str | None:
@@ -65,7 +65,7 @@ def build_info() -> dict[str, Any] | None:
 
 
 def load_error() -> str | None:
-    """Why a part of the extension that is on disk does not load; None if all is well or nothing was built."""
+    """Why a part of the extension on disk does not load; None if it loads or was not built."""
     return _ERROR
 
 

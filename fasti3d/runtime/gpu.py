@@ -1,4 +1,4 @@
-"""Which GPUs the Triton kernels serve, and what they need to know of one."""
+"""Which GPUs the Triton kernels support, and the traits of a GPU that choose among them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import torch
 from fasti3d.proof.guard import triton_fault
 
 # Older GPUs have no bfloat16 and no asynchronous copies to shared memory.
-LEAST_CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 
 
-class Chip(NamedTuple):
-    """A GPU to a kernel: its compute capability and how many multiprocessors share the work."""
+class GpuTraits(NamedTuple):
+    """The traits of a GPU that decide over kernels: compute capability, and number of SMs."""
 
     capability: tuple[int, int]
-    multiprocessors: int
+    sms: int
 
 
 @cache
-def chip(device: torch.device) -> Chip:
-    """What a CUDA device is."""
+def gpu_traits(device: torch.device) -> GpuTraits:
+    """The traits of a CUDA device."""
     properties = torch.cuda.get_device_properties(device)
-    return Chip((properties.major, properties.minor), properties.multi_processor_count)
+    return GpuTraits((properties.major, properties.minor), properties.multi_processor_count)
 
 
 @cache
 def l2_bytes(device: torch.device) -> int:
-    """The second-level cache of a CUDA device."""
+    """The size of a CUDA device's L2 cache in bytes."""
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
-def settle(device: torch.device) -> bool:
-    """Waits for the current stream, so that other streams may read from now on what was written on it; False
-    while a CUDA graph is captured, when nothing is written yet.
+def synchronize_unless_capturing(device: torch.device) -> bool:
+    """Wait for the current stream, so that other streams may read what was written on it, and return True.
+
+    Return False while a CUDA graph is captured: nothing has been written then.
     """
     if device.type != "cuda":
         return True
@@ -47,23 +48,23 @@ def settle(device: torch.device) -> bool:
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the Triton kernels do not serve clips of ``dtype`` on ``device``, as a sentence; None: they do."""
+    """Why the Triton kernels do not take clips of ``dtype`` on ``device``, as a sentence; None if they do."""
     if device.type == "cuda" and torch.version.cuda and dtype not in (torch.float16, torch.bfloat16):
         return "the fused kernels take float16 and bfloat16: torch's own (cuDNN) run"
     return why_no_triton(device)
 
 
 def why_no_triton(device: torch.device) -> str | None:
-    """Why no Triton kernel runs on ``device``, whatever the dtype, as a sentence; None: they do."""
+    """Why no Triton kernel runs on ``device`` in any dtype, as a sentence; None if they do."""
     if device.type != "cuda" or torch.version.cuda is None:
         return "there are no fused kernels for this device: torch's own run"
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU"
-    capability = chip(device).capability
-    if capability < LEAST_CAPABILITY:
-        has, least = (f"{major}.{minor}" for major, minor in (capability, LEAST_CAPABILITY))
+    capability = gpu_traits(device).capability
+    if capability < MIN_CAPABILITY:
+        has, needed = (f"{major}.{minor}" for major, minor in (capability, MIN_CAPABILITY))
         return (
-            f"the fused kernels need compute capability {least}, this GPU has {has}: torch's own (cuDNN) run"
+            f"the fused kernels need compute capability {needed}, this GPU has {has}: torch's own (cuDNN) run"
         )
     if error := _triton_error():
         return f"triton, which the fused kernels are written in, does not import ({error}): install it"

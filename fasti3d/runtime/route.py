@@ -1,4 +1,4 @@
-"""Which path convolutions take on a device, and the dtype they are computed in: the one place that decides.
+"""Decides which path convolutions take on a device, and the dtype they are computed in.
 
 A clip is first rounded to the dtype of the result, which is the clip's own or autocast's. Then what a
 convolution reads, clip and weights, is cast to the compute dtype; its sums are float32, and the result is
@@ -51,7 +51,7 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
     if device.type != "cpu":
         if why := gpu.why_not(device, dtype):
             return Route(Path.REFERENCE, dtype, why)
-        capability = "{}.{}".format(*gpu.chip(device).capability)
+        capability = "{}.{}".format(*gpu.gpu_traits(device).capability)
         return Route(
             Path.FUSED_GPU, dtype, f"Triton kernels for compute capability {capability}, float32 sums"
         )

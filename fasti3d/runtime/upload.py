@@ -1,4 +1,4 @@
-"""Copies from the host to a GPU beside the work that is going on there."""
+"""Copies from the host to a GPU, concurrent with the work there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def upload(host: Tensor, device: torch.device) -> Tensor:
-    """``host.to(device)``, for the current stream to use.
+    """Return ``host.to(device)``, for use on the current stream.
 
-    To a GPU the copy goes from pinned memory and over a stream of its own: it waits for no kernel that was
-    launched before, and nobody waits for it but what the current stream is given from now on.
+    The copy to a GPU goes from pinned memory on a stream of its own: it does not wait for kernels launched
+    before, and only work submitted to the current stream from now on waits for it.
     """
     if device.type != "cuda" or host.device.type != "cpu":
         return host.to(device)

@@ -1,1 +1,1 @@
-"""What every part may use and no part owns: names, files, warnings, prefetching."""
+"""What every part may use: files, resumable output, names, warnings, prefetching."""

@@ -1,4 +1,7 @@
-"""Zip archives and NumPy arrays from anybody: every declared size is checked before anything is unpacked."""
+"""Zip archives and NumPy arrays: every declared size is checked before anything is unpacked.
+
+Those that are written have equal bytes for equal content.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from fasti3d.utils.parsing import brief, first_line
 from fasti3d.utils.resources import is_resource_error
 
-# What any archive may unpack to, however small it is: an I3D in float64, or some clips of one colour.
+# The size that any archive may unpack to: that of an I3D in float64, or of some clips of one colour.
 _ALWAYS = 128 << 20
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED = 0x1
@@ -24,18 +27,20 @@ _ENCRYPTED = 0x1
 _MAGIC = b"\x93NUMPY"
 # A plain array's header has about a hundred characters.
 _MAX_HEADER = 2048
+# The first date that the zip format knows.
+_DATE = (1980, 1, 1, 0, 0, 0)
 _DTYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,9}")
 
 
 class ArchiveError(ValueError):
-    """A damaged archive or array, or one that declares more than it brings; the caller names the file."""
+    """An archive or array is damaged, or declares more than it holds; the caller names the file."""
 
 
 @contextmanager
 def damaged(what: str) -> Iterator[None]:
-    """Malformed bytes make zipfile, zlib and NumPy raise nearly anything: in the block it is an ArchiveError.
+    """Turn any error of malformed bytes, of which zipfile, zlib and NumPy raise many, into an ArchiveError.
 
-    An ArchiveError, what the system says of a file, and a lack of memory pass as they are.
+    An ArchiveError, an OSError and a lack of memory pass as they are.
     """
     try:
         yield
@@ -51,11 +56,11 @@ class Archive:
     """A zip archive whose members are stored or deflated, none encrypted, none twice.
 
     Args:
-        file: open for reading, seekable.
-        ratio: how many times its own size it may unpack to; 128 MiB are always allowed.
+        file: Open for reading, seekable.
+        ratio: How many times its own size it may unpack to; 128 MiB are always allowed.
 
     Raises:
-        ArchiveError: damaged, of another kind, or one that declares more than that.
+        ArchiveError: It is damaged, of another kind, or declares more than that.
     """
 
     def __init__(self, file: IO[bytes], *, ratio: int) -> None:
@@ -80,44 +85,44 @@ class Archive:
                 for member in members
             ):
                 raise ArchiveError("the archive is damaged: its members declare more bytes than it has")
-            most = max(_ALWAYS, ratio * size)
-            if (declared := sum(member.file_size for member in members)) > most:
+            limit = max(_ALWAYS, ratio * size)
+            if (declared := sum(member.file_size for member in members)) > limit:
                 raise ArchiveError(
-                    f"it declares {declared:,} bytes in {size:,}, and at most {most:,} are unpacked from "
+                    f"it declares {declared:,} bytes in {size:,}, and at most {limit:,} are unpacked from "
                     "so few: save it uncompressed"
                 )
 
     @property
     def names(self) -> list[str]:
-        """Of its members, in order."""
+        """The names of its members, in order."""
         return list(self._members)
 
     def size(self, name: str) -> int:
-        """How many bytes a member has when unpacked; ArchiveError if there is none of that name."""
+        """Return the unpacked bytes of a member; ArchiveError if it does not exist."""
         if name not in self._members:
             raise ArchiveError(f"it has no member {brief(name)}")
         return self._members[name].file_size
 
     @contextmanager
     def member(self, name: str) -> Iterator[IO[bytes]]:
-        """A member to read from; ArchiveError if it turns out to be damaged."""
+        """Open a member to read from; ArchiveError if it turns out to be damaged."""
         self.size(name)
         with damaged(f"{brief(name)} in the archive"), self._zip.open(name) as file:
             yield file
 
     def read(self, name: str) -> bytes:
-        """A member's bytes."""
+        """Return a member's bytes."""
         with self.member(name) as file:
             return file.read()
 
     def array(self, name: str) -> NDArray[Any]:
-        """A member that is an .npy file of plain numbers or text."""
+        """Return the array of a member that is an .npy file of numbers or text."""
         with self.member(name) as file:
             return read_array(file, self.size(name))
 
 
 class Header(NamedTuple):
-    """What an .npy file says of its array, whose data begin at ``offset``."""
+    """The description of an .npy file's array, whose data begin at ``offset``."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -130,10 +135,10 @@ class Header(NamedTuple):
 
 
 def read_header(file: IO[bytes]) -> Header:
-    """The header of an .npy file; whether the array is there, the caller checks.
+    """Read the header of an .npy file; the caller checks that the array is complete.
 
     Raises:
-        ArchiveError: no such file, or one with fields.
+        ArchiveError: It is not such a file, or an array with fields.
     """
     start = file.read(10)
     if start[:6] != _MAGIC or len(start) < 10:
@@ -157,19 +162,26 @@ def read_header(file: IO[bytes]) -> Header:
 
 
 def read_array(file: IO[bytes], size: int) -> NDArray[Any]:
-    """The array of an .npy file of ``size`` bytes, in memory of its own.
+    """Read the array of an .npy file of ``size`` bytes into memory of its own.
 
     Raises:
-        ArchiveError: as ``read_header``, one of objects, or one that is cut off.
+        ArchiveError: As ``read_header``, or the array is of objects or cut off.
     """
     header = read_header(file)
     if header.dtype.hasobject or not header.dtype.itemsize:
         raise ArchiveError(f"it holds {header.dtype}, and only plain numbers are read")
-    if header.nbytes > (there := size - header.offset):
+    if header.nbytes > (held := size - header.offset):
         raise ArchiveError(
             f"it is cut off: shape {header.shape} in {header.dtype} takes {header.nbytes:,} bytes, and "
-            f"{there:,} are there"
+            f"the file holds {held:,}"
         )
     data = bytearray(file.read(header.nbytes))
     order = "F" if header.fortran else "C"
     return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)  # type: ignore[call-overload]
+
+
+@contextmanager
+def array_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """Open the member of an archive to which the .npy of array ``name`` is written, for ``np.load``."""
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
+        yield file

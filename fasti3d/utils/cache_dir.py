@@ -1,25 +1,29 @@
-"""Where fasti3d keeps what it fetches and measures."""
+"""The folder in which fasti3d keeps what it downloads and measures."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from fasti3d.runtime.environment import wrong
+from fasti3d.utils.environment import wrong
 
 
 def cache_dir() -> Path:
-    """The folder everything fetched is kept in: ``FASTI3D_HOME``, or the platform's cache folder.
+    """Return the folder of everything downloaded: ``FASTI3D_HOME``, or the platform's cache folder.
 
     Raises:
-        fasti3d.runtime.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
+        fasti3d.utils.environment.SettingError: ``FASTI3D_HOME`` names the home folder of an unknown user.
+
+    Example:
+        >>> cache_dir()  # doctest: +SKIP
+        PosixPath('/home/user/.cache/fasti3d')
     """
     if home := os.environ.get("FASTI3D_HOME"):
         try:
             return Path(home).expanduser()
         except RuntimeError:
             raise wrong("FASTI3D_HOME", home, "a folder of an existing user") from None
-    # Here and not at the top: machines that only run the operators may lack it.
+    # Imported here: machines that only run the operators may lack it.
     import platformdirs
 
     return platformdirs.user_cache_path("fasti3d", appauthor=False)

@@ -1,4 +1,4 @@
-"""What videos are called: in messages, and in the names of their outputs."""
+"""The names of videos in messages, and of their outputs."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
-# Control characters, halves of characters (bytes that are no UTF-8), and ends of lines and paragraphs.
+# Control characters, halves of characters (bytes that are not UTF-8), and ends of lines and paragraphs.
 _UNSHOWN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
-# Bytes in the name of a file where the system does not say.
-_NAME_MAX = 255
+# Bytes in the name of a file, if the system does not say.
+_MAX_NAME = 255
 _DIGEST = 12
 
 
 def is_shown(character: str) -> bool:
-    """Whether a character can stand in a line of text as it is."""
+    """Return whether a character can be shown in a line of text as it is."""
     return unicodedata.category(character) not in _UNSHOWN
 
 
 def quoted(path: str | os.PathLike[str]) -> str:
-    """A path for a message of one line: as it is, or in quotes and escaped where it would not show so."""
+    """Return a path for a message of one line: as it is, or quoted and escaped if it cannot be shown so."""
     text = os.fspath(path)
     return text if all(map(is_shown, text)) else repr(text)
 
 
 def output_name(video: str | os.PathLike[str], *, is_folder: bool = False) -> str:
-    """What the output of a video is called, which is one part of a path and never ``.`` or ``..``.
+    """Return the name of a video's output, which is one part of a path and never ``.`` or ``..``.
 
-    It is the video's name without its suffix, what follows the last dot that is neither first nor last. Of a
-    folder of images, and where only dots would be left (``..mp4``), it is the whole name; of a folder given
-    as ``..`` or ``/``, the name that the folder has, or ``root``.
+    It is the video's name without its suffix, what follows the last dot that is neither first nor last. It is
+    the whole name for a folder of images, and if only dots would be left (``..mp4``); for a folder given as
+    ``..`` or ``/``, the name that the folder has, or ``root``.
 
     Example:
         >>> output_name("in/walk.v2.mp4"), output_name("..mp4"), output_name("frames.d", is_folder=True)
@@ -48,12 +48,12 @@ def output_name(video: str | os.PathLike[str], *, is_folder: bool = False) -> st
 
 
 def shortened(name: str, folder: Path, added: int) -> str:
-    """The name, cut and with a digest of the whole where ``added`` bytes more would be too many for a file.
+    """Return the name, cut and with a digest of the whole if ``added`` bytes more are too many for a file.
 
     Args:
-        name: one part of a path.
-        folder: where the file will be; it need not be there.
-        added: bytes that come before and after the name.
+        name: One part of a path.
+        folder: The file's folder, which need not exist.
+        added: Bytes that come before and after the name.
     """
     room = _longest_name(folder) - added
     if len(os.fsencode(name)) <= room:
@@ -66,10 +66,10 @@ def shortened(name: str, folder: Path, added: int) -> str:
 
 
 def alike(names: Iterable[str], folder: Path) -> tuple[str, str] | None:
-    """Two different names of files that are one file in this folder, as where A is a; None without any.
+    """Return two different names that are one file in this folder, as if A and a are the same; else None.
 
     Names that differ only in case, in how accents are composed, or in dots and spaces at their ends are tried
-    out in the folder, in one of its own that is removed again.
+    in the folder, in a temporary one.
     """
     first: dict[str, str] = {}
     for name in names:
@@ -101,4 +101,4 @@ def _longest_name(folder: Path) -> int:
             continue
         except (AttributeError, OSError, ValueError):
             break
-    return _NAME_MAX
+    return _MAX_NAME

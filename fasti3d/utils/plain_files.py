@@ -1,4 +1,4 @@
-"""Opening files in folders that others can write to: never a pipe that hangs, never somebody else's link."""
+"""Opening files in folders that other users can write to, without waiting for pipes or following links."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# A named pipe is then opened without a writer; on Windows there are no such flags.
+# A named pipe is then opened without waiting for a writer; Windows has no such flags.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Opens a file to read from, at once: anything else than a plain file is an error.
+    """Open a file to read from, without waiting: anything but a regular file is an error.
 
     Raises:
-        OSError: it cannot be opened, or is a folder, a named pipe or a device; names which.
-        ValueError: a path with a NUL character.
+        OSError: It cannot be opened, or is a folder, a named pipe or a device; the message says which.
+        ValueError: The path has a NUL character.
+
+    Example:
+        >>> with open_regular("weights.pt") as file:  # doctest: +SKIP
+        ...     head = file.read(16)
     """
     return open(path, "rb", opener=_open_at_once)
 
 
 def open_partial(path: Path, *, keep: bool) -> IO[bytes]:
-    """Opens a file of our own to write to, behind what it has if ``keep``.
+    """Open a file of this program to write to, after its content if ``keep``.
 
-    A symbolic link, a second name of another file, a named pipe or a device in its place is removed
-    first: it is never written through.
+    A symbolic link, a second name of another file, a named pipe or a device in its place is removed first,
+    and never written through.
 
     Raises:
-        OSError: it cannot be opened, or a folder is in its place.
+        OSError: It cannot be opened, or a folder is in its place.
     """
     remove_planted(path)
     return open(
@@ -45,17 +49,17 @@ def open_partial(path: Path, *, keep: bool) -> IO[bytes]:
 
 
 def create(path: Path) -> IO[bytes]:
-    """Creates a file to write to, in place of whatever has its name; a link there is removed, not followed.
+    """Create a file to write to, in place of what has its name; a link there is removed, not followed.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: It cannot be created.
     """
     path.unlink(missing_ok=True)
     return path.open("xb")
 
 
 def remove_planted(path: Path) -> None:
-    """Removes what is at ``path`` unless it is a plain file with no other name, or a folder."""
+    """Remove what is at ``path`` unless it is a regular file with no other name, or a folder."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -72,5 +76,5 @@ def _open_at_once(path: str, flags: int) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    kind = _KINDS.get(stat.S_IFMT(mode), "no plain file")
+    kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
     raise OSError(errno.EINVAL, f"it is {kind}, and a file is needed", path)

@@ -8,14 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
-# Windows made ahead of whoever takes them: 10 MB each at 64x224x224.
+# Windows made ahead of their use: 10 MB each at 64x224x224.
 READ_AHEAD = 2
 
 T = TypeVar("T")
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of ``size``; the last one may be shorter."""
+    """Yield the items in lists of ``size``; the last one may be shorter.
+
+    Example:
+        >>> list(batched("abc", 2))
+        [['a', 'b'], ['c']]
+    """
     group: list[T] = []
     for item in items:
         group.append(item)
@@ -27,10 +32,14 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def read_ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """The same items, made in another thread up to ``depth`` ahead.
+    """Yield the same items, made in another thread up to ``depth`` ahead.
 
-    An error of the source is raised here, after the items before it. Closing this generator ends the
-    thread and closes the source. The other thread has the context variables of this one.
+    An error of the source is raised here, after the items before it. Closing this generator ends the thread
+    and closes the source. The other thread has the context variables of this one.
+
+    Example:
+        >>> list(read_ahead(iter("abc"), 2))
+        ['a', 'b', 'c']
     """
     context = copy_context()
 
@@ -53,7 +62,7 @@ def read_ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
 
 
 class _End:
-    """What a source gives when it has no more."""
+    """What stands for the end of a source."""
 
 
 _END = _End()

@@ -1,15 +1,15 @@
-"""Telling a machine that ran out of something from a file that is broken."""
+"""Tell a machine that ran out of memory, descriptors or disk from a file that is damaged."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-# Memory, descriptors of a process and of the system, disk, a user's share of it.
+# Memory, descriptors of a process and of the system, disk, and a user's share of it.
 _EXHAUSTED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
 
-# What torch, cuBLAS, cuDNN and Python's threads say in a plain RuntimeError.
-_SAYINGS = (
+# The messages of torch, cuBLAS, cuDNN and Python's threads in a plain RuntimeError.
+_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
@@ -20,7 +20,7 @@ _SAYINGS = (
 
 
 def is_resource_error(error: BaseException) -> bool:
-    """Whether memory, file descriptors, threads or disk space ran out, which is never a file's fault.
+    """Return whether memory, file descriptors, threads or disk space ran out, which no file causes.
 
     True for MemoryError, for an OSError (PyAV's included) whose errno says so, for torch's out-of-memory
     errors on any device, and for an error raised from one of these or while it was handled.
@@ -47,6 +47,6 @@ def _is_exhaustion(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno in _EXHAUSTED
-    # Classes of our own quote names of files, which may say anything.
+    # Our own classes quote names of files, which may contain anything.
     plain = type(error).__module__.partition(".")[0] in ("builtins", "torch")
-    return plain and isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+    return plain and isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)

@@ -1,4 +1,4 @@
-"""Files that are written at the end of long work: whether they can be, asked before it."""
+"""Check, before long work, that the files written at its end can be written."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_target(path: str | PathLike[str]) -> Path:
-    """The path, if a picture can be written there: to be asked before the work that it will show.
+    """Return the path of a picture, if it can be written.
 
     Raises:
-        ValueError: another format than .png, .svg or .pdf.
-        OSError: a folder that is not there or takes no files, or a folder in the picture's place.
+        ValueError: Its format is not .png, .svg or .pdf.
+        OSError: Its folder does not exist or cannot be written to, or a folder is in its place.
+
+    Example:
+        >>> check_target("timeline.png").suffix
+        '.png'
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
@@ -25,16 +29,18 @@ def check_target(path: str | PathLike[str]) -> Path:
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder: create it, or write the picture elsewhere")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} takes no files from this user: write the picture elsewhere")
+        raise PermissionError(
+            f"this user has no permission to write to {folder}: write the picture elsewhere"
+        )
     return target
 
 
 def check_statistics(path: str | PathLike[str]) -> Path:
-    """The path, if statistics can be written there: to be asked before the work.
+    """Return the path of saved statistics, if they can be written.
 
     Raises:
-        ValueError: a name that does not end in .npz.
-        OSError: its folder is not there.
+        ValueError: Its name does not end in .npz.
+        OSError: Its folder does not exist.
     """
     target = Path(path)
     if target.suffix != ".npz":

@@ -1,4 +1,4 @@
-"""Warnings that are kept as well as shown."""
+"""Warnings that are recorded as well as shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def recorded_warnings(category: type[Warning]) -> Iterator[list[str]]:
-    """The texts, at the end, of a category's warnings raised inside, in any thread; all go on as usual."""
+    """Record the texts of a category's warnings raised inside, in any thread; all are still shown.
+
+    Example:
+        >>> with recorded_warnings(UserWarning) as texts:  # doctest: +SKIP
+        ...     warnings.warn("odd")
+        >>> texts  # doctest: +SKIP
+        ['odd']
+    """
     texts: list[str] = []
     caught: list[warnings.WarningMessage] = []
     try:

@@ -1,4 +1,4 @@
-"""Video in: decoding, sampling by time stamps, the RGB preset of I3D, windows of any length."""
+"""Reads video: decoding, sampling by time stamps, the RGB preset of I3D, sliding windows."""
 
 from fasti3d.video.count import count_frames
 from fasti3d.video.errors import VideoError, VideoWarning

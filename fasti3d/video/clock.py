@@ -1,20 +1,20 @@
-"""From the time stamps of a file to seconds that only increase."""
+"""Converts the time stamps of a file to seconds that only increase."""
 
 from __future__ import annotations
 
 from fasti3d.limits import MAX_LAST
 
-# A step longer than this, in seconds, is taken for a broken clock and not for a still picture; but where a
-# format's stamps may start anew anywhere, as those of MPEG-TS may, already a shorter one.
+# A longer step, in seconds, is a broken clock and not a still picture. In formats whose stamps may restart
+# anywhere, such as MPEG-TS, the limit is shorter.
 MAX_STEP = 900.0
 MAX_STEP_RESTARTING = 60.0
 
-# Pictures that come ever more slowly are no break: a step may be so many times the longest one before it.
+# A gradually decreasing frame rate is not a break: a step may be this many times the longest one before it.
 _SLOWER = 2.0
 
 
 class Clock:
-    """Turns each frame's stamp into seconds since the first frame, mending what is broken.
+    """Converts each frame's stamp to seconds since the first frame, and repairs broken ones.
 
     The rule: a frame without a stamp follows the one before it by that one's duration. A stamp that is not
     later than the one before, or more than ``max_step`` later, is a break in the clock, unless the file is
@@ -28,11 +28,11 @@ class Clock:
         max_step: ``MAX_STEP`` or ``MAX_STEP_RESTARTING``, in seconds.
 
     Attributes:
-        mended: whether a break has been met so far.
+        repaired: whether a break has been repaired so far.
     """
 
     def __init__(self, period: float, max_step: float = MAX_STEP) -> None:
-        self.mended = False
+        self.repaired = False
         self._max_step = max_step
         self._offset: float | None = None  # seconds to add to a stamp
         self._time: float | None = None
@@ -40,7 +40,7 @@ class Clock:
         self._longest = 0.0
 
     def __call__(self, stamp: float | None, duration: float) -> tuple[float, float]:
-        """The (time, duration) in seconds of the next frame, from its stamp and duration (0 if unknown)."""
+        """Return (time, duration) of the next frame in seconds, from its stamp and duration (0: unknown)."""
         previous = self._time
         expected = 0.0 if previous is None else previous + self._duration
         if previous is None:
@@ -56,7 +56,7 @@ class Clock:
             if self._is_plausible(time - previous):
                 self._longest = max(self._longest, time - previous)
             else:
-                self.mended = True
+                self.repaired = True
                 self._offset = expected - stamp
                 time = expected
         if self._is_plausible(duration):

@@ -1,4 +1,4 @@
-"""How many frames a video has, before it is read."""
+"""Counts the frames of a video before it is read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fasti3d.video import webp
 from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, clock, is_animated_webp, opened
 from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
-from fasti3d.video.source import file_pictures, folder_pictures, images
+from fasti3d.video.source import file_frames, folder_frames, images
 
-# Packets come in order of decoding: no codec shows one later than behind this many others.
+# Packets come in order of decoding; no codec reorders one by more than this many.
 _REORDERED = 32
 
 
@@ -30,36 +30,44 @@ class _Moment(NamedTuple):
 
 
 def count_frames(path: str | os.PathLike[str], *, fps: float | None = 25.0, decode: bool = False) -> int:
-    """How many frames ``read_frames`` gives.
+    """Count the frames that ``read_frames`` yields.
 
-    By default the time stamps of a file's packets are counted, or the images of a folder, which takes
-    hardly any time beside decoding. That is right for files in order. Of one with damage in it, or a clock
-    that goes wrong, the frames that decode may be others: whoever relies on the number must see, when
-    reading, whether it was true.
+    By default the time stamps of a file's packets, or the images of a folder, are counted, which takes much
+    less time than decoding. The result is exact for undamaged files. For a file with damage or a broken
+    clock the number of decoded frames may differ, so a caller that relies on the count must check it when
+    reading.
 
     Args:
         path, fps: as for ``read_frames``.
-        decode: decodes everything and so counts what there is, damaged or not.
+        decode: decode every frame, for an exact count of damaged files too.
+
+    Returns:
+        The number of frames.
 
     Raises:
-        ValueError: an fps that is none.
-        VideoError: missing, empty or without video; with ``decode`` also not decodable.
+        ValueError: ``fps`` is out of range.
+        VideoError: the video is missing, empty or has no video stream; with ``decode``, also if it cannot be
+            decoded.
 
     Warns:
-        VideoWarning: frames are repeated up to a limit, as ``read_frames`` says.
+        VideoWarning: frames are repeated up to a limit, as for ``read_frames``.
+
+    Example:
+        >>> count_frames("video.mp4", fps=25.0)  # doctest: +SKIP
+        250
     """
     check_arguments(fps, None, None)
     path = Path(path)
     if os.path.isdir(path):
         if not decode:
             return len(images(path))
-        return sum(1 for _ in folder_pictures(path, fps=fps or DEFAULT_FPS, strict=False))
-    shown = file_pictures(path, strict=False) if decode else _moments(path)
+        return sum(1 for _ in folder_frames(path, fps=fps or DEFAULT_FPS, strict=False))
+    shown = file_frames(path, strict=False) if decode else _moments(path)
     return sum(1 for _ in sample(shown, fps, partial(warn, path)))
 
 
 def _moments(path: Path) -> Iterator[_Moment]:
-    """The packets of a file in order of presentation, by the clock that ``file_pictures`` keeps."""
+    """The packets of a file in order of presentation, by the clock that ``file_frames`` keeps."""
     with opened(path) as (container, stream):
         ticking = clock(stream)
         if is_animated_webp(stream, path):

@@ -1,4 +1,4 @@
-"""From a file to its decoded frames in order, with one kind of error for all that can be wrong."""
+"""Decodes a file to frames in order of presentation; VideoError is the only error of a file."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from fasti3d.video import webp
 from fasti3d.video.clock import MAX_STEP, MAX_STEP_RESTARTING, Clock
 from fasti3d.video.errors import BreakError, VideoError, blamed, is_shortage
 
-# Only plain files: a playlist posing as a video must not reach the network. And a name is a name:
-# "frame%03d.png" is one file, not a pattern.
+# Only plain files: a playlist that poses as a video must not reach the network, and a name is not a pattern:
+# "frame%03d.png" is one file.
 _OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
 # Also while FFmpeg looks for what streams there are, for which it decodes some frames.
 _DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 
-# FFmpeg draws text files as the film of a terminal.
+# FFmpeg renders text files as video of a terminal.
 _TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
-# What only names other files, any number of times.
+# Formats that only name other files, any number of times.
 _PLAYLISTS = frozenset({"concat", "hls", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest"})
-# AVFMT_TS_DISCONT: time stamps may start anew in the middle.
+# AVFMT_TS_DISCONT: time stamps may restart in the middle.
 _RESTARTING = 0x200
 
-# Where the file does not say: the rate that the network was trained at.
+# For files that do not declare a rate: the rate that the network was trained at.
 DEFAULT_FPS = 25.0
 
-# A file may end this much before the time it announces, in seconds, before it counts as cut off.
+# A file that ends this much before its declared end, in seconds, is truncated.
 _MISSING = 0.5
 
 
-# What PyAV itself raises over what is broken: of streams that turn up late, for one.
+# What PyAV itself raises for broken files, for example for streams that appear late.
 PYAV_ERRORS = (LookupError, ValueError, ArithmeticError, NotImplementedError)
 
 
@@ -225,7 +225,7 @@ class _Extent:
         self._end = end if self._end is None else max(self._end, end)
 
     def missing(self, container: InputContainer, stream: VideoStream) -> str | None:
-        """In words, what is missing; None where nothing is, or nobody knows."""
+        """A sentence about what is missing; None if nothing is, or if it is unknown."""
         if self._end is None or container.duration is None:
             return None
         # Some formats count their duration from zero and some from the first stamp: where the two

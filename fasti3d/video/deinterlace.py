@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from fasti3d.video.picture import Picture
+from fasti3d.video.timed_frame import TimedFrame
 
 
-def deinterlaced(pictures: Iterator[Picture]) -> Iterator[Picture]:
+def deinterlaced(pictures: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
     """Runs frames that are flagged as interlaced through FFmpeg's yadif, one frame out for one in.
 
     Progressive frames pass untouched, and before the first interlaced one no filter is set up.
     """
     graph: Graph | None = None
     shape: tuple[int, int, str] | None = None
-    waiting: deque[Picture] = deque()
+    waiting: deque[TimedFrame] = deque()
     for picture in pictures:
         frame = picture.frame
         if graph is not None and shape != (frame.width, frame.height, frame.format.name):
@@ -39,7 +39,7 @@ def deinterlaced(pictures: Iterator[Picture]) -> Iterator[Picture]:
         yield from _filtered(graph, waiting)
 
 
-def _yadif(picture: Picture) -> Graph:
+def _yadif(picture: TimedFrame) -> Graph:
     frame = picture.frame
     graph = Graph()
     source = graph.add_buffer(
@@ -51,7 +51,7 @@ def _yadif(picture: Picture) -> Graph:
     return graph
 
 
-def _filtered(graph: Graph, waiting: deque[Picture]) -> Iterator[Picture]:
+def _filtered(graph: Graph, waiting: deque[TimedFrame]) -> Iterator[TimedFrame]:
     while waiting:
         try:
             frame = graph.pull()

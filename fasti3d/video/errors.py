@@ -1,4 +1,4 @@
-"""What goes wrong with a video: one error and one warning, both naming the file and the reason."""
+"""The error and the warning of a video, both of which name the file and the reason."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fasti3d.utils.naming import quoted
 from fasti3d.utils.resources import is_resource_error
 
 # More than FFmpeg has reason to ask for at once: the largest frame at 8 bytes per pixel is half of it.
-_LARGEST_DEMAND = 1 << 30
+_MAX_REQUEST = 1 << 30
 
 
 class VideoError(Exception):
-    """A file or folder that gives no frames, or too few, or in strict mode not all of them.
+    """A file or folder yields no frames, too few, or in strict mode not all of them.
 
     Attributes:
         path: the file or folder, as a ``Path``.
@@ -37,17 +37,17 @@ class VideoError(Exception):
 
 
 class BreakError(Exception):
-    """A file ends or breaks before its end; all frames before the break have been given."""
+    """A file ends or breaks before its end; all frames before the break have been yielded."""
 
 
 class VideoWarning(UserWarning):
-    """Frames were given, but the file breaks off, its clock goes wrong, or it reaches a limit."""
+    """Frames were yielded, but the file breaks off, its clock is broken, or it reaches a limit."""
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether the machine ran short of something, which is not a video's fault.
+    """Whether the machine ran out of a resource, which is not an error of the video.
 
-    FFmpeg also has no memory for the absurd sizes that broken files declare; then there is memory enough.
+    FFmpeg also reports a lack of memory for the absurd sizes that broken files declare; then memory is left.
     """
     if isinstance(error, FFmpegError) and isinstance(error, MemoryError):
         return not _has_memory()
@@ -56,7 +56,7 @@ def is_shortage(error: BaseException) -> bool:
 
 def _has_memory() -> bool:
     try:
-        np.empty(_LARGEST_DEMAND, np.uint8)  # which takes no memory before it is written to
+        np.empty(_MAX_REQUEST, np.uint8)  # takes no memory before it is written
     except MemoryError:
         return False
     return True

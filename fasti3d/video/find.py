@@ -17,15 +17,15 @@ VIDEO_SUFFIXES = (
 
 
 def find_videos(folder: Path) -> Iterator[Path]:
-    """The videos in a folder and in its folders, always in the same order: a folder's own, then its folders'.
+    """Yield the videos below a folder in a fixed order: a folder's own files, then those of its subfolders.
 
-    A folder that holds images and no videos is one video, also ``folder`` itself; images beside videos are
-    taken for pictures of those. Suffixes may be upper case. Hidden files and folders are left out. Links are
-    followed; a folder that is met again, as where links lead in a circle, is left out. Whether a video is
-    good, or a link leads anywhere, is found when it is read.
+    A folder that holds images and no videos is one video, including ``folder`` itself; images beside videos
+    are ignored, as posters of those. Suffixes may be upper case. Hidden files and folders are ignored. Links
+    are followed; a folder that was visited before, as through a cycle of links, is skipped. Videos are not
+    opened, so a damaged one or a dangling link is found when it is read.
 
     Raises:
-        ValueError: a folder that cannot be read.
+        ValueError: a folder cannot be read.
     """
     met: set[str] = set()
     for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):

@@ -1,4 +1,4 @@
-"""Frames as programs make them that decode with OpenCV and scale with Pillow."""
+"""Frames as produced by programs that decode with OpenCV and scale with Pillow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class PillowTransform:
     """RGB as OpenCV's VideoCapture converts it, and its short side scaled to ``resize`` as Pillow does.
 
     Frames are converted at the size they are stored in, bit for bit as by OpenCV (swscale, without its
-    accurate rounding, two pixels sharing a colour), turned upright, and only then scaled: bilinear, averaging
+    accurate rounding, two pixels sharing a color), turned upright, and only then scaled: bilinear, averaging
     where they shrink, in fixed-point numbers as Pillow's, but for rounding in fewer than one of 50 values.
     The long side is rounded down; pixels count as square. The first frame fixes the size.
 
     Args:
         resize: the short side after scaling.
-        crop: the side of the square cut from the centre, None to keep all.
+        crop: the side of the square cut from the center, None to keep all.
 
     Source: v-iashin/video_features, models/transforms.py, ``ResizeImproved`` and ``TensorCenterCrop``.
     """
@@ -36,7 +36,7 @@ class PillowTransform:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame, pixel_aspect: float) -> Tensor:
-        """A new uint8 tensor (H, W, 3); the proportions of the pixels are not looked at."""
+        """A new uint8 tensor (H, W, 3); ``pixel_aspect`` is ignored."""
         rgb = self._reformatter.reformat(
             frame, format="rgb24", interpolation=Interpolation.BICUBIC, dst_color_range=ColorRange.JPEG
         ).to_ndarray()

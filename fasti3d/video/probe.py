@@ -1,4 +1,4 @@
-"""What a video declares about itself."""
+"""Reads what a video declares about itself."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fasti3d.video.source import images
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video declares about itself; None where it does not say.
+    """What a video declares about itself; None for what it does not declare.
 
     Attributes:
         path: the file or folder.
         width, height: in stored pixels, after rotation.
-        fps: average frames a second.
+        fps: average frames per second.
         duration: seconds.
-        frames: how many.
+        frames: the number of frames.
         codec: FFmpeg's name of the codec, of a folder that of its first image.
         rotation: degrees clockwise by which frames are turned to be shown: 0, 90, 180 or 270.
     """
@@ -38,10 +38,17 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Reads the header of a video file, or of the first image of a folder, and decodes one frame.
+    """Read the header of a video file, or of the first image of a folder, and decode one frame.
+
+    Args:
+        path: a video file, or a folder of images.
 
     Raises:
-        VideoError: missing, empty, without video, or its first frame cannot be decoded.
+        VideoError: the video is missing, empty or has no video stream, or its first frame cannot be decoded.
+
+    Example:
+        >>> probe("video.mp4").fps  # doctest: +SKIP
+        29.97
     """
     path = Path(path)
     files = images(path) if os.path.isdir(path) else None

@@ -1,4 +1,4 @@
-"""Sampled RGB frames of a video, one at a time."""
+"""Reads the sampled RGB frames of a video, one at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fasti3d.limits import check_arguments
 from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, said
 from fasti3d.video.deinterlace import deinterlaced
 from fasti3d.video.errors import VideoError, blamed, warn
-from fasti3d.video.picture import Picture
 from fasti3d.video.sample import sample
-from fasti3d.video.source import file_pictures, folder_pictures
-from fasti3d.video.transform import SizeError, Transform
+from fasti3d.video.source import file_frames, folder_frames
+from fasti3d.video.timed_frame import TimedFrame
+from fasti3d.video.transform import FrameTransform, SizeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,47 +46,42 @@ def read_frames(
     crop: int | None = 224,
     strict: bool = False,
 ) -> Iterator[Frame]:
-    """Decodes a video and samples it by its time stamps, in bounded memory.
+    """Decode a video and sample it by its time stamps, in bounded memory.
 
-    Frames are turned upright as their metadata says, deinterlaced where flagged (yadif), laid on
-    black where transparent, and converted to RGB with the matrix and range of their metadata (BT.601
-    limited where it says nothing, as FFmpeg does; HDR is not tone-mapped). They are scaled straight
-    from the decoder's pixels, so that no more than one frame is ever in memory at full size in RGB.
+    Frames are rotated upright, deinterlaced where flagged (yadif), blended onto black, and converted to RGB
+    by their metadata (BT.601 limited by default; no tone mapping).
 
     Args:
-        path: a video file of any kind that FFmpeg reads, or a folder of images (png, jpg, bmp, webp)
-            of one size in natural order (frame2 before frame10). The name is never taken for a
-            pattern or an address.
-        fps: frames a second of the result. At each of the times 0, 1/fps, 2/fps, … the frame that is
-            shown then is taken: the last one that starts no later (to a millisecond). A video of a
-            lower rate gets frames repeated, as by FFmpeg's fps filter, within limits: one frame at most
-            20,000 times (13 minutes at 25), all together as often and 100 times more per frame of the
-            file, and the last one for at most a minute. Time beyond that is left out, with a
-            VideoWarning per file. None gives every frame once. The images of a folder are taken one to
-            one, as if already at this rate (25 for None). 1e-6 to 1e6.
-        resize: the short side in pixels after bilinear scaling (swscale's, which averages when it
-            shrinks), 1 to 8,192; smaller videos are enlarged, non-square pixels made square. None keeps
-            the stored size.
-        crop: the side in pixels of the square cut from the centre, 1 to 8,192; None keeps the whole frame.
-        strict: a file that breaks in the middle, or ends well before the length that it announces
-            (GIF and MPEG-TS announce none), gives the frames before the break and a VideoWarning;
-            with strict=True a VideoError in the warning's place. Time stamps that go back, or jump by
-            more than 15 minutes (in MPEG-TS and FLV, whose stamps may start anew, by more than one) in a
-            file that is not as slow throughout, are mended with a VideoWarning: the frame follows the one
-            before it.
+        path: a video file that FFmpeg reads, or a folder of images (png, jpg, bmp, webp) of one size in
+            natural order (frame2 before frame10).
+        fps: frames per second, 1e-6 to 1e6: at each of the times 0, 1/fps, 2/fps, … the last
+            frame that starts no later (to a millisecond). Frames repeat where the video is slower: one at
+            most 20,000 times, all together as often plus 100 times per frame, the last for at most a minute;
+            time beyond is dropped with a VideoWarning. None yields every frame once. Images of a folder are
+            not resampled (25 per second for None).
+        resize: the short side in pixels after bilinear scaling (swscale's, averaging when it shrinks), 1 to
+            8,192; pixels become square. None keeps the stored size.
+        crop: the side in pixels of the center square, 1 to 8,192; None keeps the whole frame.
+        strict: raise a VideoError if a file breaks or ends before its declared length; by default the
+            frames before are yielded with a VideoWarning. Time stamps that decrease, or jump by more than 15
+            minutes (1 minute in MPEG-TS and FLV), are repaired with a VideoWarning.
 
     Yields:
         Frame, in order.
 
     Raises:
-        ValueError: an argument out of range, at the call.
-        VideoError: missing, empty, without video, not decodable, smaller than ``crop`` where
-            ``resize`` is None; frames of more than 2**26 pixels (8192x8192), stored or scaled, or to be
-            scaled and more than 32 times as long as wide; when the first frame is asked for.
-        MemoryError, OSError: memory or descriptors ran out.
+        ValueError: an argument is out of range; raised by the call.
+        VideoError: the video is missing, empty, not decodable, smaller than ``crop`` with ``resize=None``,
+            above 2**26 pixels, or scaled with sides above 32 to 1; raised with the first frame.
+        MemoryError, OSError: memory or file descriptors ran out.
+
+    Example:
+        >>> frame = next(read_frames("video.mp4"))  # doctest: +SKIP
+        >>> frame.image.shape  # doctest: +SKIP
+        torch.Size([224, 224, 3])
     """
     check_arguments(fps, resize, crop)
-    return _read_frames(Path(path), fps, Transform(resize, crop), strict)
+    return _read_frames(Path(path), fps, FrameTransform(resize, crop), strict)
 
 
 def read_transformed(
@@ -96,7 +91,7 @@ def read_transformed(
     fps: float | None,
     strict: bool,
 ) -> Iterator[Frame]:
-    """As ``read_frames``, but for what makes an image (H, W, 3) of a decoded frame and its pixels' aspect."""
+    """As ``read_frames``, with a function of (frame, pixel aspect) that makes the image (H, W, 3)."""
     check_arguments(fps, None, None)
     return _read_frames(Path(path), fps, transform, strict)
 
@@ -104,14 +99,14 @@ def read_transformed(
 def _read_frames(
     path: Path, fps: float | None, transform: Callable[[VideoFrame, float], Tensor], strict: bool
 ) -> Iterator[Frame]:
-    pictures: Iterator[Picture]
+    pictures: Iterator[TimedFrame]
     if os.path.isdir(path):
-        pictures = folder_pictures(path, fps=fps or DEFAULT_FPS, strict=strict)
+        pictures = folder_frames(path, fps=fps or DEFAULT_FPS, strict=strict)
         samples = sample(pictures, None)
     else:
-        pictures = deinterlaced(file_pictures(path, strict=strict))
+        pictures = deinterlaced(file_frames(path, strict=strict))
         samples = sample(pictures, fps, partial(warn, path))
-    latest: tuple[Picture, Tensor] | None = None
+    latest: tuple[TimedFrame, Tensor] | None = None
     try:
         for index, time, picture in samples:
             if latest is not None and latest[0] is picture:

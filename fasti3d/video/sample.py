@@ -1,4 +1,4 @@
-"""Pictures at their own times, sampled at a steady rate."""
+"""Samples pictures, each with a time of its own, at a constant rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOLERANCE = 1e-3
 
 
 class Shown(Protocol):
-    """Something that is shown from ``time`` on for ``duration``, in seconds: a ``Picture``."""
+    """Something that is shown from ``time`` on for ``duration``, in seconds: a ``TimedFrame``."""
 
     @property
     def time(self) -> float: ...
@@ -28,13 +28,13 @@ P = TypeVar("P", bound=Shown)
 def sample(
     pictures: Iterable[P], fps: float | None, limited: Callable[[str], object] = lambda said: None
 ) -> Iterator[tuple[int, float, P]]:
-    """(index, time, picture): the picture shown at each of 0, 1/fps, 2/fps, … seconds after the first.
+    """Yield (index, time, picture) for the picture shown at each of 0, 1/fps, 2/fps, … seconds.
 
     Shown at time t is the last picture that starts no later than t + ``TOLERANCE`` (at most a quarter
     of 1/fps), and the sequence ends where the last picture's duration does. So a video of a lower rate
     has pictures repeated, one of a higher rate has some left out, and a gap repeats the one before it.
 
-    A few bytes can say that a picture stays for years. So one picture is repeated at most ``MAX_REPEATS``
+    A few bytes can declare that a picture stays for years. Therefore one is repeated at most ``MAX_REPEATS``
     times; all together are repeated at most as often, and ``REPEATS_PER_PICTURE`` times more per picture; and
     the last one stays at most ``MAX_LAST`` seconds. Time beyond is left out, and the next picture follows on.
 
@@ -43,7 +43,7 @@ def sample(
     Args:
         pictures: in order, each later than the one before.
         fps: frames per second.
-        limited: called with what is left out, in words, the first time that something is.
+        limited: called with a sentence about the time that is dropped, the first time that any is.
     """
     if fps is None:
         for index, picture in enumerate(pictures):
@@ -55,8 +55,8 @@ def sample(
     for latest, end, is_last in _with_ends(pictures):
         stop = min(end, latest.time + MAX_LAST) if is_last else end
         room += REPEATS_PER_PICTURE
-        first, most = index, index + min(room, MAX_REPEATS)
-        while index <= most and index / fps + tolerance < stop - left_out:
+        first, last = index, index + min(room, MAX_REPEATS)
+        while index <= last and index / fps + tolerance < stop - left_out:
             yield index, index / fps, latest
             index += 1
         room -= max(index - first - 1, 0)

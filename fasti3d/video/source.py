@@ -1,4 +1,4 @@
-"""From a path, a video file or a folder of images, to pictures in order and on a clock."""
+"""Reads a video file or a folder of images as frames in order, each with its time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fasti3d.video.clock import Clock
 from fasti3d.video.decode import clock, decoded, pixel_aspect
 from fasti3d.video.errors import BreakError, VideoError, blamed, warn
 from fasti3d.video.orientation import shown_size
-from fasti3d.video.picture import Picture
+from fasti3d.video.timed_frame import TimedFrame
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
-# What denseflow puts beside frames.
+# What denseflow writes beside frames.
 _FLOW = re.compile(r"flow_[xy]_\d+\.", re.IGNORECASE)
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file is an image of a video, by its name; hidden ones are other programs' notes on them."""
+    """Whether a file is an image of a video, by its name; hidden files are other programs' metadata."""
     image = name.lower().endswith(IMAGE_SUFFIXES)
     return image and not name.startswith(".") and not _FLOW.match(name)
 
@@ -48,11 +48,11 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return key, path.name
 
 
-def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
-    """Every picture of a video file.
+def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
+    """Yield every frame of a video file.
 
     A file that breaks in the middle ends there with a VideoWarning, or with a VideoError if strict.
-    A clock that goes wrong is mended as ``Clock`` says, with a VideoWarning.
+    A broken clock is repaired as ``Clock`` says, with a VideoWarning.
 
     Raises:
         VideoError: nothing can be decoded.
@@ -62,20 +62,20 @@ def file_pictures(path: Path, *, strict: bool) -> Generator[Picture]:
         for frame, stream in decoded(path):
             if ticking is None:
                 ticking = clock(stream)
-            mended = ticking.mended
+            repaired = ticking.repaired
             tick = float(frame.time_base or 0)
             time, duration = ticking(None if frame.pts is None else frame.pts * tick, frame.duration * tick)
-            if ticking.mended and not mended:
+            if ticking.repaired and not repaired:
                 warn(path, f"its clock goes back or jumps, first at {time:.2f} s; the frames follow on")
-            yield Picture(frame, time, duration, pixel_aspect(stream))
+            yield TimedFrame(frame, time, duration, pixel_aspect(stream))
     except BreakError as error:
         if strict:
             raise VideoError(path, str(error)) from error
         warn(path, f"{error}; the frames before that are given")
 
 
-def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Picture]:
-    """Every image of a folder, ``fps`` of them a second.
+def folder_frames(folder: Path, *, fps: float, strict: bool) -> Iterator[TimedFrame]:
+    """Yield every image of a folder, ``fps`` of them per second.
 
     Raises:
         VideoError: there is no image, the first cannot be decoded (any, if strict), or two differ in size.
@@ -83,7 +83,7 @@ def folder_pictures(folder: Path, *, fps: float, strict: bool) -> Iterator[Pictu
     first: tuple[str, tuple[int, int]] | None = None
     for index, path in enumerate(images(folder)):
         try:
-            with closing(file_pictures(path, strict=strict)) as pictures:
+            with closing(file_frames(path, strict=strict)) as pictures:
                 picture = next(pictures)
         except VideoError as error:
             if strict or first is None:

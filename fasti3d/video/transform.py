@@ -1,4 +1,4 @@
-"""From a decoded frame to RGB as the network takes it."""
+"""Converts a decoded frame to RGB at the size that the network takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fasti3d.limits import MAX_PIXELS, MAX_PROPORTION, MAX_SIDE
 from fasti3d.video.orientation import Orientation, orientation
 
 # swscale's flags SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT, which not every PyAV names. Without them
-# white comes out as 253, and two pixels share one colour.
+# white comes out as 253, and two pixels share one color.
 INTERPOLATION = int(Interpolation.BILINEAR) | 0x40000 | 0x2000
 
 
@@ -45,14 +45,14 @@ def _check_scaled(size: tuple[int, int], frame: VideoFrame) -> None:
         )
 
 
-class Transform:
-    """Scales, turns and crops frames to RGB, from the decoder's own pixels in one step.
+class FrameTransform:
+    """Scales, rotates and crops frames to RGB, from the decoder's own pixels in one step.
 
     The first frame fixes the size: where a later one has another, it is stretched to it, as players do.
 
     Args:
         resize: the short side after scaling, None to leave the size.
-        crop: the side of the square cut from the centre, None to keep all. An odd margin has its
+        crop: the side of the square cut from the center, None to keep all. An odd margin has its
             larger half at the bottom and right.
     """
 
@@ -117,13 +117,23 @@ def _opaque(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
 
 
 def to_clip(frames: Tensor) -> Tensor:
-    """RGB frames to the network's input: uint8 (T, H, W, 3) -> float32 (3, T, H, W) in [-1, 1].
+    """Convert RGB frames to the network's input: uint8 (T, H, W, 3) to float32 (3, T, H, W) in [-1, 1].
 
-    0 becomes -1 and 255 becomes 1. The result has channels-last memory, like the frames, which is
-    also what the fused network wants. Add the batch axis with ``clip[None]``.
+    0 becomes -1 and 255 becomes 1.
+
+    Args:
+        frames: uint8 (T, H, W, 3), on any device.
+
+    Returns:
+        float32 (3, T, H, W) in [-1, 1], in channels-last memory, which the fused network prefers. Add the
+        batch axis with ``clip[None]``.
 
     Raises:
-        ValueError: another dtype or shape.
+        ValueError: ``frames`` has another dtype or shape.
+
+    Example:
+        >>> to_clip(torch.zeros(16, 224, 224, 3, dtype=torch.uint8)).shape
+        torch.Size([3, 16, 224, 224])
     """
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(

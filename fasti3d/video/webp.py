@@ -1,4 +1,4 @@
-"""Animated WebP, whose container FFmpeg may not read: its images, one by one, on their canvas."""
+"""Reads animated WebP, whose container FFmpeg may not read: its images, one by one, on their canvas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fasti3d.video.transform import INTERPOLATION
 _ANIMATED, _ALPHA = 0x02, 0x10  # flags of the file
 _DISPOSED, _NOT_BLENDED = 0x01, 0x02  # flags of an image
 _MILLISECOND = Fraction(1, 1000)
-# What browsers take for images that are to be shown for no time.
+# What browsers use for images with a delay of 0.
 _DEFAULT_DELAY = 100
 
 

@@ -1,4 +1,4 @@
-"""Sliding windows over a video of any length, in bounded memory."""
+"""Cuts a video of any length into sliding windows, in bounded memory."""
 
 from __future__ import annotations
 
@@ -48,26 +48,29 @@ def windows(
     short: Short = "loop",
     strict: bool = False,
 ) -> Iterator[Window]:
-    """Cuts a video into windows of ``window`` frames, ``stride`` apart, holding one window in memory.
+    """Cut a video into windows of ``window`` frames, ``stride`` apart, with one window in memory.
 
-    Where the last stride does not end on the last frame, a last window is shifted back to end there,
-    so that with stride <= window every frame is in a window. A video shorter than ``window`` gives one
-    window of all its frames, but never of fewer than the 9 that the network needs.
+    If the last window would not end on the last frame, a further one is shifted back to end there, so that
+    with stride <= window every frame is in a window. A video shorter than ``window`` yields one window of
+    all its frames, but never of fewer than the 9 that the network needs.
 
     Args:
         path, fps, resize, crop, strict: as for ``read_frames``.
-        window: frames a window, at least 9.
+        window: frames per window, at least 9.
         stride: frames from one window's start to the next one's, at least 1.
-        short: what to do with a video of fewer than 9 frames: "loop" repeats it from its start,
-            "pad" repeats its last frame (either way with the times of the frames repeated), "error"
-            raises VideoError.
+        short: for a video of fewer than 9 frames, "loop" repeats it from its start, "pad" repeats its last
+            frame (both with the times of the repeated frames), and "error" raises VideoError.
 
     Yields:
         Window, in order.
 
     Raises:
-        ValueError: an argument out of range, at the call.
-        VideoError: as ``read_frames``; when the first window is asked for.
+        ValueError: an argument is out of range; raised by the call.
+        VideoError: as ``read_frames``; raised with the first window.
+
+    Example:
+        >>> [window.start for window in windows("video.mp4")]  # doctest: +SKIP
+        [0, 32, 64]
     """
     check_arguments(fps, resize, crop)
     if window < MIN_FRAMES:
@@ -83,7 +86,7 @@ def windows(
 
 
 def cut_windows(frames: Iterable[Frame], window: int, stride: int) -> Iterator[Window]:
-    """Cuts frames into windows of ``window``, ``stride`` apart from the first on; the last may be shorter.
+    """Cut frames into windows of ``window``, ``stride`` apart; the last may be shorter.
 
     The shorter one starts where the next whole one would, and is left out where no frame is left for it that
     was in no window before. One window is held in memory.
@@ -99,7 +102,7 @@ def _windows(path: Path, frames: Iterator[Frame], window: int, stride: int, shor
     ring = _Ring(window)
     whole = yield from _whole_windows(ring, frames, stride)
     if ring.seen > _end(whole, window, stride):
-        yield _at_least(MIN_FRAMES, ring.window(whole), path, short)
+        yield _lengthened(MIN_FRAMES, ring.window(whole), path, short)
 
 
 def _whole_windows(ring: _Ring, frames: Iterable[Frame], stride: int) -> Generator[Window, None, int]:
@@ -121,7 +124,7 @@ def _end(count: int, window: int, stride: int) -> int:
 class _Ring:
     """The latest ``size`` frames, in one tensor that is written round and round.
 
-    A tensor a frame would do, but freeing thousands of them in turn leaves holes in the heap that
+    One tensor per frame would be simpler, but freeing thousands of them in turn leaves holes in the heap that
     amount to many windows.
     """
 
@@ -134,7 +137,7 @@ class _Ring:
     def append(self, frame: Frame) -> None:
         capacity = len(self._images)
         if self.seen == capacity < self.size:
-            # Room is made as frames come: a window may be given far longer than the video.
+            # Memory grows with the frames, since a window may be far longer than the video.
             room = min(max(64, capacity), self.size - capacity)
             self._images = torch.cat((self._images, frame.image.new_empty((room, *frame.image.shape))))
         self._images[self.seen % self.size] = frame.image
@@ -155,11 +158,12 @@ class _Ring:
         )
 
 
-def _at_least(least: int, window: Window, path: Path, short: Short) -> Window:
+def _lengthened(frames: int, window: Window, path: Path, short: Short) -> Window:
+    """The window with at least so many frames, by ``short``."""
     count = len(window.times)
-    if count >= least:
+    if count >= frames:
         return window
     if short == "error":
-        raise VideoError(path, f"has {count} frames, fewer than the {least} that the network needs")
-    taken = [i % count if short == "loop" else min(i, count - 1) for i in range(least)]
+        raise VideoError(path, f"has {count} frames, fewer than the {frames} that the network needs")
+    taken = [i % count if short == "loop" else min(i, count - 1) for i in range(frames)]
     return replace(window, frames=window.frames[taken], times=tuple(window.times[i] for i in taken))

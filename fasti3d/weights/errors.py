@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class WeightsError(Exception):
-    """Weights that cannot be had, read or used; the message names the file and the remedy."""
+    """Weights that cannot be downloaded, read or used; the message names the file and the remedy."""

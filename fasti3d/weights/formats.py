@@ -1,7 +1,7 @@
 """The names that other I3D implementations give to the network's parameters.
 
-A format is recognised by its keys, whatever stands in front of them (``module.``, ``backbone.``,
-``RGB/inception_i3d/``), and translated to our own names, which are those of piergiaj/pytorch-i3d.
+A format is recognized by its keys, with any prefix (``module.``, ``backbone.``, ``RGB/inception_i3d/``),
+and translated to our names, which are those of piergiaj/pytorch-i3d.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def tensor_keys(units: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str
     }
 
 
-@dataclass(frozen=True, eq=False)  # one object a format, hashed by identity
+@dataclass(frozen=True, eq=False)  # one object per format, hashed by identity
 class Format:
     """How one implementation names and lays out its weights.
 
@@ -144,7 +144,7 @@ _OTHERS = {
 
 
 class Place(NamedTuple):
-    """Where a network's weights are: in which of a file's dicts, whose names they have, and behind what."""
+    """Where a network's weights are: in which of a file's dicts, in which format, and after which prefix."""
 
     group: str
     format: Format
@@ -152,7 +152,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Recognized:
     """Weights found in a file.
 
     Attributes:
@@ -161,7 +161,7 @@ class Recognised:
         prefix: what stands in front of the format's names there.
         tensors: by our names.
         names: the dict's own, by ours.
-        unexpected: the dict's names behind the prefix that have none of ours, or one that is taken.
+        unexpected: the dict's names after the prefix that have none of ours, or one that is taken.
     """
 
     format: Format
@@ -172,12 +172,12 @@ class Recognised:
     unexpected: tuple[str, ...]
 
 
-def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str] = ()) -> Recognised:
-    """Finds the I3D weights in a file and gives them our names and layout.
+def recognize(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str] = ()) -> Recognized:
+    """Find the I3D weights in a file and give them our names and layout.
 
     Args:
         groups: the file's dicts of tensors by where they sit in it (a state dict on its own sits
-            at ``""``, one in a wrapper at ``"state_dict"``). Only the network's own are looked at.
+            at ``""``, one in a wrapper at ``"state_dict"``). Only the network's own are read.
         skipped: names of Python objects that were left out, for the message where nothing is left.
 
     Raises:
@@ -191,8 +191,8 @@ def recognise(groups: Mapping[str, Mapping[str, Tensor]], skipped: Sequence[str]
 
 def find(
     groups: Mapping[str, Mapping[str, Tensor]], formats: Sequence[Format], network_name: str
-) -> Recognised | None:
-    """As ``recognise``, for networks in these formats; None where there is none.
+) -> Recognized | None:
+    """As ``recognize``, for networks in these formats; None where there is none.
 
     Raises:
         WeightsError: more than one network, called ``network_name``.
@@ -200,8 +200,8 @@ def find(
     ranked = places(groups, formats)
     if not ranked:
         return None
-    ((group, form, prefix), most), *others = ranked
-    if others and others[0][1] > most // 2:
+    ((group, form, prefix), count), *others = ranked
+    if others and others[0][1] > count // 2:
         shown = " and ".join(repr(brief(f"{g}{'.' if g else ''}{p}")) for (g, _, p), _ in ranked[:3])
         raise WeightsError(
             f"it holds more than one {network_name}, at {shown}: save the one you want in a file of its own"
@@ -220,11 +220,11 @@ def find(
                 tensor = groups[group][key]
                 tensors[ours] = _layout(tensor, ours) if form.tensorflow else tensor
                 names[ours] = key
-    return Recognised(form, group, prefix, tensors, names, tuple(unexpected))
+    return Recognized(form, group, prefix, tensors, names, tuple(unexpected))
 
 
 def places(groups: Mapping[str, Iterable[str]], formats: Sequence[Format]) -> list[tuple[Place, int]]:
-    """Where networks in these formats are, with the number of names known there; most first."""
+    """Where networks in these formats are, with the number of names known there, in decreasing order."""
     # With TensorFlow's output number.
     longest = max(len(key) for form in formats for key in form.keys) + len(":0")
     votes: Counter[Place] = Counter()
@@ -238,7 +238,7 @@ def places(groups: Mapping[str, Iterable[str]], formats: Sequence[Format]) -> li
 
 
 def names_of(state_dict: Iterable[str]) -> Mapping[str, str]:
-    """Our name of each key of a network's state dict, in the format that knows most of them."""
+    """Our name of each key of a network's state dict, in the format with the max number of known keys."""
     keys = set(state_dict)
     return max(FORMATS, key=lambda form: len(keys & form.keys.keys())).keys
 
@@ -249,7 +249,7 @@ def _starts(key: str, longest: int) -> Iterable[int]:
 
 
 def _plain(key: str) -> str:
-    """Without the output number that TensorFlow puts behind a variable's name."""
+    """The key without the output number that TensorFlow appends to a variable's name."""
     return key.removesuffix(":0")
 
 
@@ -271,7 +271,7 @@ def _not_i3d(keys: list[str], skipped: Sequence[str]) -> str:
     if skipped:
         text += (
             f"; Python objects besides tensors ({', '.join(map(brief, skipped))}) are left out, because"
-            " loading them can run anything; where you trust it, load it yourself and save its weights alone:"
+            " loading them can run any code; if you trust the file, load it yourself and save its weights:"
             " torch.save(model.state_dict(), path)"
         )
     return text

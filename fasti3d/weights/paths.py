@@ -15,10 +15,10 @@ Spec = str | os.PathLike[str] | IO[bytes] | Mapping[str, Any]
 
 
 def find_file(spec: str | os.PathLike[str]) -> Path:
-    """The path that is meant, where something is.
+    """Return the path, if something is there.
 
     Raises:
-        WeightsError: nothing is there, or it cannot be looked at; says why, without the path.
+        WeightsError: nothing is there, or it cannot be accessed; the message says why, without the path.
     """
     try:
         path = Path(spec).expanduser()

@@ -1,4 +1,4 @@
-"""The public I3D checkpoints: where each lives, what it is, and the hash that proves it."""
+"""The public I3D checkpoints: the location, description and hash of each."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fasti3d.utils.hashing import git_blob_sha1, sha256
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.files import git_blob_sha1, sha256
 from fasti3d.weights.labels import KINETICS_400
 
 
 @dataclass(frozen=True)
 class Url:
-    """A file at an address that never changes, proved by its git blob hash.
+    """A file at an address that never changes, verified by its git blob hash.
 
     The blob hash is SHA-1 over a header with the size and the content; it is the only one that
     these files' repositories publish.
@@ -69,9 +69,9 @@ class Entry:
         in_channels: 3 for RGB, 2 for optical flow.
         num_classes: classes of its head.
         labels: ``"kinetics-400"`` where the classes are those of ``KINETICS_400_LABELS``.
-        licence: SPDX name of the licence of its publisher.
+        licence: SPDX name of the license of its publisher.
         source: where it comes from, for people.
-        download: the file to fetch, with its hash; ``size`` is None where nobody publishes it.
+        download: the file to fetch, with its hash; ``size`` is None where it is not published.
     """
 
     name: str
@@ -159,14 +159,14 @@ _ENTRIES = (
         "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
         "rgb",
         "imagenet",
-        "Kinetics-400 RGB, initialised from ImageNet",
+        "Kinetics-400 RGB, initialized from ImageNet",
     ),
     _piergiaj(
         "flow_imagenet.pt",
         "ef0e7c282a102f76b14b52643574b80acba4e475",
         "flow",
         "imagenet",
-        "Kinetics-400 optical flow, initialised from ImageNet",
+        "Kinetics-400 optical flow, initialized from ImageNet",
     ),
     _piergiaj(
         "rgb_charades.pt",
@@ -191,12 +191,17 @@ _ENTRIES = (
 
 
 def registry() -> dict[str, Entry]:
-    """The known public checkpoints by name."""
+    """Return the known public checkpoints by name.
+
+    Example:
+        >>> fasti3d.weights.registry()["kinetics400-rgb"].in_channels
+        3
+    """
     return {entry.name: entry for entry in _ENTRIES}
 
 
 def lookup(name: str) -> Entry:
-    """The entry of that name; WeightsError with the names there are if there is none."""
+    """Return the entry with this name, or raise a WeightsError that lists the names."""
     entries = registry()
     if name not in entries:
         close = difflib.get_close_matches(name, entries, n=1)

@@ -1,6 +1,6 @@
 """What a pickle says of a tensor or array, and the tensor once its bytes are asked for.
 
-Nothing is checked before that: what a file holds beside the network's own tensors may be as odd as it likes.
+Nothing is checked before: whatever a file holds besides the network's own tensors may be of any kind.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class View(NamedTuple):
         dtype = storage.dtype or _DTYPES.get(str(getattr(self.dtype, "name", None)))
         numbers = (storage.numel, storage.offset, self.offset, *self.size, *self.stride)
         if dtype is None or not all(type(n) is int and n >= 0 for n in numbers):
-            raise WeightsError(f"it is no strided tensor of numbers, but of {brief(storage.kind)}")
+            raise WeightsError(f"it is not a strided tensor of numbers, but of {brief(storage.kind)}")
         numel, offset = storage.nbytes // dtype.itemsize, storage.offset + self.offset
         count = math.prod(self.size)
         end = offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True)) + 1
@@ -136,7 +136,7 @@ class Array:
         if kind.order not in ("<", ">", "=") or not isinstance(raw, bytes | bytearray):
             raise WeightsError("it is not an array of plain numbers")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-            raise WeightsError("it is an array of no shape")
+            raise WeightsError("it is an array without a shape")
         if math.prod(shape) * int(kind.spec[1]) != len(raw):
             raise WeightsError(f"an array of shape {brief(shape)} in {kind.spec} has {len(raw):,} bytes")
         dtype = np.dtype(kind.spec).newbyteorder(kind.order)

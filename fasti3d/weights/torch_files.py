@@ -21,7 +21,7 @@ _COUNT = struct.Struct("<q")
 
 
 class TorchFile(NamedTuple):
-    """What such a file holds: nested mappings whose leaves ``load`` makes tensors of.
+    """The content of a file: nested mappings, whose leaves ``load`` converts to tensors.
 
     Attributes:
         tree: see ``unpickle.walk``.
@@ -56,7 +56,7 @@ def _tensor(leaf: View | Array, read: Callable[[Storage], bytearray]) -> Tensor:
 
 
 def read_zip(archive: Archive) -> TorchFile:
-    """A file of torch.save since 1.6, or of torch.jit.save, whose code is left alone.
+    """Read a file of torch.save since 1.6, or of torch.jit.save, without running its code.
 
     ``torch.jit.load`` would let the archive's classes restore themselves by code of their own, and
     TorchScript can write files.
@@ -71,7 +71,7 @@ def read_zip(archive: Archive) -> TorchFile:
         )
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in archive.names and archive.read(f"{root}byteorder") != sys.byteorder.encode():
-        raise WeightsError("it was written on a machine of another byte order: save it anew on this one")
+        raise WeightsError("it was written on a machine of another byte order: save it again on this one")
     content = unpickle(archive.read(pickles[0]))
 
     stored = cache(lambda name: bytearray(archive.read(name)))
@@ -89,7 +89,7 @@ def read_zip(archive: Archive) -> TorchFile:
 
 
 def read_legacy(file: IO[bytes]) -> TorchFile:
-    """A file of torch.save before 1.6: pickles in a row, and the storages behind them.
+    """Read a file of torch.save before 1.6: pickles in a row, and the storages after them.
 
     Raises:
         WeightsError: damaged.
@@ -98,7 +98,7 @@ def read_legacy(file: IO[bytes]) -> TorchFile:
     file = io.BytesIO(data)
     _magic, _protocol, machine = (unpickle(file).tree for _ in range(3))
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise WeightsError("it does not say that it is of this machine's byte order: save it anew")
+        raise WeightsError("its byte order is not that of this machine, or unknown: save it again")
     content = unpickle(file)
     places: dict[str, slice] = {}
     keys = unpickle(file).tree

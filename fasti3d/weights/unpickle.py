@@ -1,10 +1,10 @@
 """Reading pickles of tensors and arrays without running anything that they name.
 
-A pickle is a program, and Python's unpickler calls whatever that program names. This one is an
-interpreter of our own for the opcodes that honest files use. What a pickle names is never looked
-up: tensors, arrays and ordered dicts are rebuilt as records of ours, and every other object, be it a
-harmless ``argparse.Namespace`` or ``os.system``, becomes an inert ``Inert`` that only keeps the items
-and attributes given to it. Memory and time stay in proportion to the file's size.
+A pickle is a program, and Python's unpickler calls any function that it names. This module interprets only
+the opcodes that honest files use. Names in a pickle are never looked up: tensors, arrays and ordered dicts
+are rebuilt as records, and every other object, whether a harmless ``argparse.Namespace`` or ``os.system``,
+becomes an ``Inert`` that only keeps the items and attributes given to it. Memory and time stay in
+proportion to the file's size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Global(NamedTuple):
 
 
 class Inert:
-    """Stands for an object of whatever class, or the result of whatever function.
+    """A stand-in for an object of any class, or the result of any function.
 
     Attributes:
         items: what was put into it, as into a dict.
@@ -58,7 +58,7 @@ class Unpickled(NamedTuple):
 
 
 def unpickle(data: bytes | IO[bytes]) -> Unpickled:
-    """Reads one pickle; of a file, which must be in memory, from where it stands to just behind the pickle.
+    """Read one pickle; of a file, which must be in memory, from its position to just after the pickle.
 
     Raises:
         WeightsError: it uses an opcode that no file of tensors needs, or more than any would.
@@ -87,7 +87,7 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from node.items()
         return
     yield from node.items.items()
-    # The state of an object with slots is a pair, the second one theirs.
+    # The state of an object with slots is a pair, whose second part is that of the slots.
     for part in node.state if isinstance(node.state, tuple) and len(node.state) == 2 else (node.state,):
         if isinstance(part, Mapping):
             yield from part.items()
@@ -134,7 +134,7 @@ class _Machine:
     def _spend(self, steps: int) -> None:
         self._steps += steps
         if self._steps > _MAX_STEPS:
-            raise WeightsError(f"it holds more than {_MAX_STEPS:,} objects: that is no I3D checkpoint")
+            raise WeightsError(f"it holds more than {_MAX_STEPS:,} objects: this is not an I3D checkpoint")
 
     def _op_proto(self, version: int) -> None: ...
 
@@ -240,7 +240,7 @@ class _Machine:
         target = self._stack[-1]
         into = target.items if type(target) is Inert else target
         if type(into) is not dict:
-            raise ValueError("it puts items into no dict")
+            raise ValueError("it puts items into something other than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Numbers as text: a file could choose many of one hash. Other keys name no tensor.
             into[str(key) if isinstance(key, str | int | float) else object()] = value
@@ -253,7 +253,7 @@ class _Machine:
     def _op_stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise ValueError("it has a name that is no text")
+            raise ValueError("it has a name that is not text")
         self._stack.append(Global(module, name))
 
     def _op_reduce(self) -> None:

@@ -29,6 +29,7 @@ ROOT = Path(report.__file__).resolve().parent.parent
 # What stands in for the peers that need a GPU.
 
 
+@pytest.mark.usefixtures("narrow_peers")
 @pytest.mark.parametrize("size", [193, 224])
 def test_the_folded_network_is_the_reference(size: int) -> None:
     """Windows that hang over one edge, over both, and over none."""
@@ -59,6 +60,7 @@ def test_folded_pools_are_the_references(size: Any, kernel: Any, stride: Any) ->
     assert torch.equal(FoldedPool(pool)(x), pool(x))
 
 
+@pytest.mark.usefixtures("narrow_peers")
 def test_the_tuned_peer_is_a_graph_of_the_folded_network(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGpu().install(monkeypatch)
     case = peers.Case((2, 3, 9, 193, 193), torch.float32)
@@ -221,6 +223,7 @@ def test_the_device_clock_holds_times_against_what_the_gpu_reaches(monkeypatch: 
     assert info["verdict"] == "wrong by 1"
 
 
+@pytest.mark.usefixtures("narrow_peers")
 def test_a_plans_steps_one_by_one_give_its_logits() -> None:
     case = peers.Case((1, 3, 9, 193, 193), torch.float32)
     steps = planned_steps(case)
@@ -273,23 +276,13 @@ def record() -> dict[str, Any]:
     }
 
 
-def test_report_holds_every_number_of_a_gpu(record: dict[str, Any]) -> None:
-    text = report.report(record)
-    assert "gpu A GPU" in text
-    assert "66 tuned configurations, driver 1.2, 1980 MHz and memory 3201 MHz in use" in text
-    assert "| a product | A GPU | 789 TFLOP/s, 4300.0 GB/s |" in text
-    numbers = "123.4 us | 100.0 us | 512.3 TFLOP/s, 2500.0 GB/s"
-    assert f"| batch 8 | Mixed_3b | {numbers} | 65 | 58 |" in text
-    assert f"| Conv3d_2c_3x3 64x32x56x56 batch 8 | fasti3d | {numbers} | 65 | 58 |" in text
-    assert "| warps: 2c | 8 warps | wrong by 3 |  |  |  |" in text
-    assert f"|  | 4 warps | right | {numbers} |" in text
-
-
-def test_report_script_draws_a_gpu(record: dict[str, Any], tmp_path: Path) -> None:
+def test_report_script_draws_a_gpu(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, chart = tmp_path / "a.json", tmp_path / "a.png"
     source.write_text(json.dumps(record))
-    command = [sys.executable, report.__file__, str(source), "--gpu-plot", str(chart)]
-    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", ["report.py", str(source), "--gpu-plot", str(chart)])
+    report.main()
     assert chart.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no step or convolution"):
         report.plot_gpu(record | {"benchmarks": []}, chart)

@@ -14,7 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from fasti3d.classification import timeline
-from fasti3d.classification.classify import Classification, Picture, Span
+from fasti3d.classification.film import FilmFrame
+from fasti3d.classification.result import Classification, Span
 
 LONG = (
     "passing American football (not in game)",
@@ -33,7 +34,7 @@ def make(
     end = spans[-1].end
     shades = torch.linspace(0, 255, 40).to(torch.uint8)
     film = tuple(
-        Picture(
+        FilmFrame(
             end * i / 40,
             torch.stack([shade, 255 - shade, torch.tensor(0, dtype=torch.uint8)]).expand(8, 8, 3),
         )

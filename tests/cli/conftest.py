@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from i3d_making import narrowed
 from safetensors.torch import save_file
 from waiting import PATIENCE
 
@@ -59,9 +61,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def _save_random(path: Path, in_channels: int) -> Path:
+def _save_random(path: Path, in_channels: int, *, narrow: bool = False) -> Path:
     torch.manual_seed(0)
-    save_file(fasti3d.I3D(5, in_channels).state_dict(), path)
+    with narrowed() if narrow else nullcontext():
+        save_file(fasti3d.I3D(5, in_channels).state_dict(), path)
     return path
 
 
@@ -75,3 +78,15 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes optical flow."""
     return _save_random(tmp_path_factory.mktemp("weights") / "flow.safetensors", 2)
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``random_weights``, for tests of modules that are ``narrow``."""
+    return _save_random(tmp_path_factory.mktemp("weights") / "rgb.safetensors", 3, narrow=True)
+
+
+@pytest.fixture(scope="session")
+def narrow_flow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``flow_weights``, for tests of modules that are ``narrow``."""
+    return _save_random(tmp_path_factory.mktemp("weights") / "flow.safetensors", 2, narrow=True)

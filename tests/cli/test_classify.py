@@ -16,24 +16,36 @@ import torch
 import typer
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 from waiting import PATIENCE
 
 import fasti3d
-from fasti3d.classification.classify import classify, load_model
+from fasti3d.classification.classify import classify
 from fasti3d.cli import app
 from fasti3d.cli.classify import _targets
 from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
-from fasti3d.weights.files import write_atomically
+from fasti3d.models import load_model
+from fasti3d.utils.files import write_atomically
+
+pytestmark = pytest.mark.usefixtures("narrow")
+
+
+def call(*arguments: object) -> Result:
+    """A call in this process."""
+    runner = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"})
+    done = runner.invoke(app, ["classify", *map(str, arguments)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
 
 
 def test_json_is_the_library_s_result_and_errors_have_their_lines(
-    run, clips: dict[str, Path], random_weights: Path
+    clips: dict[str, Path], narrow_weights: Path
 ) -> None:
     missing = clips["a"].with_name("clips*.mp4")
-    done = run("classify", clips["a"], missing, clips["b"], "--weights", random_weights, "--json", "--top", 2)
-    assert done.returncode == 1
+    options = ("--weights", narrow_weights, "--json", "--top", 2)
+    done = call(clips["a"], missing, clips["b"], *options)
+    assert done.exit_code == 1
     first, failed, second = map(json.loads, done.stdout.splitlines())
     assert failed.keys() == {"file", "error"}
     assert failed["file"] == str(missing)
@@ -43,7 +55,7 @@ def test_json_is_the_library_s_result_and_errors_have_their_lines(
 
     assert first["file"] == str(clips["a"])
     assert second["file"] == str(clips["b"])
-    result = classify(clips["a"], model=load_model(random_weights, device="cpu"))
+    result = classify(clips["a"], model=load_model(narrow_weights, device="cpu"))
     assert first["top"] == [
         {
             "label": score.label,
@@ -61,11 +73,11 @@ def test_json_is_the_library_s_result_and_errors_have_their_lines(
     assert {"device", "dtype"} <= first.keys()
 
 
-def test_table_and_timelines(run, clips: dict[str, Path], random_weights: Path, tmp_path: Path) -> None:
+def test_table_and_timelines(clips: dict[str, Path], narrow_weights: Path, tmp_path: Path) -> None:
     pattern = tmp_path / "{stem}.png"
-    options = ("--weights", random_weights, "--timeline", pattern, "--top", 3, "--device", "cpu")
-    done = run("classify", clips["a"], clips["b"], *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ("--weights", narrow_weights, "--timeline", pattern, "--top", 3, "--device", "cpu")
+    done = call(clips["a"], clips["b"], *options)
+    assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.count("class ") == 6 + 2  # rows and the two headings
     assert "a.mkv" in done.stdout
     assert "12 frames in 1 window," in done.stdout
@@ -75,7 +87,7 @@ def test_table_and_timelines(run, clips: dict[str, Path], random_weights: Path, 
 
 def usage_error(*arguments: object) -> str:
     """What a wrong call says; it must end with exit code 2."""
-    done = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["classify", *map(str, arguments)])
+    done = call(*arguments)
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
     return done.stderr
@@ -113,12 +125,12 @@ def test_one_timeline_for_two_videos_is_wrong_usage(clips: dict[str, Path], tmp_
 
 
 def test_weights_of_the_other_stream_are_wrong_usage(
-    clips: dict[str, Path], random_weights: Path, flow_weights: Path
+    clips: dict[str, Path], narrow_weights: Path, narrow_flow_weights: Path
 ) -> None:
-    said = usage_error(clips["a"], "--weights", flow_weights)
+    said = usage_error(clips["a"], "--weights", narrow_flow_weights)
     assert "Invalid value for --weights: " in said
     assert "got one of 2 channels" in said
-    options = ("--streams", "flow", "--flow-weights", random_weights)
+    options = ("--streams", "flow", "--flow-weights", narrow_weights)
     said = usage_error(clips["a"], *options)
     assert "Invalid value for --flow-weights: " in said
     assert "got one of 3 channels" in said
@@ -144,28 +156,36 @@ def test_wrong_usage_of_the_flow_stream_says_what_is_wrong(
 
 
 def test_streams_of_different_classes_are_wrong_usage(
-    clips: dict[str, Path], flow_weights: Path, tmp_path: Path
+    clips: dict[str, Path], narrow_flow_weights: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.safetensors"
     save_file(fasti3d.I3D(4).state_dict(), other)
-    options = ("--streams", "both", "--flow-weights", flow_weights, "--weights", other)
+    options = ("--streams", "both", "--flow-weights", narrow_flow_weights, "--weights", other)
     assert "rgb has 4 and flow 5" in usage_error(clips["a"], *options)
 
 
 def json_of(*arguments: object) -> dict[str, Any]:
-    done = CliRunner().invoke(app, ["classify", "--json", *map(str, arguments)])
+    done = call("--json", *arguments)
     assert (done.exit_code, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
 
 def test_json_of_both_streams_has_each_one_s_own_classes(
-    clips: dict[str, Path], random_weights: Path, flow_weights: Path, tmp_path: Path
+    clips: dict[str, Path],
+    narrow_weights: Path,
+    narrow_flow_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rgb = json_of(clips["a"], "--weights", random_weights)
-    options = ("--flow-weights", flow_weights, "--timeline", tmp_path / "timeline.png")
+    def solve(grey: Tensor, *, params: TVL1Params) -> Tensor:
+        return (grey[1:].float() - grey[:-1].float())[:, None].repeat(1, 2, 1, 1)
+
+    monkeypatch.setattr(stream, "tvl1_video", solve)
+    rgb = json_of(clips["a"], "--weights", narrow_weights)
+    options = ("--flow-weights", narrow_flow_weights, "--timeline", tmp_path / "timeline.png")
     flow = json_of(clips["a"], "--streams", "flow", *options)
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
-    both = json_of(clips["a"], "--streams", "both", "--weights", random_weights, *options[:2])
+    both = json_of(clips["a"], "--streams", "both", "--weights", narrow_weights, *options[:2])
     assert rgb["streams"] == {"rgb": {"top": rgb["top"]}}
     assert flow["streams"] == {"flow": {"top": flow["top"]}}
     assert both["streams"] == rgb["streams"] | flow["streams"]
@@ -178,7 +198,7 @@ def test_json_of_both_streams_has_each_one_s_own_classes(
 
 
 def test_presets_are_those_of_the_library(
-    clips: dict[str, Path], flow_weights: Path, monkeypatch: pytest.MonkeyPatch
+    clips: dict[str, Path], narrow_flow_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
@@ -187,7 +207,7 @@ def test_presets_are_those_of_the_library(
         return torch.zeros(len(grey) - 1, 2, *grey.shape[1:])
 
     monkeypatch.setattr(stream, "tvl1_video", solve)
-    options = ("--streams", "flow", "--flow-weights", flow_weights)
+    options = ("--streams", "flow", "--flow-weights", narrow_flow_weights)
     json_of(clips["a"], *options)
     json_of(clips["a"], *options, "--flow-preset", "mediapipe", "--tvl1-preset", "large-motion")
     assert seen == [((256, 256), TVL1Params()), ((224, 224), TVL1Params.preset("large-motion"))]
@@ -198,16 +218,17 @@ def test_a_file_that_is_no_checkpoint_fails_without_a_traceback(
 ) -> None:
     junk = tmp_path / "junk.pt"
     junk.write_bytes(b"junk")
-    done = CliRunner().invoke(app, ["classify", str(clips["a"]), "--weights", str(junk)])
+    done = call(clips["a"], "--weights", junk)
     assert done.exit_code == 1
     assert "junk.pt" in done.stderr
     assert "Traceback" not in done.output
 
 
 @pytest.mark.skipif(os.name != "posix", reason="interrupts are sent otherwise here")
-def test_an_interrupt_ends_quietly(clips: dict[str, Path], random_weights: Path) -> None:
-    options = ["--weights", str(random_weights), "--window", "9", "--stride", "1", "--json"]
-    command = [sys.executable, "-m", "fasti3d", "classify", str(clips["a"]), str(clips["long"]), *options]
+def test_an_interrupt_ends_quietly(clips: dict[str, Path], narrow_weights: Path) -> None:
+    options = ["--weights", str(narrow_weights), "--window", "9", "--stride", "1", "--json"]
+    script = str(Path(__file__).parent.parent / "narrow_cli.py")
+    command = [sys.executable, script, "classify", str(clips["a"]), str(clips["long"]), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

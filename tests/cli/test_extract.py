@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 from waiting import PATIENCE, until
 
 import fasti3d
-from fasti3d.classification.classify import load_model
 from fasti3d.cli import app, output
 from fasti3d.extraction import Progress
+from fasti3d.models import load_model
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def call(*arguments: object) -> SimpleNamespace:
@@ -32,53 +34,42 @@ def call(*arguments: object) -> SimpleNamespace:
     return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
 
 
-def test_files_are_those_of_the_library(
-    run, clips: dict[str, Path], random_weights: Path, tmp_path: Path
-) -> None:
+def test_files_are_those_of_the_library(clips: dict[str, Path], narrow_weights: Path, tmp_path: Path) -> None:
     folder = clips["a"].parent
     (tmp_path / "list.txt").write_text(f"{folder / 'a.mkv'}\n{folder / 'b.mkv'}\n{tmp_path / 'gone.mp4'}\n")
-    options = (
-        "--stack",
-        12,
-        "--features",
-        "MaxPool3d_2a_3x3",
-        "--weights",
-        random_weights,
-        "--device",
-        "cpu",
-    )
+    options = ("--stack", 12, "--features", "MaxPool3d_2a_3x3", "--weights", narrow_weights)
     log = tmp_path / "job.log"
     out = tmp_path / "new" / "out"
-    done = run("extract", tmp_path / "list.txt", "-o", out, *options, "--log", log)
-    assert done.returncode == 1
-    assert "gone.mp4: cannot be opened: No such file or directory" in done.stderr
-    assert "2 of 3 videos done in " in done.stdout
-    assert f"1 failed (see {out}/errors.jsonl); 2 rows, " in done.stdout
-    assert "\x1b" not in done.stdout + done.stderr
+    done = call(tmp_path / "list.txt", "-o", out, *options, "--log", log)
+    assert done.code == 1
+    assert "gone.mp4: cannot be opened: No such file or directory" in done.err
+    assert "2 of 3 videos done in " in done.out
+    assert f"1 failed (see {out}/errors.jsonl); 2 rows, " in done.out
+    assert "\x1b" not in done.out + done.err
 
-    model = load_model(random_weights, device="cpu")
+    model = load_model(narrow_weights, device="cpu")
     fasti3d.extract(
         [clips["a"], clips["b"]], tmp_path / "library", model=model, stack=12, features="MaxPool3d_2a_3x3"
     )
     for name in ("a.json", "a_rgb.npy", "b.json", "b_rgb.npy"):
         assert (out / name).read_bytes() == (tmp_path / "library" / name).read_bytes()
-    assert np.load(out / "a_rgb.npy").shape == (1, 64, 6, 56, 56)
+    assert np.load(out / "a_rgb.npy").shape == (1, 24, 6, 56, 56)
     (entry,) = map(json.loads, (out / "errors.jsonl").read_text().splitlines())
     assert entry["video"] == "gone"
     lines = log.read_text().splitlines()
     assert sum("INFO" in line and "1 rows" in line for line in lines) == 2
     assert sum("ERROR" in line and "gone.mp4" in line for line in lines) == 1
 
-    quiet = run("extract", clips["a"], clips["b"], "-o", out, *options, "--quiet")
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    quiet = call(clips["a"], clips["b"], "-o", out, *options, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
 def test_options_reach_the_settings(
-    clips: dict[str, Path], random_weights: Path, flow_weights: Path, tmp_path: Path
+    clips: dict[str, Path], narrow_weights: Path, narrow_flow_weights: Path, tmp_path: Path
 ) -> None:
     options = ["--stack", 12, "--step", 400, "--fps", "native", "--flip", "--tail", "loop", "--partial"]
     options += ["--format", "safetensors", "--features", "MaxPool3d_2a_3x3", "--streams", "both"]
-    options += ["--weights", random_weights, "--flow-weights", flow_weights]
+    options += ["--weights", narrow_weights, "--flow-weights", narrow_flow_weights]
     options += ["--flow-preset", "mediapipe", "--tvl1-preset", "opencv-cuda", "--dtype", "float32"]
     done = call(clips["a"], "-o", tmp_path, *options, "--workers", 1, "--shard", "1/1")
     assert (done.code, done.err) == (0, "")
@@ -104,8 +95,8 @@ def test_options_reach_the_settings(
     }
 
 
-def test_dense_rows(clips: dict[str, Path], random_weights: Path, tmp_path: Path) -> None:
-    options = ("--weights", random_weights, "--mode", "dense", "--features", "Conv3d_1a_7x7")
+def test_dense_rows(clips: dict[str, Path], narrow_weights: Path, tmp_path: Path) -> None:
+    options = ("--weights", narrow_weights, "--mode", "dense", "--features", "Conv3d_1a_7x7")
     done = call(clips["a"], "-o", tmp_path, *options)
     assert (done.code, done.err) == (0, "")
     made = json.loads((tmp_path / "a.json").read_text())
@@ -114,9 +105,9 @@ def test_dense_rows(clips: dict[str, Path], random_weights: Path, tmp_path: Path
 
 
 def test_other_features_are_refused_until_overwritten(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+    clips: dict[str, Path], narrow_weights: Path, tmp_path: Path
 ) -> None:
-    options = ("-o", tmp_path, "--weights", random_weights, "--stack", 12, "--features", "MaxPool3d_2a_3x3")
+    options = ("-o", tmp_path, "--weights", narrow_weights, "--stack", 12, "--features", "MaxPool3d_2a_3x3")
     assert call(clips["a"], *options).code == 0
     refused = call(clips["a"], *options, "--layout", "video_features")
     assert refused.code == 2
@@ -152,9 +143,9 @@ def test_other_features_are_refused_until_overwritten(
     ],
 )
 def test_wrong_usage_says_what_is_wrong(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path, options: list[str], said: str
+    clips: dict[str, Path], narrow_weights: Path, tmp_path: Path, options: list[str], said: str
 ) -> None:
-    options = [str(random_weights) if option == "WEIGHTS" else option for option in options]
+    options = [str(narrow_weights) if option == "WEIGHTS" else option for option in options]
     done = call(clips["a"], "-o", tmp_path / "out", *options)
     assert done.code == 2
     assert said in done.err
@@ -169,11 +160,11 @@ def test_without_arguments_it_says_what_is_missing() -> None:
 
 
 def test_sources_that_are_not_there_and_folders_that_cannot_be(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+    clips: dict[str, Path], narrow_weights: Path, tmp_path: Path
 ) -> None:
     assert "gone.mp4 is not there" in call(tmp_path / "gone.mp4", "-o", tmp_path / "out").err
     (tmp_path / "file").touch()
-    done = call(clips["a"], "-o", tmp_path / "file", "--weights", random_weights)
+    done = call(clips["a"], "-o", tmp_path / "file", "--weights", narrow_weights)
     assert done.code == 1
     assert "file cannot be written" in done.err
 
@@ -192,69 +183,59 @@ def test_the_bar_shows_videos_clips_and_failures(monkeypatch: pytest.MonkeyPatch
         assert report is None
 
 
-def start(videos: dict[str, Path], out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fasti3d", "extract", *map(str, videos.values()), "-o", str(out)]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(videos: dict[str, Path], out: Path, *options: object) -> subprocess.Popen[str]:
+    script = Path(__file__).parent.parent / "narrow_cli.py"
+    command = [sys.executable, script, "extract", *videos.values(), "-o", out, *options]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-SHORT = ("--stack", "9", "--features", "MaxPool3d_2a_3x3")
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def long_options(narrow_weights: Path) -> tuple[object, ...]:
+    """Fifty windows of ``long``, which take a while."""
+    return ("--weights", narrow_weights, "--stack", 9, "--features", "MaxPool3d_2a_3x3", "--step", 8)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    narrow: None,
+    clips: dict[str, Path],
+    long_options: tuple[object, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert call(*clips.values(), "-o", out, *long_options).code == 0
+    found = files(out)
+    assert sorted(found) == ["a.json", "a_rgb.npy", "b.json", "b_rgb.npy", "long.json", "long_rgb.npy"]
+    return found
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
-def test_killed_and_called_again_it_ends_with_the_same_files(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path
+@pytest.mark.parametrize("ray", [False, True], ids=["here", "ray"])
+def test_an_interrupt_ends_quietly_and_leaves_what_another_run_goes_on_with(
+    clips: dict[str, Path],
+    long_options: tuple[object, ...],
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    ray: bool,
 ) -> None:
+    if ray:
+        pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'fasti3d[ray]'")
     out = tmp_path / "out"
-    options = ("--weights", str(random_weights), *SHORT, "--step", "80")
-    with start(clips, out, *options, "--device", "cpu") as process:
-        until((out / ".long.lock").exists)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert not (out / "long.json").exists()
-    assert call(*clips.values(), "-o", out, *options).code == 0
-    assert call(*clips.values(), "-o", tmp_path / "fresh", *options).code == 0
-
-    def files(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    assert files(out) == files(tmp_path / "fresh")
-    assert len(files(out)) == 6
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
-def test_an_interrupt_ends_quietly_and_says_how_to_go_on(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path
-) -> None:
-    options = ("--weights", str(random_weights), *SHORT, "--step", "1", "--device", "cpu")
-    with start(clips, tmp_path / "out", *options) as process:
-        until((tmp_path / "out" / "a.json").exists)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert "the same command goes on from where it stopped" in said
-    assert "Traceback" not in said
-    assert not list((tmp_path / "out").glob("long*"))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
-def test_an_interrupt_on_a_ray_cluster_leaves_what_another_run_goes_on_with(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'fasti3d[ray]'")
-    out = tmp_path / "out"
-    options = ("--weights", str(random_weights), *SHORT, "--step", "6", "--device", "cpu")
-    with start(clips, out, "--ray", *options) as process:
+    with start(clips, out, *["--ray"][: int(ray)], *long_options, "--device", "cpu") as process:
         until((out / "a.json").exists)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert said == ("", "warning: interrupted; the same command goes on from where it stopped\n")
-    assert not (out / "long.json").exists()
-    assert call(*clips.values(), "-o", out, *options).code == 0
-    assert call(*clips.values(), "-o", tmp_path / "fresh", *options).code == 0
-    names = ["a.json", "a_rgb.npy", "b.json", "b_rgb.npy", "long.json", "long_rgb.npy"]
-    assert sorted(path.name for path in out.iterdir()) == names
-    assert all((out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes() for name in names)
+    assert said == ("", "warning: interrupted; the same command continues where it stopped\n")
+    assert not list(out.glob("long*"))
+    assert call(*clips.values(), "-o", out, *long_options).code == 0
+    assert files(out) == undisturbed
 
 
 def test_ray_takes_an_address_or_none_and_says_what_is_missing(

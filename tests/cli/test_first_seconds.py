@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from fasti3d import choices
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.params import PRESETS as TVL1_PRESETS
 from fasti3d.metrics.limits import LAYOUTS
 from fasti3d.metrics.presets import PRESETS as FVD_PRESETS
@@ -130,4 +130,4 @@ def test_the_names_to_choose_from_are_those_that_there_are() -> None:
     assert get_args(choices.Dtype) == tuple(DTYPES)
     for name, kind in {"mode": choices.Mode, "tail": choices.Tail, "format": choices.Format}.items():
         for value in get_args(kind):
-            assert getattr(Settings(**{name: value}), name) == value
+            assert getattr(ExtractionSettings(**{name: value}), name) == value

@@ -86,11 +86,11 @@ def pictures(path: Path) -> tuple[np.ndarray, list[float]]:
     return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [frame.time for frame in frames]
 
 
-def test_folder_of_flo(run, video: Path, flows: np.ndarray, tmp_path: Path) -> None:
+def test_folder_of_flo(video: Path, flows: np.ndarray, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    done = run("flow", video, "-o", out, "--resize", "none", "--device", "cpu")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "5 flows of 33x24 from 6 frames" in done.stdout
+    done = call(video, "-o", out)
+    assert (done.code, done.err) == (0, "")
+    assert "5 flows of 33x24 from 6 frames" in done.out
     names = [f"flow_{i:06}.flo" for i in range(5)]
     assert sorted(os.listdir(out)) == ["flow.json", *names]
     assert np.array_equal(np.stack([read_flo(out / name) for name in names]), flows)
@@ -126,7 +126,7 @@ def test_folders_of_denseflow(video: Path, flows: np.ndarray, tmp_path: Path) ->
     record = json.loads((out / "a" / "flow.json").read_text())
     assert record["pairs"] == 5
     assert (record["settings"]["bound"], record["settings"]["quality"]) == (20, 95)
-    assert "all of it is in" in call(video, "-o", out, "--layout", "denseflow").out
+    assert "all flow is in" in call(video, "-o", out, "--layout", "denseflow").out
     done = call(video, "-o", out, "--layout", "denseflow", "--bound", 8)
     assert done.code == 2
     assert "bound 20.0 there and 8.0 now" in done.err
@@ -307,6 +307,11 @@ def test_files_of_others_are_not_overwritten(video: Path, tmp_path: Path) -> Non
         assert done.code == 2
         assert "--overwrite" in done.err
     assert mine.read_bytes() == b"mine"
+    for text in ('{"settings": 5}', '{"settings": {"params": 5}}', "[]"):
+        (mine.parent / "flow.json").write_text(text)
+        done = call(video, "-o", mine.parent)
+        assert done.code == 2
+        assert "of unknown origin" in done.err or "made otherwise (bytes none there" in done.err
     assert call(video, "-o", tmp_path / "a.npz", "--overwrite").code == 0
     assert np.load(tmp_path / "a.npz")["flow"].shape == (5, 2, HEIGHT, WIDTH)
     # A folder may hold other things.
@@ -322,40 +327,42 @@ from fasti3d.cli import app
 import fasti3d.flow.export, fasti3d.classification.classify, fasti3d.ops.tvl1
 from fasti3d.flow.export import video
 video.PART = 2
-video_path, name, *more = sys.argv[1:]
+video_path = sys.argv[1]
+MORE = {"flows": ("--layout", "denseflow")}
 
-def flow(*arguments):
+def work(folder):
+    name = os.path.basename(os.path.dirname(folder))
+    target = os.path.join(folder, name)
     try:
-        app(["flow", video_path, *arguments, *more, "--resize", "none", "--device", "cpu"])
+        app(["flow", video_path, "-o", target, *MORE.get(name, ()), "--resize", "none", "--device", "cpu"])
     except SystemExit as error:
         return error.code or 0
     return 9
-
-def work(folder):
-    return flow("-o", os.path.join(folder, name))
-
-sys.stderr = open(os.devnull, "w")
-assert flow("-o", name, "--fps", "0") == 2  # loads what is loaded late
-sys.stderr = sys.__stderr__
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(
-    ("name", "files", "more"),
-    [("out", 4, ()), ("a.npz", 1, ()), ("a.mp4", 1, ()), ("flows", 7, ("--layout", "denseflow"))],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+FILES = {"out": 4, "a.npz": 1, "a.mp4": 1, "flows": 7}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Path], list[int]]]:
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    home = tmp_path_factory.mktemp("killed")
+    video = write_video(home / "v.mkv", 4)
+    return killed_everywhere(WORK, home / "runs", video, kinds=tuple(FILES))
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_killed_anywhere_and_called_again_it_gives_the_same_bytes(
-    tmp_path: Path, name: str, files: int, more: tuple[str, ...]
+    killed: dict[str, tuple[list[Path], list[int]]], name: str
 ) -> None:
-    video = write_video(tmp_path / "v.mkv", 4)
-    (*killed, undisturbed), codes = killed_everywhere(WORK, tmp_path / "runs", video, name, *more)
-    assert len(killed) >= 10
-    assert codes == [0] * (len(killed) + 1)
+    (*folders, undisturbed), codes = killed[name]
+    assert len(folders) >= 10
+    assert codes == [0] * (len(folders) + 1)
     wanted = tree(undisturbed)
-    assert len(wanted) == files
-    for folder in killed:
+    assert len(wanted) == FILES[name]
+    for folder in folders:
         assert tree(folder) == wanted, folder.name
 
 
@@ -369,7 +376,7 @@ def test_a_pair_that_is_half_written_is_written_again(video: Path, tmp_path: Pat
     with raw.open("ab") as file:
         file.write(b"half a pair")
     done = call(video, "-o", tmp_path / "a.npz")
-    assert "(3 were there)" in done.out
+    assert "(3 were done already)" in done.out
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert not partial.exists()
 
@@ -423,11 +430,11 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
         stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
-    assert "the same command goes on from where it stopped" in stderr
+    assert "the same command continues where it stopped" in stderr
     there = {path.name: path.stat().st_mtime_ns for path in out.glob("*.flo")}
     assert 0 < len(there) < 299
     done = call(video, "-o", out, "--resize", 48)
-    assert f"({len(there)} were there)" in done.out
+    assert f"({len(there)} were done already)" in done.out
     assert len(list(out.glob("*.flo"))) == 299
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in there.items())
 

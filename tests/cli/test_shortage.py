@@ -30,6 +30,7 @@ SHORT: dict[str, Callable[[], Exception]] = {
     "memory of torch": lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes"),
     "memory of a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
 }
+pytestmark = pytest.mark.usefixtures("narrow")
 every_shortage = pytest.mark.parametrize("short", SHORT.values(), ids=SHORT.keys())
 some = pytest.mark.parametrize(
     "short", [SHORT["memory"], SHORT["descriptors of FFmpeg"], SHORT["memory of a GPU"]]
@@ -51,7 +52,7 @@ def run_short_on(
         def fail(*_: object, **__: object) -> Any:
             raise short()
 
-        monkeypatch.setattr(transform.Transform, "_rgb", fail)
+        monkeypatch.setattr(transform.FrameTransform, "_rgb", fail)
         return
     opened = av.open
 
@@ -152,7 +153,7 @@ except Exception as error:
 @pytest.mark.parametrize("mode", [(), ("--mode", "dense")], ids=["windows", "dense"])
 def test_extract(
     clips: dict[str, Path],
-    random_weights: Path,
+    narrow_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     short: Callable[[], Exception],
@@ -167,7 +168,7 @@ def test_extract(
         "-o",
         out,
         "--weights",
-        random_weights,
+        narrow_weights,
         "--workers",
         1,
         "--device",
@@ -176,7 +177,7 @@ def test_extract(
     )
     monkeypatch.setattr(fasti3d.I3D, "extract_features", lambda self, clip: torch.zeros(len(clip), 4, 1))
     if mode:
-        monkeypatch.setattr("fasti3d.extraction.dense.DenseFeatures._rows", lambda *_: iter(()))
+        monkeypatch.setattr("fasti3d.extraction.dense_features.DenseFeatures._rows", lambda *_: iter(()))
     run_short_on(monkeypatch, "b.mkv", short)
     assert_stopped(call(*command))
     assert not [path for path in out.iterdir() if path.name.startswith(("b", ".", "errors"))]
@@ -207,9 +208,9 @@ def test_flow_on_a_full_disk(clips: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 def test_classify_and_fvd(
-    clips: dict[str, Path], random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clips: dict[str, Path], narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = ("--weights", random_weights, "--device", "cpu")
+    weights = ("--weights", narrow_weights, "--device", "cpu")
     for short in (SHORT["memory"], SHORT["descriptors"], SHORT["memory of a GPU"]):
         with monkeypatch.context() as patched:
             run_short_on(patched, "a.mkv", short)

@@ -8,7 +8,12 @@ import torch
 from fasti3d import reference
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _narrow(narrow: None) -> None:
+    """Networks have few channels: what is tested here does not depend on them."""
+
+
 @pytest.fixture(scope="module")
-def plain() -> reference.I3D:
+def plain(narrow: None) -> reference.I3D:
     torch.manual_seed(0)
     return reference.I3D().eval()

@@ -21,8 +21,6 @@ from fasti3d import I3D, compat, inputs, network, reference, weights
 from fasti3d.compat import hassony2, pytorch_i3d
 from fasti3d.compat.pytorch_i3d import InceptionI3d, MaxPool3dSamePadding, Unit3D
 
-pytestmark = pytest.mark.usefixtures("narrow")
-
 SMALL = (1, 3, 5, 17, 20)
 WITH_HEAD = (1, 3, 9, 193, 193)
 
@@ -277,6 +275,7 @@ def test_training_script(checkpoint: Path, tmp_path: Path) -> None:
             loss = (0.5 * loc_loss + 0.5 * cls_loss) / 2
             tot_loss += loss.data.item()
             loss.backward()
+            assert all(p.grad is not None for p in i3d.parameters())
             if num_iter == 2 and phase == "train":
                 optimizer.step()
                 optimizer.zero_grad()
@@ -288,4 +287,6 @@ def test_training_script(checkpoint: Path, tmp_path: Path) -> None:
     again = InceptionI3d(5)
     again.replace_logits(3)
     again.load_state_dict(torch.load(tmp_path / "000001.pt"))
+    assert {f"module.{key}" for key in again.state_dict()} == i3d.state_dict().keys()
+    assert torch.equal(again.logits.conv3d.weight, i3d.module.logits.conv3d.weight)
     assert again._num_classes == pytorch_i3d.InceptionI3d(3)._num_classes == 3

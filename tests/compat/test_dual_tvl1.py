@@ -299,7 +299,7 @@ def test_wrong_values_are_errors_of_calc() -> None:
         (
             np.zeros((40, 56, 3), np.uint8),
             ValueError,
-            r"I1 must be a grey image .* got shape",
+            r"I1 must be a grayscale image .* got shape",
         ),
         (np.zeros((40, 50), np.uint8), ValueError, r"one shape, got \(40, 56\) and \(40, 50\)"),
         (np.zeros((40, 56), np.float32), ValueError, "one dtype, got uint8 and float32"),

@@ -77,7 +77,7 @@ def test_fine_tuning(checkpoint: Path, tmp_path: Path) -> None:
     """Replaces the classifier, freezes the trunk below the last block by the port's names, takes a step."""
     model = I3D(400)
     model.load_state_dict(torch.load(checkpoint))
-    model.conv3d_0c_1x1 = nn.Conv3d(1024, 6, 1)
+    model.conv3d_0c_1x1 = nn.Conv3d(network.FEATURE_CHANNELS, 6, 1)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(("mixed_5c", "conv3d_0c_1x1"))
     model.train()

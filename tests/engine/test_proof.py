@@ -132,7 +132,7 @@ def test_where_triton_runs_nothing_all_of_it_is_off_at_once(
     assert run(Subject.of("tvl1", "TV-L1")) == "kernel", "nvcc compiled it"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "chip", lambda device: gpu.Chip((9, 0), 132))
+    monkeypatch.setattr(gpu, "gpu_traits", lambda device: gpu.GpuTraits((9, 0), 132))
     monkeypatch.setattr(gpu, "_triton_error", lambda: None)
     device = torch.device("cuda", 0)
     assert gpu.why_not(device, HALF) is None
@@ -386,7 +386,7 @@ def test_doctor_lists_verdicts_and_proves(monkeypatch: pytest.MonkeyPatch) -> No
         assert [verdict.kind for verdict in network.prove_all(torch.device("cuda", 0))] == ["good", "good"]
         assert [proof.kind for proof in doctor._proofs()] == ["good", "good"]
     proofs = (found, doctor.Proof("cuda:0", "a pool", "good", "", ""))
-    cards = (doctor.Gpu("cuda:0", "NVIDIA H200", "9.0", 1 << 30),)
+    cards = (doctor.GpuReport("cuda:0", "NVIDIA H200", "9.0", 1 << 30),)
     diagnosis = dataclasses.replace(doctor.diagnose(), gpus=cards, proofs=proofs)
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
     out = runner.invoke(app, ["doctor"]).stdout

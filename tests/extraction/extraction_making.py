@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from fractions import Fraction
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,29 @@ class Shown(fasti3d.I3D):
             self.clips += list(x)
         halves = x[:, [0, -1]].unflatten(4, (2, -1)).mean(dim=(2, 3, 5))
         return halves.flatten(1)[:, :, None]
+
+
+class Counted(Shown):
+    """Counts its passes, before each of which it waits."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        super().__init__()
+        self.passes = 0
+        self.seconds = seconds
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        time.sleep(self.seconds)
+        return super().extract_features(x)
+
+
+def extract_elsewhere(videos: Path, out: Path, seconds: float, told: Connection) -> None:
+    """Extracts in another process, which says when it begins and then what it did."""
+    torch.set_num_threads(1)
+    model = Counted(seconds)
+    told.send("ready")
+    done = fasti3d.extract(videos, out, model=model, stack=10)
+    told.send((model.passes, done.done, done.already_done, len(done.failed)))
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], rate: int = 25) -> Path:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,29 +16,31 @@ from extraction_making import errors, moving, plain, record, rows, tree, write_v
 from i3d_making import make_i3d
 from tolerances import assert_close
 from torch import Tensor
-from waiting import PATIENCE
 
 import fasti3d
-from fasti3d import I3D, extraction, video
-from fasti3d.extraction import ConflictError, dense
+from fasti3d import I3D, extraction, network, video
+from fasti3d.extraction import ConflictError, dense_features
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import still_flow, stream_flow
 from fasti3d.video.windows import cut_windows
 
 FAST = TVL1Params(nscales=2, warps=1, outer_iterations=2, inner_iterations=5)
+pytestmark = pytest.mark.usefixtures("narrow")
+
 # Cheap, with a window and a stride along time.
 EARLY = "Conv3d_1a_7x7"
+WIDTH = 24
 
 
 @pytest.fixture(scope="module")
-def model() -> I3D:
+def model(narrow: None) -> I3D:
     return make_i3d()
 
 
 @pytest.fixture
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "_PIECE", 16)
-    monkeypatch.setattr(dense, "_LEAST", 8)
+    monkeypatch.setattr(dense_features, "_PIECE", 16)
+    monkeypatch.setattr(dense_features, "_MIN_PIECE", 8)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +79,8 @@ def test_pooled_features_and_maps_are_those_of_one_pass(model: I3D, clip: Path, 
     for features, expected in (("map", maps), ("pooled", pooled), ("Logits", logits)):
         found = extract(clip, tmp_path / features, model=model, features=features)["rgb"]
         assert_close("i3d", torch.from_numpy(found), expected)
-    assert maps.shape == (5, 1024, 7, 7)
-    assert pooled.shape == (4, 1024)
+    assert maps.shape == (5, network.FEATURE_CHANNELS, 7, 7)
+    assert pooled.shape == (4, network.FEATURE_CHANNELS)
     found_rows = rows(tmp_path / "map" / "clip.json")
     assert [row[:2] for row in found_rows] == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 33)]  # they tile it
     for start, end, begins, ends in found_rows:
@@ -127,14 +126,14 @@ def test_crops_and_mirror_images(model: I3D, tmp_path: Path) -> None:
     flow = stream_flow(frames, "readme", FAST, cropped=False)
     flows = to_flow_clip(torch.cat((flow, torch.zeros_like(flow[:1]))))
     clips = video.to_clip(frames)
-    assert found["rgb"].shape == found["flow"].shape == (5, 10, 64, 112, 112)
+    assert found["rgb"].shape == found["flow"].shape == (5, 10, WIDTH, 112, 112)
     negated = torch.tensor([-1, 1])[:, None, None, None]
     for i, (top, left) in {1: (0, 96), 4: (16, 48)}.items():
         seen, moved = (of[:, :, top : top + 224, left : left + 224] for of in (clips, flows))
         x, y = torch.stack((seen, seen.flip(-1))), torch.stack((moved, moved.flip(-1) * negated))
-        for name, network, given in (("rgb", model, x), ("flow", flow_model, y)):
+        for name, made, given in (("rgb", model, x), ("flow", flow_model, y)):
             views = torch.from_numpy(found[name][:, [i, 5 + i]])
-            assert_close("i3d", views, steps_of(network, given, EARLY))
+            assert_close("i3d", views, steps_of(made, given, EARLY))
 
 
 @pytest.mark.usefixtures("short_pieces")
@@ -182,9 +181,11 @@ def test_a_wrong_count_of_packets_changes_nothing(
         if seen != total:
             raise fasti3d.dense.FrameCountError
 
-    monkeypatch.setattr(dense, "count_frames", counted)
-    monkeypatch.setattr(dense, "dense_stream", fed)
-    monkeypatch.setattr(dense, "support", lambda features, total: [_step(i, total) for i in range(total)])
+    monkeypatch.setattr(dense_features, "count_frames", counted)
+    monkeypatch.setattr(dense_features, "dense_stream", fed)
+    monkeypatch.setattr(
+        dense_features, "support", lambda features, total: [_step(i, total) for i in range(total)]
+    )
     source = write_video(tmp_path / "ramp.mkv", plain(range(0, 231, 7)))
     options: dict[str, Any] = {"model": model, "streams": streams, "features": EARLY}
     if streams == "both":
@@ -205,7 +206,7 @@ def test_short_videos(model: I3D, tmp_path: Path) -> None:
     assert "has 8 frames, fewer than the 9 that pooled needs: take map" in failure.reason
     single = write_video(tmp_path / "single.mkv", plain([100]))
     options: dict[str, Any] = {"flow_model": make_i3d(in_channels=2), "streams": "flow", "features": EARLY}
-    assert extract(single, tmp_path / "single", **options)["flow"].shape == (1, 64, 112, 112)
+    assert extract(single, tmp_path / "single", **options)["flow"].shape == (1, WIDTH, 112, 112)
     assert rows(tmp_path / "single" / "single.json") == [(0, 1, 0.0, pytest.approx(0.04))]
 
 
@@ -242,43 +243,30 @@ def test_workers_and_the_other_mode(model: I3D, clip: Path, tmp_path: Path) -> N
         fasti3d.extract(work, tmp_path / "1", **(options | {"mode": "windows"}))
 
 
-# Extracts, and kills itself when the second piece is in the network, if asked to.
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {paths!r}
-from i3d_making import make_i3d
-import fasti3d
-from fasti3d.extraction import dense
-dense._PIECE, dense._LEAST = 16, 8
-video, out, kill = sys.argv[1:]
-stream = dense.dense_stream
-def dying(*arguments, **options):
-    for i, found in enumerate(stream(*arguments, **options)):
-        if i == 1 and kill == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield found
-dense.dense_stream = dying
-done = fasti3d.extract(video, out, model=make_i3d(), mode="dense", features="Conv3d_1a_7x7")
-print(done.done, done.there)
-"""
+class Killed(BaseException):
+    """What ends a process, as far as it can be told from within."""
 
 
 @pytest.mark.usefixtures("short_pieces")
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
-def test_killed_and_called_again_it_gives_the_same_bytes(clip: Path, tmp_path: Path) -> None:
-    here = Path(__file__).parent
-    code = KILLED.format(paths=[str(here), str(here.parent)])
+def test_cut_short_and_called_again_it_gives_the_same_bytes(
+    model: I3D, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = dense_features.dense_stream
 
-    def run(out: Path, kill: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, str(clip), str(out), kill]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    def dying(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for i, found in enumerate(stream(*arguments, **options)):
+            if i == 1:
+                raise Killed
+            yield found
 
-    assert run(tmp_path / "killed", "kill").returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "clip.json").exists()
-    done = run(tmp_path / "killed", "")
-    assert done.stdout.split() == ["1", "0"], done.stderr
-    options: dict[str, Any] = {"model": make_i3d(), "mode": "dense", "features": EARLY}
-    assert fasti3d.extract(clip, tmp_path / "whole", **options).done == 1
+    options: dict[str, Any] = {"model": model, "mode": "dense", "features": EARLY}
+    with monkeypatch.context() as patch:
+        patch.setattr(dense_features, "dense_stream", dying)
+        with pytest.raises(Killed):
+            fasti3d.extract(clip, tmp_path / "killed", **options)
+    assert tree(tmp_path / "killed") == {}
+    for name in ("killed", "whole"):
+        assert fasti3d.extract(clip, tmp_path / name, **options).done == 1
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
     assert sorted(tree(tmp_path / "whole")) == ["clip.json", "clip_rgb.npy"]
 
@@ -298,7 +286,7 @@ def test_few_frames_are_held_however_long_the_video_is(
             read += 1
 
     monkeypatch.setattr("fasti3d.extraction.reading.read_frames", frames)
-    monkeypatch.setattr(dense, "count_frames", lambda *arguments, **options: 10**6)
+    monkeypatch.setattr(dense_features, "count_frames", lambda *arguments, **options: 10**6)
     held: list[weakref.ref[Tensor]] = []
 
     def noted(*arguments: Any) -> Iterator[video.Window]:
@@ -306,8 +294,10 @@ def test_few_frames_are_held_however_long_the_video_is(
             held.append(weakref.ref(window.frames))
             yield window
 
-    monkeypatch.setattr(dense, "cut_windows", noted)
-    producer = dense.DenseFeatures(extraction.Settings(mode="dense", features=EARLY), {"rgb": model})
+    monkeypatch.setattr(dense_features, "cut_windows", noted)
+    producer = dense_features.DenseFeatures(
+        extraction.ExtractionSettings(mode="dense", features=EARLY), {"rgb": model}
+    )
     pieces = producer(tmp_path / "endless.mkv", extraction.Watch())
     for _, piece in zip(range(12), pieces, strict=False):
         assert piece is not None

@@ -15,10 +15,12 @@ from tolerances import assert_close
 from torch import Tensor
 
 import fasti3d
-from fasti3d import extraction, video
-from fasti3d.extraction import windows
+from fasti3d import extraction, network, video
+from fasti3d.extraction import window_features
 from fasti3d.flow import TVL1Params, to_flow_clip
 from fasti3d.flow.stream import stream_flow
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 FAST = TVL1Params(nscales=2, warps=1, outer_iterations=2, inner_iterations=5)
 
@@ -116,7 +118,7 @@ def test_pooled_features_maps_and_endpoints_of_the_real_network(wide: Path, tmp_
     with torch.no_grad():
         maps = model.forward_endpoints(clip, ["MaxPool3d_4a_3x3", "Mixed_5c", "Logits"])
         pooled = model.extract_features(clip).mean(dim=2).numpy()
-    assert pooled.shape == (1, 1024)
+    assert pooled.shape == (1, network.FEATURE_CHANNELS)
     assert np.array_equal(made("pooled"), pooled)
     assert np.array_equal(made("map"), maps["Mixed_5c"].numpy())
     assert np.array_equal(made("MaxPool3d_4a_3x3"), maps["MaxPool3d_4a_3x3"].numpy())
@@ -193,7 +195,7 @@ def test_batches_of_a_gpu_give_the_same_rows(
     ramp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crops: int
 ) -> None:
     one = extract(ramp, tmp_path / "one", step=3, crops=crops)["rgb"]
-    monkeypatch.setattr(windows, "BATCH", {"cpu": 8})
+    monkeypatch.setattr(window_features, "BATCH", {"cpu": 8})
     eight = extract(ramp, tmp_path / "eight", step=3, crops=crops)["rgb"]
     assert len(one) == 6
     assert np.allclose(one, eight, atol=1e-6)  # means of other shapes are summed in another order
@@ -234,7 +236,7 @@ def test_modes_of_the_network_are_left_as_they_were(ramp: Path, tmp_path: Path) 
 
 def test_one_video_s_work_can_be_sent_elsewhere(wide: Path, tmp_path: Path) -> None:
     """What an actor on another machine does is what a worker here does."""
-    settings = extraction.Settings(stack=9, tail="drop", format="safetensors")
+    settings = extraction.ExtractionSettings(stack=9, tail="drop", format="safetensors")
     (source,) = extraction.find_sources([wide])
     model = make_i3d()
     for name in ("here", "there"):

@@ -67,7 +67,7 @@ def test_rows_that_do_not_fit_into_memory_give_the_same_bytes(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: fasti3d.extraction.settings.Format
 ) -> None:
     extract(clip, tmp_path / "memory", format=name)
-    monkeypatch.setattr(spool, "_MEMORY_BYTES", 20)
+    monkeypatch.setattr(spool, "_MAX_MEMORY_BYTES", 20)
     extract(clip, tmp_path / "disk", format=name)
     assert tree(tmp_path / "memory") == tree(tmp_path / "disk")
 
@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """120 windows of 4 MB, and 1,200 frames of 150 KB, through less than a third of the first."""
-    monkeypatch.setattr(spool, "_MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(spool, "_MAX_MEMORY_BYTES", 1 << 20)
     short = write_video(tmp_path / "short.mkv", plain([100] * 60))
     long = write_video(tmp_path / "long.mkv", plain([100] * 1200))
     options: dict[str, Any] = {"features": "map", "streams": "rgb", "flow_model": None, "model": Large()}

@@ -67,7 +67,7 @@ def test_every_name_has_its_outputs_in_the_folder(data: bytes, tmp_path: Path) -
     for name, output in NAMES.items():
         assert record(out / f"{output}.json")["made"]["source"]["file"] == name
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
-    assert extract(given, out).there == len(NAMES)
+    assert extract(given, out).already_done == len(NAMES)
 
 
 def test_failed_videos_leave_no_lock_and_their_names_no_second_line(
@@ -134,7 +134,7 @@ def test_odd_lines_of_a_list_fail_alone(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"\n".join(lines))
     for done, there in ((1, 0), (0, 1)):
         result = extract(tmp_path / "list.txt", tmp_path / "out")
-        assert (result.done, result.there, len(result.failed)) == (done, there, len(lines) - 1)
+        assert (result.done, result.already_done, len(result.failed)) == (done, there, len(lines) - 1)
     reasons = errors(tmp_path / "out")
     assert reasons["x" * 300] == "cannot be opened: File name too long"
     assert reasons["zero\0byte"] == "cannot be opened: embedded null byte"

@@ -71,7 +71,7 @@ def test_lists_of_other_programs(tmp_path: Path) -> None:
     assert names(path) == {"a": "a.mp4", "é\x1c\u2028": "é\x1c\u2028.mp4"}
     path.write_bytes("a.mp4\r\n".encode("utf-16"))
     with pytest.raises(
-        ValueError, match=r"list\.txt is no list of paths in UTF-8, .* UTF-16 .* save it as UTF-8"
+        ValueError, match=r"list\.txt is not a list of paths in UTF-8, .* UTF-16 .* save it as UTF-8"
     ):
         find_sources([path])
 

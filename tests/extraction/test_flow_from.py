@@ -89,7 +89,7 @@ def test_the_record_says_where_flow_came_from(home: Path, tmp_path: Path) -> Non
     assert "tvl1" not in made["settings"]
     assert made["source"]["flow"]["folder"] == str(home / "flows" / "v")
     assert made["source"]["flow"]["flows"] == FRAMES - 1
-    assert extract(path, out, flow_from=home / "flows").there == 1
+    assert extract(path, out, flow_from=home / "flows").already_done == 1
     before = tree(out)
     shutil.copytree(home / "flows", tmp_path / "others")
     (tmp_path / "others" / "v" / "flow.json").unlink()
@@ -116,7 +116,7 @@ def test_folders_that_do_not_fit_fail_their_video_alone(home: Path, tmp_path: Pa
     assert (done.done, len(done.failed)) == (1, 3)
     assert (tmp_path / "out" / "a" / "good_flow.npy").exists()
     reasons = errors(tmp_path / "out")
-    assert reasons["cut"].startswith(f"{broken}: is cut off, or no JPEG file")
+    assert reasons["cut"].startswith(f"{broken}: is cut off, or not a JPEG file")
     assert reasons["none"].startswith(f"{flows / 'none'}: cannot be read as a folder of flow")
     assert reasons["count"].startswith(
         f"{flows / 'count'}: holds 12 flows, which are those of 12 or 13 frames, but the video is sampled to "

@@ -14,9 +14,11 @@ from i3d_making import make_i3d
 from PIL import Image
 from torch import nn
 
-from fasti3d import extract, reference, video
+from fasti3d import extract, network, reference, video
 from fasti3d.video.pillow import PillowTransform
 from fasti3d.video.read import read_transformed
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 STACK = 12
 
@@ -89,7 +91,7 @@ def test_values_are_theirs_in_their_dtype(tmp_path: Path) -> None:
     wanted = np.array(nn.AvgPool3d((2, 7, 7), 1)(maps).squeeze(4).squeeze(3).mean(2).tolist())
 
     assert found.dtype == wanted.dtype == np.float64
-    assert found.shape == wanted.shape == (1, 1024)
+    assert found.shape == wanted.shape == (1, network.FEATURE_CHANNELS)
     error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
     assert error < 2e-3
     assert record(tmp_path / "out" / "v.json")["made"]["settings"]["frames"] == "pillow"

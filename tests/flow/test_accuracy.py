@@ -30,10 +30,16 @@ def mean_error(solve: Callable[[Tensor, Tensor], Tensor], pairs: list[flow_data.
 
 
 def test_i3d_is_as_accurate_as_opencv(chairs: list[flow_data.Chairs]) -> None:
-    """On two of the pairs, as OpenCV takes long: benchmarks/test_tvl1_accuracy.py has them all."""
+    """On a part where an epsilon of .05 costs a pixel, as OpenCV takes long.
+
+    benchmarks/test_tvl1_accuracy.py has all pairs.
+    """
     pytest.importorskip("cv2")
-    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), chairs[::2])
-    theirs = mean_error(flow_peers.opencv(), chairs[::2])
+    rows, columns = slice(128, 256), slice(176, 336)
+    frame0, frame1, truth = (image[..., rows, columns].contiguous() for image in chairs[1])
+    part = [flow_data.Chairs(frame0, frame1, truth)]
+    ours = mean_error(flow_peers.fasti3d(PRESETS["i3d"]), part)
+    theirs = mean_error(flow_peers.opencv(), part)
     assert abs(ours - theirs) <= TVL1_ACCURACY.limit, TVL1_ACCURACY.why
 
 
@@ -45,6 +51,6 @@ def test_every_preset_finds_most_of_the_motion(chairs: list[flow_data.Chairs], p
 
 def test_large_motion_reaches_further(chairs: list[flow_data.Chairs]) -> None:
     """The default pyramid ends at 0.41 of the size, where 20 pixels are still 8: too far to be seen."""
-    pairs = [flow_data.shifted(pair.frame0, 20) for pair in chairs]
+    pairs = [flow_data.shifted(pair.frame0, 20) for pair in chairs[:2]]
     assert mean_error(flow_peers.fasti3d(PRESETS["large-motion"]), pairs) < 0.2
     assert mean_error(flow_peers.fasti3d(PRESETS["i3d"]), pairs) > 5

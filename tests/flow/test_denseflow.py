@@ -178,7 +178,7 @@ def _huge(folder: Path) -> None:
             "{f}: holds a flow twice: flow_x_00002.jpg and flow_x_00002.png",
         ),
         (_resize, "{f}/flow_y_00002.jpg|{f}/flow_x_00002.jpg: is 40x24, but others of its folder are 32x24"),
-        (_cut, r"{f}/flow_y_00002.jpg: is cut off, or no JPEG file \(\d+ bytes\)"),
+        (_cut, r"{f}/flow_y_00002.jpg: is cut off, or not a JPEG file \(\d+ bytes\)"),
         (_garbage, "{f}/flow_x_00002.jpg: is broken: it cannot be decoded"),
         (_huge, "{f}/flow_x_00002.jpg: is broken: it cannot be decoded"),
         (_deep, "{f}/flow_x_00002.png: has 16 bits, but flow is stored in 8"),
@@ -189,7 +189,7 @@ def _huge(folder: Path) -> None:
         ),
         (
             lambda f: (f / "flow.json").write_text(json.dumps({"settings": {"bound": 20.0}})),
-            "{f}: is unfinished: let `fasti3d flow` go on first",
+            "{f}: is unfinished: let `fasti3d flow` complete it first",
         ),
         (
             lambda f: (f / "flow.json").write_text(json.dumps({"settings": {"bound": 8.0}, "pairs": 3})),

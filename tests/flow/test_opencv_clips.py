@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(extension.CORE is None, reason="the reference wo
 
 # The first frames of pairs: quick motion and slow, no cut, and two on which OpenCV is unstable.
 PAIRS = {
-    "arm_wrestling.mp4": (1, 20, 60, 100),
-    "clean_and_jerk.mp4": (2, 20, 60, 100),
-    "flipping_pancake.mkv": (2, 20, 100, 138),
+    "arm_wrestling.mp4": (20, 60),
+    "clean_and_jerk.mp4": (2, 60),
+    "flipping_pancake.mkv": (2, 20),
 }
 
 
@@ -61,8 +61,8 @@ def test_flow_is_opencvs(shared_data: Path, name: str, first: int) -> None:
     apart = differences(tvl1(frame0, frame1), theirs)
     if is_close(apart):
         return
-    # There are pairs on which a rounding sends whole regions to another of several minima: there nobody
-    # comes closer to OpenCV than OpenCV does.
+    # There are pairs on which a rounding sends whole regions to another of several minima: there OpenCV
+    # is as far from itself.
     own = differences(opencv_disturbed(frame0, frame1), theirs)
     found = f"mean {apart.mean():.4f}, median {apart.median():.4f}; OpenCV from itself {own.mean():.4f}"
     assert not is_close(own), f"{found}: {TVL1_OPENCV.why}"

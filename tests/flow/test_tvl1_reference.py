@@ -12,10 +12,12 @@ import pytest
 import torch
 from flow_making import moving
 from torch import Tensor
+from tvl1_making import arguments
+from tvl1_making import reference as on_one_thread
 
 from fasti3d.flow import TVL1Params
 from fasti3d.ops.tvl1 import reference
-from fasti3d.ops.tvl1.reference import Settings, tvl1_reference
+from fasti3d.ops.tvl1.reference import Settings
 
 CPU_FORM, CUDA_FORM = False, True
 
@@ -25,7 +27,7 @@ OPENCV_ORDER = (
     "scale_step", "gamma", "median_filtering",
 )  # fmt: skip
 
-# One linearisation with a fixed number of iterations: no rounding error is amplified by a stop or by sampling
+# One linearization with a fixed number of iterations: no rounding error is amplified by a stop or by sampling
 # somewhere else, so that one step of a wrong formula would show.
 ONE_WARP = TVL1Params(nscales=1, warps=1, epsilon=0, inner_iterations=20, outer_iterations=2)
 
@@ -37,7 +39,7 @@ def settings(**changes: Any) -> Settings:
 def solve(
     frame0: Tensor, frame1: Tensor | None, params: TVL1Params, initial_flow: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    return tvl1_reference(frame0, frame1, initial_flow, **dataclasses.asdict(params))
+    return on_one_thread(frame0, frame1, initial_flow, *arguments(params))
 
 
 def opencv_solve(
@@ -154,7 +156,7 @@ def test_median_is_opencvs(cv2: ModuleType, side: int) -> None:
     assert torch.equal(reference.median(u, side), torch.stack(wanted))
 
 
-def test_gradient_is_half_the_difference_of_the_neighbours() -> None:
+def test_gradient_is_half_the_difference_of_the_neighbors() -> None:
     image = noise(17, 23)
     along_y, along_x = (torch.from_numpy(axis.copy()) for axis in np.gradient(image.numpy()))
     for one_sided, axis in ((along_x, 1), (along_y, 0)):

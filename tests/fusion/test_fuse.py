@@ -527,7 +527,7 @@ def test_values_that_are_not_finite_spread_no_further_than_in_torch() -> None:
 
 def test_what_a_graph_packs_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a GPU captures, nothing is computed yet that others could read."""
-    monkeypatch.setattr(gpu, "settle", lambda device: False)
+    monkeypatch.setattr(gpu, "synchronize_unless_capturing", lambda device: False)
     fused = fasti3d.fuse(chain())
     x = random(1, 16, 3, 4, 5)
     captured = run(fused, x)

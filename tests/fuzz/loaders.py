@@ -60,7 +60,7 @@ class Loader:
     allowed: tuple[type[Exception], ...]
     file: str = "file"
     wrap: Callable[[bytes], bytes] = bytes
-    cases: int = 200
+    cases: int = 80
 
 
 def _written(write: Callable[[Any], object]) -> bytes:

@@ -1,4 +1,4 @@
-"""Damaged files, 200 of each kind: a result, or the documented error in one line; no hang, little memory."""
+"""Damaged files, 80 of each kind: a result, or the documented error in one line; no hang, little memory."""
 
 from __future__ import annotations
 

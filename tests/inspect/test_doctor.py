@@ -114,7 +114,7 @@ def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(refused) == 1
     assert "nvidia-a100.json is not used" in refused[0]
     monkeypatch.undo()
-    cards = tuple(doctor.Gpu(f"cuda:{i}", it.name, "9.0", 1 << 30) for i, it in gpus.items())
+    cards = tuple(doctor.GpuReport(f"cuda:{i}", it.name, "9.0", 1 << 30) for i, it in gpus.items())
     diagnosis = dataclasses.replace(doctor.diagnose(), gpus=cards, tuned=found, problems=refused)
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
     out = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["doctor"]).stdout

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
+import fasti3d
 from fasti3d import I3D
 from fasti3d.cli import app
 from fasti3d.engine.layout import Layout
@@ -73,6 +76,54 @@ def test_traffic_of_a_convolution_and_of_a_block(report: PlanReport) -> None:
     assert values["Logits"] == 2 * (2 * 7 * 7 * 1024 + 400) + 1024 * 400
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(16, 16, 3, padding=1), nn.Conv3d(16, 16, 1)
+        self.bn, self.relu = nn.BatchNorm3d(16), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.bn(self.b(self.relu(self.a(x)))) + x).sigmoid()
+
+
+def make_residual() -> nn.Module:
+    return Residual()
+
+
+@pytest.mark.parametrize("change", [lambda m: m, fasti3d.fuse], ids=["as it is", "fused"])
+def test_any_network(change: Any) -> None:
+    report = fasti3d.plan(change(Residual().eval()), (1, 16, 4, 8, 8))
+    assert [step.name for step in report.steps] == ["a", "b", "sigmoid"]
+    assert report.flop == 2 * 4 * 8 * 8 * 16 * (27 * 16 + 16)
+    assert [rewrite.nodes for rewrite in report.rewrites][-1] == 3
+    # The sum takes the place of nothing that is read later: the clip is not in the block.
+    assert report.arena_bytes == 2 * 4 * 16 * 4 * 8 * 8
+    with pytest.raises(ValueError, match="in eval mode, but it is in training mode"):
+        fasti3d.plan(Residual(), (1, 16, 4, 8, 8))
+
+
+def test_a_network_that_cannot_be_planned() -> None:
+    model = I3D().eval()
+    model.Mixed_3b.register_forward_hook(print)
+    with pytest.raises(ValueError, match=r"cannot be planned: Mixed_3b \(Mixed\) has hooks"):
+        fasti3d.plan(model, (1, 3, 16, 224, 224))
+
+    class Branching(Residual):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum() > 0 else x
+
+    with pytest.raises(ValueError, match="cannot be planned as a whole: its forward cannot be traced"):
+        fasti3d.plan(Branching().eval(), (1, 16, 4, 8, 8))
+
+
+def test_rewrites(report: PlanReport) -> None:
+    names = [rewrite.name for rewrite in report.rewrites]
+    assert names[:2] == ["as described", "batch norms into convolutions"]
+    nodes = [rewrite.nodes for rewrite in report.rewrites]
+    assert [before - after for before, after in itertools.pairwise(nodes)][:3] == [57, 57, 0]
+    assert report.rewrites[-1].values == sum(step.values for step in report.steps)
+
+
 def test_floors() -> None:
     chip = Chip("a", 100.0, 10.0)
     assert floor_seconds(1000, 10, chip) == 10.0
@@ -95,6 +146,15 @@ def test_verb() -> None:
     whole = json.loads(runner.invoke(app, ["plan", "--dtype", "bfloat16", "--json"]).stdout)
     assert whole["flop"] == network_flop((1, 3, 64, 224, 224))
     assert whole["floor_seconds"].keys() == {chip.name for chip in CHIPS}
+
+
+def test_verb_of_another_network() -> None:
+    runner = CliRunner(env={"NO_COLOR": "1"})
+    network = f"{__name__}:make_residual"
+    done = runner.invoke(app, ["plan", "--network", network, "--shape", "1,16,4,8,8", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines()[:4]] == ["step", "a", "b", "sigmoid"]
+    assert any(line.startswith("sums into convolutions") for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(

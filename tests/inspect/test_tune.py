@@ -57,7 +57,7 @@ def h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "why_not", lambda device, dtype: None)
     monkeypatch.setattr(tables, "gpu", lambda device: H200)
     for module in (gpu, launch):
-        monkeypatch.setattr(module, "chip", lambda device: gpu.Chip(*H200[1:]))
+        monkeypatch.setattr(module, "gpu_traits", lambda device: gpu.GpuTraits(*H200[1:]))
     monkeypatch.setattr(launch, "_fold", fold)
     monkeypatch.setenv("FASTI3D_HOME", str(tmp_path))
 

@@ -109,5 +109,5 @@ def test_wrong_requests(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     with pytest.raises(ValueError, match=r"a\.mp4 must be a folder"):
         open_source(tmp_path / "a.mp4")
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         open_source(tmp_path / "nothing")

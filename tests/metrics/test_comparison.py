@@ -62,7 +62,7 @@ def test_large_clips_go_through_the_network_in_smaller_batches(
         batches.append(len(clips))
         update(self, clips, real)
 
-    monkeypatch.setattr(comparison, "_MOST_BYTES", 2 * one)
+    monkeypatch.setattr(comparison, "_MAX_BYTES", 2 * one)
     monkeypatch.setattr(fasti3d.FrechetVideoDistance, "update", spy)
     assert compare(sides).score == pytest.approx(expected, rel=1e-9)
     assert batches == [2] * 5 + [2] * 4 + [1]
@@ -97,7 +97,7 @@ def test_what_differs_between_the_sides_is_told(sides: dict[str, Path], tmp_path
         "below 256",
         "8x10 on the real side and 12x10 on the generated one",
         "there are 10 real and 3 generated clips",
-        "25 frames a second and generated ones 50",
+        "25 frames per second and generated ones 50",
         "12 frames and generated ones 20",
     ):
         assert sum(said in text for text in told) == 1, said
@@ -127,7 +127,7 @@ def test_saved_statistics_stand_for_their_clips(sides: dict[str, Path], tmp_path
     assert swapped.score == pytest.approx(first.score, rel=1e-12)
     with pytest.raises(ValueError, match="preset of these statistics is 'tf'"):
         compare(sides, real=path, preset="stylegan-v")
-    with pytest.raises(ValueError, match="must have 10 frames, as those that are there, got 9"):
+    with pytest.raises(ValueError, match="must have 10 frames, as the present ones, got 9"):
         compare(sides, real=path, frames=9)
     with pytest.raises(ValueError, match="holds saved statistics already"):
         compare(sides, real=path, save_stats=tmp_path / "again.npz")
@@ -144,7 +144,7 @@ def test_arguments_are_checked_before_any_work(sides: dict[str, Path], tmp_path:
         ({"bootstrap": 1}, "bootstrap must be at least 2, got 1"),
         ({"clips": 10}, "at most the 9"),
         ({"save_stats": tmp_path / "x.txt"}, r"must end in \.npz"),
-        ({"real": tmp_path / "no"}, "is not there"),
+        ({"real": tmp_path / "no"}, "does not exist"),
     ):
         with pytest.raises(ValueError, match=said):
             compare(sides, **options)
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused_before_a_clip_is_read(
         ),
         ({"generated": tmp_path / "shorter.npy"}, "fewer than 10: use longer clips"),
         ({"clips": 10}, r"at most the 9 that .*generated\.npy holds, got 10"),
-        ({"generated": tmp_path / "one"}, "one gives at most 1 clip, where 2 are the least"),
+        ({"generated": tmp_path / "one"}, "one gives at most 1 clip, but at least 2 are needed"),
         ({"generated": tmp_path / "one", "clips": 17}, "at most 16 for each of the 1 videos"),
         (
             {"generated": tmp_path / "floats.npy"},
@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused_before_a_clip_is_read(
         ),
         (
             {"real": saved, "generated": tmp_path / "floats.npy", "value_range": (0, 1)},
-            "must be uint8, as those that are there, got float",
+            "must be uint8, as the present ones, got float",
         ),
     ):
         with pytest.raises(ValueError, match=said):

@@ -80,7 +80,7 @@ def test_two_processes_give_the_score_of_all_clips(tmp_path: Path) -> None:
     for score, again, count, _, _, said in results:
         assert score == again == pytest.approx(whole.compute().item(), rel=1e-12)
         assert count == 21
-        assert "must be alike in all processes" in said
+        assert "must be of one kind in all processes" in said
     assert results[0][:4] == results[1][:4]
     assert [result[4] for result in results] == [11, 10]
     assert torch.tensor(results[0][3]).isfinite()

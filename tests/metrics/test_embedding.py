@@ -73,9 +73,9 @@ def published_logits(state: dict[str, Tensor], x: Tensor, eps: float) -> Tensor:
     return logits.mean(dim=(2, 3, 4))
 
 
-@pytest.mark.parametrize("preset", PUBLISHED_EPS)
+@pytest.mark.parametrize("preset", ["tf", "videogpt"])  # the others have the eps of one of them
 def test_features_are_the_logits_of_the_published_network(random_weights: Path, preset: str) -> None:
-    clips = noise(1, size=(40, 30)).permute(0, 1, 4, 2, 3)
+    clips = noise(1, frames=17, size=(40, 30)).permute(0, 1, 4, 2, 3)
     chosen = PRESETS[preset]
     found = Embedding(chosen, random_weights, device="cpu")(clips, 0, 255)
     x, state = prepare(clips, 0, 255, chosen), torch.load(random_weights)

@@ -197,7 +197,7 @@ def test_statistics_of_something_else_are_refused(tmp_path: Path) -> None:
         FrechetVideoDistance(weights="other").load_statistics(path)
     metric = FrechetVideoDistance()
     metric.update(noise(2, frames=10), real=False)
-    with pytest.raises(ValueError, match="must have 10 frames, as those that are there, got 9"):
+    with pytest.raises(ValueError, match="must have 10 frames, as the present ones, got 9"):
         metric.load_statistics(path)
     with pytest.raises(ValueError, match="preset of these"):
         FrechetVideoDistance("cd-fvd").merge(metric)
@@ -262,9 +262,9 @@ def test_no_array_is_a_type_error() -> None:
 def test_clips_of_two_kinds_are_refused_and_change_nothing() -> None:
     metric = filled(value_range=(0, 1))
     expected = score(metric)
-    with pytest.raises(ValueError, match="must have 9 frames, as those that are there, got 12"):
+    with pytest.raises(ValueError, match="must have 9 frames, as the present ones, got 12"):
         metric.update(noise(3, frames=12), real=False)
-    with pytest.raises(ValueError, match="must be uint8, as those that are there, got float"):
+    with pytest.raises(ValueError, match="must be uint8, as the present ones, got float"):
         metric.update(noise(3) / 255, real=False)
     assert score(metric) == expected
 
@@ -326,10 +326,10 @@ def test_receipt_is_json_and_complete() -> None:
 
 def test_features_are_needed_for_what_draws_subsets() -> None:
     for call in (filled().extrapolate, filled().curve, filled().bootstrap):
-        with pytest.raises(ValueError, match="keep them with keep_features=True"):
+        with pytest.raises(ValueError, match="pass keep_features=True"):
             call()
     few = FrechetVideoDistance(keep_features=True)
     for real in (True, False):
         few.update(REAL[:7], real=real)
-    with pytest.raises(ValueError, match=r"at least 8 clips a side .* got 7"):
+    with pytest.raises(ValueError, match=r"at least 8 clips per side .* got 7"):
         few.curve()

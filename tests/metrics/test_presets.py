@@ -66,7 +66,7 @@ def test_squashing_to_224(name: str, size: tuple[int, int]) -> None:
 def test_large_frames_are_scaled_a_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = clip(50, 67) / 255
     expected = prepare(x, 0, 1, PRESETS[name])
-    monkeypatch.setattr(presets, "_MOST_BYTES", 1)
+    monkeypatch.setattr(presets, "_MAX_BYTES", 1)
     scaled_at_once: list[int] = []
     prepare_some = presets._prepare
 

@@ -16,15 +16,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fasti3d.runtime.gpu import Chip
+from fasti3d.runtime.gpu import GpuTraits
 
 CHIPS = {
-    "A100": Chip((8, 0), 108),
-    "RTX 3090": Chip((8, 6), 82),
-    "RTX 4090": Chip((8, 9), 128),
-    "H200": Chip((9, 0), 132),
-    "B200": Chip((10, 0), 148),
-    "RTX 5090": Chip((12, 0), 170),
+    "A100": GpuTraits((8, 0), 108),
+    "RTX 3090": GpuTraits((8, 6), 82),
+    "RTX 4090": GpuTraits((8, 9), 128),
+    "H200": GpuTraits((9, 0), 132),
+    "B200": GpuTraits((10, 0), 148),
+    "RTX 5090": GpuTraits((12, 0), 170),
 }
 # The chips that all is compiled for; for the others only what is chosen first, unless FASTI3D_SLOW=1.
 _IN_FULL = ("A100", "H200")

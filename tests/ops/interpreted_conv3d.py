@@ -43,7 +43,7 @@ def _fresh_choices() -> Iterator[None]:
 @pytest.fixture(params=CHIPS)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs the test as on a chip with descriptors and as on one without."""
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS[request.param])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS[request.param])
     return request.param
 
 
@@ -259,7 +259,7 @@ def test_bytes_are_scaled_as_they_are_folded(
     kernel: Triple, stride: Triple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit as if they had been scaled before: every byte, and zeros around the clip."""
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["pointer"])
     frames = torch.arange(2 * 3 * 4 * 11 * 3).reshape(2, 3, 4, 11, 3).to(torch.uint8)
     assert len(frames.unique()) == 256
     apart = frames.repeat_interleave(2, dim=2)[:, :, ::2]
@@ -311,7 +311,7 @@ def test_pieces_of_frames(form: str, channels: int, kernel: Triple, stride: Trip
 @pytest.mark.parametrize("tile", config.DESCRIPTOR_TILES)
 def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second clip and the last channels are beyond the edge of their tiles."""
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["descriptor"])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["descriptor"])
     monkeypatch.setattr(config, "DESCRIPTOR_TILES", (tile,))
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
@@ -322,7 +322,7 @@ def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("tile", config.POINTER_TILES)
 def test_every_pointer_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["pointer"])
     monkeypatch.setattr(config, "POINTER_TILES", (tile,))
     config.choose.cache_clear()
     check(clip(2, 24, (3, 5, 6)), tile.channels + 8, (1, 3, 1))
@@ -334,7 +334,7 @@ def test_every_pointer_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("box", [(2, 2, 2, 4), (1, 4, 1, 8), (4, 1, 8, 1)])
 @pytest.mark.parametrize("rest", [0, 16])
 def test_boxes(box: config.Box, rest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["descriptor"])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["descriptor"])
     tile: dict[str, Any] = {"box": box, "block_n": 32, "block_n_rest": rest, "block_k": 16}
     monkeypatch.setattr(launch, "choose", lambda problem: Config("descriptor", **tile, warps=4, stages=3))
     check(clip(3, 32, (3, 3, 5)), 56, (3, 1, 2))

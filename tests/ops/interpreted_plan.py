@@ -36,9 +36,9 @@ def planned(model: I3D) -> Plan:
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A network for a GPU with descriptors or without, whose every kernel is Triton's."""
     # One multiprocessor takes the largest tiles, which the interpreter is fastest with.
-    few = CHIPS[request.param]._replace(multiprocessors=1)
+    few = CHIPS[request.param]._replace(sms=1)
     for module in (gpu, conv_launch, pool_launch, pooled_conv_launch):
-        monkeypatch.setattr(module, "chip", lambda device: few)
+        monkeypatch.setattr(module, "gpu_traits", lambda device: few)
     monkeypatch.setattr(network, "TRUNK", NARROW)
     monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
     for module in (network, head_op):

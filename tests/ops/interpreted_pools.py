@@ -34,7 +34,7 @@ _bfloat16_products = pytest.fixture(autouse=True)(bfloat16_products)
 def _chip(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (pool_launch, conv_launch):
         # Takes the largest tiles, which the interpreter is fastest with.
-        monkeypatch.setattr(module, "chip", lambda device: CHIPS["pointer"]._replace(multiprocessors=1))
+        monkeypatch.setattr(module, "gpu_traits", lambda device: CHIPS["pointer"]._replace(sms=1))
 
 
 def into_slice(
@@ -134,7 +134,7 @@ def test_slices_and_layouts_of_a_pool() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_small_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_launch, "chip", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(pool_launch, "gpu_traits", lambda device: CHIPS["pointer"])
     check_pool(clip(3, 72, (2, 3, 4), dtype), (1, 3, 3), ONE)
 
 

@@ -40,7 +40,7 @@ CONVS: dict[str, tuple[Any, ...]] = {
 @pytest.fixture(params=CHIPS, autouse=True)
 def _chip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (conv_launch, pool_launch, pooled_launch):
-        monkeypatch.setattr(module, "chip", lambda device: CHIPS[request.param]._replace(multiprocessors=1))
+        monkeypatch.setattr(module, "gpu_traits", lambda device: CHIPS[request.param]._replace(sms=1))
 
 
 def convolution(name: str, dtype: torch.dtype = torch.float16) -> tuple[Any, ...]:

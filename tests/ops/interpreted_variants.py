@@ -24,7 +24,7 @@ CONVOLUTIONS: dict[str, list[tuple[int, Triple, int, Triple, Triple]]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_every_variant_is_right(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["descriptor"])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["descriptor"])
     for channels, size, out_channels, kernel, stride in CONVOLUTIONS[question]:
         x = clip(2, channels, size)
         weight, bias = weights(out_channels, channels, kernel)

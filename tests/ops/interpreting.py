@@ -13,12 +13,12 @@ from triton.runtime import interpreter
 
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d
-from fasti3d.runtime.gpu import Chip
+from fasti3d.runtime.gpu import GpuTraits
 
 Triple = tuple[int, int, int]
 
 SENTINEL = 1234.0
-CHIPS = {"descriptor": Chip((9, 0), 132), "pointer": Chip((8, 0), 108)}
+CHIPS = {"descriptor": GpuTraits((9, 0), 132), "pointer": GpuTraits((8, 0), 108)}
 
 
 def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from fasti3d import network
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import shared_memory
-from fasti3d.runtime.gpu import Chip
+from fasti3d.runtime.gpu import GpuTraits
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -77,12 +77,12 @@ def blocks() -> Iterator[tuple[int, Triple, network.Mixed]]:
             size = (t, h, w)
 
 
-def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
+def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     """What the network's convolutions may launch on a chip, each into a slice of a wider clip: ``every``
     candidate, or those that are chosen where none was measured.
     """
     found: set[Launch] = set()
-    monkeypatch.setattr(launch, "chip", lambda device: chip)
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: chip)
     for name in KERNELS:
         monkeypatch.setattr(launch, name, Recorder(getattr(launch, name), found))
     float16 = itertools.product((1, 8), [torch.float16], convolutions())
@@ -123,7 +123,7 @@ def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[La
     return found
 
 
-def check(name: str, chip: Chip, built: Built) -> None:
+def check(name: str, chip: GpuTraits, built: Built) -> None:
     """The gates: nothing spilled, shared memory that the chip has, its matrix and copy units in use."""
     assert (built.stack, built.local) == (0, 0)
     assert built.shared <= shared_memory(chip.capability)

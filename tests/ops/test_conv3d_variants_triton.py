@@ -30,7 +30,7 @@ def test_in_the_interpreter(outcome: Outcome) -> None:
 def launches(question: str, monkeypatch: pytest.MonkeyPatch) -> dict[Launch, str]:
     """What the variants launch on an H200, by name."""
     found: set[Launch] = set()
-    monkeypatch.setattr(launch, "chip", lambda device: CHIPS["H200"])
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["H200"])
     for module in (launch, conv3d_variants):
         for name in vars(module):
             if name.startswith(("_conv3d", "_stem")) and name.endswith("_kernel"):

@@ -86,7 +86,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         for name in names:
             monkeypatch.setattr(module, name, Probe(getattr(module, name), found))
     for module in (gpu, conv_launch, pool_launch, pooled_conv_launch):
-        monkeypatch.setattr(module, "chip", lambda device: CHIPS["descriptor"])
+        monkeypatch.setattr(module, "gpu_traits", lambda device: CHIPS["descriptor"])
     monkeypatch.setattr(steps, "piece_bytes", lambda device: 45 << 20)
 
     def pack_for_gpu(

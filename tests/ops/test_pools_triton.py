@@ -16,7 +16,7 @@ from fasti3d import network
 from fasti3d.inspect.layers import layers
 from fasti3d.ops.max_pool3d_same import config as pool_config
 from fasti3d.ops.pooled_conv3d import config as conv_config
-from fasti3d.runtime.gpu import Chip
+from fasti3d.runtime.gpu import GpuTraits
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -42,13 +42,13 @@ def meta(batch: int, channels: int, size: Triple, dtype: torch.dtype) -> Tensor:
     return torch.empty((batch, *size, channels), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
 
 
-def launches(chip: Chip, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
+def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     """What the network's pools launch on a chip, alone and in front of a convolution; without ``every``, of a
     large batch, and in front of a convolution in float16.
     """
     found: set[Launch] = set()
     for module, name in ((pool_launch, "_max_pool3d_same_kernel"), (conv_launch, "_pooled_conv3d_kernel")):
-        monkeypatch.setattr(module, "chip", lambda device: chip)
+        monkeypatch.setattr(module, "gpu_traits", lambda device: chip)
         monkeypatch.setattr(module, name, Recorder(getattr(module, name), found))
     batches = (1, 8) if every else (8,)
     halves = (torch.float16, torch.bfloat16) if every else (torch.float16,)

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tvl1_making import arguments, frames, solve
+from tvl1_making import arguments, frames, reference, solve
 from waiting import PATIENCE
 
 from fasti3d.flow.params import TVL1Params
-from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.runtime import extension
 
 # With epsilon 0 the number of iterations is fixed: no sum decides over them, and every bit is laid down.
@@ -34,7 +33,7 @@ FORMS: list[dict[str, Any]] = [
     {"lambda_": 0.03, "theta": 0.7, "tau": 0.1, "nscales": 2},
 ]
 # Sides of whole vectors, of less, of a pixel more; single groups of rows; bands of uneven height.
-SIZES = [(3, 3), (5, 70), (16, 16), (37, 33), (64, 48), (50, 97)]
+SIZES = [(3, 3), (5, 70), (20, 48), (37, 33)]
 
 
 def assert_same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
@@ -45,7 +44,7 @@ def assert_same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, 
 @cache
 def expected(size: tuple[int, int], parameters: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """The reference's result, for all instruction sets."""
-    return tvl1_reference(frames(3, *size), None, None, *parameters)
+    return reference(frames(3, *size), None, None, *parameters)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -58,13 +57,13 @@ def test_equals_the_reference(isa: str, form: dict[str, Any], size: tuple[int, i
 
 @pytest.mark.parametrize("mode", ["opencv-cpu", "opencv-cuda"])
 def test_initial_flow_equals_the_reference(isa: str, mode: str) -> None:
-    clip = frames(3, 45, 60, speed=3.0)
+    clip = frames(3, 29, 40, speed=3.0)
     # Far outside the image too, where every sample is border.
-    start = torch.randn((2, 2, 45, 60), generator=torch.Generator().manual_seed(1)) * 8
+    start = torch.randn((2, 2, 29, 40), generator=torch.Generator().manual_seed(1)) * 8
     start[:, :, :4] = 1e9
     start[:, :, -4:] = -1e9
     parameters = arguments(TVL1Params(**FIXED, mode=mode, nscales=3))
-    expected = tvl1_reference(clip[:-1], clip[1:], start, *parameters)
+    expected = reference(clip[:-1], clip[1:], start, *parameters)
     actual = torch.ops.fasti3d.tvl1(clip[:-1].contiguous(), clip[1:].contiguous(), start, *parameters)
     assert_same(actual, expected)
     without = torch.ops.fasti3d.tvl1(clip, None, None, *parameters)
@@ -73,10 +72,10 @@ def test_initial_flow_equals_the_reference(isa: str, mode: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_stops_where_the_reference_stops(form: dict[str, Any]) -> None:
-    clip = frames(3, 36, 48)
-    parameters = arguments(TVL1Params(**{"warps": 3} | form))
+    clip = frames(3, 27, 36)
+    parameters = arguments(TVL1Params(**{"warps": 2} | form))
     flow, iterations = torch.ops.fasti3d.tvl1(clip, None, None, *parameters)
-    expected_flow, expected_iterations = tvl1_reference(clip, None, None, *parameters)
+    expected_flow, expected_iterations = reference(clip, None, None, *parameters)
     # The sums are added up in another order, in float64: only a tie in its last digits could differ.
     torch.testing.assert_close(iterations, expected_iterations, rtol=0, atol=0)
     torch.testing.assert_close(flow, expected_flow, rtol=0, atol=0)
@@ -85,7 +84,7 @@ def test_stops_where_the_reference_stops(form: dict[str, Any]) -> None:
 
 def test_threads_change_nothing(isa: str, set_threads: Callable[[int], None]) -> None:
     """Neither with more pairs than threads, nor with one pair for all of them, nor with too small a level."""
-    for size in [(61, 75), (17, 40), (150, 90)]:
+    for size in [(61, 35), (17, 40), (150, 30)]:
         clip = frames(6, *size)
         for count in (1, 5):
             set_threads(1)
@@ -138,7 +137,7 @@ def test_two_threads_at_once() -> None:
 
 def test_python_runs_meanwhile() -> None:
     """The solver holds no lock of Python's."""
-    clip = frames(5, 240, 320)
+    clip = frames(3, 160, 240)
     done = threading.Event()
     ticks = 0
 

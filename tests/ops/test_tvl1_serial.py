@@ -86,8 +86,14 @@ def assert_same(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(a, w, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("tiling", [*TILINGS, *CLUSTERS], ids=str)
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize(
+    ("form", "tiling"),
+    [
+        *((FORMS[0], tiling) for tiling in (*TILINGS, *CLUSTERS)),
+        *((form, tiling) for form in FORMS[1:] for tiling in (TILINGS[1], TILINGS[3], CLUSTERS[1])),
+    ],
+    ids=str,
+)
 def test_equals_the_reference(serial: Serial, form: dict[str, Any], tiling: Tiling | Clusters) -> None:
     changes = SHORT | form
     actual = serial.solve(*pair((41, 75)), tiling=tiling, **changes)
@@ -144,7 +150,7 @@ def test_stops_within_a_sweep(serial: Serial) -> None:
     """At whatever iteration the rule says, also when a sweep has gone past it."""
     sweep = 4
     ends = set()
-    for epsilon in (0.1, 0.07, 0.05, 0.03, 0.02):
+    for epsilon in (0.1, 0.05, 0.03, 0.02):
         changes = SHORT | {"epsilon": epsilon}
         actual = serial.solve(
             *pair((41, 75)), tiling=Tiling(blocks=3, halo=4, step=8, sweep=sweep), **changes
@@ -239,13 +245,13 @@ def assert_noticed(racing: Serial, tiling: Tiling | Clusters, skipped: int) -> N
     assert re.search("ThreadSanitizer: data race|never written", error.value.stderr)
 
 
-@pytest.mark.parametrize("skipped", range(10))
+@pytest.mark.parametrize("skipped", range(0, 10, 3))
 def test_a_missing_meeting_is_noticed(racing: Serial, skipped: int) -> None:
     """So that the test above means something."""
     assert_noticed(racing, Tiling(blocks=3, halo=4, step=8), skipped)
 
 
-@pytest.mark.parametrize("skipped", [0, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("skipped", [0, 4, 6, 8])
 def test_a_missing_exchange_is_noticed(racing: Serial, skipped: int) -> None:
     """Two meetings, the second before the iterations; what is sent at their start; u, p and u again."""
     assert_noticed(racing, Clusters(blocks=3), skipped)
@@ -314,7 +320,7 @@ def test_plan_of_one_pair_and_of_many(serial: Serial) -> None:
 
 
 def test_plan_of_clusters(serial: Serial) -> None:
-    """The fewest blocks that hold the finest level, more only for multiprocessors that would be idle, and
+    """The fewest blocks that hold the finest level, more only for SMs that would be idle, and
     none for a level that the largest cluster cannot hold.
     """
     cases = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.flow.params import TVL1Params
+from fasti3d.ops.tvl1.reference import tvl1_reference
 
 
 def frames(count: int, height: int, width: int, *, seed: int = 0, speed: float = 1.3) -> Tensor:
@@ -32,6 +33,16 @@ def arguments(params: TVL1Params) -> tuple[Any, ...]:
     """The operator's arguments after the tensors, in its order: the mode first."""
     *numbers, mode = astuple(params)
     return mode, *numbers
+
+
+def reference(*given: Any) -> tuple[Tensor, Tensor]:
+    """``tvl1_reference`` on one thread: its tensors are too small to share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return tvl1_reference(*given)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def solve(

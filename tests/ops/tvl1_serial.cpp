@@ -362,12 +362,12 @@ int plan() {
 }
 
 int clusters() {
-  int64_t most_blocks, multiprocessors, pairs;
+  int64_t max_blocks, sms, pairs;
   int components;
   Size size;
-  while (std::cin >> most_blocks >> multiprocessors >> pairs >> size.height >> size.width >>
+  while (std::cin >> max_blocks >> sms >> pairs >> size.height >> size.width >>
          components) {
-    std::cout << choose_cluster(size, pairs, components, most_blocks, multiprocessors) << '\n';
+    std::cout << choose_cluster(size, pairs, components, max_blocks, sms) << '\n';
   }
   return 0;
 }

@@ -21,7 +21,7 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     machine = {"is": (9, 0)}
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "chip", lambda device: gpu.Chip(machine["is"], 132))
+    monkeypatch.setattr(gpu, "gpu_traits", lambda device: gpu.GpuTraits(machine["is"], 132))
     monkeypatch.setattr(gpu, "_triton_error", lambda: None)
     return machine
 

@@ -41,13 +41,13 @@ def test_first_stamp_after_frames_without_one() -> None:
 def test_breaks_are_mended(stamps: list[float], expected: list[float]) -> None:
     clock = Clock(1.0)
     assert [clock(s, 0.0)[0] for s in stamps] == expected
-    assert clock.mended
+    assert clock.repaired
 
 
 def test_a_long_still_picture_is_no_break() -> None:
     clock = Clock(1.0)
     assert [clock(s, 0.0)[0] for s in (0.0, MAX_STEP, MAX_STEP + 1)] == [0.0, MAX_STEP, MAX_STEP + 1]
-    assert not clock.mended
+    assert not clock.repaired
 
 
 def test_a_long_rest_says_nothing_of_how_long_frames_last() -> None:

@@ -142,7 +142,7 @@ def test_a_time_lapse_is_no_broken_clock(write_video: WriteVideo, name: str, sec
 
 
 @pytest.mark.parametrize(
-    ("stamps", "first", "max_step", "mended"),
+    ("stamps", "first", "max_step", "repaired"),
     [
         ([0, 70, 140], 0.04, MAX_STEP, False),
         ([0, 70, 140], 0.04, MAX_STEP_RESTARTING, True),
@@ -154,12 +154,12 @@ def test_a_time_lapse_is_no_broken_clock(write_video: WriteVideo, name: str, sec
         ([0, 1, 2, 1e6, 1e6 + 1], 1, MAX_STEP, True),
     ],
 )
-def test_what_is_a_break(stamps: list[float], first: float, max_step: float, mended: bool) -> None:
+def test_what_is_a_break(stamps: list[float], first: float, max_step: float, repaired: bool) -> None:
     clock = Clock(0.04, max_step)
     times = [clock(stamp, first if i == 0 else 0.0)[0] for i, stamp in enumerate(stamps)]
-    assert clock.mended == mended
+    assert clock.repaired == repaired
     assert times == sorted(set(times))
-    if not mended:
+    if not repaired:
         assert times == [stamp - stamps[0] for stamp in stamps]
 
 

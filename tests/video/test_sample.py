@@ -9,13 +9,13 @@ import pytest
 from video_making import WriteVideo, grey, number
 
 from fasti3d.video import VideoWarning, read_frames
-from fasti3d.video.picture import Picture
 from fasti3d.video.sample import sample
+from fasti3d.video.timed_frame import TimedFrame
 
 
 def shown(times: list[float], last: float, fps: float | None) -> list[int]:
     """The numbers of the pictures sampled from pictures at ``times``, the last one lasting ``last``."""
-    pictures = [Picture(grey(i), t, last, 1.0) for i, t in enumerate(times)]
+    pictures = [TimedFrame(grey(i), t, last, 1.0) for i, t in enumerate(times)]
     index = {id(p): i for i, p in enumerate(pictures)}
     samples = list(sample(pictures, fps))
     assert [i for i, _, _ in samples] == list(range(len(samples)))
@@ -60,7 +60,7 @@ def test_rates_above_the_tolerance_are_still_exact() -> None:
 
 
 def test_no_rate_takes_all_at_their_own_times() -> None:
-    pictures = [Picture(grey(0), t, 1.0, 1.0) for t in (0.0, 0.5, 3.0)]
+    pictures = [TimedFrame(grey(0), t, 1.0, 1.0) for t in (0.0, 0.5, 3.0)]
     assert [(i, t) for i, t, _ in sample(pictures, None)] == [(0, 0.0), (1, 0.5), (2, 3.0)]
 
 

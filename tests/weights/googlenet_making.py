@@ -1,4 +1,4 @@
-"""Inception-v1 on images in plain torch, with the names of torchvision's GoogLeNet; and TF-slim's names.
+"""Inception-v1 of few channels on images, with the names of torchvision's GoogLeNet, and of TF-slim.
 
 Written from the two networks' description, independently of the package's tables. Sizes must be divisible
 by 32: there, padding as below is TensorFlow's SAME.
@@ -24,18 +24,22 @@ CLASSIFIER = ("logits.conv3d.weight", "logits.conv3d.bias")
 
 Network = TypeVar("Network", bound=reference.I3D)
 
-# In, then what the six convolutions give, by torchvision's name; with the endpoint's name in I3D.
+# The endpoint in I3D of each block, by torchvision's name.
 BLOCKS = {
-    "inception3a": ("Mixed_3b", 192, 64, 96, 128, 16, 32, 32),
-    "inception3b": ("Mixed_3c", 256, 128, 128, 192, 32, 96, 64),
-    "inception4a": ("Mixed_4b", 480, 192, 96, 208, 16, 48, 64),
-    "inception4b": ("Mixed_4c", 512, 160, 112, 224, 24, 64, 64),
-    "inception4c": ("Mixed_4d", 512, 128, 128, 256, 24, 64, 64),
-    "inception4d": ("Mixed_4e", 512, 112, 144, 288, 32, 64, 64),
-    "inception4e": ("Mixed_4f", 528, 256, 160, 320, 32, 128, 128),
-    "inception5a": ("Mixed_5b", 832, 256, 160, 320, 32, 128, 128),
-    "inception5b": ("Mixed_5c", 832, 384, 192, 384, 48, 128, 128),
+    "inception3a": "Mixed_3b",
+    "inception3b": "Mixed_3c",
+    "inception4a": "Mixed_4b",
+    "inception4b": "Mixed_4c",
+    "inception4c": "Mixed_4d",
+    "inception4d": "Mixed_4e",
+    "inception4e": "Mixed_4f",
+    "inception5a": "Mixed_5b",
+    "inception5b": "Mixed_5c",
 }
+# Channels of the stem, of the six convolutions of a block, and of what a block gives: those of ``NARROW``.
+_STEM = 24
+_WIDTHS = (16, 24, 40, 8, 16, 24)
+_MIXED = 96
 
 
 class _Unit(nn.Module):
@@ -73,12 +77,13 @@ class GoogLeNet(nn.Module):
     def __init__(self, eps: float = 1e-3, stem_padding: tuple[int, int] = (2, 3)) -> None:
         super().__init__()
         self.stem_padding = stem_padding
-        self.conv1 = _Unit(3, 64, 7, eps, stride=2)
-        self.conv2 = _Unit(64, 64, 1, eps)
-        self.conv3 = _Unit(64, 192, 3, eps, padding=1)
-        for name, (_, *sizes) in BLOCKS.items():
-            self.add_module(name, _Inception(*sizes, eps))
-        self.fc = nn.Linear(1024, 10)
+        self.conv1 = _Unit(3, _STEM, 7, eps, stride=2)
+        self.conv2 = _Unit(_STEM, _STEM, 1, eps)
+        self.conv3 = _Unit(_STEM, _STEM, 3, eps, padding=1)
+        for name in BLOCKS:
+            inputs = _STEM if name == "inception3a" else _MIXED
+            self.add_module(name, _Inception(inputs, *_WIDTHS, eps))
+        self.fc = nn.Linear(_MIXED, 10)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
@@ -87,7 +92,7 @@ class GoogLeNet(nn.Module):
         maps["Conv3d_2b_1x1"] = x = self.conv2(x)
         maps["Conv3d_2c_3x3"] = x = self.conv3(x)
         maps["MaxPool3d_3a_3x3"] = x = F.max_pool2d(x, 3, 2, ceil_mode=True)
-        for name, (endpoint, *_) in BLOCKS.items():
+        for name, endpoint in BLOCKS.items():
             if name == "inception4a":
                 maps["MaxPool3d_4a_3x3"] = x = F.max_pool2d(x, 3, 2, ceil_mode=True)
             if name == "inception5a":
@@ -102,11 +107,11 @@ def googlenet_weights(seed: int = 0) -> Tensors:
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = GoogLeNet().state_dict()
-        for aux, inputs in (("aux1", 512), ("aux2", 528)):
+        for aux, inputs in (("aux1", _MIXED), ("aux2", _MIXED)):
             shapes |= {
-                f"{aux}.{k}": t for k, t in _Unit(inputs, 128, 1, 1e-3).state_dict(prefix="conv.").items()
+                f"{aux}.{k}": t for k, t in _Unit(inputs, 8, 1, 1e-3).state_dict(prefix="conv.").items()
             }
-            shapes |= {f"{aux}.{k}": t for k, t in nn.Linear(2048, 1024).state_dict(prefix="fc1.").items()}
+            shapes |= {f"{aux}.{k}": t for k, t in nn.Linear(128, 16).state_dict(prefix="fc1.").items()}
 
     def values(key: str, shape: torch.Size) -> Tensor:
         if key.endswith("num_batches_tracked"):
@@ -145,7 +150,7 @@ def to_slim(tensors: Tensors, *, gamma: bool = False) -> dict[str, NDArray[np.ge
     """TF-slim's variables, the one with the wrong name included; batch norm has its scale if ``gamma``."""
     leaves = _SLIM_LEAVES | ({"bn.weight": "BatchNorm/gamma"} if gamma else {})
     variables: dict[str, NDArray[np.generic]] = {
-        "InceptionV1/Logits/Conv2d_0c_1x1/weights": np.zeros((1, 1, 1024, 1001), np.float32),
+        "InceptionV1/Logits/Conv2d_0c_1x1/weights": np.zeros((1, 1, _MIXED, 1001), np.float32),
         "InceptionV1/Logits/Conv2d_0c_1x1/biases": np.zeros(1001, np.float32),
         "global_step": np.array(5, np.int64),
     }
@@ -153,7 +158,7 @@ def to_slim(tensors: Tensors, *, gamma: bool = False) -> dict[str, NDArray[np.ge
         match = re.fullmatch(r"(conv\d|inception\w\w)\.(?:(branch.*)\.)?(conv\.weight|bn\.\w+)", key)
         if match is None or match[3] not in leaves:
             continue
-        name = _SLIM_STEM.get(match[1]) or f"{BLOCKS[match[1]][0]}/{_SLIM_BRANCHES[match[2]]}"
+        name = _SLIM_STEM.get(match[1]) or f"{BLOCKS[match[1]]}/{_SLIM_BRANCHES[match[2]]}"
         name = name.replace("Mixed_5b/Branch_2/Conv2d_0b", "Mixed_5b/Branch_2/Conv2d_0a")
         array = (tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor).contiguous().numpy()
         variables[f"InceptionV1/{name}/{leaves[match[3]]}"] = array

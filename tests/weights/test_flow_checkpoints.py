@@ -10,7 +10,7 @@ import torch
 from test_checkpoint import FILES
 from weights_making import Tensors, to_deepmind
 
-from fasti3d.classification.classify import load_model
+from fasti3d.models import load_model
 from fasti3d.two_stream import TwoStreamI3D
 from fasti3d.weights import load
 
@@ -36,7 +36,7 @@ def test_flow_weights_load_from_every_kind_of_file(
     checkpoint = load(path)
     assert (checkpoint.format, checkpoint.in_channels, checkpoint.num_classes) == (form, 2, 400)
     model = load_model(path, device="cpu", dtype="float32")
-    assert model.Conv3d_1a_7x7.conv3d.weight.shape == (64, 2, 7, 7, 7)
+    assert model.Conv3d_1a_7x7.conv3d.weight.shape == (24, 2, 7, 7, 7)
     loaded = model.state_dict()
     for key, tensor in tensors.items():
         assert key.endswith("num_batches_tracked") or torch.equal(loaded[key], tensor), key

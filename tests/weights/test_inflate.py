@@ -31,8 +31,8 @@ from fasti3d.inflate import inflate, inflate_conv2d
 from fasti3d.same_padding import same_output, same_padding
 
 IMAGE = random_clip(1, 3, 64, 64)
-# A convolution of the same shape as another's, on the same input.
-TWINS = ("inception3b.branch1.", "inception3b.branch2.0.")
+# Two convolutions of the same shape.
+TWINS = ("inception3b.branch2.0.", "inception3b.branch4.1.")
 
 
 # ---------------------------------------------------------------- one convolution
@@ -130,34 +130,23 @@ def test_the_window_walk() -> None:
     assert not any(exact_steps(frames)["Mixed_5c"] for frames in range(9, 101))
 
 
-STILL = pytest.mark.parametrize(("mode", "frames"), [("average", 104), ("centre", 16), ("centre", 17)])
-
-
-@STILL
+@pytest.mark.parametrize(("mode", "frames"), [("average", 104), ("centre", 16), ("centre", 17)])
 def test_a_still_clip_gives_the_2d_maps(mode: str, frames: int, weights_2d: Tensors) -> None:
     assert_still(still_maps(mode, frames), maps_2d(weights_2d), steps_of(mode, frames))
 
 
-@STILL
 @pytest.mark.parametrize(
     ("mistake", "first"),
     [("branches", "Mixed_3c"), ("eps", "Conv3d_1a_7x7"), ("padding", "Conv3d_1a_7x7")],
 )
-def test_the_comparison_sees_mistakes(
-    mistake: str, first: str, mode: str, frames: int, weights_2d: Tensors
-) -> None:
+def test_the_comparison_sees_mistakes(mistake: str, first: str, weights_2d: Tensors) -> None:
     expected = {
         "branches": lambda: maps_2d(swapped(weights_2d, *TWINS)),
         "eps": lambda: maps_2d(weights_2d, eps=1e-5),
         "padding": lambda: maps_2d(weights_2d, stem_padding=(3, 3)),
     }[mistake]()
     with pytest.raises(AssertionError, match=f"^{first}: "):
-        assert_still(still_maps(mode, frames), expected, steps_of(mode, frames))
-
-
-def test_a_clip_without_an_exact_step_proves_nothing(weights_2d: Tensors) -> None:
-    with pytest.raises(AssertionError, match="no step of MaxPool3d_5a_2x2 is exact"):
-        assert_still(still_maps("average", 104), maps_2d(weights_2d), exact_steps(64))
+        assert_still(still_maps("centre", 16), expected, steps_of("centre", 16))
 
 
 # ---------------------------------------------------------------- names, reports, networks
@@ -206,7 +195,7 @@ def test_other_channels_get_the_mean_over_the_colours(in_channels: int, weights_
     model = blank(7, in_channels)
     inflate(weights_2d, model, "centre")
     stem = model.Conv3d_1a_7x7.conv3d.weight
-    assert stem.shape == (64, in_channels, 7, 7, 7)
+    assert stem.shape == (24, in_channels, 7, 7, 7)
     for channel in range(in_channels):
         torch.testing.assert_close(stem[:, channel, 3], weights_2d["conv1.conv.weight"].mean(1))
 
@@ -238,7 +227,7 @@ HANDS: dict[str, tuple[Callable[[Tensors, Path], Any], str]] = {
         "extra.conv.weight",
     ),
     "another classifier": (
-        lambda t, _: without(t, "fc", "aux") | {"classifier.1.weight": torch.zeros(5, 1024)},
+        lambda t, _: without(t, "fc", "aux") | {"classifier.1.weight": torch.zeros(5, 96)},
         "classifier.1.weight",
     ),
     "double, without counters": (

@@ -18,8 +18,8 @@ from weights_making import Tensors
 from fasti3d import I3D
 from fasti3d.cli import app
 from fasti3d.inflate import inflate, inflate_file
+from fasti3d.utils.hashing import sha256
 from fasti3d.weights import WeightsError, load
-from fasti3d.weights.files import sha256
 
 
 @pytest.fixture(scope="module")

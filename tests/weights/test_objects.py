@@ -179,7 +179,9 @@ def test_a_state_dict_is_taken(state_dict: Tensors) -> None:
     assert arrays.sha256 == load(state_dict).sha256
     changed = state_dict | {"logits.conv3d.bias": torch.zeros(400)}
     assert arrays.sha256 != load(changed).sha256
-    with pytest.raises(WeightsError, match="the state dict: it has pytorch-i3d names but is no complete I3D"):
+    with pytest.raises(
+        WeightsError, match="the state dict: it has pytorch-i3d names but is not a complete I3D"
+    ):
         I3D(weights={key: tensor for key, tensor in state_dict.items() if "5c" not in key})
 
 

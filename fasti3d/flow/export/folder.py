@@ -1,4 +1,4 @@
-"""A folder with a file, or two, for each pair of frames."""
+"""A folder with one file, or two, per pair of frames."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 from torch import Tensor
 
 from fasti3d.flow.colour import flow_to_rgb
-from fasti3d.flow.export.output import ExportError, Output
-from fasti3d.flow.export.settings import Settings
+from fasti3d.flow.export.flow_output import ExportError, FlowOutput
 from fasti3d.flow.files import write_denseflow, write_flo, write_kitti_png, write_png
 from fasti3d.utils.naming import quoted
+from fasti3d.utils.parsing import Json
 
 _SUFFIXES = ("flo", "png", "jpg")
 
 
-class FolderOutput(Output):
-    """flow_000000.flo leads from frame 0 to frame 1, and so on; or .png, KITTI's or pictures in colour.
+class FolderOutput(FlowOutput):
+    """A file per pair of frames: flow_000000.flo is the flow from frame 0 to 1; or .png, KITTI's or coloured.
 
-    As denseflow writes it: flow_x_00001.jpg and flow_y_00001.jpg from frame 0 to frame 1, and so on.
+    In denseflow's layout, flow_x_00001.jpg and flow_y_00001.jpg are the flow from frame 0 to frame 1.
     """
 
-    def __init__(self, target: Path, settings: Settings) -> None:
+    def __init__(self, target: Path, settings: Json) -> None:
         super().__init__(target, target, settings)
         self._kind = settings["kind"]
 

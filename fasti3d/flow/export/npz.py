@@ -1,4 +1,4 @@
-"""NumPy arrays of a whole video's flow in one file, written without having them in memory."""
+"""NumPy arrays of a whole video's flow in one file, written without holding them in memory."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fasti3d.flow.export.output import FileOutput
-from fasti3d.flow.export.settings import Settings
-from fasti3d.utils.archives import Archive
+from fasti3d.flow.export.flow_output import FileOutput
+from fasti3d.utils.archives import Archive, array_member
 from fasti3d.utils.parsing import parse_json
 from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.resources import is_resource_error
 
 _COPY_BYTES = 1 << 24
-# Nothing shrinks more: of a whole video only the settings are read.
+# The most that deflate can give: of a whole video only the settings are read.
 _DEFLATE_RATIO = 1032
-# The first date that the format knows: equal content gives equal bytes.
-_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class NpzOutput(FileOutput):
-    """flow float32 (T-1, 2, H, W), times (T,), fps, and in JSON params and settings.
+    """Arrays flow, float32 (T-1, 2, H, W), times (T,) and fps; params and settings in JSON.
 
-    ``np.load`` reads it. Flow i leads from the frame at times[i] to that at times[i + 1], in seconds; fps
-    is not a number where the video's own frames were taken. Nothing is compressed. While it is being
-    made, its flow is on the disk once more.
+    ``np.load`` reads it. Flow i leads from the frame at times[i] to that at times[i + 1], in seconds; fps is
+    NaN if all frames of the video were taken. Nothing is compressed. While the file is written, its flow is
+    on the disk twice.
     """
 
     def done(self, height: int, width: int) -> int:
@@ -66,7 +61,7 @@ class NpzOutput(FileOutput):
                 with array_member(archive, name) as file:
                     np.lib.format.write_array(file, np.array(value))
 
-    def _inside(self) -> Settings | None:
+    def _inside(self) -> Any:
         try:
             with open_regular(self.target) as file:
                 return parse_json(str(Archive(file, ratio=_DEFLATE_RATIO).array("settings.npy")))
@@ -81,10 +76,3 @@ class NpzOutput(FileOutput):
     @property
     def _raw(self) -> Path:
         return self._folder / "flow.raw"
-
-
-@contextmanager
-def array_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """Where the .npy of array ``name`` is written to in an archive that ``np.load`` will read."""
-    with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
-        yield file

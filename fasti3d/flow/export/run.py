@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.flow.encoding import to_grey
-from fasti3d.flow.export.output import Output
+from fasti3d.flow.export.flow_output import FlowOutput
 from fasti3d.flow.export.settings import Options
 from fasti3d.flow.solve import tvl1_video
 from fasti3d.tvl1_limits import MIN_SIDE
@@ -24,10 +24,10 @@ class Exported:
     """What a run did.
 
     Attributes:
-        frames: of the video; there is one flow less.
-        solved: flows computed by this run; the others were there.
-        width, height: of the flow, in pixels.
-        seconds: wall-clock time.
+        frames: Frames of the video; there is one flow fewer.
+        solved: Flows that this run computed; an earlier run made the others.
+        width, height: The size of the flow, in pixels.
+        seconds: Wall-clock time.
     """
 
     frames: int
@@ -38,22 +38,29 @@ class Exported:
 
 
 def export(
-    video: Path, output: Output, options: Options, *, progress: Callable[[float], None] | None = None
+    video: Path, output: FlowOutput, options: Options, *, progress: Callable[[float], None] | None = None
 ) -> Exported:
-    """Writes the flow between the consecutive frames of a video, from where an earlier run got to.
+    """Write the flow between consecutive frames of a video, continuing where an earlier run stopped.
 
-    N frames give N - 1 flows. Memory is bounded, whatever the length of the video.
+    N frames give N - 1 flows, float32 (2, H, W) in pixels, x first. Memory does not grow with the length of
+    the video.
 
     Args:
-        video: a video file, or a folder of images.
-        output: where to. What is there of other settings is replaced: ask its ``conflict`` first.
-        options: how.
-        progress: called with the number of flows that are there.
+        video: A video file, or a folder of images.
+        output: Where the flow goes. Flow of other settings there is replaced: ask its ``conflict`` first.
+        options: How flow is computed.
+        progress: Called with the number of flows that are done.
 
     Raises:
-        VideoError: a video that cannot be read, has only one frame, or frames too small for TV-L1.
-        ExportError: flow that the format cannot hold, or another run that writes to the same place.
-        OSError: a place that cannot be written.
+        VideoError: The video cannot be read, has only one frame, or its frames are too small for TV-L1.
+        ExportError: The format cannot hold the flow, or another run writes to the same place.
+        OSError: The place cannot be written to.
+
+    Example:
+        >>> options = Options(TVL1Params(), 25.0, 256, torch.device("cpu"), 20.0)  # doctest: +SKIP
+        >>> output = FolderOutput(Path("flow"), settings_of(video, "flo", options))  # doctest: +SKIP
+        >>> export(video, output, options).frames  # doctest: +SKIP
+        250
     """
     start = time.perf_counter()
     frames = read_frames(video, fps=options.fps, resize=options.resize, crop=None)
@@ -64,15 +71,15 @@ def export(
     if min(height, width) < MIN_SIDE:
         raise VideoError(video, f"is {width}x{height}, too small for flow: enlarge it to {MIN_SIDE} pixels")
     with output.opened():
-        there = output.done(height, width)
+        already_done = output.done(height, width)
         times: list[float] = []
-        greys = _greys(chain(head, frames), times, there, options.device)
+        greys = _greys(chain(head, frames), times, already_done, options.device)
         solved = 0
         for flow in tvl1_video(greys, params=options.params):
-            output.add(there + solved, flow)
+            output.add(already_done + solved, flow)
             solved += 1
             if progress is not None:
-                progress(there + solved)
+                progress(already_done + solved)
         output.finish(times)
     return Exported(len(times), solved, width, height, time.perf_counter() - start)
 

@@ -1,4 +1,4 @@
-"""A colour video of flow, encoded in parts so that it can be gone on with."""
+"""A colour video of flow, encoded in parts so that a later run can continue it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,24 +20,23 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from fasti3d.flow.colour import flow_to_rgb
-from fasti3d.flow.export.output import ExportError, FileOutput
-from fasti3d.flow.export.settings import Settings
+from fasti3d.flow.export.flow_output import ExportError, FileOutput
 from fasti3d.utils.naming import quoted
-from fasti3d.utils.parsing import parse_json
+from fasti3d.utils.parsing import Json, parse_json
 
-# Frames of a part, which starts with a key frame: the most that a kill costs.
+# Frames per part, which starts with a key frame: the most that a kill costs.
 PART = 50
-# Ticks a second of the clock, a whole number to a frame at every usual rate.
+# Seconds per tick of the clock, of which every usual rate has a whole number per frame.
 _CLOCK = Fraction(1, 90_000)
 
 
 class VideoOutput(FileOutput):
-    """An mp4 with a frame a pair, shown from the time of the pair's first frame to that of its second.
+    """An mp4 with one frame per pair, shown from the time of the pair's first frame to that of its second.
 
-    H.264 where this build of FFmpeg can write it, else MPEG-4; 4:2:0, so that every player shows it.
+    H.264 if this build of FFmpeg can write it, else MPEG-4; 4:2:0, so that every player shows it.
     """
 
-    def __init__(self, target: Path, settings: Settings) -> None:
+    def __init__(self, target: Path, settings: Json) -> None:
         super().__init__(target, settings)
         self._part: _Part | None = None
 
@@ -46,7 +46,7 @@ class VideoOutput(FileOutput):
 
     def add(self, index: int, flow: Tensor) -> None:
         rgb = flow_to_rgb(flow, max_magnitude=self._settings["max_magnitude"]).cpu().numpy()
-        # Two by two pixels share a colour: at odd sides the last row or column is there twice.
+        # Two by two pixels share a colour: at an odd side the last row or column is repeated.
         rgb = np.pad(rgb, ((0, rgb.shape[0] % 2), (0, rgb.shape[1] % 2), (0, 0)), mode="edge")
         if self._part is None:
             self._part = _Part(self._unfinished, index, rgb.shape[1], rgb.shape[0])
@@ -103,7 +103,7 @@ class VideoOutput(FileOutput):
                         whole.mux(packet)
                         index += 1
 
-    def _inside(self) -> Settings | None:
+    def _inside(self) -> Any:
         try:
             with av.open(str(self.target)) as container:
                 return parse_json(container.metadata["comment"])
@@ -123,7 +123,7 @@ def _end(part: Path) -> int:
 
 
 class _Part:
-    """Frames from ``start`` up to ``end``, being encoded to a file of their own."""
+    """Frames from ``start`` up to ``end``, encoded to a file of their own."""
 
     def __init__(self, path: Path, start: int, width: int, height: int) -> None:
         self.start = self.end = start

@@ -26,7 +26,7 @@ from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
 from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
-from fasti3d.runtime.gpu import chip
+from fasti3d.runtime.gpu import gpu_traits
 
 # Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
@@ -205,7 +205,9 @@ def describe(
     describable = all(map(_is_describable, (weight, *clips)))
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
-    return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *chip(x.device), describable, split)
+    return Problem(
+        n, x.shape[1], channels, (t, h, w), kernel, stride, *gpu_traits(x.device), describable, split
+    )
 
 
 def _run_descriptors(config: Config, work: Prepared) -> None:

@@ -16,7 +16,7 @@ from fasti3d.ops.max_pool3d_same.window import front_padding
 from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
-from fasti3d.runtime.gpu import chip
+from fasti3d.runtime.gpu import gpu_traits
 
 # There is nothing to fuse, but triton warns of its default. Unless told how many registers it may take, the
 # assembler spills some to make room for one tile more.
@@ -47,9 +47,7 @@ def max_pool3d(
         if x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         n, channels, t, h, w = out.shape
-        config = choose(
-            Problem(n, channels, (t, h, w), kernel, x.element_size(), chip(x.device).multiprocessors)
-        )
+        config = choose(Problem(n, channels, (t, h, w), kernel, x.element_size(), gpu_traits(x.device).sms))
         geometry = (kernel, stride, padding, ceil_mode)
         guarded(
             x.device,

@@ -17,7 +17,7 @@ from fasti3d.ops.pooled_conv3d.triton_kernels import _pooled_conv3d_kernel
 from fasti3d.ops.tiling import count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
-from fasti3d.runtime.gpu import chip
+from fasti3d.runtime.gpu import gpu_traits
 
 # Do not fuse products and sums: what Triton does by default depends on its release.
 # Unless told how many registers it may take, the assembler spills some to make room for a third tile.
@@ -41,7 +41,7 @@ def pooled_conv3d(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tens
         if x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         n, channels, t, h, w = out.shape
-        config = choose(Problem(n, x.shape[1], channels, (t, h, w), chip(x.device).multiprocessors))
+        config = choose(Problem(n, x.shape[1], channels, (t, h, w), gpu_traits(x.device).sms))
         call = (x, weight, bias, relu, out)
         guarded(
             x.device,

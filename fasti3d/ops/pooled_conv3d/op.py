@@ -29,7 +29,7 @@ operator(
 def pool_pays(conv: PackedConv3d, x: Tensor, device: torch.device) -> bool:
     """Whether ``pool_and_convolve`` is expected to beat two kernels for clips like x, which may be meta."""
     n, channels, t, h, w = x.shape
-    return pays(Problem(n, channels, conv.out_channels, (t, h, w), gpu.chip(device).multiprocessors))
+    return pays(Problem(n, channels, conv.out_channels, (t, h, w), gpu.gpu_traits(device).sms))
 
 
 def pool_and_convolve(conv: PackedConv3d, x: Tensor, out: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the TV-L1 operator checks of its tensors: the same as csrc/tvl1/operator.h."""
+"""Checks the tensors of the TV-L1 operator, as csrc/tvl1/operator.h does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fasti3d.tvl1_limits import MAX_SIDE, MIN_SIDE
 
 
 def check_tensors(frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | None) -> None:
-    """ValueError for frames and an initial flow that do not fit together, whatever their values."""
+    """Raise a ValueError for frames and an initial flow that do not fit together; values are not checked."""
     for name, frames in (("frame0", frame0), ("frame1", frame1)):
         if frames is None:
             continue
@@ -33,10 +33,10 @@ def check_tensors(frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | 
         )
 
 
-def check_values(name: str, tensor: Tensor | None, least: float, most: float) -> None:
-    """ValueError for a float32 tensor with a value that is not between the two; NaN is not."""
-    if tensor is not None and tensor.is_floating_point() and not ((tensor >= least) & (tensor <= most)).all():
-        raise ValueError(f"{name} must be finite and lie in {least:g} to {most:g}, being float32")
+def check_values(name: str, tensor: Tensor | None, low: float, high: float) -> None:
+    """Raise a ValueError for a float32 tensor with a value, or NaN, outside of low to high."""
+    if tensor is not None and tensor.is_floating_point() and not ((tensor >= low) & (tensor <= high)).all():
+        raise ValueError(f"{name} must be finite and lie in {low:g} to {high:g}, being float32")
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,8 +1,8 @@
 """``fasti3d::tvl1``: schema and shapes for tracing. ``fasti3d.tvl1`` is the function for users.
 
-On a GPU there are two designs that give the same bits (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
-every call, chooses: ``groups`` (the default), ``cluster``, an error where no thread-block cluster can hold a
-pair, or ``auto``, clusters where one can and groups elsewhere.
+On a GPU there are two designs with bit-equal results (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
+every call, chooses ``groups`` (the default), ``cluster`` (an error if no thread-block cluster can hold a
+pair) or ``auto`` (clusters where one can, else groups).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fasti3d.ops.tvl1.checks import check_tensors
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.tvl1_limits import check_params
 
-# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1 (more as far as ``largest_frame``
+# frame0 and frame1: (N, H, W), uint8 of 0 to 255 or float32 of 0 to 1 (more as far as ``max_frame_value``
 # goes); without frame1 the pairs are frame0's consecutive frames. initial_flow: (pairs, 2, H, W) float32.
 # Returned: the flow in pixels, (pairs, 2, H, W) float32, x first; and the iterations that ran, (pairs,
 # nscales, warps) int32, the finest level first, 0 for levels that the image is too small for.
@@ -48,5 +48,5 @@ for _name in ("tvl1", "tvl1_exact"):
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether a compiled solver runs there, and not the reference."""
+    """Whether a compiled solver runs on this device, and not the reference."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("fasti3d::tvl1", device.type.upper())

@@ -1,6 +1,6 @@
-"""TV-L1 in plain PyTorch, a pair at a time: operation by operation what csrc/tvl1/math.h prescribes.
+"""TV-L1 in plain PyTorch, one pair at a time, with the order of operations of csrc/tvl1/math.h.
 
-Nothing here is fused, so that with a fixed number of iterations every bit is that of the compiled solvers.
+Nothing is fused, so with a fixed number of iterations the result is bit-equal to the compiled solvers'.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.ops.tvl1.checks import check_tensors, check_values
-from fasti3d.tvl1_limits import LARGEST_FLOW, check_params, largest_frame
+from fasti3d.tvl1_limits import MAX_FLOW, check_params, max_frame_value
 
-# |grad I1|^2 counts as no less than this, and a level but the finest has no shorter side than that.
-SMALLEST_GRADIENT = 1e-12
-SMALLEST_SIDE = 16
+# Min of |grad I1|^2, and min side of every level but the finest.
+MIN_GRADIENT = 1e-12
+MIN_LEVEL_SIDE = 16
 
-# A sample further outside than this sees nothing but what is outside; its taps reach one pixel further.
+# Positions are clamped to this far outside, where all taps are outside; taps reach one pixel further.
 _BEFORE, _AFTER = 3, 1
 _PADDING = (_BEFORE + 1, _AFTER + 3, _BEFORE + 1, _AFTER + 3)
 
@@ -63,31 +63,31 @@ def tvl1_reference(
     theta: float, nscales: int, warps: int, epsilon: float, inner_iterations: int, outer_iterations: int,
     scale_step: float, gamma: float, median_filtering: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The operator: pairs one after the other, each with its own stop."""
+    """Solve the pairs one after the other, each with its own stop."""
     settings = Settings(
         mode, tau, lambda_, theta, nscales, warps, epsilon, inner_iterations, outer_iterations, scale_step,
         gamma, median_filtering,
     )  # fmt: skip
     check_params(**vars(settings))
     check_tensors(frame0, frame1, initial_flow)
-    largest = largest_frame(lambda_, theta)
+    largest = max_frame_value(lambda_, theta)
     check_values("frame0", frame0, -largest, largest)
     check_values("frame1", frame1, -largest, largest)
-    check_values("initial_flow", initial_flow, -LARGEST_FLOW, LARGEST_FLOW)
+    check_values("initial_flow", initial_flow, -MAX_FLOW, MAX_FLOW)
     return solve_pairs(frame0, frame1, initial_flow, settings)
 
 
 def solve_pairs(
     frame0: Tensor, frame1: Tensor | None, initial_flow: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """The operator's result, also for what its checks refuse and OpenCV takes, such as tau 0."""
+    """Solve without the operator's checks, for parameters that only OpenCV takes, such as tau 0."""
     sizes = pyramid_sizes((frame0.shape[1], frame0.shape[2]), settings)
-    first = pyramid(grey_levels(frame0), sizes, settings)
+    first = pyramid(gray_levels(frame0), sizes, settings)
     if frame1 is None:
-        # No frames have no pairs, not one less.
+        # Without frames there are 0 pairs, not -1.
         first, second = [level[: max(len(level) - 1, 0)] for level in first], [level[1:] for level in first]
     else:
-        second = pyramid(grey_levels(frame1), sizes, settings)
+        second = pyramid(gray_levels(frame1), sizes, settings)
     pairs = first[0].shape[0]
     if initial_flow is None:
         starts = first[-1].new_zeros((pairs, 2, *sizes[-1]))
@@ -109,8 +109,8 @@ def solve_pairs(
     return flow, iterations.to(frame0.device)
 
 
-def grey_levels(frames: Tensor) -> Tensor:
-    """Frames as float32 of 0 to 255."""
+def gray_levels(frames: Tensor) -> Tensor:
+    """Return frames as float32 of 0 to 255."""
     return frames.float() if frames.dtype == torch.uint8 else frames * 255.0
 
 
@@ -119,7 +119,7 @@ def pyramid_sizes(finest: tuple[int, int], settings: Settings) -> list[tuple[int
     sizes = [finest]
     while len(sizes) < settings.nscales:
         height, width = (round(side * settings.scale_step) for side in sizes[-1])
-        if min(height, width) < SMALLEST_SIDE:
+        if min(height, width) < MIN_LEVEL_SIDE:
             break
         sizes.append((height, width))
     return sizes
@@ -137,7 +137,7 @@ def pyramid(
 
 
 def _upsample(u: Tensor, size: tuple[int, int], settings: Settings) -> Tensor:
-    """The flow of the next finer level; a third component, of grey levels, keeps its values."""
+    """The flow of the next finer level; a third component, of gray levels, keeps its values."""
     scales = (u.shape[1] / size[0], u.shape[2] / size[1])
     u = resize(u, size, scales, settings.cuda_form)
     return torch.cat([u[:2] * float32(1.0 / settings.scale_step), u[2:]])
@@ -212,19 +212,19 @@ def median(u: Tensor, side: int) -> Tensor:
 
 
 def _solve_level(i0: Tensor, i1: Tensor, u: Tensor, settings: Settings) -> tuple[Tensor, list[int]]:
-    """u after all warps of a level, and how many iterations each ran."""
+    """Return u after all warps of a level, and the iterations of each."""
     images = torch.stack([i1, *gradient(i1)])
     iteration = _Iteration(u, settings)
     counts = []
     for _ in range(settings.warps):
-        iteration.linearise(i0, warp(images, iteration.u[:2], settings.cuda_form))
+        iteration.linearize(i0, warp(images, iteration.u[:2], settings.cuda_form))
         run = _run_cuda_form if settings.cuda_form else _run_cpu_form
         counts.append(run(iteration, settings))
     return iteration.u, counts
 
 
 def _run_cpu_form(iteration: _Iteration, settings: Settings) -> int:
-    """Iterates until the flow stands still, with a median before each round; how often."""
+    """Iterate until the flow converges, with a median before each round; return the number of iterations."""
     tolerance = iteration.tolerance
     count, error = 0, math.inf
     for _ in range(settings.outer_iterations):
@@ -242,15 +242,17 @@ def _run_cpu_form(iteration: _Iteration, settings: Settings) -> int:
 
 
 def _run_cuda_form(iteration: _Iteration, settings: Settings) -> int:
-    """Iterates until the flow stands still; how often. The error is looked at in odd iterations only, and not
-    before the one last seen, less the tolerance for every iteration since, has fallen below the tolerance.
+    """Iterate until the flow converges; return the number of iterations.
+
+    The error is checked in odd iterations only, and only after the last one, minus the tolerance per
+    iteration since, has fallen below the tolerance.
     """
     tolerance = iteration.tolerance
     count, error, previous = 0, math.inf, 0.0
     while error > tolerance and count < settings.inner_iterations * settings.outer_iterations:
-        looks = settings.epsilon > 0 and count % 2 == 1 and previous < tolerance
+        checks = settings.epsilon > 0 and count % 2 == 1 and previous < tolerance
         change = iteration.step()
-        if looks:
+        if checks:
             error = previous = change.item()
         else:
             error, previous = math.inf, previous - tolerance
@@ -268,18 +270,18 @@ class _Iteration:
         self.theta, self.gamma = float32(settings.theta), float32(settings.gamma)
         self.tolerance = settings.epsilon * settings.epsilon * u[0].numel()
 
-    def linearise(self, i0: Tensor, warped: Tensor) -> None:
-        """Makes I1 and its gradient, sampled at u, the constants of the iterations to come."""
+    def linearize(self, i0: Tensor, warped: Tensor) -> None:
+        """Set the constants of the following iterations: I1 and its gradient, sampled at u."""
         i1, ix, iy = warped
-        square = (ix * ix + iy * iy).clamp(min=SMALLEST_GRADIENT)
+        square = (ix * ix + iy * iy).clamp(min=MIN_GRADIENT)
         self.inverse = 1.0 / square
         self.rho = ((i1 - ix * self.u[0]) - iy * self.u[1]) - i0
-        # What the residual grows by with each component of u.
+        # The derivatives of the residual by the components of u.
         slopes = [ix, iy] if len(self.u) == 2 else [ix, iy, torch.full_like(ix, self.gamma)]
         self.slopes = torch.stack(slopes)
 
     def step(self) -> Tensor:
-        """One iteration; the sum of the squared changes of u, added up in float64."""
+        """Iterate once; return the sum of the squared changes of u, in float64."""
         terms = self.slopes * self.u
         rho = self.rho + (terms[0] + terms[1])
         if len(terms) == 3:
@@ -294,7 +296,7 @@ class _Iteration:
         ux, uy = torch.zeros_like(u), torch.zeros_like(u)
         ux[:, :, :-1] = u[:, :, 1:] - u[:, :, :-1]
         uy[:, :-1] = u[:, 1:] - u[:, :-1]
-        # torch's own float32 root is up to a unit in the last place off on a CPU.
+        # On a CPU torch's float32 root is off by up to one unit in the last place.
         norms = 1.0 + self.taut * (ux * ux + uy * uy).double().sqrt().float()
         scales = _reciprocals(norms)
         self.px = (self.px + self.taut * ux) * scales
@@ -310,7 +312,7 @@ def _shifted(p: Tensor, axis: int) -> Tensor:
 
 
 def _reciprocals(norms: Tensor) -> Tensor:
-    """1 / every component, by one division a pixel."""
+    """Return 1 / every component, with one division per pixel."""
     if len(norms) == 2:
         return (1.0 / (norms[0] * norms[1])) * norms.flip(0)
     n1, n2, n3 = norms

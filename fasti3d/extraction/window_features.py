@@ -10,21 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasti3d.classification.classify import BATCH
 from fasti3d.extraction import clips
 from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.flow.folder import FlowFolder, check_flow_count
 from fasti3d.i3d import I3D
+from fasti3d.models import BATCH
 from fasti3d.utils.prefetch import batched
 from fasti3d.video import Frame, VideoError, Window
 from fasti3d.video.windows import cut_windows
 
 
 class _Stack(NamedTuple):
-    """What the networks see of a window: as many frames, and flows, for every one."""
+    """What the networks see of a window: the same number of frames, and of flows, for every window."""
 
     where: Row
     streams: dict[str, Tensor]
@@ -33,27 +33,28 @@ class _Stack(NamedTuple):
 class WindowFeatures(StreamFeatures):
     """Features of the windows of a video. Can be pickled, and used by several threads at once.
 
-    A window of N frames is one row. The frames' short side is 256 pixels, of which the network sees crops
-    of 224x224. Flow of a mirrored crop is that of the upright frames, mirrored and x negated: TV-L1 of
-    mirrored frames, whose differences are one-sided, is another by 0.01 pixels on average in a clip that
-    moves by 1.5. Windows of one video share batches, those of different videos never do, so that a video's
-    features do not depend on what else there is to do.
+    A window of N frames is one row. The frames' short side is 256 pixels, of which the network sees crops of
+    224x224: the centre, or top left, top right, bottom left, bottom right and centre, and then their mirror
+    images. With several of them, features have an axis of them after that of the windows. Flow of a mirrored
+    crop is that of the upright frames, mirrored and x negated: TV-L1 of mirrored frames, whose differences
+    are one-sided, differs by 0.01 pixels on average in a clip that moves by 1.5. Batches hold windows of one
+    video only, so that a video's features do not depend on the other videos.
 
-    Memory is bounded, whatever the length of the video: some windows of uint8 frames and encoded flow.
+    Memory does not grow with the length of the video: some windows of uint8 frames and encoded flow.
 
     Args:
-        settings: what to extract.
-        models: the network of each stream, in eval mode, all on one device and in one dtype.
+        settings: What to extract.
+        models: The network of each stream, in eval mode, all on one device and in one dtype.
     """
 
-    def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
+    def __init__(self, settings: ExtractionSettings, models: dict[str, I3D]) -> None:
         super().__init__(settings, models)
         self._batch = BATCH.get(self._device.type, 1)
 
     def __call__(
         self, path: Path, watch: Watch, folder: FlowFolder | None = None
     ) -> Generator[Rows, None, int]:
-        """As ``Producer`` says."""
+        """Yield the rows of a video, as ``Producer`` says."""
         if folder is not None:
             check_flow_count(folder, path, self._settings.fps)
         counted = Reading(path, self._settings)
@@ -80,8 +81,8 @@ class WindowFeatures(StreamFeatures):
     ) -> Generator[_Stack, None, None]:
         """The windows to look at, in order."""
         settings = self._settings
-        windows: Iterator[Window] = cut_windows(frames, settings.span, settings.step)
-        if settings.tail == "drop":
+        windows: Iterator[Window] = cut_windows(frames, settings.span, settings.stride)
+        if settings.tail_policy == "drop":
             windows = (window for window in windows if len(window.times) == settings.span)
         with closing(ahead(windows, settings, self._device, watch, folder)) as found:
             for window, flow in found:
@@ -91,19 +92,19 @@ class WindowFeatures(StreamFeatures):
         settings = self._settings
         streams = {}
         if "rgb" in self._models:
-            streams["rgb"] = clips.filled(window.frames, settings.stack, settings.tail)
+            streams["rgb"] = clips.filled(window.frames, settings.window, settings.tail_policy)
         if flow is not None:
             # Nothing moves in a frame that is repeated.
-            streams["flow"] = clips.filled(flow, settings.span - 1, settings.tail, self._still())
+            streams["flow"] = clips.filled(flow, settings.span - 1, settings.tail_policy, self._still())
         return _Stack(self._row(window), streams)
 
     def _row(self, window: Window) -> Row:
-        times, count = window.times, min(len(window.times), self._settings.stack)
+        times, count = window.times, min(len(window.times), self._settings.window)
         end = times[count] if len(times) > count else shown_until(times, self._settings.fps)
         return Row(window.start, window.start + count, times[0], end)
 
     def _features(self, stream: str, group: list[_Stack], watch: Watch) -> Tensor:
-        """float32 (windows, ...), or (windows, views, ...) where there are several, on the CPU."""
+        """float32 (windows, ...), or (windows, views, ...) if there are several, on the CPU."""
         wanted = ((stack.streams[stream], view) for stack in group for view in self._views)
         parts = []
         for batch in batched(wanted, self._batch):

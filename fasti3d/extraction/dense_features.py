@@ -17,7 +17,7 @@ from fasti3d.dense import FrameCountError, Support, dense_stream, support
 from fasti3d.dense.field import HEADS
 from fasti3d.extraction.reading import Reading, ahead, unreadable
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
-from fasti3d.extraction.settings import Settings
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.flow.folder import FlowFolder, check_flow_count
 from fasti3d.i3d import I3D
@@ -26,10 +26,10 @@ from fasti3d.video import VideoError, count_frames
 from fasti3d.video.errors import collected_warnings
 from fasti3d.video.windows import cut_windows
 
-# Frames that go through a network at a time, those of all views together; and the least of each view, as the
+# Frames that go through a network at a time, those of all views together; and the minimum of each view: the
 # fewer they are, the more steps are computed twice. The features' last bits depend on both.
 _PIECE = 128
-_LEAST = 32
+_MIN_PIECE = 32
 
 _NAMES = {POOLED: "pooled", MAP: "Mixed_5c", "Logits": "logits"}
 
@@ -41,30 +41,35 @@ _Piece = dict[str, Tensor]
 class DenseFeatures(StreamFeatures):
     """Features of one pass over a video. Can be pickled, and used by several threads at once.
 
-    A step of the features is a row. Frames, crops and mirror images are those of ``WindowFeatures``; the
-    views of a video go through the network side by side. N frames have N-1 flows: that of the last one is
-    still, so that both streams have N and each row is of the same frames in both. (In the preset readme still
-    flow is zero, which is what SAME padding adds behind anyway.)
+    One step of the features is one row. Steps of an endpoint and of ``"map"`` are (C, H', W'), stand for 8
+    frames each in ``"map"`` and tile the video; rows of ``"pooled"`` and ``"Logits"`` are of two neighbouring
+    steps, 16 frames, 8 apart, and need a video of at least 9. Each depends on more frames around it
+    (``fasti3d.dense.support``).
 
-    Already the first step depends on the number of frames. The packets of the file say it, but for damaged
-    files; where it turns out to be wrong, the frames are counted by decoding, and the video begins again.
+    Frames, crops and mirror images are those of ``WindowFeatures``; the views of a video go through the
+    network side by side. N frames have N-1 flows: the flow of the last frame is still, so that both streams
+    have N and a row is of the same frames in both. (In the preset readme still flow is zero, as is what SAME
+    padding adds at the end.)
 
-    Memory is bounded, whatever the length of the video: some pieces of frames, of flow and of the network's
-    maps, and a few hundred bytes a row.
+    The first step already depends on the number of frames. The packets of the file give it, but for damaged
+    files; if it turns out to be wrong, the frames are counted by decoding, and the video begins again.
+
+    Memory does not grow with the length of the video: some pieces of frames, of flow and of the network's
+    feature maps, and a few hundred bytes per row.
 
     Args:
-        settings: what to extract.
-        models: the network of each stream, in eval mode, all on one device and in one dtype.
+        settings: What to extract.
+        models: The network of each stream, in eval mode, all on one device and in one dtype.
     """
 
-    def __init__(self, settings: Settings, models: dict[str, I3D]) -> None:
+    def __init__(self, settings: ExtractionSettings, models: dict[str, I3D]) -> None:
         super().__init__(settings, models)
         self._features = _NAMES.get(settings.features, settings.features)
 
     def __call__(
         self, path: Path, watch: Watch, folder: FlowFolder | None = None
     ) -> Generator[Rows | None, None, int]:
-        """As ``Producer`` says."""
+        """Yield the rows of a video, as ``Producer`` says."""
         least = MIN_FRAMES if self._features in HEADS else 1
         total = self._count(path, decode=False)
         if total >= least:
@@ -86,7 +91,7 @@ class DenseFeatures(StreamFeatures):
         return total
 
     def _count(self, path: Path, *, decode: bool) -> int:
-        with collected_warnings([]):  # reading it warns of the same
+        with collected_warnings([]):  # reading it gives the same warnings
             try:
                 return count_frames(path, fps=self._settings.fps, decode=decode)
             except VideoError:
@@ -104,7 +109,7 @@ class DenseFeatures(StreamFeatures):
         times = array("d")
         with closing(self._pieces(path, total, watch, times, folder)) as pieces:
             shared = _Shared(pieces, len(self._models))
-            # As long as each other, they give the same steps for the same pieces.
+            # Of the same length, they give the same steps for the same pieces.
             found = zip(
                 *(
                     self._steps(name, model, shared.taken(i), total)
@@ -137,7 +142,7 @@ class DenseFeatures(StreamFeatures):
         self, path: Path, total: int, watch: Watch, times: array[float], folder: FlowFolder | None
     ) -> Generator[_Piece, None, None]:
         """The frames piece by piece; their times are added to ``times``."""
-        size = max(_LEAST, _PIECE // len(self._views))
+        size = max(_MIN_PIECE, _PIECE // len(self._views))
         # A window begins with the last frame of the one before, to which that one's last flow leads.
         windows = cut_windows(Reading(path, self._settings), size + 1, size)
         with closing(ahead(windows, self._settings, self._device, watch, folder)) as found:
@@ -161,9 +166,9 @@ class DenseFeatures(StreamFeatures):
 
 
 class _Shared:
-    """The pieces for several takers, each of which gets all of them; kept until the last one has had them.
+    """The pieces for several takers, each of which gets all of them; kept until the last one has taken them.
 
-    (``itertools.tee`` keeps some fifty that everybody has had.)
+    (``itertools.tee`` keeps some fifty that every taker has taken.)
     """
 
     def __init__(self, pieces: Iterator[_Piece], takers: int) -> None:
@@ -171,14 +176,14 @@ class _Shared:
         self._waiting: list[deque[_Piece]] = [deque() for _ in range(takers)]
 
     def wait(self) -> None:
-        """Has the next piece made, unless every taker has one to take, so that nobody waits for it later."""
+        """Make the next piece, unless every taker has one waiting, so that none waits for it later."""
         if not all(self._waiting):
             for piece in islice(self._pieces, 1):
                 for waiting in self._waiting:
                     waiting.append(piece)
 
     def taken(self, index: int) -> Iterator[_Piece]:
-        """The pieces for one taker."""
+        """Yield the pieces for one taker."""
         waiting = self._waiting[index]
         while True:
             if not waiting:

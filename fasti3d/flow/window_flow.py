@@ -1,4 +1,4 @@
-"""The windows of a video with the flow between their frames."""
+"""Adds the flow between their frames to the windows of a video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fasti3d.choices import FlowPreset
 from fasti3d.flow.params import TVL1Params
-from fasti3d.flow.stream import centre, still_flow, stream_flow
+from fasti3d.flow.stream import center, still_flow, stream_flow
 from fasti3d.network import MIN_FRAMES
 from fasti3d.runtime.upload import upload
 from fasti3d.video import Window
@@ -20,7 +20,7 @@ from fasti3d.video import Window
 
 @dataclass(frozen=True, eq=False)
 class FlowWindow(Window):
-    """A window, its frames cropped to the centre, and the flow between them.
+    """A window, its frames cropped to the center, and the flow between them.
 
     Attributes:
         flow: (T-1, 2, 224, 224) as ``stream_flow`` gives it; flow i leads from frame i to frame i + 1.
@@ -65,10 +65,10 @@ class SolvedFlow:
 
 
 def with_flow(windows: Iterator[Window], pairs: PairFlow, stop: Event | None = None) -> Iterator[FlowWindow]:
-    """Adds the flow to windows of whole frames (``crop=None``) in order, each pair asked for once.
+    """Add the flow to windows of whole frames (``crop=None``) in order; each pair is requested once.
 
-    Of a window that overlaps the one before it, only the new pairs are; pairs in no window are not at all.
-    Nothing outlives a window but its encoded flow, until the next one.
+    For a window that overlaps the previous one only the new pairs are requested; pairs outside of all
+    windows never are. Only the encoded flow of a window is kept, until the next one.
 
     A video of fewer than 10 frames has fewer flows than the 9 that the network needs: they are
     repeated from the start, and a single frame has zero flow.
@@ -76,23 +76,23 @@ def with_flow(windows: Iterator[Window], pairs: PairFlow, stop: Event | None = N
     Args:
         windows: what ``video.windows(..., crop=None)`` gives; at least 224x224 pixels.
         pairs: where flow comes from.
-        stop: ends the windows soon after it is set, in the middle of one if need be.
+        stop: ends the iteration soon after it is set, possibly within a window.
     """
     for item, flow in with_pair_flow(windows, pairs, stop):
-        rows, columns = centre(*item.frames.shape[1:3])
+        rows, columns = center(*item.frames.shape[1:3])
         yield FlowWindow(
             item.index,
             item.start,
             item.frames[:, rows, columns].contiguous(),
             item.times,
-            _at_least(MIN_FRAMES, flow if len(flow) else still_flow(pairs.preset, pairs.device)),
+            _repeated(MIN_FRAMES, flow if len(flow) else still_flow(pairs.preset, pairs.device)),
         )
 
 
 def with_pair_flow(
     windows: Iterator[Window], pairs: PairFlow, stop: Event | None = None
 ) -> Iterator[tuple[Window, Tensor]]:
-    """Windows as they are, with the flow of their own pairs: one less than distinct frames, perhaps none.
+    """Yield unchanged windows with the flow of their own pairs: one less than distinct frames, perhaps none.
 
     Otherwise as ``with_flow``.
     """
@@ -110,15 +110,15 @@ def with_pair_flow(
             more = pairs(first + done, frames[done : done + pairs.group + 1])
             flow = more if flow is None else torch.cat((flow, more))
         if flow.is_cuda:
-            # Whoever takes the window may be in another thread and on another stream.
+            # The consumer may be in another thread and on another stream.
             torch.cuda.current_stream(pairs.device).synchronize()
         yield item, flow
 
 
-def _at_least(least: int, flow: Tensor) -> Tensor:
-    return flow if len(flow) >= least else flow[torch.arange(least) % len(flow)]
+def _repeated(count: int, flow: Tensor) -> Tensor:
+    return flow if len(flow) >= count else flow[torch.arange(count) % len(flow)]
 
 
 def _group(device: torch.device) -> int:
-    """Pairs solved in one call: enough to share among processors, few enough to be done in seconds."""
+    """Pairs per call: enough to occupy all processors, few enough to take seconds."""
     return 64 if device.type == "cuda" else max(16, 4 * torch.get_num_threads())

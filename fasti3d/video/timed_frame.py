@@ -1,4 +1,4 @@
-"""A decoded frame and when it is shown."""
+"""A decoded frame with its presentation time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from av.video.frame import VideoFrame
 
 
-class Picture(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame as it is stored: not yet turned, scaled or converted to RGB."""
 
     frame: VideoFrame
