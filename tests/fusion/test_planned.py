@@ -48,6 +48,7 @@ class Wired(nn.Module):
             self.add_module(f"conv{i}", nn.Conv3d(channels if i == 0 else 16, 16, 3, padding=1))
         self.bn, self.relu = nn.BatchNorm3d(16), nn.ReLU()
         self.relu_ = nn.ReLU(inplace=True)
+        self.depthwise = nn.Conv3d(16, 16, 3, padding=1, groups=16, bias=False)
         self.pool = nn.MaxPool3d(3, 2, 1)
         self.act, self.drop = nn.SiLU(inplace=True), nn.Dropout3d()
         self.fc, self.mean = nn.Linear(16, 7), nn.AdaptiveAvgPool3d(1)
@@ -128,6 +129,8 @@ WIRES: dict[str, tuple[Callable[[Any, Tensor], Any], dict[type, int]]] = {
     "a broadcast": (lambda m, x: m.conv1(x) + m.conv2(x).mean(dim=2, keepdim=True), {Opaque: 2}),
     "a number": (lambda m, x: m.conv2(m.conv1(x) + 1), {Opaque: 2}),
     "pools": (lambda m, x: F.max_pool3d(m.pool(m.conv0(x)), (1, 2, 2), padding=(0, 1, 1)), {}),
+    "depthwise": (lambda m, x: m.relu(m.bn(m.depthwise(m.conv0(x)))) + x, {Add: 1}),
+    "a sum after depthwise": (lambda m, x: F.relu(m.bn(m.depthwise(y := m.conv0(x))) + y), {Add: 1}),
     "ceil mode": (lambda m, x: F.max_pool3d(m.conv1(m.conv0(x)), 2, ceil_mode=True), {Opaque: 1}),
     "concatenation": (lambda m, x: m.conv2(torch.cat((m.conv0(x), x), 1)[:, 8:24]), {Concat: 1, Opaque: 2}),
     "one map twice": (lambda m, x: torch.cat([y := m.conv1(x), y, m.conv2(y)], dim=1), {Concat: 1}),
