@@ -140,6 +140,10 @@ class I3D(reference.I3D):
             )
         self._labels = names, last_layer(self.logits)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, T, H, W) in [-1, 1] -> time-averaged logits (N, num_classes)."""
+        return self.forward_endpoints(x, ("Logits",))["Logits"]
+
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         wanted = network.check_endpoints(names)
         if isinstance(x, fx.Proxy):  # nothing can be known of it
@@ -195,16 +199,14 @@ class I3D(reference.I3D):
 
     def _check(self, x: Tensor, wanted: set[str], kept: _Kept | None) -> torch.dtype:
         """The dtype of a clip that the network takes, or that bytes are scaled to; raises for all others."""
-        stem = known_stem(self)
-        window = None
-        if wanted.intersection(network.HEAD) and (kept is not None or keeps_grid(self)):
-            window = network.HEAD_POOL
-        check_clip(
-            x,
-            None if stem is None else stem.weight.shape[1] * stem.groups,
-            None if stem is None else stem.weight.dtype,
-            window=window,
-        )
+        channels: int | None = None
+        dtype: torch.dtype | None = None
+        if kept is not None:
+            channels, dtype = kept.described.tensors[0].shape[1], kept.described.tensors[0].dtype
+        elif (stem := known_stem(self)) is not None:
+            channels, dtype = stem.weight.shape[1] * stem.groups, stem.weight.dtype
+        has_grid = wanted.intersection(network.HEAD) and (kept is not None or keeps_grid(self))
+        check_clip(x, channels, dtype, window=network.HEAD_POOL if has_grid else None)
         if wanted.intersection(network.SCORES) and getattr(self, "logits", None) is None:
             raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
         if x.is_floating_point():
