@@ -173,7 +173,7 @@ class _Values:
         self.begin: dict[int, int] = {}
         self.end: dict[int, int] = {}
         self.value_end: dict[int, int] = {}
-        reads = self._reads(steps)
+        reads = {value: i for i, step in enumerate(steps) for value in step.node.reads}
         for i, step in enumerate(steps):
             self._reuse_residual(step.node, i, reads, of)
             for value in step.node.writes:
@@ -221,17 +221,6 @@ class _Values:
             if free is None or free[i]:
                 self._homes[value] = whole, channel
             channel += of[value][1]
-
-    def _reads(self, steps: Sequence[Step]) -> dict[int, int]:
-        """The last step that reads each value, or a result that may be a view of it."""
-        last: dict[int, int] = {}
-        for i in reversed(range(len(steps))):
-            node = steps[i].node
-            views = isinstance(node, Opaque)
-            end = max([i, *(last.get(value, i) for value in node.writes)]) if views else i
-            for value in node.reads:
-                last[value] = max(last.get(value, i), end)
-        return last
 
     def _reuse_residual(self, node: Node, i: int, reads: Mapping[int, int], of: Shapes) -> None:
         """Lets a sum replace the residual that nothing reads afterwards."""
