@@ -85,7 +85,7 @@ class I3D(reference.I3D):
 
     Raises:
         ValueError: arguments out of range.
-        fasti3d.weights.WeightsError: weights that cannot be had or do not fit.
+        fasti3d.weights.WeightsError: weights that cannot be downloaded or read, or do not fit.
     """
 
     # Whether the ordinary path is the reference's own, which a class between the two may have changed.
@@ -312,7 +312,7 @@ class I3D(reference.I3D):
         return self._plan
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles leave the plan behind: it is derived, large and quick to make."""
+        """Copies and pickles leave the plan out: it is derived, large and quick to make."""
         return self.__dict__ | {"_plan": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -258,7 +258,7 @@ class I3D(nn.Module):
                 ``Predictions`` their softmax.
 
         Raises:
-            ValueError: a name that is no endpoint.
+            ValueError: a name that is not an endpoint.
         """
         wanted = network.check_endpoints(names)
         maps: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from fasti3d.engine.temporal import Field
 from fasti3d.network import TRUNK
 from fasti3d.same_padding import same_output, same_padding
 
-# Behind the trunk: the head's pool of Mixed_5c, averaged over space, and the classifier's logits for it.
+# After the trunk: the head's pool of Mixed_5c, averaged over space, and the classifier's logits for it.
 HEADS = ("pooled", "logits")
 FEATURES = (*TRUNK, *HEADS)
 
@@ -47,7 +47,7 @@ def check_features(features: str) -> None:
 
 
 def parts(features: str) -> tuple[str, ...]:
-    """The parts of the trunk, in order, that compute the features; the head comes behind the last."""
+    """The parts of the trunk, in order, that compute the features; the head follows the last."""
     names = tuple(TRUNK)
     return names if features in HEADS else names[: names.index(features) + 1]
 
@@ -85,7 +85,7 @@ def field(features: str, frames: int) -> Field:
 
 
 def steps(features: str, frames: int) -> int:
-    """Steps of the features of a whole video: ceil(frames / stride), one less behind the head's pool.
+    """Steps of the features of a whole video: ceil(frames / stride), one less after the head's pool.
 
     Args:
         features, frames: as for ``field``.

@@ -58,7 +58,7 @@ def stage(
     done = 0  # steps given
     for piece in pieces:
         x = join(piece[:, :, :0] if held is None else held, piece)
-        del piece  # a suspended generator would keep what it has, while the stages behind work
+        del piece  # a suspended generator would keep what it has, while the later stages work
         given = first + x.shape[2]
         last = given - (given - length) % stride
         known = steps if given == length else (last + before - size) // stride + 1

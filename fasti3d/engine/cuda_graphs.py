@@ -32,9 +32,9 @@ Key = tuple[object, ...]
 
 # A batch and the remainder of one, of two sizes of clips or for two sets of endpoints. Each holds a copy of a
 # batch and of its results.
-_MOST_GRAPHS = 4
+_MAX_GRAPHS = 4
 # Where less of a GPU's memory is free, it is left to others.
-_LEAST_FREE = 0.1
+_MIN_FREE = 0.1
 
 
 @dataclass(eq=False)
@@ -60,7 +60,7 @@ class Cuda:
     """
 
     def __init__(self) -> None:
-        # Torch allows one capture at a time, and nobody may come between a replay and its copies.
+        # Torch allows one capture at a time, and nothing may come between a replay and its copies.
         self.lock = threading.Lock()
         self._orders: dict[torch.device, torch.cuda.Event] = {}
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
@@ -112,7 +112,7 @@ class Cuda:
 
     def is_short_of_memory(self, device: torch.device) -> bool:
         free, total = torch.cuda.mem_get_info(device)
-        return free < _LEAST_FREE * total
+        return free < _MIN_FREE * total
 
     def new_event(self) -> torch.cuda.Event:
         return torch.cuda.Event()
@@ -151,12 +151,12 @@ class Graphs:
 
     Args:
         cuda: the machine.
-        most: graphs to keep, and shapes to remember that came once.
+        max_graphs: graphs to keep, and shapes to remember that came once.
     """
 
-    def __init__(self, cuda: Cuda = CUDA, most: int = _MOST_GRAPHS) -> None:
+    def __init__(self, cuda: Cuda = CUDA, max_graphs: int = _MAX_GRAPHS) -> None:
         self._cuda = cuda
-        self._most = most
+        self._max_graphs = max_graphs
         self._calls = 0
         # With the number of the call that used it last; the least recently used is the first.
         self._graphs: OrderedDict[Key, tuple[int, Captured]] = OrderedDict()
@@ -200,18 +200,18 @@ class Graphs:
 
     def _is_due(self, key: Key) -> bool:
         """Notes a shape without a graph, and says whether it is to have one: it came before, not long ago,
-        and there is room, or a graph that nobody used since. So shapes that take turns, more of them than
+        and there is room, or a graph that was not used since. So shapes that take turns, more of them than
         there are graphs, do not drive each other out.
         """
-        if key in self._refused or len(self._refused) >= self._most:
+        if key in self._refused or len(self._refused) >= self._max_graphs:
             return False
         before = self._seen.pop(key, None)
         self._seen[key] = self._calls
-        if len(self._seen) > self._most:
+        if len(self._seen) > self._max_graphs:
             self._seen.popitem(last=False)
         if before is None:
             return False
-        return len(self._graphs) < self._most or next(iter(self._graphs.values()))[0] < before
+        return len(self._graphs) < self._max_graphs or next(iter(self._graphs.values()))[0] < before
 
     def _prove(self, captured: Captured, maps: Maps, expected: Maps, x: Tensor) -> Maps:
         """The first replay's maps, or where they are not what was to be expected those and no graph again."""
@@ -234,7 +234,7 @@ class Graphs:
         if self._cuda.is_short_of_memory(x.device):
             self._refused.add(key)
             return
-        while len(self._graphs) >= self._most:
+        while len(self._graphs) >= self._max_graphs:
             self._graphs.popitem(last=False)
         try:
             # Tensors of inference mode could not be written to outside it.

@@ -1,7 +1,7 @@
 """From a graph to steps with packed weights: folded batch norm, no padded copies, no concatenation.
 
 A plan holds weights derived from the network's: folded in float32, packed for their kernels. They are
-immutable, so threads may share it; whoever holds a plan makes a new one when the network's weights change.
+immutable, so threads may share it; the owner of a plan makes a new one when the network's weights change.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The layout video_features is what v-iashin/video_features writes for I3D: NAME_r
 NAME_fps.npy and NAME_timestamps_ms.npy, in float64. Like that tool it reads N+1 frames for a window of N,
 so that both streams have N. At the rate of the video itself and with a stack that is a multiple of 4, the
 RGB stream also has its values from the same weights: frames are converted as by OpenCV and scaled as by
-Pillow, and batch norms have the eps of its network, 1e-5. For another rate that tool encodes videos anew;
+Pillow, and batch norms have the eps of its network, 1e-5. For another rate that tool encodes videos again;
 it pads other lengths otherwise, does not deinterlace, and its flow is that of RAFT or PWC-Net.
 """
 

@@ -129,7 +129,7 @@ def run_on_ray(job: Job, order: Order, tracker: Tracker | None = None) -> None:
 
     A worker is a process with a GPU of its own, or with as many CPUs as torch uses threads here, if the
     machines have them; it does one video after the other. One that dies is started again, and its video
-    begun anew, at most three times; then the video has failed. The features do not depend on any of this.
+    begun again, at most three times; then the video has failed. The features do not depend on any of this.
 
     Args:
         job: The videos.

@@ -1,4 +1,4 @@
-"""Which batch norm and ReLU are behind each Conv3d of a network, read off a symbolic trace."""
+"""Which batch norm and ReLU follow each Conv3d of a network, read off a symbolic trace."""
 
 from __future__ import annotations
 
@@ -144,10 +144,10 @@ def _trace(network: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], dict[n
 
 
 def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
-    """Every Conv3d that can be fused, with what is behind it; and the modules that could not be followed.
+    """Every Conv3d that can be fused, with what follows it, and the modules that could not be followed.
 
     A batch norm or a ReLU is in a chain if it is called once, on nothing but the result that precedes it,
-    which nobody else reads.
+    which nothing else reads.
     """
     network = _without_values(network)
     names = {module: name for name, module in network.named_modules()}
@@ -165,25 +165,25 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
     times = Counter(called.values())
     nodes = {module: node for node, module in called.items() if times[module] == 1 and module not in unclear}
 
-    def behind(module: nn.Module) -> nn.Module | None:
-        """The module that reads a module's result, if both are called once and nobody else reads it."""
+    def follower(module: nn.Module) -> nn.Module | None:
+        """The module that reads a module's result, if both are called once and nothing else reads it."""
         node = nodes.get(module)
         if node is None or len(node.users) != 1:
             return None
         (user,) = node.users
-        follower = called.get(user)
-        return follower if follower in nodes and user.args == (node,) and not user.kwargs else None
+        found = called.get(user)
+        return found if found in nodes and user.args == (node,) and not user.kwargs else None
 
     chains = []
     for conv, name in names.items():
         if conv in fixed or not _is_plain(conv):
             continue
-        bn = behind(conv)
+        bn = follower(conv)
         if bn is not None and not _is_foldable(bn, conv.out_channels):
             bn = None
         if bn is None and not _has_kernel(conv):
             continue
-        relu = behind(bn or conv)
+        relu = follower(bn or conv)
         if relu is not None and not _is_relu(relu):
             relu = None
         others = (names[module] if module else None for module in (bn, relu))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _WORTH = 0.02
 _WARM_RUNS = 3
 _RUNS = 25
-# Written between runs, so that each finds the second-level cache without its data; and long enough a write
+# Written between runs, so that each finds the L2 cache without its data; and long enough a write
 # that the next launch is queued before it ends, else its way there would be measured too: Python takes some
 # 0.1 ms over a launch with its eight descriptors, and this takes 0.25 ms at 4.3 TB/s.
 _FLUSH_BYTES = 1 << 30
@@ -209,7 +209,7 @@ def select(trials: Sequence[Trial]) -> Entry | None:
 
 
 def reference(work: Prepared) -> Tensor:
-    """What a launch should write, in float32: a matrix product for each tap."""
+    """What a launch should write, in float32: a GEMM per tap."""
     (kt, kh, kw), (st, sh, sw) = work.kernel, work.stride
     size = work.out.shape[2:]
     edges: list[int] = []

@@ -112,7 +112,7 @@ def needs_ordinary_path(x: Tensor) -> bool:
 
 
 def takes_gradients(*tensors: Tensor) -> bool:
-    """Whether gradients with respect to any of the tensors may be asked for by the caller himself.
+    """Whether gradients with respect to any of the tensors may be asked for by the caller.
 
     An exported graph is run later, under whatever mode: operators in it have gradients of their own.
     """

@@ -18,7 +18,7 @@ def count(total: int, size: int) -> int:
 
 
 def chunk(channels: int, largest: int) -> int:
-    """Input channels of a step of a matrix product: as many as cost little padding, at most 64."""
+    """Input channels per step of a GEMM: as many as cost little padding, at most 64."""
     if channels <= 16:
         return 16
     sizes = [size for size in (64, 32) if size <= largest]

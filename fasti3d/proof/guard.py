@@ -131,7 +131,7 @@ class Guard:
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return "unsure", ""
         # Imported here, since it imports the operators, which import this module.
-        from fasti3d.proof.cases import prove
+        from fasti3d.proving import prove
 
         return prove(subject, self.device)
 

@@ -108,7 +108,7 @@ def serve() -> None:
 
     import torch
 
-    from fasti3d.proof.cases import prove
+    from fasti3d.proving import prove
 
     try:
         device = torch.device(sys.argv[2])

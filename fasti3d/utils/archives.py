@@ -79,7 +79,7 @@ class Archive:
                     )
             self._members = {member.filename: member for member in members}
             if len(self._members) < len(members):
-                raise ArchiveError("it has two members of one name: save it anew")
+                raise ArchiveError("it has two members of one name: save it again")
             if sum(member.compress_size for member in members) > size or any(
                 member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size
                 for member in members
@@ -155,7 +155,7 @@ def read_header(file: IO[bytes]) -> Header:
         fits = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 32
         dtype = np.dtype(descr) if _DTYPE.fullmatch(descr) else None
     except Exception as error:  # malformed text can raise nearly anything
-        raise ArchiveError("its header is damaged: save it anew with np.save") from error
+        raise ArchiveError("its header is damaged: save it again with np.save") from error
     if not fits or dtype is None:
         raise ArchiveError(f"it holds {brief(descr)} of shape {brief(shape)}, and only plain arrays are read")
     return Header(shape, dtype, bool(fortran), 8 + len(prefix) + length)

@@ -147,7 +147,7 @@ def test_results_outlive_later_replays(machine: Machine) -> None:
 
 
 def test_what_makes_a_graph_of_its_own(machine: Machine) -> None:
-    graphs = Graphs(machine, most=9)
+    graphs = Graphs(machine, max_graphs=9)
     channels_last = clip(4).contiguous(memory_format=torch.channels_last_3d)
     cases: list[Callable[[], Maps]] = [
         lambda: call(graphs, clip(4)),
@@ -171,7 +171,7 @@ def test_what_makes_a_graph_of_its_own(machine: Machine) -> None:
 
 
 def test_the_least_recently_used_is_given_up(machine: Machine) -> None:
-    graphs = Graphs(machine, most=2)
+    graphs = Graphs(machine, max_graphs=2)
     for frames in (1, 1, 2, 2, 1, 3, 3):
         call(graphs, clip(frames))
     assert happened(machine) == ["capture", "capture", "replay", "capture"]
@@ -182,7 +182,7 @@ def test_the_least_recently_used_is_given_up(machine: Machine) -> None:
 
 
 def test_shapes_that_take_turns_do_not_drive_each_other_out(machine: Machine) -> None:
-    graphs = Graphs(machine, most=2)
+    graphs = Graphs(machine, max_graphs=2)
     for frames in (1, 1, 2, 2):
         call(graphs, clip(frames))
     happened(machine)
@@ -251,7 +251,7 @@ def test_where_it_cannot_be_captured_it_runs_without(machine: Machine) -> None:
 
 
 def test_it_does_not_try_forever(machine: Machine) -> None:
-    graphs = Graphs(machine, most=3)
+    graphs = Graphs(machine, max_graphs=3)
     machine.error = RuntimeError("no")
     for frames in range(1, 9):
         context = pytest.warns(RuntimeWarning) if frames <= 3 else contextlib.nullcontext()
@@ -309,7 +309,7 @@ def test_captured_in_one_mode_replayed_in_another(machine: Machine, modes: tuple
 
 
 def test_threads(machine: Machine) -> None:
-    graphs, other = Graphs(machine, most=2), Graphs(machine, most=2)
+    graphs, other = Graphs(machine, max_graphs=2), Graphs(machine, max_graphs=2)
     barrier = threading.Barrier(4)
 
     def work(i: int) -> None:

@@ -18,12 +18,13 @@ import torch
 from test_graphs import HALF, Machine, clip, double
 from typer.testing import CliRunner
 
+from fasti3d import proving as cases
 from fasti3d.cli import app
 from fasti3d.engine.cuda_graphs import Captured, Graphs
 from fasti3d.flow import solve, tvl1
 from fasti3d.inspect import doctor
 from fasti3d.inspect import prove as network
-from fasti3d.proof import cases, guard, verdicts
+from fasti3d.proof import guard, verdicts
 from fasti3d.proof.guard import Guard, SelfCheckWarning
 from fasti3d.proof.subject import Layout, Subject, few_tiles
 from fasti3d.proof.verdicts import Environment, Verdict, Verdicts

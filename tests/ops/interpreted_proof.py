@@ -20,10 +20,10 @@ from fasti3d.ops.i3d_head import launch as head_launch
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_launch
 from fasti3d.proof import guard
-from fasti3d.proof.cases import prove
 from fasti3d.proof.guard import Guard, collected
 from fasti3d.proof.subject import Subject
 from fasti3d.proof.verdicts import Environment
+from fasti3d.proving import prove
 
 CPU = torch.device("cpu")
 ONE, THREE = (1, 1, 1), (3, 3, 3)

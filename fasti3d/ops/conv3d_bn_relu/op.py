@@ -1,4 +1,4 @@
-"""conv3d + bias + residual + ReLU for users: one call, which packs its weights anew."""
+"""conv3d + bias + residual + ReLU for users: each call packs the weights again."""
 
 from __future__ import annotations
 
