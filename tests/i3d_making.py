@@ -80,6 +80,7 @@ def make_warm_i3d() -> I3D:
             template.forward_features(random_clip(*SMALL))
     assert template._plan is not None
     names = template._plan.names
+    model._plans._kept = template._plans._kept
     model._plan = template._plan._replace(watch=watch(model, names), described=describe(model, names))
     return model
 
