@@ -48,6 +48,7 @@ def test_public_names() -> None:
         "fvd",
         "inflate",
         "ops",
+        "plan",
         "reference",
         "tvl1",
         "tvl1_video",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +59,10 @@ def dense_stream(
     check_model(model)
     if not isinstance(model, reference.I3D):
         _check_fused(features, total)
-        return _numbered(staged_fused(model, _counted(pieces, total), total))
+        return _numbered(lambda: staged_fused(model, _counted(pieces, total), total))
     steps(features, total)
     _check_windows(model, features)
-    return _numbered(staged(model, _checked(model, pieces, total, features), total, features))
+    return _numbered(lambda: staged(model, _checked(model, pieces, total, features), total, features))
 
 
 def check_model(model: nn.Module) -> None:
@@ -95,10 +95,10 @@ def _check_windows(model: reference.I3D, features: str) -> None:
 
 
 @torch.no_grad()
-def _numbered(staged: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Pieces with memory of their own, each with the index of its first step."""
+def _numbered(pieces: Callable[[], Iterator[Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """Pieces with memory of their own, each with the index of its first step, all without gradients."""
     done = 0
-    for part in staged:
+    for part in pieces():
         part = part.clone()
         yield done, part
         done += part.shape[2]

@@ -27,6 +27,8 @@ def fold_tensors(
 ) -> tuple[Tensor, Tensor]:
     """The same of the tensors of both."""
     weight, bias = _in_float32(weight, bias)
+    if weight.is_meta:  # whose arithmetic would import torch's compiler
+        return weight, bias
     deviation = torch.sqrt(var.float() + eps)
     scale = 1 / deviation if gamma is None else gamma.detach().float() / deviation
     shift = (bias - mean.float()) * scale

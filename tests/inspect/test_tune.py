@@ -44,9 +44,11 @@ def h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     from fasti3d.ops.conv3d_bn_relu import launch
 
-    def pack(weight: Tensor, bias: Tensor, stride: Any, *, relu: bool, dtype: torch.dtype) -> PackedConv3d:
+    def pack(
+        weight: Tensor, bias: Tensor, stride: Any, *, relu: bool, dtype: torch.dtype, padding: Any = None
+    ) -> PackedConv3d:
         kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-        return TritonConv3d.of(weight, bias, conv3d.Geometry(kernel, stride, None, relu), dtype)
+        return TritonConv3d.of(weight, bias, conv3d.Geometry(kernel, stride, padding, relu), dtype)
 
     def fold(x: Tensor, kernel: Any, stride: Any, pad: Any, out: Tensor) -> tuple[Tensor, Any]:
         return torch.zeros(x.shape[0], 96, 8, 100, 97, dtype=x.dtype), (4, 4, 1)
@@ -83,7 +85,11 @@ def test_every_convolution_is_measured_once(h200: None) -> None:
     assert len(set(seen)) == len(seen)
     layers = [result.layer for result in results]
     assert layers[:3] == ["Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3"]
-    assert {"Mixed_3b.entry", "Mixed_3b.b1b", "Mixed_5b.entry"} <= set(layers)
+    assert {
+        "Mixed_3b.b0 + Mixed_3b.b1a + Mixed_3b.b2a",
+        "Mixed_3b.b1b",
+        "Mixed_5b.b0 + Mixed_5b.b1a + Mixed_5b.b2a",
+    } <= set(layers)
     by_layer = {result.layer: result for result in results}
     conv = by_layer["Conv3d_2c_3x3"]
     assert conv.problem == Problem(1, 24, 24, (5, 49, 49), (3, 3, 3), (1, 1, 1), *H200[1:])

@@ -57,13 +57,13 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         return out
 
     monkeypatch.setattr(steps, "max_pool3d_into", pool)
-    view = layout.View.of
+    run = layout.Layout.run
 
-    def poisoned(self: layout.View, block: Tensor) -> Tensor:
-        """Memory that is not a number until it is written, however often it was used before."""
-        return view(self, block).fill_(torch.nan)
+    def poisoned(self: layout.Layout, maps: Any, block: Tensor, *rest: Any, **options: Any) -> Any:
+        """Memory that is not a number until it is written."""
+        return run(self, maps, block.fill_(torch.nan), *rest, **options)
 
-    monkeypatch.setattr(layout.View, "of", poisoned)
+    monkeypatch.setattr(layout.Layout, "run", poisoned)
     return request.param
 
 

@@ -40,9 +40,9 @@ def _ranked(problem: Problem) -> Iterator[Config]:
         config = configure(problem, form, tile, box)
         yield config
         # One stage less leaves room for another tile on the SM.
-        if form is Form.POINTER and config.stages > _MIN_STAGES:
+        if form == Form.POINTER and config.stages > _MIN_STAGES:
             yield replace(config, stages=config.stages - 1)
-    if form is Form.DESCRIPTOR:
+    if form == Form.DESCRIPTOR:
         # Any chip runs the other form, which reads the same pixels through the cache instead.
         yield from _ranked(replace(problem, describable=False))
 

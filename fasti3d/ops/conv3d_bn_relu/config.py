@@ -145,7 +145,7 @@ def estimate(problem: Problem, form: Form, tile: Tile) -> tuple[int, Box, Tile]:
     The waves of tiles over the SMs times the work per tile: its products and what it must read for them, with
     all that lies beyond the output's edges counted.
     """
-    if form is Form.DESCRIPTOR:
+    if form == Form.DESCRIPTOR:
         box, boxes = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
     else:
         box, boxes = (1, 1, 1, tile.pixels), count(problem.batch * math.prod(problem.size), tile.pixels)
@@ -155,7 +155,7 @@ def estimate(problem: Problem, form: Form, tile: Tile) -> tuple[int, Box, Tile]:
 
 def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
     """The configuration of a tile: the longest steps and the most stages that are worth it."""
-    block_k = chunk(problem.in_channels, 64 if form is Form.DESCRIPTOR else 32)
+    block_k = chunk(problem.in_channels, 64 if form == Form.DESCRIPTOR else 32)
     stage = (tile.pixels + tile.channels) * block_k * 2
     # Some is left for barriers, and for what the compiler exchanges through shared memory.
     stages = min(_MAX_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)

@@ -144,7 +144,7 @@ def _prepare(
 
 def run(config: Config, work: Prepared) -> None:
     """Launches one of the candidates; the current device must be x's."""
-    launch = _run_descriptors if config.form is Form.DESCRIPTOR else _run_pointers
+    launch = _run_descriptors if config.form == Form.DESCRIPTOR else _run_pointers
     launch(config, work)
 
 
