@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -307,3 +309,17 @@ def test_a_model_being_rebuilt_gives_right_results_meanwhile() -> None:
         futures = [pool.submit(use), pool.submit(use)]
         pool.submit(rebuild).result()
         assert all(future.result() for future in futures)
+
+
+def test_a_network_and_its_plan_go_without_the_garbage_collector() -> None:
+    """No cycle keeps their memory: weights and packed weights."""
+    model, x = make_i3d(), random_clip(*SMALL)
+    run(model, x)
+    assert model._plan is not None
+    gone = weakref.ref(model), weakref.ref(model._plan.plan)
+    gc.disable()
+    try:
+        del model
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()

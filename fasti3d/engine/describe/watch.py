@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Container, Iterable, Sized
 from itertools import chain
 from operator import is_, itemgetter
@@ -43,7 +44,7 @@ class Watch:
         self._modules = list(dict.fromkeys(modules))
         self._owns = [vars(module) for module in self._modules]
         self._names = tuple(names)
-        self._root = root
+        self._root = weakref.ref(root)  # which holds the watch
         self._getters = [
             (itemgetter(*_HELD, *(key for key in own if key not in _COMMON and key not in derived)), own)
             for own in self._owns
@@ -63,13 +64,14 @@ class Watch:
         self._then = (classes, sizes, kept, *others, False)
 
     def _now(self) -> tuple[Any, ...]:
+        root = self._root()
         return (
             list(map(type, self._modules)),
             list(map(len, self._owns)),
             [get(own) for get, own in self._getters],
             any(self._empty),
             list(map(id, chain.from_iterable(self._values))),
-            [getattr(self._root, name, None) for name in self._names],
+            [getattr(root, name, None) for name in self._names],
             self._look(self._hooks),
             any(self._no_hooks),
         )
