@@ -20,7 +20,7 @@ from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, w
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
 from fasti3d.runtime.route import compute_dtype
-from fasti3d.utils.derived import DerivedCache
+from fasti3d.utils.derived import DerivedCache, memory_of
 from fasti3d.widths import last_layer
 
 if TYPE_CHECKING:
@@ -304,10 +304,11 @@ class I3D(reference.I3D):
             return None  # what is captured is computed later, and the plan's weights are needed now
         names = tuple(self._trunk())
         mark = fingerprint(tensors)
-        # The code holds what no tensor does, as eps.
-        code, _ = described.coded()
-        key = (tuple(code.numbers), tuple(code.floats), x.device, computed_in, mark)
-        plan = self._plans.get(key, lambda: Plan(described.graph(), computed_in, x.device), tensors)
+        # What no tensor holds: eps.
+        key = (names, tuple(described.trunk.floats), x.device, computed_in, mark)
+        plan = self._plans.get(
+            key, lambda: Plan(described.graph(), computed_in, x.device), lambda: memory_of(tensors)
+        )
         self._plan = _Kept(watch(self, names), described, names, x.device, computed_in, mark, plan)
         return self._plan
 

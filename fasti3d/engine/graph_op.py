@@ -16,7 +16,7 @@ from fasti3d.inputs import as_floats
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
-from fasti3d.utils.derived import DerivedCaches
+from fasti3d.utils.derived import DerivedCaches, memory_of
 
 # By the first tensor.
 _plans: DerivedCaches[Plan] = DerivedCaches()
@@ -53,7 +53,7 @@ def _plan(
     if device.type != "cpu" and any(t.is_inference() for t in tensors):
         return make()  # without version counters an edit could not be seen
     key = (tuple(code), tuple(floats), tuple(values), device, dtype, fingerprint(tensors))
-    return _plans.of(tensors[0]).get(key, make, tensors)
+    return _plans.of(tensors[0]).get(key, make, lambda: memory_of(tensors))
 
 
 def _planned(

@@ -88,8 +88,8 @@ class FusedConv3d(nn.Module):
         return self._packed.get(
             key,
             partial(self._packed_for, dtype),
-            (weight, bias),
-            lambda: gpu.synchronize_unless_capturing(weight.device),
+            hold=lambda: (weight, bias),
+            keep=lambda: gpu.synchronize_unless_capturing(weight.device),
         )
 
     def _packed_for(self, dtype: torch.dtype, *, winograd: bool = True) -> PackedConv3d:

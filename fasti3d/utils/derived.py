@@ -19,32 +19,33 @@ class DerivedCache(Generic[_Value]):
 
     Example:
         >>> weight, cache = torch.ones(2), DerivedCache()
-        >>> cache.get("a", weight.sum, [weight]), cache.get("a", weight.prod, [weight])
+        >>> cache.get("a", weight.sum, lambda: weight), cache.get("a", weight.prod, lambda: weight)
         (tensor(2.), tensor(2.))
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[Any, _Value, list[Tensor]] | None = None
+        self._kept: tuple[Any, _Value, object] | None = None
         self._lock = threading.Lock()
 
     def get(
         self,
         key: Any,
         build: Callable[[], _Value],
-        tensors: Iterable[Tensor],
+        hold: Callable[[], object],
         keep: Callable[[], bool] = lambda: True,
     ) -> _Value:
         """The value of ``key``, which one thread makes if the last one has another key.
 
-        ``tensors``: those that the key was made of, held so that no new one takes the address of one.
-        ``keep`` is asked after a value was made.
+        ``hold`` gives what is kept alive with the value, so that nothing new takes its place in the key: the
+        tensors whose identities are in the key, or others of their memory if it has addresses. ``keep`` is
+        asked after a value was made.
         """
         kept = self._kept
         if kept is None or kept[0] != key:
             with self._lock:
                 kept = self._kept
                 if kept is None or kept[0] != key:
-                    kept = key, build(), [t.detach() for t in tensors]
+                    kept = key, build(), hold()
                     if keep():
                         self._kept = kept
         return kept[1]
@@ -55,6 +56,11 @@ class DerivedCache(Generic[_Value]):
 
     def __reduce__(self) -> tuple[type[DerivedCache[_Value]], tuple[()]]:
         return DerivedCache, ()
+
+
+def memory_of(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Tensors of the same memory, which stays theirs when one of ``tensors`` is given another."""
+    return [t.detach() for t in tensors]
 
 
 class DerivedCaches(Generic[_Value]):

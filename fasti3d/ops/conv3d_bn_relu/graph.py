@@ -18,7 +18,7 @@ from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import operator
 from fasti3d.runtime.route import compute_dtype
-from fasti3d.utils.derived import DerivedCaches
+from fasti3d.utils.derived import DerivedCaches, memory_of
 
 # By the weight.
 _packed: DerivedCaches[PackedConv3d] = DerivedCaches()
@@ -46,7 +46,7 @@ def _pack(
         return pack(), pack
     tensors = [weight] if bias is None else [weight, bias]
     key = (stride, padding, relu, dtype, fingerprint(tensors))
-    return _packed.of(weight).get(key, pack, tensors), pack
+    return _packed.of(weight).get(key, pack, lambda: memory_of(tensors)), pack
 
 
 def _conv3d_bn_relu(
