@@ -48,10 +48,9 @@ def values(node: Node, of: Shapes) -> int:
         # The average is read off the map by the classifier.
         held = 0 if node.weight is None else node.weight.numel() + math.prod(of[node.scores or node.out])
         return math.prod(of[node.x]) + held
-    weight = getattr(node, "weight", None)
-    if isinstance(node, ConvPool | PoolConv):
-        weight = node.conv.weight
-    written = node.out if not isinstance(node, Siblings) else None
-    results = [written] if written is not None else [node.out, *getattr(node, "rest", ())]
+    holder = node.conv if isinstance(node, ConvPool | PoolConv) else node
+    weight = getattr(holder, "weight", None)
+    # Of siblings all but the first lie in the second.
+    results = (node.out, node.second) if isinstance(node, Siblings) else (node.out,)
     moved = sum(math.prod(of[value]) for value in (*node.reads, *results))
     return moved + (0 if weight is None else weight.numel())

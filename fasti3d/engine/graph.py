@@ -46,16 +46,6 @@ class Node:
         """Of what it writes, where those of what it reads are known."""
         raise NotImplementedError
 
-    def renamed(self, values: Mapping[int, int]) -> Node:
-        """The same node, reading other values in place of some."""
-        changes: dict[str, Any] = {}
-        for name in self.READS:
-            old = getattr(self, name)
-            new = tuple(values.get(v, v) for v in old) if isinstance(old, tuple) else values.get(old, old)
-            if new != old:
-                changes[name] = new
-        return replace(self, **changes) if changes else self
-
     def _check_window(self, shape: Shape, kernel: Triple, padding: Triple | None) -> None:
         """ValueError for a map that does not fill the window even once."""
         size = shape[2:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -33,7 +33,6 @@ from fasti3d.engine.graph import (
     Siblings,
     Softmax,
     shapes,
-    without_values,
 )
 from fasti3d.engine.layout import Layout, lay_out
 from fasti3d.engine.rewrite import (
@@ -121,14 +120,14 @@ class Plan:
     def __init__(self, graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
-        self._described = without_values(graph)
         for _, rewrite in _ALWAYS:
             graph = rewrite(graph)
         convs = [node for node in graph.nodes if isinstance(node, Conv) and node.groups == 1]
-        if convs and isinstance(_pack(convs[0], dtype), TritonConv3d):
+        # One tells for all whose kernels run.
+        self._convs = {node.out: _pack(node, dtype) for node in convs[:1]}
+        if any(isinstance(conv, TritonConv3d) for conv in self._convs.values()):
             graph = join_siblings(graph)
         self._has_siblings = any(isinstance(node, Siblings) for node in graph.nodes)
-        self._convs: dict[int, PackedConv3d] = {}
         self._depthwise: dict[int, DepthwiseConv3d] = {}
         nodes: list[Node] = []
         for node in graph.nodes:
@@ -136,7 +135,8 @@ class Plan:
                 self._depthwise[node.out] = _pack_depthwise(node, dtype)
                 node = replace(node, weight=node.weight.to("meta"))
             elif isinstance(node, Conv | Siblings):
-                self._convs[node.out] = _pack(node, dtype)
+                if node not in convs[:1]:
+                    self._convs[node.out] = _pack(node, dtype)
                 # Its shape is all that is needed from here on.
                 node = replace(node, weight=node.weight.to("meta"))
             elif isinstance(node, Head) and node.weight is not None:
@@ -203,8 +203,9 @@ class Plan:
         """What the wanted outputs need, joined where no map between is wanted itself."""
         found = self._schedules.get(wanted)
         if found is None:
-            # Pieces of the reference would cost a whole convolution each.
-            graph = join_pools(pool_branches(self.graph.only(wanted)), self._in_pieces)
+            graph = self.graph.only(wanted)
+            for _, rewrite in self._where_unwanted():
+                graph = rewrite(graph)
             found = self._schedules[wanted] = graph, [self._step(node) for node in graph.nodes]
         return found
 
@@ -217,29 +218,20 @@ class Plan:
         """The schedule of one output, cut at the endpoints before it: of each segment the endpoints that it
         computes, of which it gives the last.
         """
-        graph, steps = self.schedule(frozenset((last,)))
-        written = graph.writers
-        found: list[tuple[list[str], Segment]] = []
-        names: list[str] = []
-        begin, source = 0, graph.input
-        for name, value in self.graph.names.items():
-            names.append(name)
-            if value not in written:
-                continue
-            end = 1 + next(i for i, step in enumerate(steps) if value in step.node.writes)
-            nodes = graph.nodes[begin:end]
-            own = {source, *(v for node in nodes for v in node.writes)}
-            if not all(own.issuperset(node.reads) for node in nodes):
-                continue
-            part = Graph(nodes, {name: value}, source)
-            found.append((names, Segment(part, steps[begin:end], self.dtype, self.device)))
-            names, begin, source = [], end, value
-            if name == last:
-                break
+        waiting = list(self.graph.names.items())
+        found = []
+        for segment in self.chain(last, at=set(self.graph.names.values())):
+            (value,) = segment.graph.names.values()
+            count = 1 + [value for _, value in waiting].index(value)
+            found.append(([name for name, _ in waiting[:count]], segment))
+            waiting = waiting[count:]
         return found
 
-    def chain(self, last: str) -> list[Segment]:
-        """The schedule of one output, cut wherever a single map is all that is read later."""
+    def chain(self, last: str, at: Container[int] | None = None) -> list[Segment]:
+        """The schedule of one output, cut wherever a single map is all that is read later.
+
+        ``at``: only at these values.
+        """
         graph, steps = self.schedule(frozenset((last,)))
         found: list[Segment] = []
         begin, source = 0, graph.input
@@ -248,18 +240,17 @@ class Plan:
         kept = {source}
         for i, node in enumerate(graph.nodes):
             kept = {value for value in (*kept, *node.writes) if ends.get(value, -1) > i}
-            if len(kept) == 1 and (value := next(iter(kept))) in node.writes:
+            if len(kept) > 1 or (value := next(iter(kept))) not in node.writes:
+                continue
+            if at is None or value in at:
                 part = Graph(graph.nodes[begin : i + 1], {last: value}, source)
                 found.append(Segment(part, steps[begin : i + 1], self.dtype, self.device))
                 begin, source = i + 1, value
         return found
 
-    def rewrites(self, wanted: Iterable[str]) -> Iterator[tuple[str, Graph]]:
-        """The graph that the plan was made of, as far as it is wanted, and what each rewrite makes of it.
-
-        Their tensors are shapes alone.
-        """
-        graph = self._described.only(set(wanted))
+    def rewrites(self, graph: Graph, wanted: Iterable[str]) -> Iterator[tuple[str, Graph]]:
+        """The graph that the plan was made of, as far as it is wanted, and what each rewrite makes of it."""
+        graph = graph.only(set(wanted))
         yield "as described", graph
         siblings = [("siblings as one product", join_siblings)] if self._has_siblings else []
         for name, rewrite in (*_ALWAYS, *siblings, *self._where_unwanted()):

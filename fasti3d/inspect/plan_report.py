@@ -12,7 +12,7 @@ from fasti3d import network, reference
 from fasti3d.engine.cost import flop, values
 from fasti3d.engine.describe import inception
 from fasti3d.engine.describe.parts import MismatchError
-from fasti3d.engine.graph import Graph, Node, Shapes, shapes
+from fasti3d.engine.graph import Graph, Node, Shapes, shapes, without_values
 from fasti3d.engine.plan import Plan
 from fasti3d.fusion.planned import graph_of
 from fasti3d.i3d import I3D
@@ -155,7 +155,11 @@ def _report(
     nodes = [placed.step.node for placed in layout.steps]
     steps = tuple(_step(name, part, layout.shapes) for name, part in _parts(nodes, made.graph.names, wanted))
     return PlanReport(
-        chosen, steps, tuple(_rewrites(made, wanted, shape, opaque)), layout.nbytes, made.weight_bytes(wanted)
+        chosen,
+        steps,
+        tuple(_rewrites(made, without_values(graph), wanted, shape, opaque)),
+        layout.nbytes,
+        made.weight_bytes(wanted),
     )
 
 
@@ -188,9 +192,9 @@ def _step(name: str, nodes: Sequence[Node], of: Shapes) -> StepReport:
 
 
 def _rewrites(
-    made: Plan, wanted: Sequence[str], shape: Sequence[int], opaque: Shapes
+    made: Plan, graph: Graph, wanted: Sequence[str], shape: Sequence[int], opaque: Shapes
 ) -> Iterator[RewriteReport]:
-    for name, rewritten in made.rewrites(wanted):
+    for name, rewritten in made.rewrites(graph, wanted):
         of = shapes(rewritten, shape, opaque)
         moved = sum(values(node, of) for node in rewritten.nodes)
         yield RewriteReport(name, len(rewritten.nodes), moved)

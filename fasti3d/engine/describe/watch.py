@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Container, Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
@@ -28,7 +28,6 @@ class Watch:
         modules: those to watch.
         unhooked: modules that are to have no hooks, in place of watching which there are.
         tensors: whether to watch which tensors there are.
-        derived: names of attributes that may change.
     """
 
     def __init__(
@@ -39,15 +38,13 @@ class Watch:
         *,
         unhooked: Iterable[nn.Module] | None = None,
         tensors: bool = True,
-        derived: Container[str] = (),
     ) -> None:
         self._modules = list(dict.fromkeys(modules))
         self._owns = [vars(module) for module in self._modules]
         self._names = tuple(names)
         self._root = weakref.ref(root)  # which holds the watch
         self._getters = [
-            (itemgetter(*_HELD, *(key for key in own if key not in _COMMON and key not in derived)), own)
-            for own in self._owns
+            (itemgetter(*_HELD, *(key for key in own if key not in _COMMON)), own) for own in self._owns
         ]
         watched = self._modules if unhooked is None else ()
         self._hooks = [vars(module)[key] for module in watched for key in _HOOKS]
