@@ -1,0 +1,1 @@
+"""Labeled videos: data sets in their published layouts, lists and folders."""

@@ -1,0 +1,1 @@
+"""The training step of I3D on the library's operators."""
