@@ -166,7 +166,7 @@ def test_takes_of_one_scene_on_both_sides_are_remarked(tmp_path: Path) -> None:
     [
         ("cat/more/v.avi", "no folders in those"),
         ("v.avi", "a folder per class"),
-        ("train/cat/v.avi", "beside train"),
+        ("train/cat/v.avi", "beside folders of train"),
         ("bird/readme.txt", "1 of 3 class folders hold no video"),
         ("cat/v0.mp4", "have one name"),
     ],

@@ -74,9 +74,8 @@ def _separate_parts(folder: Path, names: list[str]) -> dict[str, list[Video]]:
     for name in names:
         if name not in SUBSETS["folder"]:
             raise DatasetError(
-                f"{quoted(folder)} holds {quoted(name)} beside "
-                f"{', '.join(set(names) & set(SUBSETS['folder']))}: expected only train, val and test, or "
-                "only folders of classes"
+                f"{quoted(folder)} holds {quoted(name)} beside folders of {', '.join(SUBSETS['folder'])}: "
+                "expected only those, or only folders of classes"
             )
     parts = {name: _class_videos(folder / name, folder) for name in SUBSETS["folder"] if name in names}
     classes = {name: {_class(video.key) for video in videos} for name, videos in parts.items()}
