@@ -17,7 +17,7 @@ namespace {
 
 // Pixels that are summed in registers, before they are added to what was summed so far: a rounding
 // error grows with either count. Together with its x such a run fits into the L1 cache.
-constexpr int64_t kRunPixels = 128;
+constexpr int64_t kRunPixels = 64;
 // Transformed values held at a time: as many as there are sums, which each such group reads and
 // writes once, within these bounds.
 constexpr int64_t kMinGroup = 1 << 19, kMaxGroup = 1 << 22;

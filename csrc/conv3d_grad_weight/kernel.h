@@ -79,7 +79,10 @@ inline void gather(const GatherArgs& args) {
       const float* part = at + phase * args.part;
       Vector sum[kBlock / kLanes] = {};
       for (int64_t component = 0; component < args.components; ++component) {
-        for (int v = 0; v < kBlock / kLanes; ++v) sum[v] += *factor * load_lanes(part + v * kLanes);
+        // What a phase has no use for was not summed.
+        for (int v = 0; *factor != 0.0f && v < kBlock / kLanes; ++v) {
+          sum[v] += *factor * load_lanes(part + v * kLanes);
+        }
         factor += args.phases * args.taps;
         part += args.phases * args.part;
       }
