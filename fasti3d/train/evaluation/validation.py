@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fasti3d.choices import Stream
 from fasti3d.extraction.local import default_workers
 from fasti3d.i3d import I3D
 from fasti3d.models import evaluating, place
@@ -44,7 +45,7 @@ def quick(
     dataset: VideoDataset,
     index: Index | None = None,
     *,
-    stream: str = "rgb",
+    stream: Stream = "rgb",
     flow: FlowSource | None = None,
     workers: int | None = None,
 ) -> Accuracy:
