@@ -17,6 +17,7 @@ from fasti3d.cli import output
 from fasti3d.cli.classify import classify
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
+from fasti3d.cli.evaluate import evaluate
 from fasti3d.cli.extract import Command, extract
 from fasti3d.cli.flow import flow
 from fasti3d.cli.fvd import fvd
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
+app.command()(evaluate)
 app.command(cls=Command)(extract)
 app.command()(flow)
 app.command()(fvd)
