@@ -90,7 +90,7 @@ def match(root: Path, files: Iterable[Path], names: Iterable[str], ways: Sequenc
         DatasetError: Two files, or two names, have one key.
     """
     rest = {path: path.relative_to(root) for path in files}
-    wanted = list(names)
+    wanted = list(dict.fromkeys(names))
     paths: dict[str, Path] = {}
     remarks: list[str] = []
     for way in ways:
@@ -122,3 +122,23 @@ def match(root: Path, files: Iterable[Path], names: Iterable[str], ways: Sequenc
         for path in new.values():
             del rest[path]
     return Matches(paths, tuple(sorted(path.as_posix() for path in rest.values())), tuple(remarks))
+
+
+def _class_and_stem(path: PurePath) -> str:
+    return "/".join((*path.parts[-2:-1], stem(path.name)))
+
+
+def _normal(name: str) -> str:
+    return "/".join(normalized(part) for part in stem(name).split("/"))
+
+
+# Of names CLASS/FILE. Copies of a data set may have other suffixes, replaced characters, or no class folders.
+CLASS_WAYS = (
+    Way(None, stem, _class_and_stem),
+    Way("by a normalized name", _normal, lambda path: _normal(_class_and_stem(path))),
+    Way(
+        "outside of their class's folder",
+        lambda name: stem(PurePath(name).name),
+        lambda path: stem(path.name),
+    ),
+)
