@@ -72,9 +72,9 @@ def sample(
         if (is_cut or stop < end) and not told:
             told = True
             limited(
-                f"a picture stays for {end - latest.time:g} s, from {shown_from / fps:.2f} s on, which is cut to "
-                f"{(index - shown_from) / fps:g} s, the limit on repeats at this rate; the frames follow on, here "
-                "and wherever that happens again"
+                f"a picture stays for {end - latest.time:g} s, from {shown_from / fps:.2f} s on, which is "
+                f"cut to {(index - shown_from) / fps:g} s, the limit on repeats at this rate; the frames "
+                "follow on, here and wherever that happens again"
             )
     if index == 0 and latest is not None:
         yield 0, 0.0, latest

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream

@@ -24,8 +24,8 @@ class Survey:
         duration: seconds as declared.
         width, height: in stored pixels, after rotation.
         problem: why it ends early; None if it does not.
-        origin: the time stamp of the first frame in seconds, where ``seek.read_span`` can start in the middle;
-            None where frames must be decoded from the start.
+        origin: the time stamp of the first frame in seconds, where ``seek.read_span`` can start in the
+            middle; None where frames must be decoded from the start.
     """
 
     frames: int

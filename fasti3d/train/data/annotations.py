@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fasti3d.train.data.video_dataset import DatasetError
+from fasti3d.train.data.video_dataset import DatasetError, MissingPartError
 from fasti3d.utils.naming import quoted
 
 
@@ -38,7 +38,7 @@ def missing_lists(
 ) -> DatasetError:
     """Return the error of a data set without lists."""
     where = "in or one level below" if annotations is not None else "in, one level below or beside"
-    return DatasetError(
+    return MissingPartError(
         f"the lists of {dataset} are missing: found no {wanted} {where} "
         f"{quoted(root if annotations is None else annotations)}: expected it there; name the folder of the "
         "lists with --annotations"

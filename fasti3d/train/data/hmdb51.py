@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from fasti3d.train.data.annotations import find_lists
 from fasti3d.train.data.list_files import read_lines
-from fasti3d.train.data.matching import CLASS_WAYS, check_root, found_videos, match, stem
-from fasti3d.train.data.parts import Listed, check_split, check_subset, part
+from fasti3d.train.data.matching import CLASS_WAYS, found_videos, match, stem
+from fasti3d.train.data.parts import Listed, part
+from fasti3d.train.data.request import SPLITS, DatasetRequest
 from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.utils.naming import quoted
 
-SPLITS, SUBSETS = (1, 2, 3), ("train", "test")
 _HOLDS = "HMDB-51's folders of classes, such as brush_hair/NAME.avi"
 _PATTERN = "*_test_split{}.txt"
 _NAME = re.compile(r"(.+)_test_split([123])\.txt")
@@ -58,9 +58,8 @@ def HMDB51(  # noqa: N802 (a data set's name)
         >>> HMDB51("hmdb51_org", subset="test").coverage.found  # doctest: +SKIP
         1530
     """
-    check_subset("HMDB-51", subset, SUBSETS)
-    check_split("HMDB-51", split, SPLITS)
-    folder = check_root(root, _HOLDS)
+    DatasetRequest("hmdb51", root, subset, split, annotations)
+    folder = Path(root)
     lists = find_lists(folder, annotations, _PATTERN.format("[123]"), _FOLDERS, "HMDB-51")
     of_split: dict[int, dict[str, Path]] = {number: {} for number in SPLITS}
     for path in sorted(lists.iterdir()):
@@ -74,8 +73,8 @@ def HMDB51(  # noqa: N802 (a data set's name)
                 continue
             wanted = lists / f"{absent[0]}_test_split{split}.txt"
             raise DatasetError(
-                f"{quoted(wanted)} is missing: expected one list per class, and there are {len(files)} for split "
-                f"{split} of {len(classes)} classes"
+                f"{quoted(wanted)} is missing: expected one list per class, and split {split} has "
+                f"{len(files)} for {len(classes)} classes"
             )
         lines[number] = [
             line for label, name in enumerate(classes) for line in _read_list(files[name], name, label)

@@ -90,7 +90,8 @@ def index(
 ) -> Index:
     """Survey every video of a data set, or recall it from the user's cache where the file is unchanged.
 
-    A video is recalled by its path, size and time of change. What was done is kept when a call is interrupted.
+    A video is recalled by its path, size and time of change. What was done stays when a call is
+    interrupted.
 
     Args:
         dataset: Whose videos.

@@ -50,10 +50,10 @@ class IndexCache:
         self._new[video] = state, found
 
     def save(self) -> None:
-        """Add what is new to the file, which other processes may write too; without a place for it do nothing."""
+        """Add what is new to the file, which other processes may write too; do nothing without a place."""
         if not self._new:
             return
-        try:
+        with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.path.with_suffix(".lock")):
                 merged = read(self.path) | self._new
@@ -62,15 +62,6 @@ class IndexCache:
                     for video, (state, found) in merged.items()
                 }
                 write_atomically(self.path, json.dumps({"version": _VERSION, "videos": videos}).encode())
-        except OSError as error:
-            if is_resource_error(error) and not _is_full_disk(error):
-                raise
-
-
-def _is_full_disk(error: OSError) -> bool:
-    import errno
-
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def read(path: Path) -> dict[str, tuple[State, Survey | str]]:

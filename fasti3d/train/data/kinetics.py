@@ -11,14 +11,14 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from fasti3d.train.data.annotations import list_places, missing_lists
-from fasti3d.train.data.list_files import read_text
-from fasti3d.train.data.matching import Way, check_root, found_videos, match, stem
-from fasti3d.train.data.parts import Listed, check_subset, part
+from fasti3d.train.data.list_files import text_lines
+from fasti3d.train.data.matching import Way, found_videos, match, stem
+from fasti3d.train.data.parts import Listed, part
+from fasti3d.train.data.request import SUBSETS, DatasetRequest
 from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import brief
 
-SUBSETS = ("train", "val", "test")
 _HOLDS = "Kinetics' videos, such as abseiling/-0WZKTu0xZk_000010_000020.mp4"
 _COLUMNS = ("youtube_id", "time_start", "time_end")
 _FOLDERS = ("annotations", "lists", "csv")
@@ -69,13 +69,12 @@ def Kinetics(  # noqa: N802 (a data set's name)
         >>> Kinetics("k400", subset="val").coverage.found  # doctest: +SKIP
         19881
     """
-    name = f"Kinetics-{classes}"
-    check_subset(name, subset, SUBSETS)
-    folder = check_root(root, _HOLDS)
+    DatasetRequest(f"kinetics{classes}", root, subset, annotations=annotations)
+    name, folder = f"Kinetics-{classes}", Path(root)
     files = _lists(folder, annotations, subset, name, classes)
     rows = {kind: list(_read_rows(path)) for kind, path in files.items()}
     spellings: dict[str, str] = {}
-    for kind in sorted(rows, key=SUBSETS.index):
+    for kind in sorted(rows, key=SUBSETS["kinetics400"].index):
         for row in rows[kind]:
             if row.label is not None:
                 spellings.setdefault(_normal(row.label), row.label)
@@ -86,7 +85,8 @@ def Kinetics(  # noqa: N802 (a data set's name)
         )
     if len(labels) > classes:
         raise DatasetError(
-            f"{quoted(files[subset])} and the lists beside it have {len(labels)} classes: expected the {classes} of {name}"
+            f"{quoted(files[subset])} and the lists beside it have {len(labels)} classes: expected the "
+            f"{classes} of {name}"
         )
     label_of = {spelling: label for label, spelling in enumerate(labels)}
 
@@ -152,7 +152,7 @@ def _lists(
 def _read_rows(path: Path) -> Iterator[_Row]:
     seen: dict[str, str] = {}
     header: list[str] | None = None
-    reader = csv.reader(read_text(path).splitlines(), strict=True)
+    reader = csv.reader(text_lines(path), strict=True)
     try:
         for fields in reader:
             place = f"{quoted(path)}, line {reader.line_num}"

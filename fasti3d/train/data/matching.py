@@ -16,19 +16,6 @@ from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 _ODD = re.compile(r"[^0-9a-z]+")
 
 
-def check_root(root: str | os.PathLike[str], holds: str) -> Path:
-    """Return the folder as a path.
-
-    Raises:
-        DatasetError: It is not a folder. ``holds`` says what it should hold.
-    """
-    path = Path(root)
-    if not os.path.isdir(path):
-        found = "is a file" if os.path.lexists(path) else "is not there"
-        raise DatasetError(f"the root {quoted(path)} {found}: expected a folder with {holds}")
-    return path
-
-
 def found_videos(root: Path, holds: str) -> list[Path]:
     """Return the videos below the root.
 

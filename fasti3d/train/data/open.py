@@ -8,9 +8,10 @@ from fasti3d.train.data.hmdb51 import HMDB51
 from fasti3d.train.data.kinetics import Kinetics
 from fasti3d.train.data.request import DatasetRequest
 from fasti3d.train.data.ucf101 import UCF101
-from fasti3d.train.data.video_dataset import VideoDataset
+from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.train.data.video_folder import VideoFolder
 from fasti3d.train.data.video_list import VideoList
+from fasti3d.utils.naming import quoted
 
 StrPath = str | os.PathLike[str]
 
@@ -30,7 +31,8 @@ def open_dataset(
     """Open a data set by its name.
 
     Args:
-        name: ``ucf101``, ``hmdb51``, ``kinetics400``, ``kinetics600``, ``kinetics700``, ``list`` or ``folder``.
+        name: ``ucf101``, ``hmdb51``, ``kinetics400``, ``kinetics600``, ``kinetics700``, ``list`` or
+            ``folder``.
         root: the folder of the videos, which only ``list`` can do without.
         subset: ``train``, ``val`` or ``test``; UCF-101 and HMDB-51 have no ``val``.
         split: 1, 2 or 3, of UCF-101 and HMDB-51.
@@ -46,11 +48,18 @@ def open_dataset(
         >>> open_dataset("ucf101", "UCF-101", split=1).classes[23:25]  # doctest: +SKIP
         ('Hammering', 'HammerThrow')
     """
-    return open_request(DatasetRequest(name, root, subset, split, annotations, list, prefix, holdout, group))
+    request = DatasetRequest(name, root, subset, split, annotations, list, prefix, holdout, group)
+    dataset = open_request(request)
+    if not dataset.videos:
+        raise DatasetError(
+            f"{quoted(dataset.root)} holds none of the {dataset.coverage.listed:,} videos listed for "
+            f"{subset}, such as {quoted(dataset.coverage.missing[0])}, but others of {name}: expected those"
+        )
+    return dataset
 
 
 def open_request(request: DatasetRequest) -> VideoDataset:
-    """Open the data set that is asked for; see ``open_dataset``."""
+    """Open the data set that is asked for, as ``open_dataset``, but perhaps without videos."""
     if request.name == "list":
         assert request.list is not None
         return VideoList(

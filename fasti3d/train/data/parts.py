@@ -11,18 +11,6 @@ from fasti3d.train.data.video_dataset import Coverage, DatasetError, Video, Vide
 from fasti3d.utils.naming import quoted
 
 
-def check_subset(dataset: str, subset: str, subsets: Sequence[str]) -> None:
-    """Raise a DatasetError for a subset that the data set has not."""
-    if subset not in subsets:
-        raise DatasetError(f"{dataset} has the subsets {', '.join(subsets)}, got {subset!r}")
-
-
-def check_split(dataset: str, split: int, splits: Sequence[int]) -> None:
-    """Raise a DatasetError for a split that the data set has not."""
-    if split not in splits:
-        raise DatasetError(f"{dataset} has the splits {', '.join(map(str, splits))}, got {split}")
-
-
 class Listed(NamedTuple):
     """A line of a list."""
 
@@ -52,17 +40,17 @@ def part(
         where: The part's list, for messages.
 
     Raises:
-        DatasetError: The part has no videos, none was found, or none of some class in any part.
+        DatasetError: The part has no videos, or of all parts none was found, or none of some class.
     """
     if not listed:
         raise DatasetError(f"{quoted(where)} lists no video for {subset}: expected some")
     videos = tuple(Video(matches.paths[x.name], x.label, x.key) for x in listed if x.name in matches.paths)
-    if not videos:
-        others = len(matches.unlisted) + len(matches.paths)
+    if not matches.paths:
         example = f", such as {quoted(matches.unlisted[0])}" if matches.unlisted else ""
         raise DatasetError(
-            f"{quoted(root)} holds none of the {len(listed):,} videos that {quoted(where)} lists for {subset}, "
-            f"such as {quoted(listed[0].name)}, but {others:,} others{example}: expected those of the list"
+            f"{quoted(root)} holds none of the {len(everything):,} listed videos, such as "
+            f"{quoted(listed[0].name)} of {quoted(where)}, but {len(matches.unlisted):,} others{example}: "
+            "expected those of the list"
         )
     check_classes(classes, ((x.label, x.name in matches.paths) for x in everything), root)
     missing = tuple(x.key for x in listed if x.name not in matches.paths)

@@ -11,7 +11,6 @@ from typing import Final
 from fasti3d.train.data.video_dataset import DatasetError
 from fasti3d.utils.naming import quoted
 
-# The subsets of each data set, the one to evaluate on last but for those that have train, val and test.
 SUBSETS: Final = {
     "ucf101": ("train", "test"),
     "hmdb51": ("train", "test"),
@@ -21,7 +20,8 @@ SUBSETS: Final = {
     "list": ("train", "val", "test"),
     "folder": ("train", "val", "test"),
 }
-_SPLITS = (1, 2, 3)
+# Of UCF-101 and HMDB-51.
+SPLITS: Final = (1, 2, 3)
 
 StrPath = str | os.PathLike[str]
 
@@ -51,7 +51,7 @@ class DatasetRequest:
             raise DatasetError(
                 f"{self.name} has no subset {self.subset!r}: expected {' or '.join(SUBSETS[self.name])}"
             )
-        splits = _SPLITS if self.name in ("ucf101", "hmdb51") else (1,)
+        splits = SPLITS if self.name in ("ucf101", "hmdb51") else (1,)
         if self.split not in splits:
             expected = (
                 f"expected one of {', '.join(map(str, splits))}" if len(splits) > 1 else "leave --split out"

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from fasti3d.train.data.annotations import find_lists
 from fasti3d.train.data.list_files import read_lines
-from fasti3d.train.data.matching import CLASS_WAYS, check_root, found_videos, match, stem
-from fasti3d.train.data.parts import Listed, check_split, check_subset, part
+from fasti3d.train.data.matching import CLASS_WAYS, found_videos, match, stem
+from fasti3d.train.data.parts import Listed, part
+from fasti3d.train.data.request import SPLITS, SUBSETS, DatasetRequest
 from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.utils.naming import quoted
 
-SPLITS, SUBSETS = (1, 2, 3), ("train", "test")
 _HOLDS = "UCF-101's folders of classes, such as ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
 _CLASSES = "classInd.txt"
 _FOLDERS = ("ucfTrainTestlist", "splits", "annotations", "metafile")
@@ -53,15 +53,14 @@ def UCF101(  # noqa: N802 (a data set's name)
         >>> UCF101("UCF-101", subset="test", split=2).coverage.found  # doctest: +SKIP
         3734
     """
-    check_subset("UCF-101", subset, SUBSETS)
-    check_split("UCF-101", split, SPLITS)
-    folder = check_root(root, _HOLDS)
+    DatasetRequest("ucf101", root, subset, split, annotations)
+    folder = Path(root)
     lists = find_lists(folder, annotations, _CLASSES, _FOLDERS, "UCF-101")
     classes = _read_classes(lists / _CLASSES)
     wanted = lists / f"{subset}list{split:02}.txt"
     if not wanted.is_file():
         raise DatasetError(f"{quoted(wanted)} is missing: expected it beside {_CLASSES}")
-    files = [lists / f"{kind}list{number:02}.txt" for number in SPLITS for kind in SUBSETS]
+    files = [lists / f"{kind}list{number:02}.txt" for number in SPLITS for kind in SUBSETS["ucf101"]]
     lines = {path: list(_read_list(path, classes)) for path in files if path.is_file()}
     names = (line.name for found in lines.values() for line in found)
     matches = match(folder, found_videos(folder, _HOLDS), names, CLASS_WAYS)

@@ -8,12 +8,11 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from fasti3d.train.data.matching import check_root, found_videos, stem
-from fasti3d.train.data.parts import check_subset
-from fasti3d.train.data.video_dataset import Coverage, DatasetError, Video, VideoDataset
+from fasti3d.train.data.matching import found_videos, stem
+from fasti3d.train.data.request import SUBSETS, DatasetRequest
+from fasti3d.train.data.video_dataset import Coverage, DatasetError, MissingPartError, Video, VideoDataset
 from fasti3d.utils.naming import quoted
 
-SUBSETS = ("train", "val", "test")
 _HOLDS = "a folder per class with videos in it, or train/CLASS and val/CLASS"
 # Takes of one scene, as UCF-101 and others number them.
 _TAKE = re.compile(r"(.*_g\d+)_c\d+", re.IGNORECASE)
@@ -44,19 +43,19 @@ def VideoFolder(  # noqa: N802 (a kind of data set)
         >>> VideoFolder("animals", holdout=0.2, group=r"scene\\d+").classes  # doctest: +SKIP
         ('cat', 'dog')
     """
-    check_subset("a folder", subset, SUBSETS)
-    folder = check_root(root, _HOLDS)
+    DatasetRequest("folder", root, subset, holdout=holdout, group=group)
+    folder = Path(root)
     names = _folders(folder)
-    parts = [name for name in names if name in SUBSETS]
+    parts = [name for name in names if name in SUBSETS["folder"]]
     if parts:
         if holdout is not None:
             raise DatasetError(
                 f"{quoted(folder)} has the folder {parts[0]}, so --holdout has no use: leave it out"
             )
-        if others := [name for name in names if name not in SUBSETS]:
+        if others := [name for name in names if name not in SUBSETS["folder"]]:
             raise DatasetError(
-                f"{quoted(folder)} holds {quoted(others[0])} beside {parts[0]}: expected only train, val and test, "
-                "or only folders of classes"
+                f"{quoted(folder)} holds {quoted(others[0])} beside {parts[0]}: expected only train, val and "
+                "test, or only folders of classes"
             )
         if subset not in parts:
             raise DatasetError(
@@ -68,8 +67,8 @@ def VideoFolder(  # noqa: N802 (a kind of data set)
         )
         if absent := [name for name in classes if not (folder / subset / name).is_dir()]:
             raise DatasetError(
-                f"{quoted(folder / subset)} has no folder {quoted(absent[0])}, which another of {', '.join(parts)} "
-                "has: expected the same classes in all"
+                f"{quoted(folder / subset)} has no folder {quoted(absent[0])}, which another of "
+                f"{', '.join(parts)} has: expected the same classes in all"
             )
         videos = everything[subset]
         remarks = _shared_takes({name: [video.key for video in some] for name, some in everything.items()})
@@ -77,9 +76,9 @@ def VideoFolder(  # noqa: N802 (a kind of data set)
         found = _class_videos(folder, folder)
         classes = tuple(sorted({video.key.split("/")[0] for video in found}))
         if subset == "test" or (subset == "val" and holdout is None):
-            raise DatasetError(
-                f"{quoted(folder)} has no folder {subset}, but the classes {', '.join(classes)[:80]}: expected "
-                f"{quoted(folder / subset)}, or --holdout for videos to validate on"
+            raise MissingPartError(
+                f"{quoted(folder)} has no folder {subset}, but the classes {', '.join(classes)[:80]}: "
+                f"expected {quoted(folder / subset)}, or --holdout for videos to validate on"
             )
         held = _held_out([video.key for video in found], holdout, group) if holdout is not None else set()
         kept = {"train": [video for video in found if video.key not in held]}
@@ -112,8 +111,8 @@ def _class_videos(folder: Path, root: Path) -> list[Video]:
         key = f"{parts[0]}/{stem(parts[1])}"
         if key in videos:
             raise DatasetError(
-                f"{quoted(videos[key].path)} and {quoted(path.name)} have one name: expected names that differ in "
-                "more than the suffix"
+                f"{quoted(videos[key].path)} and {quoted(path.name)} have one name: expected names that "
+                "differ in more than the suffix"
             )
         videos[key] = Video(path, None, key)
     filled = {key.split("/")[0] for key in videos}
@@ -148,8 +147,8 @@ def _held_out(keys: list[str], holdout: float, group: str | None) -> set[str]:
     if short := [name for name in sorted(totals) if not counts[name]]:
         what = f"{totals[short[0]]} video{'s' * (totals[short[0]] != 1)}"
         raise DatasetError(
-            f"the class {short[0]!r} has {what} in too few groups to hold some out and keep others: expected at least "
-            "two that --group does not join"
+            f"the class {short[0]!r} has {what} in too few groups to hold some out and keep others: "
+            "expected at least two that --group does not join"
         )
     return held
 
@@ -175,7 +174,7 @@ def _shared_takes(keys: dict[str, list[str]]) -> list[str]:
     for name, other in (("train", "val"), ("train", "test"), ("val", "test")):
         if shared := sorted(scenes.get(name, set()) & scenes.get(other, set())):
             remarks.append(
-                f"{name} and {other} share {len(shared):,} groups of takes, such as {shared[0]}: accuracy on {other} "
-                "is too good; hold out groups with --group"
+                f"{name} and {other} share {len(shared):,} groups of takes, such as {shared[0]}: accuracy on "
+                f"{other} is too good; hold out groups with --group"
             )
     return remarks

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fasti3d.train.data.list_files import read_lines
-from fasti3d.train.data.matching import Matches, check_root, found_videos, stem
+from fasti3d.train.data.matching import Matches, found_videos, stem
 from fasti3d.train.data.parts import Listed, part
+from fasti3d.train.data.request import DatasetRequest
 from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import brief
 
-# A label comes last: paths may have blanks and commas.
-_LINE = re.compile(r"(.*[^\s,])(?:\s*[,\t]\s*|\s+)([+-]?\d+)")
 _HOLDS = "the videos of the list"
+_MAX_DIGITS = 9
 
 
 class _Line(NamedTuple):
@@ -54,10 +53,11 @@ def VideoList(  # noqa: N802 (a kind of data set)
         >>> VideoList("train.csv", "videos").coverage.listed  # doctest: +SKIP
         240
     """
+    DatasetRequest("list", root, subset, annotations=classes, list=list, prefix=prefix)
     path = Path(list)
     lines = [_parsed(place, line) for place, line in read_lines(path)]
     names = _class_names(lines, classes, path)
-    folder = check_root(_folder(path, lines, root, prefix), _HOLDS)
+    folder = _folder(path, lines, root, prefix)
     listed: dict[str, Listed] = {}
     places: dict[str, str] = {}
     paths: dict[str, Path] = {}
@@ -71,8 +71,8 @@ def VideoList(  # noqa: N802 (a kind of data set)
         key = stem(name)
         if key in listed:
             raise DatasetError(
-                f"{line.place} names {quoted(name)} beside {quoted(listed[key].name)}: expected videos whose names "
-                "differ in more than the suffix"
+                f"{line.place} names {quoted(name)} beside {quoted(listed[key].name)}: expected videos "
+                "whose names differ in more than the suffix"
             )
         listed[key] = Listed(key, name, line.label)
         if os.path.exists(folder / name):
@@ -97,24 +97,35 @@ def VideoList(  # noqa: N802 (a kind of data set)
 
 
 def _parsed(place: str, line: str) -> _Line:
-    found = _LINE.fullmatch(line)
-    if found is None:
-        path, label = line, None
-    else:
-        path, label = found[1], int(found[2])
+    path, label = _without_number(line)
     path = path.strip('"').replace("\\", "/")
-    if stem(path) == path and (more := _LINE.fullmatch(path)):
-        # Something that ends in a number is a folder of images, or a video with several labels.
-        path = more[1]
-        if _LINE.fullmatch(path) or stem(path) != path:
+    if stem(path) == path:
+        # What has no suffix is a folder of images with their count, or a video with several labels.
+        path, _ = _without_number(path)
+        if _without_number(path)[1] is not None or (label is not None and stem(path) != path):
             raise DatasetError(f"{place} is {brief(repr(line))}: expected one label after the path")
-    if label is None and stem(path) == path:
+    if not path or (label is None and stem(path) == path):
         raise DatasetError(
             f"{place} is {brief(repr(line))}: expected a path and a label, such as `videos/a.mp4 0`"
         )
     if label is not None and label < 0:
         raise DatasetError(f"{place} has the label {label}: expected labels from 0 on")
     return _Line(place, path, label)
+
+
+def _without_number(text: str) -> tuple[str, int | None]:
+    """The text before a last whole number, and that; None where there is none.
+
+    A blank, a comma or a tab is between them; the text may have them too.
+    """
+    head = text.rstrip("0123456789")
+    digits = text[len(head) :]
+    if head.endswith(("-", "+")):
+        head, digits = head[:-1], head[-1] + digits
+    before = head.rstrip().removesuffix(",").rstrip()
+    if before == head or not digits[-1:].isdigit() or len(digits) > _MAX_DIGITS:
+        return text, None
+    return before, int(digits)
 
 
 def _class_names(lines: list[_Line], classes: str | os.PathLike[str] | None, path: Path) -> tuple[str, ...]:
@@ -144,8 +155,8 @@ def _class_names(lines: list[_Line], classes: str | os.PathLike[str] | None, pat
         names[line] = place
     if labels and (highest := max(labels)) >= len(names):
         raise DatasetError(
-            f"{labels[highest]} has the label {highest}: expected 0 to {len(names) - 1}, as {quoted(classes)} names "
-            f"{len(names)} classes"
+            f"{labels[highest]} has the label {highest}: expected 0 to {len(names) - 1}, as "
+            f"{quoted(classes)} names {len(names)} classes"
         )
     return tuple(names)
 
@@ -155,7 +166,12 @@ def _folder(
 ) -> Path:
     if root is None and prefix is None and all(PurePosixPath(line.path).is_absolute() for line in lines):
         return Path(os.path.commonpath([os.path.dirname(line.path) for line in lines]))
-    return Path(path.parent if root is None else root, prefix or "")
+    folder = Path(path.parent if root is None else root, prefix or "")
+    if not os.path.isdir(folder):
+        raise DatasetError(
+            f"{quoted(folder)} is not a folder: expected one that holds the videos of {quoted(path)}"
+        )
+    return folder
 
 
 def _relative(line: _Line, folder: Path) -> str:
@@ -165,7 +181,7 @@ def _relative(line: _Line, folder: Path) -> str:
         name = os.path.relpath(name, folder.absolute())
     if name.startswith("..") and name.split(os.sep)[0] == "..":
         raise DatasetError(
-            f"{line.place} names {quoted(line.path)}, which is outside of {quoted(folder)}: expected paths below it; "
-            "give the folder that they are relative to as --root or --prefix"
+            f"{line.place} names {quoted(line.path)}, which is outside of {quoted(folder)}: expected paths "
+            "below it; give the folder that they are relative to as --root or --prefix"
         )
     return Path(name).as_posix()
