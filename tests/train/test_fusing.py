@@ -73,15 +73,15 @@ def test_scores_that_do_not_go_together() -> None:
         (make_scores([[1, 0]] * 3, [0, 1, 1], split=2), "ucf101 split 1, test and ucf101 split 2, test"),
         (make_scores([[1, 0]] * 3, [0, 1, 1], dataset="hmdb51"), "hmdb51 split 1"),
     ):
-        with pytest.raises(EvaluationError, match="^the scores ") as caught:
+        with pytest.raises(EvaluationError, match="the scores") as caught:
             fuse(rgb, other)
         assert said in str(caught.value)
     for weight in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="flow_weight must be above 0"):
+        with pytest.raises(ValueError, match="must be above 0"):
             fuse(rgb, make_scores([[1, 0]] * 3, [0, 1, 1], stream="flow"), flow_weight=weight)
     with pytest.raises(ValueError, match="of one flow stream"):
         fuse(rgb, rgb, flow_weight=2.0)
-    with pytest.raises(ValueError, match="fusion must be one of logits, probabilities"):
+    with pytest.raises(ValueError, match="fusion must be one of"):
         fuse(rgb, rgb, fusion="product")
 
 

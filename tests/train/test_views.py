@@ -16,9 +16,12 @@ from torch import Tensor
 from fasti3d import I3D
 from fasti3d.dense import dense_clip, dense_features
 from fasti3d.flow import to_flow_clip
+from fasti3d.flow.cache import pack
+from fasti3d.flow.cache import write as write_cache
 from fasti3d.flow.files import write_denseflow
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.stream import stream_flow
+from fasti3d.train.data import Video
 from fasti3d.train.evaluation import VIEWS, FlowSource, Scorer
 from fasti3d.video import VideoError, read_frames, to_clip
 from fasti3d.video.survey import survey
@@ -115,7 +118,7 @@ def test_starts() -> None:
 
 def test_full_is_the_dense_mode_of_the_library(folder: Path, rgb: I3D) -> None:
     path = make_video(folder / "full.mp4", 13)
-    found = Scorer(rgb, "rgb", VIEWS["full"])(path, "k")
+    found = Scorer(rgb, "rgb", VIEWS["full"])(Video(path, 0, "k"))
     frames = [frame.image for frame in read_frames(path)]
     steps = torch.cat([part for _, part in dense_features(rgb, frames, len(frames), features="logits")], 1)
     assert found.shape == (1, 5)
@@ -125,11 +128,11 @@ def test_full_is_the_dense_mode_of_the_library(folder: Path, rgb: I3D) -> None:
 
 def test_the_clip_in_the_middle(landscape: Path, rgb: I3D, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = torch.stack([frame.image for frame in read_frames(landscape)])[1:65]
-    found = Scorer(rgb, "rgb", VIEWS["1x1"])(landscape, "k")
+    found = Scorer(rgb, "rgb", VIEWS["1x1"])(Video(landscape, 0, "k"))
     torch.testing.assert_close(found[0], logits(rgb, to_clip(frames)), **TOLERANCE)
     seen = Seen(monkeypatch)
-    Scorer(rgb, "rgb", VIEWS["1x1"])(landscape, "k")
-    Scorer(rgb, "rgb", VIEWS["1x1"])(landscape, "k", known=survey(landscape))
+    Scorer(rgb, "rgb", VIEWS["1x1"])(Video(landscape, 0, "k"))
+    Scorer(rgb, "rgb", VIEWS["1x1"])(Video(landscape, 0, "k"), known=survey(landscape))
     for clip in seen.clips:
         assert torch.equal(clip, frames.permute(3, 0, 1, 2))
 
@@ -140,7 +143,7 @@ def test_ten_clips_by_three_crops(
 ) -> None:
     path = portrait if turned else landscape
     seen = Seen(monkeypatch)
-    found = Scorer(rgb, "rgb", VIEWS["10x3"])(path, "k")
+    found = Scorer(rgb, "rgb", VIEWS["10x3"])(Video(path, 0, "k"))
     assert found.shape == (30, 5)
     frames = whole_frames(path)
     assert frames.shape[1:3] == ((427, 256) if turned else (256, 341))
@@ -160,15 +163,15 @@ def test_ten_clips_by_three_crops(
 def test_three_frames_loop(short: Path, rgb: I3D, flow: I3D, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = torch.stack([frame.image for frame in read_frames(short)])
     looped = to_clip(frames)[:, torch.arange(9) % 3]
-    found = Scorer(rgb, "rgb", VIEWS["full"])(short, "k")
+    found = Scorer(rgb, "rgb", VIEWS["full"])(Video(short, 0, "k"))
     torch.testing.assert_close(found[0], logits(rgb, looped), **TOLERANCE)
     seen = Seen(monkeypatch)
-    assert Scorer(rgb, "rgb", VIEWS["10x3"])(short, "k").shape == (30, 5)
-    Scorer(rgb, "rgb", VIEWS["1x1"])(short, "k")
+    assert Scorer(rgb, "rgb", VIEWS["10x3"])(Video(short, 0, "k")).shape == (30, 5)
+    Scorer(rgb, "rgb", VIEWS["1x1"])(Video(short, 0, "k"))
     assert torch.equal(seen.clips[-1], frames[torch.arange(64) % 3].permute(3, 0, 1, 2))
     assert len(seen.clips) == 4
     # Two flows, and none after the last frame.
-    Scorer(flow, "flow", VIEWS["full"], COMPUTED)(short, "k")
+    Scorer(flow, "flow", VIEWS["full"], COMPUTED)(Video(short, 0, "k"))
     pairs = to_flow_clip(stream_flow(whole_frames(short), "readme", FAST))
     items = torch.cat((pairs, torch.zeros_like(pairs[:, :1])), dim=1)
     assert torch.equal(seen.clips[-1], items[:, torch.arange(9) % 3])
@@ -181,7 +184,7 @@ def test_flow_computed_and_read(
     pairs = stream_flow(whole_frames(video), "readme", FAST, cropped=False)
     items = torch.cat((pairs, torch.zeros_like(pairs[:1])))
     clip = to_flow_clip(items[:, :, 16:240, 16:240])
-    found = Scorer(flow, "flow", VIEWS["full"], COMPUTED)(video, "k")
+    found = Scorer(flow, "flow", VIEWS["full"], COMPUTED)(Video(video, 0, "k"))
     torch.testing.assert_close(found, dense_clip(flow, clip[None], features="logits").mean(2), **TOLERANCE)
 
     seen = Seen(monkeypatch)
@@ -191,24 +194,30 @@ def test_flow_computed_and_read(
         names = (stored / f"flow_x_{i:05}.jpg", stored / f"flow_y_{i:05}.jpg")
         write_denseflow(names, pair * 20, bound=20)
     source = FlowSource(tmp_path)
-    Scorer(flow, "flow", VIEWS["1x1"], source)(video, "class a/v_1")
+    Scorer(flow, "flow", VIEWS["1x1"], source)(Video(video, 0, "class a/v_1"))
     looped = seen.clips[-1]
     assert torch.equal(looped[:, 9], torch.zeros(2, 224, 224))
     assert torch.equal(looped[:, 10], looped[:, 0])
     error = (looped[:, :9] - clip[:, :9]).abs()
     assert error.mean() < 0.02 * clip[:, :9].abs().max()
-    Scorer(flow, "flow", VIEWS["10x3"], source)(video, "class a/v_1")
+    Scorer(flow, "flow", VIEWS["10x3"], source)(Video(video, 0, "class a/v_1"))
     assert seen.clips[-1].shape == (2, 64, 256, 256)
     assert torch.equal(seen.clips[-1][:, :, 16:240, 16:240], looped)
 
-    with pytest.raises(VideoError, match="cannot be read as a folder of flow"):
-        Scorer(flow, "flow", VIEWS["1x1"], source)(video, "class a/v_2")
+    with pytest.raises(VideoError, match="has no flow in"):
+        Scorer(flow, "flow", VIEWS["1x1"], source)(Video(video, 0, "class a/v_2"))
+    packed = [pack(pair * 20) for pair in pairs]
+    with (tmp_path / "flowing.flow").open("wb") as file:
+        settings = {"fps": 25.0, "resize": 256}
+        write_cache(file, 256, 256, settings, [len(one) for one in packed], packed)
+    Scorer(flow, "flow", VIEWS["1x1"], source)(Video(video, 0, "class a/v_2"))
+    torch.testing.assert_close(seen.clips[-1][:, :9], clip[:, :9], rtol=0, atol=0.5 / 127)
     for axis in "xy":
         for number in (8, 9):
             (stored / f"flow_{axis}_{number:05}.jpg").unlink()
     for views in VIEWS.values():
         with pytest.raises(VideoError, match="holds 7 flows"):
-            Scorer(flow, "flow", views, source)(video, "class a/v_1")
+            Scorer(flow, "flow", views, source)(Video(video, 0, "class a/v_1"))
 
 
 def test_values_that_are_not_finite_are_an_error_of_the_video(short: Path) -> None:
@@ -216,4 +225,4 @@ def test_values_that_are_not_finite_are_an_error_of_the_video(short: Path) -> No
     with torch.no_grad():
         model.logits.conv3d.bias[2] = float("inf")
     with pytest.raises(FloatingPointError, match="not finite"):
-        Scorer(model, "rgb", VIEWS["full"])(short, "k")
+        Scorer(model, "rgb", VIEWS["full"])(Video(short, 0, "k"))

@@ -35,6 +35,7 @@ from fasti3d.train.record import STREAMS, read_record, weights_of
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json
 from fasti3d.utils.resumable_output import differences, locked
+from fasti3d.utils.targets import check_scores
 from fasti3d.version import __version__
 from fasti3d.video import VideoError
 from fasti3d.video.state import video_state
@@ -97,7 +98,7 @@ def evaluate(
         >>> measure(scores.averaged(), scores.labels).top1  # doctest: +SKIP
         0.956
     """
-    chosen, target = find_views(views), check_out(out)
+    chosen, target = find_views(views), check_scores(out)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     with launched() as group:
@@ -113,22 +114,6 @@ def evaluate(
                 group.wait()
                 group.led(work.finish)
             return read_scores(target) if group.leads else None
-
-
-def check_out(out: str | os.PathLike[str]) -> Path:
-    """Return the path of a file of scores, if it can be one.
-
-    Raises:
-        ValueError: Its name does not end in .npz, its folder is not there, or it is a folder.
-    """
-    target = Path(out)
-    if target.suffix != ".npz":
-        raise ValueError(f"{quoted(target)}: the name of a file of scores must end in .npz")
-    if not target.parent.is_dir():
-        raise ValueError(f"{quoted(target.parent)} is not a folder: create it, or write elsewhere")
-    if target.is_dir():
-        raise ValueError(f"{quoted(target)} is a folder: name a file")
-    return target
 
 
 class _Work:
