@@ -118,7 +118,7 @@ def make_hmdb51(
 ) -> Path:
     """Make ``folder/hmdb51_org`` and its lists beside it, and return the former.
 
-    Each class has the six odd names: split n tests on the n-th, does not use the last, and trains on the rest.
+    Each class has the six odd names: split n tests on the n-th, does not use the last, and trains on others.
     """
     root = folder / "hmdb51_org"
     for label, name in enumerate(classes):
