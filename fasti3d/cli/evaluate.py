@@ -45,6 +45,7 @@ from fasti3d.utils.targets import check_scores
 if TYPE_CHECKING:
     from fasti3d.flow.params import TVL1Params
     from fasti3d.train.data import VideoDataset
+    from fasti3d.train.record import TrainingRecord
 
 # Files of scores: a pair; three splits of one stream; of both.
 _COUNTS = (2, 3, 6)
@@ -178,6 +179,7 @@ def evaluate(
             raise typer.BadParameter("is missing: the file of scores", param_hint="--out")
         params = to_tvl1(tvl1_preset)
         check_there(sources[0], "RUN|WEIGHTS")
+        record = _record(sources[0])
         with dataset_errors():
             chosen = subset or _default_subset(dataset, root, holdout)
             request = DatasetRequest(
@@ -186,10 +188,42 @@ def evaluate(
             from fasti3d.train.data.open import open_request
 
             videos = open_request(request)
+        if not any_split:
+            _check_split(record, videos)
         options = {"views": views, "device": device, "dtype": dtype, "workers": workers}
         options |= {"overwrite": overwrite, "any_split": any_split}
         flow = (flow_from, flow_bound, flow_preset, params)
         _evaluate(sources[0], videos, out, flow, options, ignore_errors, as_json)
+
+
+def _record(source: str) -> TrainingRecord | None:
+    """What the weights were trained on, as far as they say; exit with code 2 for a folder without weights."""
+    from fasti3d.train.record import read_record, weights_of
+    from fasti3d.weights import WeightsError, registry
+
+    if source in registry():
+        return None
+    path = Path(source).expanduser()
+    try:
+        weights_of(path)
+    except WeightsError as error:
+        raise typer.BadParameter(str(error), param_hint="RUN|WEIGHTS") from None
+    try:
+        return read_record(path)
+    except WeightsError as error:
+        output.fail(error)
+
+
+def _check_split(record: TrainingRecord | None, videos: VideoDataset) -> None:
+    """Exit with code 2 for weights that were trained on these videos, before torch is loaded."""
+    from fasti3d.train.evaluation.checks import check_split
+    from fasti3d.train.evaluation.errors import EvaluationError
+
+    try:
+        check_split(record, videos)
+    except EvaluationError as error:
+        output.complain("error", error)
+        raise typer.Exit(2) from None
 
 
 def _default_subset(dataset: str, root: Path | None, holdout: float | None) -> str:

@@ -252,7 +252,7 @@ def _loaded(
 ) -> tuple[I3D, Classes]:
     """The network, in eval mode, and its classes; EvaluationError if they are not those of the data set."""
     public = str(source) in checkpoints.registry()
-    file = source if public else weights_of(Path(source))
+    file = source if public else weights_of(Path(source).expanduser())
     checkpoint = checkpoints.load(file)
     classes = match_classes(checkpoint.labels, checkpoint.num_classes, dataset)
     if not (public or any_split):
