@@ -7,6 +7,7 @@
 #if defined(__x86_64__)
 FASTI3D_TARGET_BEGIN("avx2,fma")
 namespace fasti3d::avx2 {
+constexpr int kWidth = 8;
 #include "kernel.h"
 }  // namespace fasti3d::avx2
 FASTI3D_TARGET_END

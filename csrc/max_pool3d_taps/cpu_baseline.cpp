@@ -5,5 +5,6 @@
 #include "taps.h"
 
 namespace fasti3d::baseline {
+constexpr int kWidth = 4;
 #include "kernel.h"
 }  // namespace fasti3d::baseline

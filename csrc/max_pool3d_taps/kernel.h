@@ -1,5 +1,5 @@
 // Max-pool with taps, and its gradient, over channels-last rows. Included once per instruction set,
-// inside a namespace of its own.
+// inside a namespace of its own which defines kWidth, the channels of a vector.
 //
 // For every pixel that is written the places that it reads are listed once; then its channels are
 // computed in registers, a block at a time.
@@ -14,51 +14,102 @@ struct Place {
   int32_t tap;
 };
 
-template <int kChannels, class T>
+// Vectors of adjacent channels.
+template <int kLanes>
+struct Lanes {
+  typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+  typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+  typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+
+  static Floats load(const float* p) {
+    Floats v;
+    __builtin_memcpy(&v, p, sizeof(v));
+    return v;
+  }
+
+  static Floats load(const Bfloat* p) {
+    Halves halves;
+    __builtin_memcpy(&halves, p, sizeof(halves));
+    return (Floats)(__builtin_convertvector(halves, Bits) << 16);
+  }
+
+  static Ints load(const uint8_t* p) {
+    Bytes bytes;
+    __builtin_memcpy(&bytes, p, sizeof(bytes));
+    return __builtin_convertvector(bytes, Ints);
+  }
+
+  static void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+  // Rounded to nearest, ties to even.
+  static void store(Bfloat* p, Floats v) {
+    const Bits bits = (Bits)v;
+    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Halves halves = __builtin_convertvector(v != v ? (bits >> 16) | 0x40 : rounded, Halves);
+    __builtin_memcpy(p, &halves, sizeof(halves));
+  }
+
+  static void store(uint8_t* p, Ints v) {
+    const Bytes bytes = __builtin_convertvector(v, Bytes);
+    __builtin_memcpy(p, &bytes, sizeof(bytes));
+  }
+};
+
+template <int kLanes, int kVectors, class T>
 inline void pool_channels(const Place<T>* places, int64_t count, int64_t c, T* out, uint8_t* taps) {
-  float best[kChannels];
-  int32_t winner[kChannels];
-  for (int i = 0; i < kChannels; ++i) {
-    best[i] = widen(places[0].value[c + i]);
-    winner[i] = places[0].tap;
+  using L = Lanes<kLanes>;
+  typename L::Floats best[kVectors];
+  typename L::Ints winner[kVectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i) {
+    best[i] = L::load(places[0].value + c + i * kLanes);
+    winner[i] = typename L::Ints{} + places[0].tap;
   }
   for (int64_t p = 1; p < count; ++p) {
-    const T* __restrict const value = places[p].value + c;
-    const int32_t tap = places[p].tap;
-    for (int i = 0; i < kChannels; ++i) {
-      const float next = widen(value[i]);
-      const bool better = !(next <= best[i]) && !(best[i] != best[i] && next == next);
+    const T* const value = places[p].value + c;
+    const typename L::Ints tap = typename L::Ints{} + places[p].tap;
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      const typename L::Floats next = L::load(value + i * kLanes);
+      const typename L::Ints better = (next > best[i]) | (next != next);
       best[i] = better ? next : best[i];
       winner[i] = better ? tap : winner[i];
     }
   }
-  for (int i = 0; i < kChannels; ++i) {
-    narrow(best[i], out[c + i]);
-    taps[c + i] = static_cast<uint8_t>(winner[i]);
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i) {
+    L::store(out + c + i * kLanes, best[i]);
+    L::store(taps + c + i * kLanes, winner[i]);
   }
 }
 
-template <int kChannels, class T>
+template <int kLanes, int kVectors, class T>
 inline void gather_channels(const Place<T>* places, int64_t count, int64_t c, T* out) {
-  float sum[kChannels] = {};
+  using L = Lanes<kLanes>;
+  typename L::Floats sum[kVectors] = {};
   for (int64_t p = 0; p < count; ++p) {
-    const T* __restrict const value = places[p].value + c;
-    const uint8_t* __restrict const taps = places[p].taps + c;
-    const int32_t tap = places[p].tap;
-    for (int i = 0; i < kChannels; ++i) {
-      sum[i] += static_cast<int32_t>(taps[i]) == tap ? widen(value[i]) : 0.f;
+    const T* const value = places[p].value + c;
+    const uint8_t* const taps = places[p].taps + c;
+    const typename L::Ints tap = typename L::Ints{} + places[p].tap;
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      const typename L::Ints won = L::load(taps + i * kLanes) == tap;
+      sum[i] += won ? L::load(value + i * kLanes) : typename L::Floats{};
     }
   }
-  for (int i = 0; i < kChannels; ++i) narrow(sum[i], out[c + i]);
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i) L::store(out + c + i * kLanes, sum[i]);
 }
 
 // All channels, in blocks of as many as registers hold.
 template <class Of>
 inline void each_block(int64_t channels, const Of& of) {
   int64_t c = 0;
-  for (; c + 32 <= channels; c += 32) of.template operator()<32>(c);
-  for (; c + 8 <= channels; c += 8) of.template operator()<8>(c);
-  for (; c < channels; ++c) of.template operator()<1>(c);
+  for (; c + 4 * kWidth <= channels; c += 4 * kWidth) of.template operator()<kWidth, 4>(c);
+  for (; c + kWidth <= channels; c += kWidth) of.template operator()<kWidth, 1>(c);
+  for (; c < channels; ++c) of.template operator()<1, 1>(c);
 }
 
 template <class T>
@@ -81,8 +132,8 @@ void pool_rows(const TapsArgs& args, int64_t begin, int64_t end) {
       }
       T* const out = static_cast<T*>(args.out) + args.out_view.pixel(n, ot, oh, ow);
       uint8_t* const taps = args.taps + args.taps_view.pixel(n, ot, oh, ow);
-      each_block(args.in.c, [&]<int kChannels>(int64_t c) {
-        pool_channels<kChannels>(places, count, c, out, taps);
+      each_block(args.in.c, [&]<int kLanes, int kVectors>(int64_t c) {
+        pool_channels<kLanes, kVectors>(places, count, c, out, taps);
       });
     }
   }
@@ -122,8 +173,8 @@ void backward_rows(const TapsArgs& args, int64_t begin, int64_t end) {
         }
       }
       T* const out = static_cast<T*>(args.out) + args.out_view.pixel(n, it, ih, iw);
-      each_block(args.in.c, [&]<int kChannels>(int64_t c) {
-        gather_channels<kChannels>(places, count, c, out);
+      each_block(args.in.c, [&]<int kLanes, int kVectors>(int64_t c) {
+        gather_channels<kLanes, kVectors>(places, count, c, out);
       });
     }
   }

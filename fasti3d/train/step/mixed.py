@@ -1,4 +1,4 @@
-"""The node of a Mixed block: b0, b1a and b2a are one product, and all branches go straight into their slice."""
+"""The node of a Mixed block: b0, b1a and b2a are one product, and every branch goes into its slice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fasti3d.ops.channels_last import channels_last
 from fasti3d.ops.conv3d_training import forward as conv3d
 from fasti3d.ops.conv3d_training import grad_input, grad_weight
 from fasti3d.ops.max_pool3d_taps import max_pool3d_taps, max_pool3d_taps_backward
-from fasti3d.train.step.norms import Backward, Constants, Product, backward, constants, normalized
+from fasti3d.train.step.norms import Backward, Product, backward, constants, normalized
 from fasti3d.train.step.parts import POOL, Mixed, Unit
 from fasti3d.train.step.recompute import input_again, keep_input
 from fasti3d.train.step.second_order import first_order
@@ -49,7 +49,7 @@ class MixedNode(Function):
         pooled, taps = max_pool3d_taps(x, *POOL)
         last = conv3d(pooled, weights[5], _ONE)
         (of_product, of_last), ctx.pixels = constants(Product(product, entry), Product(last, (block.b3b,)))
-        (k0, k1a, k2a), (c0, c1a, c2a) = _slices(of_product, entry), _slices(product, entry)
+        (_, k1a, k2a), (_, c1a, c2a) = _slices(of_product, entry), _slices(product, entry)
         y1, y2 = normalized(c1a, k1a), normalized(c2a, k2a)
         c1, c2 = conv3d(y1, weights[3], _ONE), conv3d(y2, weights[4], _ONE)
         (of_c1, of_c2), _ = constants(Product(c1, (block.b1b,)), Product(c2, (block.b2b,)))
@@ -80,7 +80,11 @@ class MixedNode(Function):
         to_y1, to_y2 = (to_product or to_affine[i] for i in (1, 2))
         d1, d2, d3 = (
             empty_map(c, c.shape[1]) if wanted else None
-            for c, wanted in ((c1, to_weight[3] or to_y1), (c2, to_weight[4] or to_y2), (last, to_weight[5] or to_x))
+            for c, wanted in (
+                (c1, to_weight[3] or to_y1),
+                (c2, to_weight[4] or to_y2),
+                (last, to_weight[5] or to_x),
+            )
         )
         g0, g1, g2, g3 = _slices(as_map(grad), (block.b0, block.b1b, block.b2b, block.b3b))
         affine = dict.fromkeys(range(6), (None, None))
@@ -131,7 +135,9 @@ def _concatenated(kept: Sequence[Tensor], block: Mixed, out: Tensor) -> Tensor:
     product, last, c1, c2, of_product, of_last, of_c1, of_c2 = kept
     width = block.b0.width
     branches = ((product[:, :width], of_product[:, :width]), (c1, of_c1), (c2, of_c2), (last, of_last))
-    for (x, values), place in zip(branches, _slices(out, (block.b0, block.b1b, block.b2b, block.b3b)), strict=True):
+    for (x, values), place in zip(
+        branches, _slices(out, (block.b0, block.b1b, block.b2b, block.b3b)), strict=True
+    ):
         normalized(x, values, place)
     return out
 

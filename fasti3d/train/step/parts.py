@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from fasti3d import network
 from fasti3d.engine.describe.inception import check_pool, known_conv, known_norm
 from fasti3d.engine.describe.parts import MismatchError, check_dtypes, check_torch, form
 from fasti3d.forms import MixedForm, Size
+from fasti3d.ops.border import sum_dtype
 
 _ONE, _THREE = (1, 1, 1), (3, 3, 3)
 POOL = network.Pool(_THREE, _ONE)  # of a Mixed block
@@ -71,28 +73,20 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> dict[str, Part]:
             block = _mixed(module, channels, name)
             parts[name] = block
             channels = sum(unit.width for unit in (block.b0, block.b1b, block.b2b, block.b3b))
-    tensors = tensors_of(parts)
-    check_dtypes(tensors, tensors[0], "the trunk")
     return parts
 
 
-def units_of(parts: dict[str, Part]) -> list[Unit]:
+def check_tensors(parts: dict[str, Part], device: torch.device, dtype: torch.dtype) -> None:
+    """MismatchError unless parameters and statistics are ordinary tensors there, fit for ``dtype``."""
     units: list[Unit] = []
     for part in parts.values():
-        if isinstance(part, Unit):
-            units.append(part)
-        elif isinstance(part, Mixed):
-            units.extend(part)
-    return units
-
-
-def tensors_of(parts: dict[str, Part]) -> list[Tensor]:
-    """Parameters and statistics."""
-    return [
-        t
-        for unit in units_of(parts)
-        for t in (*unit.tensors, unit.norm.running_mean, unit.norm.running_var)
-    ]
+        units.extend([part] if isinstance(part, Unit) else part if isinstance(part, Mixed) else [])
+    weights = [unit.conv.weight for unit in units]
+    norms = [t for u in units for t in (u.norm.weight, u.norm.bias, u.norm.running_mean, u.norm.running_var)]
+    check_dtypes([*weights, *norms], weights[0], "the trunk")
+    for t, expected in [*((t, weights[0].dtype) for t in weights), *((t, sum_dtype(dtype)) for t in norms)]:
+        if t.device != device or t.dtype != expected:
+            raise MismatchError(f"a tensor is {t.dtype} on {t.device}, maps are {dtype} on {device}")
 
 
 def _unit(module: nn.Module | None, kernel: Size, stride: Size, channels: int | None, path: str) -> Unit:

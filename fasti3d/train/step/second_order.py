@@ -13,9 +13,9 @@ from torch.autograd import Function
 from fasti3d.inputs import without_autocast
 
 _MESSAGE = (
-    "the training step of fasti3d.I3D has no second derivatives: compute what is differentiated twice with the "
-    'ordinary network, fasti3d.reference.I3D.forward_endpoints(model, clip, ["Logits"])["Logits"], which has '
-    "the same parameters"
+    "the training step of fasti3d.I3D has no second derivatives: compute what is differentiated twice "
+    "with the ordinary network, which has the same parameters: "
+    'fasti3d.reference.I3D.forward_endpoints(model, clip, ["Logits"])["Logits"]'
 )
 
 
@@ -35,7 +35,7 @@ def _refused(grad: Tensor | None) -> Tensor | None:
 
 
 def first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """A node's backward pass whose results raise where they are differentiated themselves; without autocast."""
+    """A node's backward pass without autocast, whose results raise where they are differentiated."""
 
     @wraps(backward)
     def run(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -12,7 +12,9 @@ from fasti3d.train.step.parts import Mixed, Part, Unit
 from fasti3d.train.step.units import PoolNode, UnitNode, as_map
 
 
-def walk(parts: Mapping[str, Part], x: Tensor, wanted: Collection[str], *, recompute: bool) -> dict[str, Tensor]:
+def walk(
+    parts: Mapping[str, Part], x: Tensor, wanted: Collection[str], *, recompute: bool
+) -> dict[str, Tensor]:
     """The wanted maps of a clip in the dtype that is computed in, no further than needed.
 
     Args:
