@@ -15,7 +15,6 @@ from kernel_processes import HERE, OPTIONS, output_of
 # As the Makefile says.
 VERSION = "3.6"
 FOLDER = Path(sys.prefix) / "triton-3.6"
-FILES = sorted(HERE.glob("test_*_triton.py"))
 _FEW = os.environ.get("FASTI3D_SLOW") != "1"
 _PROGRAM = """
 import sys, pytest, triton
@@ -33,9 +32,13 @@ def why_not() -> str | None:
     return None
 
 
-def run() -> str:
-    """What a test run of theirs prints: of some cases of each test, or of all with FASTI3D_SLOW=1."""
-    # In front of what this process imports from, as in the interpreter's processes that it starts itself.
+def run(interpreted: bool) -> str:
+    """What a run of those that are interpreted prints, or of the others: of some cases of each test, or of all with FASTI3D_SLOW=1."""
+    # In front of what this process imports from.
     path = os.pathsep.join([str(FOLDER), *sys.path])
     environment = {"PYTHONPATH": path, "FASTI3D_FEW_CASES": str(int(_FEW))}
-    return output_of(sys.executable, "-c", _PROGRAM, "-rs", *OPTIONS, *FILES, **environment)
+    if interpreted:
+        environment["TRITON_INTERPRET"] = "1"
+    files = sorted(HERE.glob("interpreted_*.py" if interpreted else "test_*_triton.py"))
+    options = ("-rs", *OPTIONS, "-k", "not in_the_interpreter")
+    return output_of(sys.executable, "-c", _PROGRAM, *options, *files, **environment)

@@ -7,8 +7,9 @@ import pytest
 
 
 @pytest.mark.skipif(older_triton.why_not() is not None, reason=str(older_triton.why_not()))
-def test_the_kernels_pass_under_an_older_triton() -> None:
-    output = older_triton.run()
+@pytest.mark.parametrize("interpreted", [True, False])
+def test_the_kernels_pass_under_an_older_triton(interpreted: bool) -> None:
+    output = older_triton.run(interpreted)
     first, *_, summary = output.splitlines()
     assert f" {older_triton.VERSION}." in first
     assert " passed" in summary
