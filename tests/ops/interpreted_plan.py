@@ -131,7 +131,7 @@ def test_bytes_go_to_the_stem(form: str, model: I3D, monkeypatch: pytest.MonkeyP
 
 
 def test_joint_steps(form: str, model: I3D, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions and blocks with the pool after them, piece by piece; inside of them in one of the forms."""
+    """Convolutions and blocks with the pool after them, piece by piece; inside them in one form."""
     pays = form == "pointer"
     monkeypatch.setattr(steps, "pool_pays", lambda *_: pays)
     monkeypatch.setattr(steps, "_PIECE_BYTES", 1)

@@ -33,7 +33,7 @@ def why_not() -> str | None:
 
 
 def run(interpreted: bool) -> str:
-    """What a run of those that are interpreted prints, or of the others: of some cases of each test, or of all with FASTI3D_SLOW=1."""
+    """What a run prints of those that are interpreted, or of the others: with FASTI3D_SLOW=1 of all cases."""
     # In front of what this process imports from.
     path = os.pathsep.join([str(FOLDER), *sys.path])
     environment = {"PYTHONPATH": path, "FASTI3D_FEW_CASES": str(int(_FEW))}
