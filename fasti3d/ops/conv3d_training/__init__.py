@@ -1,0 +1,5 @@
+"""A convolution's three passes in training: forward, and the gradients of its input and of its weights."""
+
+from fasti3d.ops.conv3d_training.op import conv3d, forward, grad_input, grad_weight
+
+__all__ = ["conv3d", "forward", "grad_input", "grad_weight"]
