@@ -85,8 +85,9 @@ def check_out(
     out: Tensor,
     shape: Sequence[int],
     dtype: torch.dtype,
-    *,
     name: str = "out",
+    /,
+    *,
     residual: Tensor | None = None,
     **inputs: Tensor | None,
 ) -> None:

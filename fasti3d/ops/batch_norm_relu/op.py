@@ -188,7 +188,7 @@ def scale_shift_relu_(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> T
 def batch_norm_relu_sums(
     grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum the gradient of a batch norm with ReLU over pixels: the first pass of the gradient.
+    """Sum the gradient of a batch norm with ReLU over pixels: pass one of the gradient.
 
     Args:
         grad: gradient of the ReLU's output, a map of x's shape and dtype, such as a slice.
@@ -219,7 +219,7 @@ def batch_norm_relu_backward_(
     offset: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """Write ``d * scale + (x - mean) * slope + offset``, the gradient of a batch norm's input: the second pass.
+    """Write the gradient of a batch norm's input, ``d * scale + (x - mean) * slope + offset``: pass two.
 
     Args:
         grad, x, mean, scale, shift, d: as ``batch_norm_relu_sums`` has them.

@@ -36,7 +36,7 @@ def _check(x: Tensor, kernel: Sequence[int], stride: Sequence[int], out: Tensor,
     _check_window(kernel, stride)
     shape = (*x.shape[:2], *same_shape(x.shape[2:], stride))
     check_out(out, shape, x.dtype, x=x)
-    check_out(taps, shape, torch.uint8, name="taps", x=x)
+    check_out(taps, shape, torch.uint8, "taps", x=x)
     check_apart({"out": out, "taps": taps})
 
 

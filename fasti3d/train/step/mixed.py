@@ -1,0 +1,150 @@
+"""The node of a Mixed block: b0, b1a and b2a are one product, and every branch goes into its slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from fasti3d.ops.channels_last import channels_last
+from fasti3d.ops.conv3d_training import forward as conv3d
+from fasti3d.ops.conv3d_training import grad_input, grad_weight
+from fasti3d.ops.max_pool3d_taps import max_pool3d_taps, max_pool3d_taps_backward
+from fasti3d.train.step.norms import Backward, Product, backward, constants, normalized
+from fasti3d.train.step.parts import POOL, Mixed, Unit
+from fasti3d.train.step.recompute import input_again, keep_input
+from fasti3d.train.step.second_order import first_order
+from fasti3d.train.step.units import as_map, empty_map
+
+_ONE, _THREE = (1, 1, 1), (3, 3, 3)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A map as (pixels, channels)."""
+    return channels_last(x).flatten(0, 3)
+
+
+def _slices(x: Tensor, units: Sequence[Unit]) -> Iterator[Tensor]:
+    """The channels of each unit, which follow each other on axis 1."""
+    return iter(x.split([unit.width for unit in units], dim=1))
+
+
+def _side_by_side(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The filters of 1x1x1 convolutions as one (outputs, inputs)."""
+    return torch.cat([weight.detach().flatten(1) for weight in weights]).to(dtype)
+
+
+class MixedNode(Function):
+    """Its arguments are those of ``Mixed``'s units, in their order: filters, weight and bias of each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: Mixed, recompute: bool, *tensors: Tensor) -> Tensor:
+        weights = tensors[::3]
+        entry, exits = (block.b0, block.b1a, block.b2a), (block.b0, block.b1b, block.b2b, block.b3b)
+        product = empty_map(x, sum(unit.width for unit in entry))
+        torch.mm(_rows(x), _side_by_side(weights[:3], x.dtype).t(), out=_rows(product))
+        pooled, taps = max_pool3d_taps(x, *POOL)
+        last = conv3d(pooled, weights[5], _ONE)
+        (of_product, of_last), ctx.pixels = constants(Product(product, entry), Product(last, (block.b3b,)))
+        (_, k1a, k2a), (_, c1a, c2a) = _slices(of_product, entry), _slices(product, entry)
+        y1, y2 = normalized(c1a, k1a), normalized(c2a, k2a)
+        c1, c2 = conv3d(y1, weights[3], _ONE), conv3d(y2, weights[4], _ONE)
+        (of_c1, of_c2), _ = constants(Product(c1, (block.b1b,)), Product(c2, (block.b2b,)))
+        kept = (product, last, c1, c2, of_product, of_last, of_c1, of_c2)
+        ctx.block, ctx.output = block, _mixed_output
+        inputs = (None, None, None) if recompute else (y1, y2, pooled)
+        needs = ctx.needs_input_grad
+        first = keep_input(ctx, x, any(needs[3:12:3]) or needs[18], recompute)
+        ctx.save_for_backward(*kept, taps, first, *inputs, *weights)
+        out = empty_map(x, sum(unit.width for unit in exits))
+        return _concatenated(kept, block, out)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        *kept, taps, first, y1, y2, pooled = ctx.saved_tensors[:13]
+        weights = ctx.saved_tensors[13:]
+        product, last, c1, c2, of_product, of_last, of_c1, of_c2 = kept
+        block, size, pixels = ctx.block, product.shape[2:], ctx.pixels
+        to_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        to_weight = needs[::3]
+        to_affine = [any(pair) for pair in zip(needs[1::3], needs[2::3], strict=True)]
+        entry = (block.b0, block.b1a, block.b2a)
+        to_product = to_x or any(to_weight[:3])
+        d = empty_map(product, product.shape[1]) if to_product else None
+        (c0, c1a, c2a), (k0, k1a, k2a) = _slices(product, entry), _slices(of_product, entry)
+        d0, d1a, d2a = (None, None, None) if d is None else _slices(d, entry)
+        to_y1, to_y2 = (to_product or to_affine[i] for i in (1, 2))
+        d1, d2, d3 = (
+            empty_map(c, c.shape[1]) if wanted else None
+            for c, wanted in (
+                (c1, to_weight[3] or to_y1),
+                (c2, to_weight[4] or to_y2),
+                (last, to_weight[5] or to_x),
+            )
+        )
+        g0, g1, g2, g3 = _slices(as_map(grad), (block.b0, block.b1b, block.b2b, block.b3b))
+        affine = dict.fromkeys(range(6), (None, None))
+        affine[0], affine[3], affine[4], affine[5] = backward(
+            pixels,
+            Backward(g0, c0, k0, block.b0, to_affine[0], d0),
+            Backward(g1, c1, of_c1, block.b1b, to_affine[3], d1),
+            Backward(g2, c2, of_c2, block.b2b, to_affine[4], d2),
+            Backward(g3, last, of_last, block.b3b, to_affine[5], d3),
+        )
+        filters = dict.fromkeys(range(6))
+        if to_weight[3]:
+            filters[3] = grad_weight(d1, normalized(c1a, k1a) if y1 is None else y1, _ONE, _THREE)
+        if to_weight[4]:
+            filters[4] = grad_weight(d2, normalized(c2a, k2a) if y2 is None else y2, _ONE, _THREE)
+        items = {}
+        if to_y1:
+            g1a = grad_input(d1, weights[3], _ONE, size)
+            items[1] = Backward(g1a, c1a, k1a, block.b1a, to_affine[1], d1a)
+        if to_y2:
+            g2a = grad_input(d2, weights[4], _ONE, size)
+            items[2] = Backward(g2a, c2a, k2a, block.b2a, to_affine[2], d2a)
+        affine.update(zip(items, backward(pixels, *items.values()), strict=True))
+        if to_weight[5] or any(to_weight[:3]):
+            x = input_again(ctx, first)
+            if to_weight[5]:
+                again = max_pool3d_taps(x, *POOL)[0] if pooled is None else pooled
+                filters[5] = grad_weight(d3, again, _ONE, _ONE)
+            if any(to_weight[:3]):
+                both = _rows(d).t() @ _rows(x)
+                filters.update(enumerate(both.split([unit.width for unit in entry])))
+        x_grad = None
+        if to_x:
+            x_grad = max_pool3d_taps_backward(grad_input(d3, weights[5], _ONE, size), taps, *POOL, size)
+            _rows(x_grad).addmm_(_rows(d), _side_by_side(weights[:3], grad.dtype))
+        grads = [
+            each
+            for i, weight in enumerate(weights)
+            for each in (
+                filters[i].to(weight.dtype).view_as(weight) if to_weight[i] else None,
+                *affine[i],
+            )
+        ]
+        return x_grad, None, None, *grads
+
+
+def _concatenated(kept: Sequence[Tensor], block: Mixed, out: Tensor) -> Tensor:
+    product, last, c1, c2, of_product, of_last, of_c1, of_c2 = kept
+    width = block.b0.width
+    branches = ((product[:, :width], of_product[:, :width]), (c1, of_c1), (c2, of_c2), (last, of_last))
+    for (x, values), place in zip(
+        branches, _slices(out, (block.b0, block.b1b, block.b2b, block.b3b)), strict=True
+    ):
+        normalized(x, values, place)
+    return out
+
+
+def _mixed_output(node: Any) -> Tensor:
+    kept = node.saved_tensors[:8]
+    block = node.block
+    return _concatenated(
+        kept, block, empty_map(kept[0], sum(u.width for u in (block.b0, block.b1b, block.b2b, block.b3b)))
+    )
