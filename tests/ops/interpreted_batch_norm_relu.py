@@ -200,3 +200,20 @@ def test_passes_are_proved_and_wrong_ones_caught(
 
     monkeypatch.setitem(launch.PASSES, name, its._replace(run=wrong))
     assert prove(subject, x.device)[0] == "wrong"
+
+
+def test_many_tiles_are_joined_in_groups() -> None:
+    """As a convolution finds them: of different numbers of pixels."""
+    generator = torch.Generator().manual_seed(3)
+    count = torch.randint(1, 256, (1300, 1), generator=generator).float().expand(1300, 9)
+    average, spread = (
+        100 + torch.randn(1300, 9, generator=generator),
+        200 * torch.rand(1300, 9, generator=generator),
+    )
+    mean, var = torch.full((2, 9), torch.nan).unbind()
+    launch.join_stats(torch.stack((average, spread, count), 1), mean, var)
+    share = count.double() / count.sum(0)
+    exact = (average * share).sum(0)
+    torch.testing.assert_close(mean.double(), exact, rtol=1e-6, atol=0)
+    exact_var = (spread.double() / count.sum(0) + (average - exact) ** 2 * share).sum(0)
+    torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)

@@ -15,6 +15,8 @@ WARPS = 4
 # Sums of tiles, and channels, that a program joins at a time: 32 bytes of a row.
 JOINED_TILES = 128
 JOINED_CHANNELS = 8
+# Tiles that a program joins in turn; more are first joined in groups.
+MAX_TILES = 1024
 # Bytes that a program reads at a time: four loads of 16 for each of the 128 threads, or two where maps are small.
 _TILE_BYTES = (8192, 4096)
 _MAX_CHANNELS = 64

@@ -16,6 +16,7 @@ from fasti3d.ops.batch_norm_relu import reference
 from fasti3d.ops.batch_norm_relu.config import (
     JOINED_CHANNELS,
     JOINED_TILES,
+    MAX_TILES,
     WARPS,
     Config,
     Problem,
@@ -91,7 +92,8 @@ def _guarded(name: str, *arguments: Tensor) -> None:
 
 
 def _run_stats(config: Config, x: Tensor, mean: Tensor, var: Tensor) -> None:
-    values, tiles, part = vector(x), count(len(x), config.tile_rows), _sums(config, x)
+    values, tiles = vector(x), count(len(x), config.tile_rows)
+    part = torch.empty((tiles, 3, x.shape[1]), dtype=torch.float32, device=x.device)
     _batch_norm_stats_kernel[(tiles * count(x.shape[1], config.block_c),)](
         x,
         part,
@@ -105,20 +107,33 @@ def _run_stats(config: Config, x: Tensor, mean: Tensor, var: Tensor) -> None:
         config.block_c,
         **_OPTIONS,
     )
-    join_stats(part, len(x), config.tile_rows, mean, var)
+    join_stats(part, mean, var)
 
 
-def join_stats(part: Tensor, pixels: int, tile_rows: int, mean: Tensor, var: Tensor) -> None:
-    """Joins what tiles of ``tile_rows`` pixels found: (tiles, 2, C) means and sums of squared distances."""
+def join_stats(part: Tensor, mean: Tensor, var: Tensor) -> None:
+    """Joins what tiles found: (tiles, 3, C) means, sums of squared distances to them, and numbers of pixels."""
+    while len(part) > MAX_TILES:
+        groups = torch.empty(
+            (count(len(part), JOINED_TILES), *part.shape[1:]), dtype=part.dtype, device=part.device
+        )
+        _join(part, groups.unbind(1), JOINED_TILES, len(groups))
+        part = groups
+    _join(part, (mean, var), len(part), 1)
+
+
+def _join(part: Tensor, into: tuple[Tensor, ...], per_group: int, groups: int) -> None:
     tiles, _, channels = part.shape
-    _batch_norm_stats_join_kernel[(count(channels, JOINED_CHANNELS),)](
+    _batch_norm_stats_join_kernel[(groups * count(channels, JOINED_CHANNELS),)](
         part,
-        mean,
-        var,
-        pixels,
-        tile_rows,
+        into[0],
+        into[1],
+        into[-1],
         tiles,
+        per_group,
+        groups,
         channels,
+        into[0].stride(0),
+        len(into) == 2,
         JOINED_TILES,
         JOINED_CHANNELS,
         **_OPTIONS,
@@ -155,7 +170,8 @@ def _run_sums(
     total: Tensor,
     dot: Tensor,
 ) -> None:
-    values, tiles, part = min(vector(grad), vector(x)), count(len(x), config.tile_rows), _sums(config, x)
+    values, tiles = min(vector(grad), vector(x)), count(len(x), config.tile_rows)
+    part = torch.empty((tiles, 2, x.shape[1]), dtype=torch.float32, device=x.device)
     _batch_norm_relu_sums_kernel[(tiles * count(x.shape[1], config.block_c),)](
         grad,
         x,
@@ -212,12 +228,6 @@ def _run_backward(
         config.block_c,
         **_OPTIONS,
     )
-
-
-def _sums(config: Config, x: Tensor) -> Tensor:
-    """Memory for two numbers per tile of rows and channel."""
-    shape = (count(len(x), config.tile_rows), 2, x.shape[1])
-    return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
 class Pass(NamedTuple):

@@ -1,4 +1,4 @@
-"""The passes of a batch norm with ReLU over rows of channels: statistics, normalized map, and both of the gradient.
+"""A batch norm with ReLU over rows of channels: statistics, normalized map, and both passes of the gradient.
 
 Sums are float32 in a fixed order: each program writes those of its rows, and another kernel joins them.
 This module imports triton, so nothing that ``import fasti3d`` reaches may import it.
@@ -14,7 +14,7 @@ _SIZES = [
     *("rows", "channels", "tiles_c", "steps"),
     *("pitch_x", "pitch_grad", "pitch_y"),
 ]
-_JOIN_SIZES = ["rows", "tile_rows", "tiles", "channels"]
+_JOIN_SIZES = ["tiles", "per_group", "channels", "groups", "pitch"]
 
 
 @triton.jit
@@ -33,8 +33,8 @@ def _rows_of_tile(tiles_c, steps, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def _load(ptr, row, pitch, c, inside, VECTOR: tl.constexpr):
-    """A tile in float32, 0 outside. Channels and pitches come divided by VECTOR, so that the compiler knows them
-    as multiples.
+    """A tile in float32, 0 outside. Channels and pitches come divided by VECTOR, so that the compiler knows
+    them as multiples.
     """
     first = row * (pitch.to(tl.int64) * VECTOR)
     return tl.load(ptr + first[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -46,10 +46,19 @@ def _below_relu(grad, x, scale, shift):
     return tl.where(x * scale[None, :] + shift[None, :] <= 0, 0.0, grad)
 
 
+@triton.jit
+def store_part(part_ptr, tile, c, channels, mean, spread, count, there):
+    """What a tile adds to statistics, as ``_batch_norm_stats_join_kernel`` reads it; c and four of [BLOCK_C]."""
+    part = part_ptr + tile.to(tl.int64) * 3 * channels + c
+    tl.store(part, mean, mask=there)
+    tl.store(part + channels, spread, mask=there)
+    tl.store(part + 2 * channels, count, mask=there)
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def _batch_norm_stats_kernel(
     x_ptr,  # [rows, C]
-    part_ptr,  # [tiles, 2, C], float32
+    part_ptr,  # [tiles, 3, C], float32
     rows,
     channels,
     pitch_x,
@@ -59,7 +68,7 @@ def _batch_norm_stats_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The mean of a tile's rows, and the sum of the squared distances to it."""
+    """The mean of a tile's rows, the sum of the squared distances to it, and how many they are."""
     c, there = _channels_of_tile(channels, tiles_c, VECTOR, BLOCK_C)
     row = _rows_of_tile(tiles_c, steps, BLOCK_M)  # [BLOCK_M]
     left = rows - (tl.program_id(0) // tiles_c).to(tl.int64) * steps * BLOCK_M
@@ -80,45 +89,59 @@ def _batch_norm_stats_kernel(
         row += BLOCK_M
     count = tl.minimum(left, steps * BLOCK_M).to(tl.float32)
     mean = tl.sum(total, 0) / count  # less ``about``
-    part = part_ptr + (tl.program_id(0) // tiles_c).to(tl.int64) * 2 * channels * VECTOR + c
-    tl.store(part, about + mean, mask=there)
     spread = tl.maximum(tl.sum(squares, 0) - count * mean * mean, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(part + channels * VECTOR, spread, mask=there)
+    store_part(
+        part_ptr, tl.program_id(0) // tiles_c, c, channels * VECTOR, about + mean, spread, count, there
+    )
 
 
 @triton.jit(do_not_specialize=_JOIN_SIZES)
 def _batch_norm_stats_join_kernel(
-    part_ptr,  # [tiles, 2, C]: means, and sums of squared distances to them
-    mean_ptr,  # [C]
-    var_ptr,  # [C]
-    rows,
-    tile_rows,  # of every tile but the last
+    part_ptr,  # [tiles, 3, C]: means, sums of squared distances to them, numbers of pixels
+    mean_ptr,  # of the first group, as the next two; the next group's lie ``pitch`` behind
+    spread_ptr,
+    count_ptr,
     tiles,
+    per_group,
+    groups,
     channels,
+    pitch,
+    FINAL: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Mean and biased variance of all rows: that of the tiles, and that of their means."""
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    """The same of groups of tiles: what is in the tiles, and between their means. With FINAL the biased variance
+    in place of the sum, and no number.
+    """
+    c = (tl.program_id(0) // groups) * BLOCK_C + tl.arange(0, BLOCK_C)
+    group = tl.program_id(0) % groups
+    last = tl.minimum((group + 1) * per_group, tiles)
+    counts = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
     total = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
-    for first in tl.range(0, tiles, BLOCK_T):
+    for first in tl.range(group * per_group, last, BLOCK_T):
         tile = first + tl.arange(0, BLOCK_T)
-        inside = (tile < tiles)[:, None] & (c < channels)[None, :]
-        count = tl.minimum(tl.maximum(rows - tile.to(tl.int64) * tile_rows, 0), tile_rows).to(tl.float32)
-        part = part_ptr + (tile.to(tl.int64) * 2 * channels)[:, None] + c[None, :]
-        total += tl.load(part, mask=inside, other=0.0) * count[:, None]
-    mean = tl.sum(total, 0) / rows.to(tl.float32)
+        inside = (tile < last)[:, None] & (c < channels)[None, :]
+        part = part_ptr + (tile.to(tl.int64) * 3 * channels)[:, None] + c[None, :]
+        count = tl.load(part + 2 * channels, mask=inside, other=0.0)
+        total += tl.load(part, mask=inside, other=0.0) * count
+        counts += count
+    pixels = tl.sum(counts, 0)
+    mean = tl.sum(total, 0) / tl.maximum(pixels, 1.0)
     total = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
-    for first in tl.range(0, tiles, BLOCK_T):
+    for first in tl.range(group * per_group, last, BLOCK_T):
         tile = first + tl.arange(0, BLOCK_T)
-        inside = (tile < tiles)[:, None] & (c < channels)[None, :]
-        count = tl.minimum(tl.maximum(rows - tile.to(tl.int64) * tile_rows, 0), tile_rows).to(tl.float32)
-        part = part_ptr + (tile.to(tl.int64) * 2 * channels)[:, None] + c[None, :]
+        inside = (tile < last)[:, None] & (c < channels)[None, :]
+        part = part_ptr + (tile.to(tl.int64) * 3 * channels)[:, None] + c[None, :]
         off = tl.load(part, mask=inside, other=0.0) - mean[None, :]
         spread = tl.load(part + channels, mask=inside, other=0.0)
-        total += tl.where(inside, spread + off * off * count[:, None], 0.0)
-    tl.store(mean_ptr + c, mean, mask=c < channels)
-    tl.store(var_ptr + c, tl.sum(total, 0) / rows.to(tl.float32), mask=c < channels)
+        total += spread + off * off * tl.load(part + 2 * channels, mask=inside, other=0.0)
+    spread = tl.sum(total, 0)
+    if FINAL:
+        spread /= pixels
+    else:
+        tl.store(count_ptr + group * pitch + c, pixels, mask=c < channels)
+    tl.store(mean_ptr + group * pitch + c, mean, mask=c < channels)
+    tl.store(spread_ptr + group * pitch + c, spread, mask=c < channels)
 
 
 @triton.jit(do_not_specialize=_SIZES)
