@@ -32,6 +32,8 @@ from fasti3d.proof.subject import Layout, Subject
 
 ONE = (1, 1, 1)
 
+# Max error of statistics, relative to the maximum: means may lie near 0.
+_STATS_LIMIT = 1e-3
 _BESIDE = 1234.0
 # What outputs of bytes are filled with before; around them is 0.
 _NO_BYTE = 255
@@ -96,6 +98,28 @@ def _conv3d(
     with torch.backends.cudnn.flags(allow_tf32=False):
         expected = plain.conv3d(*exact, bias, its, frames, torch.float32, added)
     return _compare([(written, expected, memory)])
+
+
+def _conv3d_stats(
+    device: torch.device, *, x: Any, weight: Any, out: Any, kernel: Any, stride: Any, config: Any
+) -> str | None:
+    from fasti3d.ops.conv3d_bn_relu.config import Config
+    from fasti3d.ops.conv3d_training import launch
+
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
+    geometry = Geometry(tuple(kernel), tuple(stride), None, False)
+    packed, bias = _weights(Layout(*weight), clip.shape[1], device, geometry.kernel, geometry.stride)
+    stats = torch.full((2, len(packed)), math.nan, device=device)
+    with torch.cuda.device_of(clip):
+        launch.run(Config.of(config), clip, packed, geometry, written, stats[0], stats[1])
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        frames = 0, written.shape[2]
+        exact = plain.conv3d(
+            clip.float(), packed.float(), torch.zeros_like(bias), geometry, frames, torch.float32
+        )
+    expected = torch.var_mean(exact, (0, 2, 3, 4), correction=0)[::-1]
+    found = [(its, right, None) for its, right in zip(stats, expected, strict=True)]
+    return _compare([(written, exact, memory)]) or _compare(found, limit=_STATS_LIMIT)
 
 
 def _conv3d_split(
@@ -260,6 +284,7 @@ CASES: dict[str, Callable[..., str | None]] = {
     "triton": _triton,
     "conv3d": _conv3d,
     "conv3d_split": _conv3d_split,
+    "conv3d_stats": _conv3d_stats,
     "pooled_conv3d": _pooled_conv3d,
     "max_pool3d": _max_pool3d,
     "max_pool3d_taps": _max_pool3d_taps,

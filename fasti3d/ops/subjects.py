@@ -52,6 +52,24 @@ def conv3d(
     )
 
 
+def conv3d_stats(config: conv.Config, x: Tensor, weight: Tensor, geometry: Geometry, out: Tensor) -> Subject:
+    """Of the convolution that finds statistics."""
+    clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
+    whole = geometry.output_size(x.shape[2:])
+    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, size, geometry.stride, strict=True)]
+    return Subject.of(
+        "conv3d_stats",
+        f"conv3d with statistics of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel "
+        f"{_times(geometry.kernel)}, stride {_times(geometry.stride)}: {config.short}",
+        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        weight=Layout.of(weight),
+        out=Layout.of(out).smaller((clips, out.shape[1], *size)),
+        kernel=geometry.kernel,
+        stride=geometry.stride,
+        config=asdict(config),
+    )
+
+
 def conv3d_split(
     config: conv.Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, second: Tensor
 ) -> Subject:

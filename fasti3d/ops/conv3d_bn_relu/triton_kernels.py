@@ -10,10 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fasti3d.ops.batch_norm_relu.triton_kernels import store_part
+
 # Do not specialize on integer sizes: one binary serves all shapes.
 _DESCRIPTOR_SIZES = [
     *("in_channels", "out_channels", "split", "chunks"),
-    *("tiles_n", "tiles_y", "tiles_w", "tiles_h", "tiles_t"),
+    *("tiles_n", "tiles_y", "tiles_w", "tiles_h", "tiles_t", "batch", "out_t", "out_h", "out_w"),
 ]
 _PADDING = ["pad_t", "pad_h", "pad_w"]
 _POINTER_SIZES = [
@@ -27,6 +29,20 @@ _FOLD_SIZES = [
     *("size_t", "size_h", "size_w", "cells_t", "cells_h", "cells_w"),
     *("stride_x_n", "stride_x_c", "stride_x_t", "stride_x_h", "stride_x_w"),
 ]
+
+
+@triton.jit
+def _store_stats(part_ptr, tile, acc, inside, n0, out_channels, CHANNELS: tl.constexpr):
+    """Statistics over the pixels of a tile of sums that are ``inside``; axis CHANNELS of ``acc`` is of channels
+    from ``n0`` on.
+    """
+    n = n0 + tl.arange(0, acc.shape[CHANNELS])
+    count = tl.sum(inside.to(tl.float32), 0)
+    inside = tl.expand_dims(inside, CHANNELS)
+    mean = tl.sum(tl.where(inside, acc, 0.0), 1 - CHANNELS) / count
+    off = tl.where(inside, acc - tl.expand_dims(mean, 1 - CHANNELS), 0.0)
+    spread = tl.sum(off * off, 1 - CHANNELS)
+    store_part(part_ptr, tile, n, out_channels, mean, spread, tl.zeros_like(mean) + count, n < out_channels)
 
 
 @triton.jit
@@ -44,15 +60,22 @@ def _finish(
     h,
     w,
     n0,
+    part_ptr,
+    tile,
+    inside,
     ADD: tl.constexpr,
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """Stores a tile [BLOCK_N, BLOCK_M] of sums, from a pixel and channel ``n0`` on, with bias, residual and
-    ReLU.
+    ReLU, or with its statistics.
     """
-    n = n0 + tl.arange(0, acc.shape[0])
-    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
+    if STATS:
+        _store_stats(part_ptr, tile, acc, inside, n0, out_channels, 0)
+    else:
+        n = n0 + tl.arange(0, acc.shape[0])
+        acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
     if ADD:
         r = tl.reshape(r_desc.load([b, t, h, w, n0]), (acc.shape[1], acc.shape[0]))  # [BLOCK_M, BLOCK_N]
         acc += r.T.to(tl.float32)
@@ -81,6 +104,7 @@ def _conv3d_descriptor_kernel(
     z_rest_desc,
     r_desc,  # like y's, where ADD: the residual
     r_rest_desc,
+    part_ptr,  # [tiles of pixels, 3, CO], float32, where STATS
     in_channels,
     out_channels,  # of both outputs
     split,  # channels of y
@@ -90,6 +114,10 @@ def _conv3d_descriptor_kernel(
     tiles_w,
     tiles_h,
     tiles_t,
+    batch,
+    out_t,
+    out_h,
+    out_w,
     pad_t,
     pad_h,
     pad_w,
@@ -99,6 +127,7 @@ def _conv3d_descriptor_kernel(
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
     ADD: tl.constexpr,
+    STATS: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -110,7 +139,8 @@ def _conv3d_descriptor_kernel(
     """Stride 1: a tap's pixels are the tile's box, shifted. Weights stand on the left, so that both operands
     of a product stay in shared memory. BLOCK_N_REST, if not 0, is a second tile of channels over the
     same pixels, for numbers of channels that are no power of two. With SPLIT no tile has channels of both
-    outputs: what it computes beyond its own output's last channel, that output's descriptor drops.
+    outputs: what it computes beyond its own output's last channel, that output's descriptor drops. With STATS
+    neither bias nor ReLU, and the statistics of the sums as they are before they are rounded.
     """
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
     tile = tl.program_id(0)
@@ -144,16 +174,21 @@ def _conv3d_descriptor_kernel(
         if BLOCK_N_REST > 0:
             acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
+    pixels = tl.program_id(0) // tiles_n
+    m = tl.arange(0, BLOCK_M)
+    inside = (w0 + m % BLOCK_W < out_w) & (h0 + m // BLOCK_W % BLOCK_H < out_h)
+    inside = inside & (t0 + m // (BLOCK_W * BLOCK_H) % BLOCK_T < out_t)
+    inside = inside & (b0 + m // (BLOCK_W * BLOCK_H * BLOCK_T) < batch)
     if BLOCK_N_REST > 0:
         # First, so that its registers are free when the larger tile's residual is read.
         n1 = n0 + BLOCK_N
         _finish(
             acc_rest, bias_ptr, out_channels, r_rest_desc, y_rest_desc, z_rest_desc, in_z, split,
-            b0, t0, h0, w0, n1, ADD, RELU, SPLIT,
+            b0, t0, h0, w0, n1, part_ptr, pixels, inside, ADD, RELU, SPLIT, STATS,
         )  # fmt: skip
     _finish(
         acc, bias_ptr, out_channels, r_desc, y_desc, z_desc, in_z, split,
-        b0, t0, h0, w0, n0, ADD, RELU, SPLIT,
+        b0, t0, h0, w0, n0, part_ptr, pixels, inside, ADD, RELU, SPLIT, STATS,
     )  # fmt: skip
 
 
@@ -165,6 +200,7 @@ def _conv3d_pointer_kernel(
     y_ptr,  # [N, T', H', W', CO], channels adjacent
     z_ptr,  # like y, where SPLIT: the channels from split on
     r_ptr,  # like y, where ADD: the residual
+    part_ptr,  # [tiles of pixels, 3, CO], float32, where STATS
     pixels,  # N * T' * H' * W'
     size_t,
     size_h,
@@ -206,6 +242,7 @@ def _conv3d_pointer_kernel(
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
     ADD: tl.constexpr,
+    STATS: tl.constexpr,
     # Channels and strides come divided by these, so that the compiler knows them as multiples: 8 values are
     # one 16-byte load.
     VECTOR_X: tl.constexpr,
@@ -214,7 +251,9 @@ def _conv3d_pointer_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs."""
+    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs, with STATS
+    it is as in the kernel above.
+    """
     in_channels *= VECTOR_X
     stride_x_n = stride_x_n.to(tl.int64) * VECTOR_X
     stride_x_t = stride_x_t.to(tl.int64) * VECTOR_X
@@ -279,7 +318,10 @@ def _conv3d_pointer_kernel(
         )  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(x, weight, acc)
 
-    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
+    if STATS:
+        _store_stats(part_ptr, tile // tiles_n, acc, m < pixels, n0, out_channels, 1)
+    else:
+        acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
     stored = (m < pixels)[:, None] & (n < end)[None, :]
     if ADD:
         r_first = b * (stride_r_n.to(tl.int64) * VECTOR_Y) + t_out * (stride_r_t.to(tl.int64) * VECTOR_Y)
