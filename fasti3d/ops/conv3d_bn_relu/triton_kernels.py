@@ -32,17 +32,45 @@ _FOLD_SIZES = [
 
 
 @triton.jit
-def _store_stats(part_ptr, tile, acc, inside, n0, out_channels, CHANNELS: tl.constexpr):
-    """Statistics over the pixels of a tile of sums that are ``inside``; axis CHANNELS of ``acc`` is of channels
-    from ``n0`` on.
+def _store_stats(
+    part_ptr,
+    tile,
+    acc,
+    left_b,
+    left_t,
+    left_h,
+    left_w,
+    n0,
+    out_channels,
+    CHANNELS: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Statistics over the pixels of a tile of sums, of which ``left`` on each axis are pixels of the output; axis
+    CHANNELS of ``acc`` is of channels from ``n0`` on.
     """
+    PIXELS: tl.constexpr = 1 - CHANNELS
     n = n0 + tl.arange(0, acc.shape[CHANNELS])
-    count = tl.sum(inside.to(tl.float32), 0)
-    inside = tl.expand_dims(inside, CHANNELS)
-    mean = tl.sum(tl.where(inside, acc, 0.0), 1 - CHANNELS) / count
-    off = tl.where(inside, acc - tl.expand_dims(mean, 1 - CHANNELS), 0.0)
-    spread = tl.sum(off * off, 1 - CHANNELS)
-    store_part(part_ptr, tile, n, out_channels, mean, spread, tl.zeros_like(mean) + count, n < out_channels)
+    count = tl.minimum(left_b, BLOCK_B) * tl.minimum(left_t, BLOCK_T)
+    count *= tl.minimum(left_h, BLOCK_H) * tl.minimum(left_w, BLOCK_W)
+    # Near the mean, so that sums of squares about it lose no digits to the mean.
+    about = tl.sum(acc, PIXELS) / acc.shape[PIXELS]
+    about = tl.where(tl.abs(about) < float("inf"), about, 0.0)
+    off = acc - tl.expand_dims(about, PIXELS)
+    # Not of whole tiles: which pixels are inside takes registers.
+    if count < BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W:
+        m = tl.arange(0, acc.shape[PIXELS])
+        inside = (m % BLOCK_W < left_w) & (m // BLOCK_W % BLOCK_H < left_h)
+        inside = inside & (m // (BLOCK_W * BLOCK_H) % BLOCK_T < left_t)
+        inside = inside & (m // (BLOCK_W * BLOCK_H * BLOCK_T) < left_b)
+        off = tl.where(tl.expand_dims(inside, CHANNELS), off, 0.0)
+    mean = tl.sum(off, PIXELS) / count.to(tl.float32)  # less ``about``
+    spread = tl.sum(off * off, PIXELS) - mean * mean * count.to(tl.float32)
+    spread = tl.maximum(spread, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    counts = tl.zeros_like(mean) + count.to(tl.float32)
+    store_part(part_ptr, tile, n, out_channels, about + mean, spread, counts, n < out_channels)
 
 
 @triton.jit
@@ -62,7 +90,10 @@ def _finish(
     n0,
     part_ptr,
     tile,
-    inside,
+    batch,
+    out_t,
+    out_h,
+    out_w,
     ADD: tl.constexpr,
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -71,9 +102,7 @@ def _finish(
     """Stores a tile [BLOCK_N, BLOCK_M] of sums, from a pixel and channel ``n0`` on, with bias, residual and
     ReLU, or with its statistics.
     """
-    if STATS:
-        _store_stats(part_ptr, tile, acc, inside, n0, out_channels, 0)
-    else:
+    if not STATS:
         n = n0 + tl.arange(0, acc.shape[0])
         acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
     if ADD:
@@ -89,6 +118,12 @@ def _finish(
             y_desc.store([b, t, h, w, n0], y)
     else:
         y_desc.store([b, t, h, w, n0], y)
+    if STATS:
+        # Behind the store, when nothing else needs the sums' registers.
+        _store_stats(
+            part_ptr, tile, acc, batch - b, out_t - t, out_h - h, out_w - w, n0, out_channels, 0,
+            y_desc.block_shape[0], y_desc.block_shape[1], y_desc.block_shape[2], y_desc.block_shape[3],
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
@@ -175,20 +210,18 @@ def _conv3d_descriptor_kernel(
             acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
     pixels = tl.program_id(0) // tiles_n
-    m = tl.arange(0, BLOCK_M)
-    inside = (w0 + m % BLOCK_W < out_w) & (h0 + m // BLOCK_W % BLOCK_H < out_h)
-    inside = inside & (t0 + m // (BLOCK_W * BLOCK_H) % BLOCK_T < out_t)
-    inside = inside & (b0 + m // (BLOCK_W * BLOCK_H * BLOCK_T) < batch)
     if BLOCK_N_REST > 0:
         # First, so that its registers are free when the larger tile's residual is read.
         n1 = n0 + BLOCK_N
         _finish(
             acc_rest, bias_ptr, out_channels, r_rest_desc, y_rest_desc, z_rest_desc, in_z, split,
-            b0, t0, h0, w0, n1, part_ptr, pixels, inside, ADD, RELU, SPLIT, STATS,
+            b0, t0, h0, w0, n1, part_ptr, pixels,
+            batch, out_t, out_h, out_w, ADD, RELU, SPLIT, STATS,
         )  # fmt: skip
     _finish(
         acc, bias_ptr, out_channels, r_desc, y_desc, z_desc, in_z, split,
-        b0, t0, h0, w0, n0, part_ptr, pixels, inside, ADD, RELU, SPLIT, STATS,
+        b0, t0, h0, w0, n0, part_ptr, pixels,
+        batch, out_t, out_h, out_w, ADD, RELU, SPLIT, STATS,
     )  # fmt: skip
 
 
@@ -318,9 +351,7 @@ def _conv3d_pointer_kernel(
         )  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(x, weight, acc)
 
-    if STATS:
-        _store_stats(part_ptr, tile // tiles_n, acc, m < pixels, n0, out_channels, 1)
-    else:
+    if not STATS:
         acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
     stored = (m < pixels)[:, None] & (n < end)[None, :]
     if ADD:
@@ -336,6 +367,9 @@ def _conv3d_pointer_kernel(
         acc.to(y_ptr.dtype.element_ty),
         mask=stored,
     )
+    if STATS:
+        left = pixels - tile // tiles_n * BLOCK_M
+        _store_stats(part_ptr, tile // tiles_n, acc, 1, 1, 1, left, n0, out_channels, 1, 1, 1, 1, BLOCK_M)
 
 
 @triton.jit(do_not_specialize=_FOLD_SIZES + _PADDING)

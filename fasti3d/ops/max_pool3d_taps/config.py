@@ -1,4 +1,6 @@
-"""Which tiles the Triton max-pool with taps and its gradient take, those of the max-pool: pure functions, printable.
+"""Which tiles the Triton max-pool with taps and its gradient take: pure functions, printable.
+
+Half of the max-pool's, as a thread keeps two numbers for each value.
 
 >>> choose_backward(8, 192, (32, 56, 56), (1, 3, 3), (1, 2, 2), 2, 132)
 Config(box=(1, 1, 4, 16), block_c=64)
@@ -20,7 +22,7 @@ def choose(
     batch: int, channels: int, size: Triple, kernel: Triple, itemsize: int, multiprocessors: int
 ) -> Config:
     """The tile of output pixels; ``size`` is the output's (T, H, W), ``itemsize`` bytes of a value."""
-    return choose_pool(Problem(batch, channels, size, kernel, itemsize, multiprocessors))
+    return choose_pool(Problem(batch, channels, size, kernel, 2 * itemsize, multiprocessors))
 
 
 def choose_backward(
@@ -34,4 +36,4 @@ def choose_backward(
 ) -> Config:
     """The tile of input pixels, each of which is in a box of windows; ``size`` is the input's (T, H, W)."""
     t, h, w = map(count, kernel, stride)
-    return choose_pool(Problem(batch, channels, size, (t, h, w), itemsize, multiprocessors))
+    return choose_pool(Problem(batch, channels, size, (t, h, w), 2 * itemsize, multiprocessors))
