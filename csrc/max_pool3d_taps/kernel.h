@@ -14,102 +14,123 @@ struct Place {
   int32_t tap;
 };
 
-// Vectors of adjacent channels.
-template <int kLanes>
-struct Lanes {
-  typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
-  typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
-  typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-  typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
-  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
+typedef int32_t Ints __attribute__((vector_size(kWidth * sizeof(int32_t))));
+typedef uint32_t Bits __attribute__((vector_size(kWidth * sizeof(uint32_t))));
+typedef uint16_t Halves __attribute__((vector_size(kWidth * sizeof(uint16_t))));
+typedef uint8_t Bytes __attribute__((vector_size(kWidth)));
 
-  static Floats load(const float* p) {
-    Floats v;
-    __builtin_memcpy(&v, p, sizeof(v));
-    return v;
-  }
+inline Floats load(const float* p) {
+  Floats v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
 
-  static Floats load(const Bfloat* p) {
-    Halves halves;
-    __builtin_memcpy(&halves, p, sizeof(halves));
-    return (Floats)(__builtin_convertvector(halves, Bits) << 16);
-  }
+inline Floats load(const Bfloat* p) {
+  Halves halves;
+  __builtin_memcpy(&halves, p, sizeof(halves));
+  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+  return (Floats)bits;
+}
 
-  static Ints load(const uint8_t* p) {
-    Bytes bytes;
-    __builtin_memcpy(&bytes, p, sizeof(bytes));
-    return __builtin_convertvector(bytes, Ints);
-  }
+inline Ints load(const uint8_t* p) {
+  Bytes bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  return __builtin_convertvector(bytes, Ints);
+}
 
-  static void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof(v)); }
+inline void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
-  // Rounded to nearest, ties to even.
-  static void store(Bfloat* p, Floats v) {
-    const Bits bits = (Bits)v;
-    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Halves halves = __builtin_convertvector(v != v ? (bits >> 16) | 0x40 : rounded, Halves);
-    __builtin_memcpy(p, &halves, sizeof(halves));
-  }
+// Rounded to nearest, ties to even.
+inline void store(Bfloat* p, Floats v) {
+  const Bits bits = (Bits)v;
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Halves halves = __builtin_convertvector(v != v ? (bits >> 16) | 0x40 : rounded, Halves);
+  __builtin_memcpy(p, &halves, sizeof(halves));
+}
 
-  static void store(uint8_t* p, Ints v) {
-    const Bytes bytes = __builtin_convertvector(v, Bytes);
-    __builtin_memcpy(p, &bytes, sizeof(bytes));
-  }
-};
+inline void store(uint8_t* p, Ints v) {
+  const Bytes bytes = __builtin_convertvector(v, Bytes);
+  __builtin_memcpy(p, &bytes, sizeof(bytes));
+}
 
-template <int kLanes, int kVectors, class T>
+template <int kVectors, class T>
 inline void pool_channels(const Place<T>* places, int64_t count, int64_t c, T* out, uint8_t* taps) {
-  using L = Lanes<kLanes>;
-  typename L::Floats best[kVectors];
-  typename L::Ints winner[kVectors];
+  Floats best[kVectors];
+  Ints winner[kVectors];
 #pragma GCC unroll 4
   for (int i = 0; i < kVectors; ++i) {
-    best[i] = L::load(places[0].value + c + i * kLanes);
-    winner[i] = typename L::Ints{} + places[0].tap;
+    best[i] = load(places[0].value + c + i * kWidth);
+    winner[i] = Ints{} + places[0].tap;
   }
   for (int64_t p = 1; p < count; ++p) {
     const T* const value = places[p].value + c;
-    const typename L::Ints tap = typename L::Ints{} + places[p].tap;
+    const Ints tap = Ints{} + places[p].tap;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      const typename L::Floats next = L::load(value + i * kLanes);
-      const typename L::Ints better = (next > best[i]) | (next != next);
+      const Floats next = load(value + i * kWidth);
+      const Ints better = (next > best[i]) | (next != next);  // the last NaN, as in torch
       best[i] = better ? next : best[i];
       winner[i] = better ? tap : winner[i];
     }
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kVectors; ++i) {
-    L::store(out + c + i * kLanes, best[i]);
-    L::store(taps + c + i * kLanes, winner[i]);
+    store(out + c + i * kWidth, best[i]);
+    store(taps + c + i * kWidth, winner[i]);
   }
 }
 
-template <int kLanes, int kVectors, class T>
+// All channels of a pixel.
+template <class T>
+inline void pool_pixel(const Place<T>* places, int64_t count, int64_t channels, T* out,
+                       uint8_t* taps) {
+  int64_t c = 0;
+  for (; c + 4 * kWidth <= channels; c += 4 * kWidth) {
+    pool_channels<4>(places, count, c, out, taps);
+  }
+  for (; c + kWidth <= channels; c += kWidth) pool_channels<1>(places, count, c, out, taps);
+  for (; c < channels; ++c) {
+    float best = widen(places[0].value[c]);
+    int32_t winner = places[0].tap;
+    for (int64_t p = 1; p < count; ++p) {
+      const float next = widen(places[p].value[c]);
+      if (next > best || next != next) best = next, winner = places[p].tap;
+    }
+    narrow(best, out[c]);
+    taps[c] = static_cast<uint8_t>(winner);
+  }
+}
+
+template <int kVectors, class T>
 inline void gather_channels(const Place<T>* places, int64_t count, int64_t c, T* out) {
-  using L = Lanes<kLanes>;
-  typename L::Floats sum[kVectors] = {};
+  Floats sum[kVectors] = {};
   for (int64_t p = 0; p < count; ++p) {
     const T* const value = places[p].value + c;
     const uint8_t* const taps = places[p].taps + c;
-    const typename L::Ints tap = typename L::Ints{} + places[p].tap;
+    const Ints tap = Ints{} + places[p].tap;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      const typename L::Ints won = L::load(taps + i * kLanes) == tap;
-      sum[i] += won ? L::load(value + i * kLanes) : typename L::Floats{};
+      const Ints won = load(taps + i * kWidth) == tap;
+      sum[i] += won ? load(value + i * kWidth) : Floats{};
     }
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) L::store(out + c + i * kLanes, sum[i]);
+  for (int i = 0; i < kVectors; ++i) store(out + c + i * kWidth, sum[i]);
 }
 
-// All channels, in blocks of as many as registers hold.
-template <class Of>
-inline void each_block(int64_t channels, const Of& of) {
+template <class T>
+inline void gather_pixel(const Place<T>* places, int64_t count, int64_t channels, T* out) {
   int64_t c = 0;
-  for (; c + 4 * kWidth <= channels; c += 4 * kWidth) of.template operator()<kWidth, 4>(c);
-  for (; c + kWidth <= channels; c += kWidth) of.template operator()<kWidth, 1>(c);
-  for (; c < channels; ++c) of.template operator()<1, 1>(c);
+  for (; c + 4 * kWidth <= channels; c += 4 * kWidth) gather_channels<4>(places, count, c, out);
+  for (; c + kWidth <= channels; c += kWidth) gather_channels<1>(places, count, c, out);
+  for (; c < channels; ++c) {
+    float sum = 0;
+    for (int64_t p = 0; p < count; ++p) {
+      sum += places[p].taps[c] == places[p].tap ? widen(places[p].value[c]) : 0.f;
+    }
+    narrow(sum, out[c]);
+  }
 }
 
 template <class T>
@@ -132,9 +153,7 @@ void pool_rows(const TapsArgs& args, int64_t begin, int64_t end) {
       }
       T* const out = static_cast<T*>(args.out) + args.out_view.pixel(n, ot, oh, ow);
       uint8_t* const taps = args.taps + args.taps_view.pixel(n, ot, oh, ow);
-      each_block(args.in.c, [&]<int kLanes, int kVectors>(int64_t c) {
-        pool_channels<kLanes, kVectors>(places, count, c, out, taps);
-      });
+      pool_pixel(places, count, args.in.c, out, taps);
     }
   }
 }
@@ -173,9 +192,7 @@ void backward_rows(const TapsArgs& args, int64_t begin, int64_t end) {
         }
       }
       T* const out = static_cast<T*>(args.out) + args.out_view.pixel(n, it, ih, iw);
-      each_block(args.in.c, [&]<int kLanes, int kVectors>(int64_t c) {
-        gather_channels<kLanes, kVectors>(places, count, c, out);
-      });
+      gather_pixel(places, count, args.in.c, out);
     }
   }
 }

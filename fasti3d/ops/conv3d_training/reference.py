@@ -37,8 +37,8 @@ def forward(x: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
 def grad_input(grad: Tensor, weight: Tensor, stride: Sequence[int], input_size: Sequence[int]) -> Tensor:
     """(N, Cin, T, H, W) of ``input_size`` (T, H, W)."""
     kernel = weight.shape[2:]
-    # Of which only the shape is read.
-    x = grad.new_empty(1).expand(grad.shape[0], weight.shape[1], *input_size)
+    # Of which only the shape matters, but torch multiplies values by 0: none may be NaN.
+    x = grad.new_zeros(1).expand(grad.shape[0], weight.shape[1], *input_size)
     clip, padding = _padded(x, kernel, stride)
     needed = (True, False, False)
     y, _, _ = torch_conv3d.conv3d_backward(grad, clip, weight.to(grad.dtype), stride, padding, needed)
@@ -52,8 +52,8 @@ def grad_input(grad: Tensor, weight: Tensor, stride: Sequence[int], input_size: 
 def grad_weight(grad: Tensor, x: Tensor, stride: Sequence[int], kernel: Sequence[int]) -> Tensor:
     """(Cout, Cin, kt, kh, kw)."""
     clip, padding = _padded(x, kernel, stride)
-    # Of which only the shape is read.
-    weight = grad.new_empty(1).expand(grad.shape[1], x.shape[1], *kernel)
+    # Of which only the shape matters, but torch multiplies values by 0: none may be NaN.
+    weight = grad.new_zeros(1).expand(grad.shape[1], x.shape[1], *kernel)
     _, y, _ = torch_conv3d.conv3d_backward(grad, clip, weight, stride, padding, (False, True, False))
     assert y is not None
     return y
