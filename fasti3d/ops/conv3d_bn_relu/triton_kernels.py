@@ -62,9 +62,10 @@ def _store_stats(
     # Not of whole tiles: which pixels are inside takes registers.
     if count < BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W:
         m = tl.arange(0, acc.shape[PIXELS])
-        inside = (m % BLOCK_W < left_w) & (m // BLOCK_W % BLOCK_H < left_h)
-        inside = inside & (m // (BLOCK_W * BLOCK_H) % BLOCK_T < left_t)
-        inside = inside & (m // (BLOCK_W * BLOCK_H * BLOCK_T) < left_b)
+        # Steps to the nearest end, as a comparison on each axis takes more predicates than there are.
+        inside = tl.minimum(left_w - m % BLOCK_W, left_h - m // BLOCK_W % BLOCK_H)
+        inside = tl.minimum(inside, left_t - m // (BLOCK_W * BLOCK_H) % BLOCK_T)
+        inside = tl.minimum(inside, left_b - m // (BLOCK_W * BLOCK_H * BLOCK_T)) > 0
         off = tl.where(tl.expand_dims(inside, CHANNELS), off, 0.0)
     mean = tl.sum(off, PIXELS) / count.to(tl.float32)  # less ``about``
     spread = tl.sum(off * off, PIXELS) - mean * mean * count.to(tl.float32)
