@@ -15,10 +15,10 @@ from fasti3d.runtime import gpu
 def on_gpu(
     module: str, name: str, check: Callable[..., None], plain: Callable[..., None]
 ) -> Callable[..., None]:
-    """The function of ``module`` called ``name``, after ``check``; ``plain`` where Triton runs no kernel, and for
-    float64 and maps of no values.
+    """The function of ``module`` called ``name``, after ``check``; ``plain`` where Triton runs no kernel, and
+    for float64 and maps of no values.
 
-    All four take the operator's arguments, of which the first is a map. The module is imported at the first call:
+    They take the operator's arguments, of which the first is a map. The module is imported at the first call:
     triton is slow to import, and absent where there is no GPU.
     """
 

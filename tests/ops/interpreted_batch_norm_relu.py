@@ -1,5 +1,5 @@
-"""The Triton passes of a batch norm with ReLU in Triton's interpreter against float64 and their references: run by
-test_batch_norm_relu_triton.py.
+"""The Triton passes of a batch norm with ReLU in Triton's interpreter against float64 and their references:
+run by test_batch_norm_relu_triton.py.
 
 A process must say TRITON_INTERPRET=1 before it imports triton, so these tests have one of their own.
 """

@@ -1,4 +1,4 @@
-"""The Triton max-pool with taps and its gradient in Triton's interpreter against their references and torch: run by
+"""The Triton max-pool with taps and its gradient in Triton's interpreter against their references: run by
 test_max_pool3d_taps_triton.py.
 
 A process must say TRITON_INTERPRET=1 before it imports triton, so these tests have one of their own.

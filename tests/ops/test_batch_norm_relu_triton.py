@@ -29,7 +29,7 @@ def test_in_the_interpreter(outcome: Outcome) -> None:
 
 
 def launches(chip: GpuTraits, dtypes: list[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
-    """What the passes launch over maps of the network, of which ``out`` and ``grad`` are slices of wider ones."""
+    """What the passes launch over maps of the network, and slices of wider ones."""
     found: set[Launch] = set()
     monkeypatch.setattr(launch, "gpu_traits", lambda device: chip)
     for name in KERNELS:

@@ -1,5 +1,5 @@
-"""The Triton max-pool with taps and its gradient without a GPU: in Triton's interpreter, and compiled for every
-architecture.
+"""The Triton max-pool with taps and its gradient without a GPU: in Triton's interpreter, and compiled for
+every architecture.
 """
 
 from __future__ import annotations

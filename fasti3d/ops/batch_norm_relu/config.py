@@ -17,7 +17,8 @@ JOINED_TILES = 128
 JOINED_CHANNELS = 8
 # Tiles that a program joins in turn; more are first joined in groups.
 MAX_TILES = 1024
-# Bytes that a program reads at a time: four loads of 16 for each of the 128 threads, or two where maps are small.
+# Bytes that a program reads at a time: four loads of 16 for each of the 128 threads, or two where maps are
+# small.
 _TILE_BYTES = (8192, 4096)
 _MAX_CHANNELS = 64
 # Programs that keep an SM busy.
@@ -26,7 +27,7 @@ _TILES_PER_SM = 4
 
 @dataclass(frozen=True)
 class Problem:
-    """A pass over ``maps`` maps of so many pixels (rows) and channels, on a chip; ``itemsize`` bytes a value."""
+    """A pass over ``maps`` maps of so many pixels (rows) and channels; ``itemsize`` bytes per value."""
 
     rows: int
     channels: int

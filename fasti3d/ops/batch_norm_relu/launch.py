@@ -42,7 +42,7 @@ _OPTIONS = {"enable_fp_fusion": False, "num_warps": WARPS, "maxnreg": 168}
 
 
 def batch_norm_stats(x: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Takes what the operator of this name with a "_" takes, as do the others: float16, bfloat16 or float32."""
+    """Takes what the operator of this name with a "_" takes, as do the others, in at most 32 bits."""
     _guarded("batch_norm_stats", x, mean, var)
 
 
@@ -112,7 +112,7 @@ def _run_stats(config: Config, x: Tensor, mean: Tensor, var: Tensor) -> None:
 
 
 def join_stats(part: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Joins what tiles found: (tiles, 3, C) means, sums of squared distances to them, and numbers of pixels."""
+    """Joins what tiles found: (tiles, 3, C) means, sums of squared distances to them, numbers of pixels."""
     while len(part) > MAX_TILES:
         groups = torch.empty(
             (count(len(part), JOINED_TILES), *part.shape[1:]), dtype=part.dtype, device=part.device

@@ -48,7 +48,7 @@ def _below_relu(grad, x, scale, shift):
 
 @triton.jit
 def store_part(part_ptr, tile, c, channels, mean, spread, count, there):
-    """What a tile adds to statistics, as ``_batch_norm_stats_join_kernel`` reads it; c and four of [BLOCK_C]."""
+    """What a tile adds to statistics, as ``_batch_norm_stats_join_kernel`` reads it; numbers are [BLOCK_C]."""
     part = part_ptr + tile.to(tl.int64) * 3 * channels + c
     tl.store(part, mean, mask=there)
     tl.store(part + channels, spread, mask=there)
@@ -110,8 +110,8 @@ def _batch_norm_stats_join_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The same of groups of tiles: what is in the tiles, and between their means. With FINAL the biased variance
-    in place of the sum, and no number.
+    """The same of groups of tiles: what is in the tiles, and between their means. With FINAL the biased
+    variance in place of the sum, and no number.
     """
     c = (tl.program_id(0) // groups) * BLOCK_C + tl.arange(0, BLOCK_C)
     group = tl.program_id(0) % groups

@@ -48,8 +48,8 @@ def _store_stats(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """Statistics over the pixels of a tile of sums, of which ``left`` on each axis are pixels of the output; axis
-    CHANNELS of ``acc`` is of channels from ``n0`` on.
+    """Statistics over the pixels of a tile of sums, of which ``left`` on each axis are pixels of the output;
+    axis CHANNELS of ``acc`` is of channels from ``n0`` on.
     """
     PIXELS: tl.constexpr = 1 - CHANNELS
     n = n0 + tl.arange(0, acc.shape[CHANNELS])
@@ -285,8 +285,8 @@ def _conv3d_pointer_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs, with STATS
-    it is as in the kernel above.
+    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs; STATS
+    is as above.
     """
     in_channels *= VECTOR_X
     stride_x_n = stride_x_n.to(tl.int64) * VECTOR_X

@@ -1,4 +1,4 @@
-"""Runs the Triton convolution that finds statistics. Imports triton: to be imported where it is first used."""
+"""Runs the Triton convolution with statistics. Imports triton: to be imported where it is first used."""
 
 from __future__ import annotations
 

@@ -44,6 +44,11 @@ operator(
 )
 
 
+def finds_statistics(x: Tensor) -> bool:
+    """Whether ``conv3d_with_stats`` of a map finds statistics while it convolves."""
+    return x.device.type == "cuda" and x.numel() > 0 and has_kernel(x.device, x.dtype)
+
+
 def conv3d_with_stats(
     x: Tensor, weight: Tensor, stride: Sequence[int] = (1, 1, 1)
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,12 +58,13 @@ def conv3d_with_stats(
     ``batch_norm_stats`` of the result.
 
     Args:
-        x: (N, Cin, T, H, W) of at least one pixel, channels_last_3d or a channel slice of such a map for speed.
+        x: (N, Cin, T, H, W) of at least one pixel, channels_last_3d or a channel slice of one for speed.
         weight: (Cout, Cin, kt, kh, kw), in x's dtype or float32.
         stride: steps (t, h, w).
 
     Returns:
-        y: (N, Cout, ceil(T / st), ceil(H / sh), ceil(W / sw)) in x's dtype, channels-last. It records no gradient.
+        y: (N, Cout, ceil(T / st), ceil(H / sh), ceil(W / sw)) in x's dtype, channels-last. It records no
+            gradient.
         mean, var: (Cout,), float32, float64 of a float64 map; bit-equal from run to run.
 
     Raises:
@@ -67,7 +73,7 @@ def conv3d_with_stats(
     Example:
         >>> y, mean, var = conv3d_with_stats(x, weight, (2, 2, 2))
     """
-    if x.device.type != "cuda" or not x.numel() or not has_kernel(x.device, x.dtype):
+    if not finds_statistics(x):
         y = forward(x, weight, stride)
         return y, *batch_norm_stats(y)
     check_fits(x, weight, None, stride, None)

@@ -1,4 +1,4 @@
-"""Runs the Triton max-pool with taps and its gradient. Imports triton: to be imported where it is first used."""
+"""Runs the Triton max-pool with taps, and its gradient. Imports triton: to be imported at first use."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _arguments(
     pad: list[int],
     window: tuple[Triple, Triple],
 ) -> tuple[tuple[int], list[int], list[Any]]:
-    """The grid over ``tiled`` pixels, the kernel's sizes, strides in the order of ``maps``, and its constants."""
+    """The grid over ``tiled`` pixels, the kernel's sizes and strides, of ``maps`` in order, its constants."""
     values = min(vector(x), vector(y))
     packed = all(s % values == 0 for s, n in zip(taps.stride()[:4], taps.shape, strict=False) if n > 1)
     values_taps = values if packed else 1

@@ -1,5 +1,5 @@
-"""Max-pool that says which tap of each window won, and its gradient, which gathers: every value from the windows it
-is in, in the order of its taps there.
+"""Max-pool that says which tap of each window won, and its gradient, which gathers: every value from the
+windows it is in, in the order of its taps there.
 
 This module imports triton, so nothing that ``import fasti3d`` reaches may import it.
 """
@@ -23,8 +23,8 @@ _SIZES = [
 
 @triton.jit
 def _places(b, t, h, w, stride_n, stride_t, stride_h, stride_w, VECTOR: tl.constexpr):
-    """Where pixels lie, [BLOCK_M] of int64. Strides come divided by VECTOR, so that the compiler knows them as
-    multiples.
+    """Where pixels lie, [BLOCK_M] of int64. Strides come divided by VECTOR, so that the compiler knows them
+    as multiples.
     """
     place = b.to(tl.int64) * (stride_n.to(tl.int64) * VECTOR) + t.to(tl.int64) * (
         stride_t.to(tl.int64) * VECTOR
@@ -79,8 +79,8 @@ def _max_pool3d_taps_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The first of the largest values of a window, or the last NaN: a box of output pixels, so that windows share
-    what they read through the L1 cache.
+    """The first of the largest values of a window, or the last NaN: a box of output pixels, so that windows
+    share what they read through the L1 cache.
     """
     tile = tl.program_id(0)
     c = (tile % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -168,8 +168,8 @@ def _max_pool3d_taps_backward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """A box of input pixels. A pixel at place p of the padded axis is in the windows from p // S on downwards, as
-    their taps p % S, p % S + S and so on.
+    """A box of input pixels. A pixel at place p of the padded axis is in the windows from p // S on downwards,
+    as their taps p % S, p % S + S and so on.
     """
     tile = tl.program_id(0)
     c = (tile % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
