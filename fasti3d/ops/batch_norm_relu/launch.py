@@ -232,9 +232,9 @@ def _run_backward(
 
 
 class Pass(NamedTuple):
-    """What takes the maps and the vectors that it reads, so many of each, and then what it writes: ``run``, after
-    a configuration and with rows, (N * T * H * W, C), for maps, on the current device; and PyTorch's own
-    computation.
+    """What takes the maps and the vectors that it reads, so many of each, and then what it writes: ``run``,
+    after a configuration and with rows, (N * T * H * W, C), for maps, on the current device; and PyTorch's
+    own computation.
     """
 
     run: Callable[..., None]

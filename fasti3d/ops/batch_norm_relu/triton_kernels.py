@@ -48,7 +48,7 @@ def _below_relu(grad, x, scale, shift):
 
 @triton.jit
 def store_part(part_ptr, tile, c, channels, mean, spread, count, there):
-    """What a tile adds to statistics, as ``_batch_norm_stats_join_kernel`` reads it; numbers are [BLOCK_C]."""
+    """What a tile adds to statistics, as ``_batch_norm_stats_join_kernel`` reads it: [BLOCK_C] of each."""
     part = part_ptr + tile.to(tl.int64) * 3 * channels + c
     tl.store(part, mean, mask=there)
     tl.store(part + channels, spread, mask=there)

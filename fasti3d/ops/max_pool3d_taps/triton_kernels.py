@@ -168,7 +168,7 @@ def _max_pool3d_taps_backward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """A box of input pixels. A pixel at place p of the padded axis is in the windows from p // S on downwards,
+    """A box of input pixels. A pixel at place p of a padded axis is in the windows from p // S on downwards,
     as their taps p % S, p % S + S and so on.
     """
     tile = tl.program_id(0)
