@@ -127,6 +127,12 @@ SECTIONS = {
         "On a GPU every pass is waited for. Device MB: what torch's allocator holds for a pass beyond one "
         "copy of the weights and the clip.",
     ),
+    "GPU training": Section(
+        "Training steps on a GPU",
+        _PASS | {"device MB": _number("device_mb", ".0f"), "fasti3d's share": _number("memory_share", ".2f")},
+        "Forward, loss, backward and SGD with momentum, bfloat16 autocast. Device MB: peak beyond weights, "
+        "optimizer and clips, and fasti3d's as a share of it.",
+    ),
     "gpu_ceilings": Section(
         "What the GPU reaches",
         {"rate": _rate},
@@ -152,6 +158,7 @@ SECTIONS = {
     "max_pool3d_same": Section("max_pool3d_same", _PASS),
     "conv3d": Section("conv3d + bias + ReLU", _PASS),
     "depthwise_conv3d": Section("Depthwise conv3d + bias + ReLU", _PASS),
+    "conv3d_training": Section("The passes of convolutions in training", _PASS),
     "mixed_block": Section("Mixed blocks on a GPU, from CUDA graphs", _PASS),
     "frames": Section(
         "I3D on decoded frames",
