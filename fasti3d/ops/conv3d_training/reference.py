@@ -1,6 +1,8 @@
 """The three passes by torch: cuDNN or oneDNN where there are, and what every other form is measured against.
 
-Padding that is even on every axis goes to torch as a number, without a padded copy.
+At stride 1 padding that is even on every axis goes to torch as a number, without a padded copy. Not at other
+strides: oneDNN's gradient of few channels' float32 weights is then wrong for few frames (torch 2.13; 7 frames
+of 3 channels, 7x7x7 at stride 2).
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fasti3d.inputs import without_autocast
 from fasti3d.ops.conv3d_bn_relu import torch_conv3d
 from fasti3d.ops.tiling import Triple
 from fasti3d.same_padding import pad_same, same_padding
 
 
 def _even_padding(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> Triple | None:
-    """Zeros on both sides of each axis, if SAME's are as many before as after."""
+    """Zeros on both sides of each axis, if the stride is 1 and SAME's are as many before as after."""
     pads = [same_padding(n, k, s) for n, k, s in zip(size, kernel, stride, strict=True)]
-    return None if any(front != back for front, back in pads) else (pads[0][0], pads[1][0], pads[2][0])
+    uneven = max(stride) > 1 or any(front != back for front, back in pads)
+    return None if uneven else (pads[0][0], pads[1][0], pads[2][0])
 
 
 def _padded(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, Triple]:
@@ -30,14 +32,13 @@ def _padded(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Te
 def forward(x: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     """(N, Cout, T', H', W'), SAME."""
     clip, padding = _padded(x, weight.shape[2:], stride)
-    with without_autocast(x.device):
-        return torch_conv3d.conv3d(clip, weight.to(x.dtype), None, stride, padding)
+    return torch_conv3d.conv3d(clip, weight.to(x.dtype), None, stride, padding)
 
 
 def grad_input(grad: Tensor, weight: Tensor, stride: Sequence[int], input_size: Sequence[int]) -> Tensor:
     """(N, Cin, T, H, W) of ``input_size`` (T, H, W)."""
     kernel = weight.shape[2:]
-    # Of which only the shape matters, but torch multiplies values by 0: none may be NaN.
+    # Of which only the shape is read.
     x = grad.new_zeros(1).expand(grad.shape[0], weight.shape[1], *input_size)
     clip, padding = _padded(x, kernel, stride)
     needed = (True, False, False)
@@ -52,7 +53,7 @@ def grad_input(grad: Tensor, weight: Tensor, stride: Sequence[int], input_size: 
 def grad_weight(grad: Tensor, x: Tensor, stride: Sequence[int], kernel: Sequence[int]) -> Tensor:
     """(Cout, Cin, kt, kh, kw)."""
     clip, padding = _padded(x, kernel, stride)
-    # Of which only the shape matters, but torch multiplies values by 0: none may be NaN.
+    # Of which only the shape is read.
     weight = grad.new_zeros(1).expand(grad.shape[1], x.shape[1], *kernel)
     _, y, _ = torch_conv3d.conv3d_backward(grad, clip, weight, stride, padding, (False, True, False))
     assert y is not None

@@ -10,6 +10,10 @@ class DatasetError(Exception):
     """A data set that cannot be used: what was found, what was expected and the remedy, in one line."""
 
 
+class MissingPartError(DatasetError):
+    """A data set without the list or folder of the subset that is asked for."""
+
+
 @dataclass(frozen=True)
 class Video:
     """A video of a data set.
@@ -33,12 +37,14 @@ class Coverage:
     Attributes:
         listed: the number of videos in the list.
         missing: keys of listed videos without a file, in the list's order.
-        unlisted: paths of videos below the root that no list names, relative to it, sorted.
+        unlisted: paths of videos below the root that no list of the data set names, relative to it, sorted.
+        remarks: what else a user should know, a sentence each, such as how many names were matched loosely.
     """
 
     listed: int
     missing: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def found(self) -> int:
@@ -50,7 +56,7 @@ class VideoDataset:
     """One part of a data set, such as the training list of UCF-101's split 1.
 
     Attributes:
-        name: ``ucf101``, ``hmdb51``, ``kinetics``, ``list`` or ``folder``.
+        name: as ``open_dataset`` takes it, such as ``ucf101``.
         subset: ``train``, ``val`` or ``test``.
         split: the number of the split, where the data set has several; None otherwise.
         root: the folder of the videos.

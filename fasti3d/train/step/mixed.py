@@ -53,7 +53,7 @@ class MixedNode(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Mixed, recompute: bool, *tensors: Tensor) -> Tensor:
         weights = tensors[::3]
-        entry, exits = (block.b0, block.b1a, block.b2a), (block.b0, block.b1b, block.b2b, block.b3b)
+        entry = (block.b0, block.b1a, block.b2a)
         entered = _entered(x, weights[:3], entry)
         pooled, taps = max_pool3d_taps(x, *POOL)
         left = convolved(pooled, weights[5], block.b3b)
@@ -69,35 +69,30 @@ class MixedNode(Function):
         needs = ctx.needs_input_grad
         again = keep_input(ctx, x, any(needs[3:12:3]) or needs[18], recompute)
         ctx.save_for_backward(*kept, taps, again, *inputs, *weights)
-        out = empty_map(x, sum(unit.width for unit in exits))
-        return _concatenated(kept, block, out)
+        return _concatenated(kept, block)
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        *kept, taps, first, y1, y2, pooled = ctx.saved_tensors[:13]
-        weights = ctx.saved_tensors[13:]
+        kept, (taps, first, y1, y2, pooled), weights = _parted(ctx.saved_tensors)
         product, last, c1, c2, of_product, of_last, of_c1, of_c2 = kept
         block, size, pixels = ctx.block, product.shape[2:], ctx.pixels
         to_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
-        to_weight = needs[::3]
-        to_affine = [any(pair) for pair in zip(needs[1::3], needs[2::3], strict=True)]
-        entry = (block.b0, block.b1a, block.b2a)
+        to_weight, to_affine = needs[::3], [a or b for a, b in zip(needs[1::3], needs[2::3], strict=True)]
         to_product = to_x or any(to_weight[:3])
-        d = empty_map(product, product.shape[1]) if to_product else None
-        (c0, c1a, c2a), (k0, k1a, k2a) = _slices(product, entry), _slices(of_product, entry)
-        d0, d1a, d2a = (None, None, None) if d is None else _slices(d, entry)
         to_y1, to_y2 = (to_product or to_affine[i] for i in (1, 2))
-        d1, d2, d3 = (
-            empty_map(c, c.shape[1]) if wanted else None
-            for c, wanted in (
-                (c1, to_weight[3] or to_y1),
-                (c2, to_weight[4] or to_y2),
-                (last, to_weight[5] or to_x),
-            )
-        )
-        g0, g1, g2, g3 = _slices(as_map(grad), (block.b0, block.b1b, block.b2b, block.b3b))
-        affine = dict.fromkeys(range(6), (None, None))
+        entry = (block.b0, block.b1a, block.b2a)
+        (c0, c1a, c2a), (k0, k1a, k2a) = _slices(product, entry), _slices(of_product, entry)
+        # Gradients of what the convolutions gave, in the order of the block's units.
+        d = _gradient_of(product, to_product)
+        d0, d1a, d2a = (None, None, None) if d is None else _slices(d, entry)
+        d1 = _gradient_of(c1, to_weight[3] or to_y1)
+        d2 = _gradient_of(c2, to_weight[4] or to_y2)
+        d3 = _gradient_of(last, to_weight[5] or to_x)
+        filters: list[Tensor | None] = [None] * 6
+        affine: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * 6
+
+        g0, g1, g2, g3 = _slices(as_map(grad), _exits(block))
         affine[0], affine[3], affine[4], affine[5] = backward(
             pixels,
             Backward(g0, c0, k0, block.b0, to_affine[0], d0),
@@ -105,56 +100,66 @@ class MixedNode(Function):
             Backward(g2, c2, of_c2, block.b2b, to_affine[4], d2),
             Backward(g3, last, of_last, block.b3b, to_affine[5], d3),
         )
-        filters = dict.fromkeys(range(6))
-        if to_weight[3]:
-            filters[3] = grad_weight(d1, normalized(c1a, k1a) if y1 is None else y1, _ONE, _THREE)
-        if to_weight[4]:
-            filters[4] = grad_weight(d2, normalized(c2a, k2a) if y2 is None else y2, _ONE, _THREE)
-        items = {}
-        if to_y1:
-            g1a = grad_input(d1, weights[3], _ONE, size)
-            items[1] = Backward(g1a, c1a, k1a, block.b1a, to_affine[1], d1a)
-        if to_y2:
-            g2a = grad_input(d2, weights[4], _ONE, size)
-            items[2] = Backward(g2a, c2a, k2a, block.b2a, to_affine[2], d2a)
-        affine.update(zip(items, backward(pixels, *items.values()), strict=True))
-        if to_weight[5] or any(to_weight[:3]):
-            x = input_again(ctx, first)
-            if to_weight[5]:
-                again = max_pool3d_taps(x, *POOL)[0] if pooled is None else pooled
-                filters[5] = grad_weight(d3, again, _ONE, _ONE)
-            if any(to_weight[:3]):
-                both = _rows(d).t() @ _rows(x)
-                filters.update(enumerate(both.split([unit.width for unit in entry])))
+        entered: dict[int, Backward] = {}
+        if d1 is not None:
+            if to_weight[3]:
+                filters[3] = grad_weight(d1, normalized(c1a, k1a) if y1 is None else y1, _ONE, _THREE)
+            if to_y1:
+                g1a = grad_input(d1, weights[3], _ONE, size)
+                entered[1] = Backward(g1a, c1a, k1a, block.b1a, to_affine[1], d1a)
+        if d2 is not None:
+            if to_weight[4]:
+                filters[4] = grad_weight(d2, normalized(c2a, k2a) if y2 is None else y2, _ONE, _THREE)
+            if to_y2:
+                g2a = grad_input(d2, weights[4], _ONE, size)
+                entered[2] = Backward(g2a, c2a, k2a, block.b2a, to_affine[2], d2a)
+        for i, found in zip(entered, backward(pixels, *entered.values()), strict=True):
+            affine[i] = found
+
+        x = input_again(ctx, first) if to_weight[5] or any(to_weight[:3]) else None
+        if d3 is not None and x is not None and to_weight[5]:
+            filters[5] = grad_weight(
+                d3, max_pool3d_taps(x, *POOL)[0] if pooled is None else pooled, _ONE, _ONE
+            )
+        if d is not None and x is not None and any(to_weight[:3]):
+            filters[:3] = (_rows(d).t() @ _rows(x)).split([unit.width for unit in entry])
         x_grad = None
-        if to_x:
+        if d is not None and d3 is not None and to_x:
             x_grad = max_pool3d_taps_backward(grad_input(d3, weights[5], _ONE, size), taps, *POOL, size)
             _rows(x_grad).addmm_(_rows(d), _side_by_side(weights[:3], grad.dtype))
-        grads = [
-            each
-            for i, weight in enumerate(weights)
-            for each in (
-                filters[i].to(weight.dtype).view_as(weight) if to_weight[i] else None,
-                *affine[i],
-            )
-        ]
+        grads: list[Tensor | None] = []
+        for weight, wanted, filter_, pair in zip(weights, to_weight, filters, affine, strict=True):
+            shaped = filter_.to(weight.dtype).view_as(weight) if wanted and filter_ is not None else None
+            grads += [shaped, *pair]
         return x_grad, None, None, *grads
 
 
-def _concatenated(kept: Sequence[Tensor], block: Mixed, out: Tensor) -> Tensor:
+def _exits(block: Mixed) -> tuple[Unit, ...]:
+    """The units of the concatenation."""
+    return block.b0, block.b1b, block.b2b, block.b3b
+
+
+def _gradient_of(convolved: Tensor, wanted: bool) -> Tensor | None:
+    """Where the gradient of a convolution's output goes."""
+    return empty_map(convolved, convolved.shape[1]) if wanted else None
+
+
+def _parted(saved: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Any, ...], tuple[Tensor, ...]]:
+    """What a node saved: convolutions' outputs with constants, taps with inputs or None, and filters."""
+    return saved[:8], saved[8:13], saved[13:]
+
+
+def _concatenated(kept: Sequence[Tensor], block: Mixed) -> Tensor:
+    """The block's output, every branch straight into its slice."""
     product, last, c1, c2, of_product, of_last, of_c1, of_c2 = kept
+    out = empty_map(product, sum(unit.width for unit in _exits(block)))
     width = block.b0.width
     branches = ((product[:, :width], of_product[:, :width]), (c1, of_c1), (c2, of_c2), (last, of_last))
-    for (x, values), place in zip(
-        branches, _slices(out, (block.b0, block.b1b, block.b2b, block.b3b)), strict=True
-    ):
+    for (x, values), place in zip(branches, _slices(out, _exits(block)), strict=True):
         normalized(x, values, place)
     return out
 
 
 def _mixed_output(node: Any) -> Tensor:
-    kept = node.saved_tensors[:8]
-    block = node.block
-    return _concatenated(
-        kept, block, empty_map(kept[0], sum(u.width for u in (block.b0, block.b1b, block.b2b, block.b3b)))
-    )
+    kept, _, _ = _parted(node.saved_tensors)
+    return _concatenated(kept, node.block)

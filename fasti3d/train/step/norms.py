@@ -43,10 +43,10 @@ class Constants(NamedTuple):
 def constants(*products: Product) -> Constants:
     """What normalizes products of as many pixels; running statistics move."""
     shape = products[0].map.shape
-    pixels: int | Tensor = shape[:1].numel() * shape[2:].numel()
+    own = shape[:1].numel() * shape[2:].numel()
     trained = [unit for product in products for unit in product.units if unit.norm.training]
     group = sync_group(trained[0]) if trained else None
-    if trained and group is None and pixels == 1:
+    if trained and group is None and own == 1:
         size = torch.Size((shape[0], trained[0].width, *shape[2:]))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
     stats = [
@@ -55,8 +55,7 @@ def constants(*products: Product) -> Constants:
         else None
         for product in products
     ]
-    if group is not None:
-        pixels = _over_processes(stats, pixels, group)
+    pixels = own if group is None else _over_processes(stats, own, group)
     return Constants(
         [_constants_of(product, found, pixels) for product, found in zip(products, stats, strict=True)],
         pixels,
