@@ -19,8 +19,11 @@ from fasti3d.ops.batch_norm_relu.reference import (
     scale_shift_relu_reference,
 )
 from fasti3d.ops.border import check_apart, check_map, check_out, check_vectors, sum_dtype
+from fasti3d.ops.on_gpu import on_gpu
 from fasti3d.ops.registry import operator
 
+# Of the Triton kernels.
+_LAUNCH = "fasti3d.ops.batch_norm_relu.launch"
 # What the kernels for the CPU compute.
 _CPU_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -109,23 +112,27 @@ operator(
     "batch_norm_stats_(Tensor x, Tensor(a!) mean, Tensor(b!) var) -> ()",
     _stats,
     fake=_check_stats,
+    cuda=on_gpu(_LAUNCH, "batch_norm_stats", _check_stats, batch_norm_stats_reference),
 )
 operator(
     "scale_shift_relu_(Tensor x, Tensor scale, Tensor shift, Tensor(a!) out) -> ()",
     _scale_shift_relu,
     fake=_check_scale_shift_relu,
+    cuda=on_gpu(_LAUNCH, "scale_shift_relu", _check_scale_shift_relu, scale_shift_relu_reference),
 )
 operator(
     "batch_norm_relu_sums_(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, "
     "Tensor(a!) total, Tensor(b!) dot) -> ()",
     _sums,
     fake=_check_sums,
+    cuda=on_gpu(_LAUNCH, "batch_norm_relu_sums", _check_sums, batch_norm_relu_sums_reference),
 )
 operator(
     "batch_norm_relu_backward_(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, "
     "Tensor slope, Tensor offset, Tensor(a!) out) -> ()",
     _backward,
     fake=_check_backward,
+    cuda=on_gpu(_LAUNCH, "batch_norm_relu_backward", _check_backward, batch_norm_relu_backward_reference),
 )
 
 

@@ -13,11 +13,14 @@ from fasti3d.ops.max_pool3d_taps.reference import (
     max_pool3d_taps_backward_reference,
     max_pool3d_taps_reference,
 )
+from fasti3d.ops.on_gpu import on_gpu
 from fasti3d.ops.registry import operator
 from fasti3d.same_padding import same_shape
 
 # Taps of a window, which a byte counts.
 MAX_TAPS = 256
+# Of the Triton kernels.
+_LAUNCH = "fasti3d.ops.max_pool3d_taps.launch"
 _CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -71,11 +74,13 @@ operator(
     "max_pool3d_taps_(Tensor x, int[] kernel, int[] stride, Tensor(a!) out, Tensor(b!) taps) -> ()",
     _pool,
     fake=_check,
+    cuda=on_gpu(_LAUNCH, "max_pool3d_taps", _check, max_pool3d_taps_reference),
 )
 operator(
     "max_pool3d_taps_backward_(Tensor grad, Tensor taps, int[] kernel, int[] stride, Tensor(a!) out) -> ()",
     _backward,
     fake=_check_backward,
+    cuda=on_gpu(_LAUNCH, "max_pool3d_taps_backward", _check_backward, max_pool3d_taps_backward_reference),
 )
 
 

@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fasti3d.ops.channels_last import channels_last
-from fasti3d.ops.conv3d_training import forward as conv3d
-from fasti3d.ops.conv3d_training import grad_input, grad_weight
+from fasti3d.ops.conv3d_training import conv3d_with_stats, finds_statistics, grad_input, grad_weight
 from fasti3d.ops.max_pool3d_taps import max_pool3d_taps, max_pool3d_taps_backward
 from fasti3d.train.step.norms import Backward, Product, backward, constants, normalized
 from fasti3d.train.step.parts import POOL, Mixed, Unit
 from fasti3d.train.step.recompute import input_again, keep_input
 from fasti3d.train.step.second_order import first_order
-from fasti3d.train.step.units import as_map, empty_map
+from fasti3d.train.step.units import as_map, convolved, empty_map
 
 _ONE, _THREE = (1, 1, 1), (3, 3, 3)
 
@@ -37,6 +36,17 @@ def _side_by_side(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat([weight.detach().flatten(1) for weight in weights]).to(dtype)
 
 
+def _entered(x: Tensor, weights: Sequence[Tensor], entry: tuple[Unit, ...]) -> Product:
+    """The 1x1x1 convolutions of a block's input, side by side, as one product."""
+    both = _side_by_side(weights, x.dtype)
+    if finds_statistics(x) and any(unit.norm.training for unit in entry):
+        y, mean, var = conv3d_with_stats(x, both[:, :, None, None, None])
+        return Product(y, entry, (mean, var))
+    product = empty_map(x, len(both))
+    torch.mm(_rows(x), both.t(), out=_rows(product))
+    return Product(product, entry)
+
+
 class MixedNode(Function):
     """Its arguments are those of ``Mixed``'s units, in their order: filters, weight and bias of each."""
 
@@ -44,21 +54,21 @@ class MixedNode(Function):
     def forward(ctx: Any, x: Tensor, block: Mixed, recompute: bool, *tensors: Tensor) -> Tensor:
         weights = tensors[::3]
         entry = (block.b0, block.b1a, block.b2a)
-        product = empty_map(x, sum(unit.width for unit in entry))
-        torch.mm(_rows(x), _side_by_side(weights[:3], x.dtype).t(), out=_rows(product))
+        entered = _entered(x, weights[:3], entry)
         pooled, taps = max_pool3d_taps(x, *POOL)
-        last = conv3d(pooled, weights[5], _ONE)
-        (of_product, of_last), ctx.pixels = constants(Product(product, entry), Product(last, (block.b3b,)))
+        left = convolved(pooled, weights[5], block.b3b)
+        product, last = entered.map, left.map
+        (of_product, of_last), ctx.pixels = constants(entered, left)
         (_, k1a, k2a), (_, c1a, c2a) = _slices(of_product, entry), _slices(product, entry)
         y1, y2 = normalized(c1a, k1a), normalized(c2a, k2a)
-        c1, c2 = conv3d(y1, weights[3], _ONE), conv3d(y2, weights[4], _ONE)
-        (of_c1, of_c2), _ = constants(Product(c1, (block.b1b,)), Product(c2, (block.b2b,)))
-        kept = (product, last, c1, c2, of_product, of_last, of_c1, of_c2)
+        first, second = convolved(y1, weights[3], block.b1b), convolved(y2, weights[4], block.b2b)
+        (of_c1, of_c2), _ = constants(first, second)
+        kept = (product, last, first.map, second.map, of_product, of_last, of_c1, of_c2)
         ctx.block, ctx.output = block, _mixed_output
         inputs = (None, None, None) if recompute else (y1, y2, pooled)
         needs = ctx.needs_input_grad
-        first = keep_input(ctx, x, any(needs[3:12:3]) or needs[18], recompute)
-        ctx.save_for_backward(*kept, taps, first, *inputs, *weights)
+        again = keep_input(ctx, x, any(needs[3:12:3]) or needs[18], recompute)
+        ctx.save_for_backward(*kept, taps, again, *inputs, *weights)
         return _concatenated(kept, block)
 
     @staticmethod

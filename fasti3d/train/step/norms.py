@@ -24,10 +24,13 @@ from fasti3d.train.step.parts import Unit, sync_group
 
 
 class Product(NamedTuple):
-    """The outputs of convolutions, side by side in one map."""
+    """The outputs of convolutions, side by side in one map; mean and variance of its channels, if they are
+    known already.
+    """
 
     map: Tensor
     units: tuple[Unit, ...]
+    stats: tuple[Tensor, Tensor] | None = None
 
 
 class Constants(NamedTuple):
@@ -47,7 +50,9 @@ def constants(*products: Product) -> Constants:
         size = torch.Size((shape[0], trained[0].width, *shape[2:]))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
     stats = [
-        batch_norm_stats(product.map) if any(unit.norm.training for unit in product.units) else None
+        product.stats or batch_norm_stats(product.map)
+        if any(unit.norm.training for unit in product.units)
+        else None
         for product in products
     ]
     pixels = own if group is None else _over_processes(stats, own, group)

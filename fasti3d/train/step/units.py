@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fasti3d import network
+from fasti3d.ops.conv3d_training import conv3d_with_stats, grad_input, grad_weight
 from fasti3d.ops.conv3d_training import forward as conv3d
-from fasti3d.ops.conv3d_training import grad_input, grad_weight
 from fasti3d.ops.max_pool3d_taps import max_pool3d_taps, max_pool3d_taps_backward
 from fasti3d.train.step.norms import Backward, Product, backward, constants, normalized
 from fasti3d.train.step.parts import Unit
@@ -34,17 +34,25 @@ def empty_map(like: Tensor, channels: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
 
 
+def convolved(x: Tensor, weight: Tensor, unit: Unit) -> Product:
+    """The output of a unit's convolution, with the statistics that its batch norm takes."""
+    if not unit.norm.training:
+        return Product(conv3d(x, weight, unit.stride), (unit,))
+    y, mean, var = conv3d_with_stats(x, weight, unit.stride)
+    return Product(y, (unit,), (mean, var))
+
+
 class UnitNode(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, unit: Unit, recompute: bool
     ) -> Tensor:
-        convolved = conv3d(x, weight, unit.stride)
-        (values,), ctx.pixels = constants(Product(convolved, (unit,)))
+        product = convolved(x, weight, unit)
+        (values,), ctx.pixels = constants(product)
         ctx.unit, ctx.size, ctx.output = unit, x.shape[2:], _unit_output
         kept = keep_input(ctx, x, ctx.needs_input_grad[1], recompute)
-        ctx.save_for_backward(convolved, values, weight, kept)
-        return normalized(convolved, values)
+        ctx.save_for_backward(product.map, values, weight, kept)
+        return normalized(product.map, values)
 
     @staticmethod
     @first_order
