@@ -1,5 +1,5 @@
-// fasti3d::batch_norm_stats_, scale_shift_relu_, batch_norm_relu_sums_ and batch_norm_relu_backward_
-// on the CPU.
+// fasti3d::batch_norm_stats_, scale_shift_relu_, batch_norm_relu_sums_ and
+// batch_norm_relu_backward_ on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -25,7 +25,7 @@ NormKernels choose(ScalarType type) {
 
 // Values of a run: what is read twice stays in a core's L2 cache, and float32 sums stay short.
 constexpr int64_t kRunValues = 1 << 14;
-constexpr int64_t kMaxRunPixels = 512;
+constexpr int64_t kMaxRunPixels = 64;
 // Sums are added up in this many parts, whatever the number of threads: the result is always the
 // same.
 constexpr int64_t kParts = 64;
@@ -93,9 +93,7 @@ class Runs {
     v.stride_w = v.h > 1 ? v.stride_h : v.t > 1 ? v.stride_t : v.n > 1 ? v.stride_n : v.c;
   }
 
-  int64_t values() const {
-    return std::max<int64_t>(1, std::min(pixels_, length_) * x_.view.c);
-  }
+  int64_t values() const { return std::max<int64_t>(1, std::min(pixels_, length_) * x_.view.c); }
 
   const void* place(const Map& map, int64_t row, int64_t first) const {
     return map.row(row) + first * map.view.stride_w * map.element;
@@ -171,17 +169,17 @@ struct Moments {
   explicit Moments(int64_t channels) : total(channels), squares(channels) {}
 
   void add(int64_t more, const float* sum, const float* distance) { join(more, sum, distance); }
-  void add(const Moments& other) {
-    join(other.pixels, other.total.data(), other.squares.data());
-  }
+  void add(const Moments& other) { join(other.pixels, other.total.data(), other.squares.data()); }
 
  private:
   template <class T>
   void join(int64_t more, const T* sum, const T* distance) {
     const double n = static_cast<double>(pixels), m = static_cast<double>(more);
+    // Of the first there are none to be apart from.
+    const double of_sum = 1 / m, of_total = pixels == 0 ? 0. : 1 / n, weight = n * m / (n + m);
     for (size_t c = 0; c < total.size(); ++c) {
-      const double apart = pixels == 0 ? 0. : sum[c] / m - total[c] / n;
-      squares[c] += distance[c] + apart * apart * (n * m / (n + m));
+      const double apart = sum[c] * of_sum - total[c] * of_total;
+      squares[c] += distance[c] + apart * apart * weight;
       total[c] += sum[c];
     }
     pixels += more;
@@ -273,11 +271,9 @@ void batch_norm_relu_backward_(Tensor grad, Tensor x, Tensor mean, Tensor scale,
                                Tensor slope, Tensor offset, Tensor out) {
   check_map(x);
   check_like(grad, x, "grad");
-  check_vectors(x, {{"mean", mean},
-                    {"scale", scale},
-                    {"shift", shift},
-                    {"slope", slope},
-                    {"offset", offset}});
+  check_vectors(
+      x,
+      {{"mean", mean}, {"scale", scale}, {"shift", shift}, {"slope", slope}, {"offset", offset}});
   check_like(out, x, "out");
   check_written(out, {{"grad", grad},
                       {"x", x},

@@ -19,7 +19,7 @@ from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu.config import Config, Form
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
-from fasti3d.ops.conv3d_training import launch
+from fasti3d.ops.conv3d_training import gpu_forms, launch
 from fasti3d.proof.guard import collected
 from fasti3d.proving import prove
 from fasti3d.same_padding import pad_same
@@ -87,6 +87,20 @@ def test_values_that_are_not_finite(value: float) -> None:
     launch.conv3d_stats(x, *its, mean, var)
     assert not mean.isfinite().any()
     assert not var.isfinite().any()
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [((24, 40), ONE), ((9, 17), THREE), ((16, 24), (1, 3, 5))])
+def test_gradients_of_inputs(channels: tuple[int, int], kernel: Triple) -> None:
+    """Of odd windows at stride 1, into a slice."""
+    grad, (weight, _) = clip(2, channels[1], (3, 5, 7)), weights(channels[1], channels[0], kernel)
+    wide = torch.full((2, 3, 5, 7, channels[0] + 16), 7.0, dtype=grad.dtype).permute(0, 4, 1, 2, 3)
+    gpu_forms.grad_input(grad, weight, wide[:, 8:-8])
+    x = torch.zeros(2, channels[0], 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    y = F.conv3d(pad_same(x, kernel, ONE), weight.half().double())
+    (exact,) = torch.autograd.grad(y, x, grad.double())
+    assert_close("conv3d", wide[:, 8:-8], exact, scale=exact.abs().max().item())
+    assert (wide[:, :8] == 7).all()
+    assert (wide[:, -8:] == 7).all()
 
 
 @pytest.mark.parametrize("name", CONVS)

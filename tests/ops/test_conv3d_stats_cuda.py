@@ -10,7 +10,7 @@ from tolerances import assert_close
 
 from fasti3d import network
 from fasti3d.inspect.layers import Layer, layers
-from fasti3d.ops.conv3d_training import conv3d_with_stats, finds_statistics
+from fasti3d.ops.conv3d_training import conv3d_with_stats, finds_statistics, grad_input
 from fasti3d.runtime import gpu
 from fasti3d.same_padding import pad_same
 
@@ -68,6 +68,23 @@ def test_odd_convolutions(
 ) -> None:
     for size in ((3, 5, 7), (9, 31, 33)):
         check(3, channels, size, kernel, stride, dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("layer", LAYERS[1:], ids=str)
+def test_gradients_of_inputs(layer: Layer, dtype: torch.dtype) -> None:
+    """But for the stem's, which nothing asks for."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    shape = (2, *layer.out_size, layer.out_channels)
+    grad = torch.randn(shape, generator=generator, device="cuda").to(dtype).permute(0, 4, 1, 2, 3)
+    weight = torch.randn(
+        layer.out_channels, layer.in_channels, *layer.spec.kernel, generator=generator, device="cuda"
+    )
+    weight /= (layer.out_channels * weight[0, 0].numel()) ** 0.5
+    found = grad_input(grad, weight, layer.spec.stride, layer.in_size)
+    assert torch.equal(found, grad_input(grad, weight, layer.spec.stride, layer.in_size))
+    exact = grad_input(grad.float(), weight.to(dtype).float(), layer.spec.stride, layer.in_size)
+    assert_close("conv3d", found, exact, scale=exact.abs().max().item())
 
 
 def test_the_kernel_of_this_library_ran(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ POOLS = sorted(
     {tuple(s) for s in network.TRUNK.values() if isinstance(s, network.Pool)} | {((3, 3, 3), (1, 1, 1))}
 )
 OTHERS = [((1, 1, 1), (2, 1, 3)), ((5, 4, 1), (2, 3, 1)), ((4, 8, 8), (3, 3, 3)), ((1, 9, 1), (1, 20, 1))]
-SIZES = [(1, 1, 1), (2, 1, 7), (5, 7, 6), (4, 9, 8)]
-CHANNELS = [1, 5, 16, 77]
+SIZES = [(1, 2, 7), (5, 7, 6)]
+CHANNELS = [1, 93]
 
 
 @pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
@@ -58,7 +58,7 @@ def by_torch(x: Tensor, kernel: Triple, stride: Triple, grad: Tensor | None) -> 
     return y.detach(), leaf.grad
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("ties", [False, True])
 def test_equals_torch(kernels: None, dtype: torch.dtype, ties: bool) -> None:
     """With ties the first tap wins, as gradients show."""
@@ -95,6 +95,17 @@ def test_what_is_not_finite(kernels: None, dtype: torch.dtype) -> None:
             assert torch.equal(found, gradient)
         assert found.sum() == y.numel(), "a gradient went to the padding"
         assert torch.equal(found[x.isnan()], gradient[x.isnan()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_dtypes_run_the_reference(dtype: torch.dtype) -> None:
+    x = clip(2, 5, 4, 5, 6, dtype=dtype, ties=True)
+    y, taps = max_pool3d_taps(x, (3, 3, 3), (1, 2, 2))
+    grad = clip(*y.shape, dtype=dtype, ties=True)
+    expected, gradient = by_torch(x, (3, 3, 3), (1, 2, 2), grad)
+    assert torch.equal(y.double(), expected)
+    found = max_pool3d_taps_backward(grad, taps, (3, 3, 3), (1, 2, 2), x.shape[2:])
+    assert torch.equal(found.double(), gradient)
 
 
 def test_slices(kernels: None) -> None:

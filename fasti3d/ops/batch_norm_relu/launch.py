@@ -82,7 +82,8 @@ def _guarded(name: str, *arguments: Tensor) -> None:
     maps = [it for it in found if it.dim() == 2]
     with torch.cuda.device_of(arguments[0]):
         sms = gpu_traits(arguments[0].device).sms
-        config = choose(Problem(*maps[0].shape, maps[0].element_size(), its.maps, sms))
+        pixels, channels = maps[0].shape
+        config = choose(Problem(pixels, channels, maps[0].element_size(), its.maps, sms))
         guarded(
             arguments[0].device,
             (name, config, *map(Layout.of, maps)),

@@ -22,7 +22,8 @@ _MIN_PIXELS, _MIN_CHANNELS, _MIN_PIXELS_OF_FOUR = 3000, 2048, 512
 class Problem(NamedTuple):
     """A convolution, SAME-padded: ``size`` is (T, H, W) of its input.
 
-    ``isa`` is the instruction set of this library's kernels on a CPU, None where there are none.
+    ``isa`` is the instruction set of this library's kernels on a CPU, "triton" on a GPU, None where there are
+    none.
     """
 
     batch: int
@@ -44,10 +45,11 @@ class Problem(NamedTuple):
 class Choice(NamedTuple):
     """The form of a pass, output frames per tile of the minimal filter, and why in a line.
 
-    "torch" is cuDNN or oneDNN, "gemm" one matrix product, "filter" a kernel of this library.
+    "torch" is cuDNN or oneDNN, "gemm" one matrix product, "filter" a kernel of this library for CPUs,
+    "triton" one for GPUs.
     """
 
-    form: Literal["torch", "gemm", "filter"]
+    form: Literal["torch", "gemm", "filter", "triton"]
     frames: int
     why: str
 
@@ -57,14 +59,14 @@ class Choice(NamedTuple):
 
 
 def choose(which: Pass, problem: Problem) -> Choice:
-    """The fastest form measured of a pass.
+    """The fastest form of a pass: on a CPU of those measured, on a GPU as far as it is known.
 
     >>> stem = Problem(1, 3, 64, (16, 224, 224), (7, 7, 7), (2, 2, 2), torch.float32, "cuda", None)
     >>> print(choose("forward", stem))
-    torch: no other form is measured on a GPU
+    torch: there is no kernel of this pass for this GPU and dtype
     """
     if problem.device != "cpu":
-        return _torch("no other form is measured on a GPU")
+        return _on_gpu(which, problem)
     if problem.dtype != torch.float32:
         return _torch("the kernels are of float32")
     if problem.kernel == problem.stride == (1, 1, 1):
@@ -74,6 +76,16 @@ def choose(which: Pass, problem: Problem) -> Choice:
     if which == "grad_weight":
         return _grad_weight(problem)
     return _forward(problem, flipped=which == "grad_input")
+
+
+def _on_gpu(which: Pass, problem: Problem) -> Choice:
+    if which != "grad_input" or problem.isa != "triton":
+        return _torch("there is no kernel of this pass for this GPU and dtype")
+    if problem.stride != (1, 1, 1):
+        return _torch("a gradient of strided windows is no convolution of one stride")
+    if any(taps % 2 == 0 for taps in problem.kernel):
+        return _torch("SAME pads an even window unevenly")
+    return Choice("triton", 1, "a convolution with the taps in reverse, as the forward pass")
 
 
 def _torch(why: str) -> Choice:

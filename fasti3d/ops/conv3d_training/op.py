@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fasti3d.inputs import without_autocast
 from fasti3d.ops.border import Triple, check_out, triple
-from fasti3d.ops.conv3d_training import cpu_forms, reference
+from fasti3d.ops.conv3d_training import cpu_forms, gpu_forms, reference
 from fasti3d.ops.conv3d_training.checks import check_grad, check_maps, check_weight
 from fasti3d.ops.conv3d_training.choose import Problem, choose
 from fasti3d.ops.registry import operator
 from fasti3d.runtime.extension import instruction_set
+from fasti3d.runtime.route import has_kernel
 from fasti3d.same_padding import same_shape
 
 
@@ -32,8 +33,15 @@ def _problem(
         stride,
         x.dtype,
         x.device.type,
-        instruction_set(),
+        _kernels(x),
     )
+
+
+def _kernels(x: Tensor) -> str | None:
+    """What kernels of this library there are for a map."""
+    if x.device.type == "cpu":
+        return instruction_set()
+    return "triton" if has_kernel(x.device, x.dtype) else None
 
 
 def _target(out: Tensor | None, shape: Sequence[int], like: Tensor, **inputs: Tensor) -> Tensor:
@@ -123,6 +131,8 @@ def grad_input(
         y = _target(out, (grad.shape[0], channels, *size), grad, grad=grad, weight=weight)
         if choice.form == "filter":
             cpu_forms.filtered(grad, weight, step, choice.frames, y, gradient=True)
+        elif choice.form == "triton":
+            gpu_forms.grad_input(grad, weight, y)
         elif choice.form == "gemm":
             cpu_forms.multiplied(grad, weight.flatten(1), y)
         else:

@@ -82,5 +82,6 @@ def conv3d_with_stats(
     shape = (len(x), len(weight), *Geometry((1, 1, 1), step, None, False).output_size(x.shape[2:]))
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     both = torch.empty(2, len(weight), dtype=torch.float32, device=x.device)
-    torch.ops.fasti3d.conv3d_stats_triton_(x, packed, kernel, list(step), y, both[0], both[1])
+    with torch.no_grad():
+        torch.ops.fasti3d.conv3d_stats_triton_(x, packed, kernel, list(step), y, both[0], both[1])
     return y, both[0], both[1]

@@ -1,0 +1,13 @@
+"""The training step on Triton's kernels without a GPU: in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from kernel_processes import assert_passes_interpreted
+
+
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_training_step.py")
