@@ -14,6 +14,9 @@ TVL1Preset = Literal["i3d", "opencv-cuda", "large-motion"]
 FVDPreset = Literal["tf", "stylegan-v", "videogpt", "cd-fvd"]
 ClipLayout = Literal["NTHWC", "NCTHW", "NTCHW"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Which frames and pixels of a video it is tested on, and how the scores of streams are added.
+Views = Literal["full", "1x1", "10x3"]
+Fusion = Literal["logits", "probabilities"]
 # How a 2-D network's filters are inflated.
 Inflation = Literal["average", "centre"]
 

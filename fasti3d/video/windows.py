@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -96,6 +96,32 @@ def cut_windows(frames: Iterable[Frame], window: int, stride: int) -> Iterator[W
     start = whole * stride
     if ring.seen > max(start, _end(whole, window, stride)):
         yield ring.window(whole, start)
+
+
+def windows_at(frames: Iterable[Frame], starts: Sequence[int], length: int) -> Iterator[Window]:
+    """Cut a window of ``length`` frames at each start, shorter where the frames end within it.
+
+    A start at which there are no frames has no window. Frames after the last window are not read, and one
+    window is held in memory.
+
+    Args:
+        frames: those of a video, from the first on.
+        starts: increasing.
+        length: at least 1.
+    """
+    ring = _Ring(length)
+    index = 0
+    for frame in frames:
+        ring.append(frame)
+        if ring.seen == starts[index] + length:
+            yield ring.window(index)
+            index += 1
+            if index == len(starts):
+                return
+    for start in starts[index:]:
+        if start < ring.seen:
+            yield ring.window(index, start)
+            index += 1
 
 
 def _windows(path: Path, frames: Iterator[Frame], window: int, stride: int, short: Short) -> Iterator[Window]:

@@ -1,1 +1,50 @@
-"""Labeled videos: data sets in their published layouts, lists and folders."""
+"""Labeled videos: data sets in their published layouts, lists and folders, and training clips of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fasti3d.lazy import lazily
+
+if TYPE_CHECKING:
+    from fasti3d.train.data.batches import to_device
+    from fasti3d.train.data.clips import ClipSample, Crop, TrainingClips, order
+    from fasti3d.train.data.index import Index, IndexedVideo
+    from fasti3d.train.data.open import open_dataset
+    from fasti3d.train.data.ucf101 import UCF101
+    from fasti3d.train.data.video_dataset import Coverage, DatasetError, Video, VideoDataset
+
+__all__ = [
+    "UCF101",
+    "ClipSample",
+    "Coverage",
+    "Crop",
+    "DatasetError",
+    "Index",
+    "IndexedVideo",
+    "TrainingClips",
+    "Video",
+    "VideoDataset",
+    "open_dataset",
+    "order",
+    "to_device",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "UCF101": "fasti3d.train.data.ucf101",
+        "ClipSample": "fasti3d.train.data.clips",
+        "Coverage": "fasti3d.train.data.video_dataset",
+        "Crop": "fasti3d.train.data.clips",
+        "DatasetError": "fasti3d.train.data.video_dataset",
+        "Index": "fasti3d.train.data.index",
+        "IndexedVideo": "fasti3d.train.data.index",
+        "TrainingClips": "fasti3d.train.data.clips",
+        "Video": "fasti3d.train.data.video_dataset",
+        "VideoDataset": "fasti3d.train.data.video_dataset",
+        "open_dataset": "fasti3d.train.data.open",
+        "order": "fasti3d.train.data.clips",
+        "to_device": "fasti3d.train.data.batches",
+    },
+)

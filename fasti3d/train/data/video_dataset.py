@@ -33,12 +33,14 @@ class Coverage:
     Attributes:
         listed: the number of videos in the list.
         missing: keys of listed videos without a file, in the list's order.
-        unlisted: paths of videos below the root that no list names, relative to it, sorted.
+        unlisted: paths of videos below the root that no list of the data set names, relative to it, sorted.
+        remarks: what else a user should know, a sentence each, such as how many names were matched loosely.
     """
 
     listed: int
     missing: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def found(self) -> int:
@@ -50,7 +52,7 @@ class VideoDataset:
     """One part of a data set, such as the training list of UCF-101's split 1.
 
     Attributes:
-        name: ``ucf101``, ``hmdb51``, ``kinetics``, ``list`` or ``folder``.
+        name: as ``open_dataset`` takes it, such as ``ucf101``.
         subset: ``train``, ``val`` or ``test``.
         split: the number of the split, where the data set has several; None otherwise.
         root: the folder of the videos.

@@ -1,0 +1,143 @@
+"""UCF-101: 101 classes of actions in 13,320 videos, in three splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from fasti3d.train.data.annotations import find_lists
+from fasti3d.train.data.list_files import read_lines
+from fasti3d.train.data.matching import Way, check_root, found_videos, match, normalized, stem
+from fasti3d.train.data.parts import check_split, check_subset, part
+from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
+from fasti3d.utils.naming import quoted
+
+SPLITS, SUBSETS = (1, 2, 3), ("train", "test")
+_HOLDS = "UCF-101's folders of classes, such as ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
+_CLASSES = "classInd.txt"
+_FOLDERS = ("ucfTrainTestlist", "splits", "annotations", "metafile")
+
+
+class _Line(NamedTuple):
+    place: str
+    name: str  # Class/v_Class_gXX_cYY.avi
+    label: int
+
+
+def UCF101(  # noqa: N802 (a data set's name)
+    root: str | os.PathLike[str],
+    *,
+    subset: str = "train",
+    split: int = 1,
+    annotations: str | os.PathLike[str] | None = None,
+) -> VideoDataset:
+    """Open the train or test list of a split of UCF-101.
+
+    The class order is that of ``classInd.txt``, which is not alphabetical: Hammering is before HammerThrow.
+
+    Args:
+        root: the folder of the class folders, or one above it.
+        subset: ``train`` or ``test``.
+        split: 1, 2 or 3.
+        annotations: the folder of ``classInd.txt``, ``trainlist01.txt``, ``testlist01.txt`` and so on; None
+            looks in the root, one level below it, and beside it.
+
+    Raises:
+        DatasetError: something is missing, contradicts itself or belongs to another data set.
+
+    Source: crcv.ucf.edu/data/UCF101.php.
+
+    Example:
+        >>> UCF101("UCF-101", subset="test", split=2).coverage.found  # doctest: +SKIP
+        3734
+    """
+    check_subset("UCF-101", subset, SUBSETS)
+    check_split("UCF-101", split, SPLITS)
+    folder = check_root(root, _HOLDS)
+    lists = find_lists(folder, annotations, _CLASSES, _FOLDERS, "UCF-101")
+    classes = _read_classes(lists / _CLASSES)
+    wanted = lists / f"{subset}list{split:02}.txt"
+    if not wanted.is_file():
+        raise DatasetError(f"{quoted(wanted)} is missing: expected it beside {_CLASSES}")
+    files = [lists / f"{kind}list{number:02}.txt" for number in SPLITS for kind in SUBSETS]
+    lines = {path: list(_read_list(path, classes)) for path in files if path.is_file()}
+    names = dict.fromkeys(line.name for found in lines.values() for line in found)
+    matches = match(folder, found_videos(folder, _HOLDS), names, _WAYS)
+    return part(
+        name="ucf101",
+        subset=subset,
+        split=split,
+        root=folder,
+        classes=classes,
+        listed=[(stem(line.name), line.name, line.label) for line in lines[wanted]],
+        labels=[(line.name, line.label) for found in lines.values() for line in found],
+        matches=matches,
+        where=wanted,
+    )
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    classes: list[str] = []
+    for place, line in read_lines(path):
+        number, _, name = line.partition(" ")
+        name = name.strip()
+        if number != str(len(classes) + 1) or not name or len(name.split()) != 1:
+            raise DatasetError(
+                f"{place} is {line[:80]!r}: expected `{len(classes) + 1} ClassName`, as of UCF-101"
+            )
+        if name in classes:
+            raise DatasetError(f"{place} names the class {name} again: expected each class once")
+        classes.append(name)
+    return tuple(classes)
+
+
+def _read_list(path: Path, classes: tuple[str, ...]) -> Iterator[_Line]:
+    labels = {name: label for label, name in enumerate(classes)}
+    seen: dict[str, str] = {}
+    for place, line in read_lines(path):
+        name, *numbers = line.split()
+        name = name.replace("\\", "/")
+        folder, _, file = name.partition("/")
+        if not file or "/" in file or len(numbers) > 1:
+            raise DatasetError(
+                f"{place} is {line[:80]!r}: expected `Class/v_Class_g01_c01.avi`, in training lists with its "
+                "number after it, as of UCF-101"
+            )
+        if folder not in labels:
+            raise DatasetError(
+                f"{place} names the class {folder[:80]!r}, which is not among the {len(classes)} of "
+                f"{_CLASSES}: expected lists of one data set"
+            )
+        if numbers and numbers[0] != str(labels[folder] + 1):
+            raise DatasetError(
+                f"{place} gives {folder} the number {numbers[0][:20]}, and {_CLASSES} {labels[folder] + 1}: "
+                "expected lists of one data set"
+            )
+        if name in seen:
+            raise DatasetError(f"{place} repeats {quoted(name)} of {seen[name]}: expected each video once")
+        seen[name] = place
+        yield _Line(place, name, labels[folder])
+
+
+def _folder_and_name(path: PurePath) -> str:
+    return "/".join(path.parts[-2:])
+
+
+def _normal(name: str) -> str:
+    folder, _, file = name.partition("/")
+    return f"{normalized(folder)}/{normalized(stem(file))}"
+
+
+# Copies of the data set differ in suffixes, in capitals, or have no folders of classes.
+_WAYS = (
+    Way(None, str, _folder_and_name),
+    Way("under another suffix", stem, lambda path: stem(_folder_and_name(path))),
+    Way("by a normalized name", _normal, lambda path: _normal(_folder_and_name(path))),
+    Way(
+        "outside of a folder of its class",
+        lambda name: stem(name.partition("/")[2]),
+        lambda path: stem(path.name),
+    ),
+)

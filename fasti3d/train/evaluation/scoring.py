@@ -1,0 +1,231 @@
+"""The logits of one video: what a network says of each of its views."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fasti3d.choices import FlowPreset, Streams
+from fasti3d.extraction.clips import filled
+from fasti3d.extraction.dense_features import DenseFeatures
+from fasti3d.extraction.reading import Reading, ahead, unreadable
+from fasti3d.extraction.rows import Watch
+from fasti3d.extraction.settings import ExtractionSettings
+from fasti3d.flow.checks import BOUND
+from fasti3d.flow.encoding import to_flow_clip
+from fasti3d.flow.folder import FlowFolder, check_flow_count
+from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.flow.stream import still_flow
+from fasti3d.i3d import I3D, clip_for
+from fasti3d.models import BATCH, place
+from fasti3d.network import MIN_FRAMES
+from fasti3d.runtime.upload import upload
+from fasti3d.train.evaluation.views import CLIP_FRAMES, FPS, Crop, Views
+from fasti3d.utils.prefetch import batched
+from fasti3d.video import VideoError, count_frames
+from fasti3d.video.errors import collected_warnings
+from fasti3d.video.windows import windows_at
+
+
+@dataclass(frozen=True)
+class FlowSource:
+    """Where the flow stream's flow comes from.
+
+    Attributes:
+        folder: of ``flow.FlowFolder``s, one per video by its key; None computes flow.
+        bound: the motion in pixels at which they are clipped.
+        preset, params: how frames become flow, as for ``TwoStreamI3D.forward_frames``.
+    """
+
+    folder: Path | None = None
+    bound: float = BOUND
+    preset: FlowPreset = "readme"
+    params: TVL1Params = PRESETS["i3d"]
+
+    def of(self, key: str) -> FlowFolder | None:
+        """Return the flow of a video; None if it is computed.
+
+        Raises:
+            VideoError: It is not there, or not all of it.
+        """
+        return None if self.folder is None else FlowFolder(self.folder / key, self.bound)
+
+
+class Scorer:
+    """Computes the logits of a video's views. Can be used by several threads at once.
+
+    Frames are sampled at 25 per second with the short side at 256. ``full`` is one pass over all frames of a
+    video, in memory that its length does not change (``fasti3d.dense``), whose logits are averaged over time;
+    a clip's are what the network returns for it. N frames have N flows: that of the last one is still, so that
+    both streams see the same frames. A video shorter than a clip, or than the 9 frames of the network's
+    shortest pass, loops. Each pass holds views of one video only, so that its logits do not depend on others.
+
+    Args:
+        model: An ``I3D`` in eval mode.
+        stream: ``"rgb"`` or ``"flow"``.
+        views: Which views.
+        flow: Where flow comes from.
+    """
+
+    def __init__(self, model: I3D, stream: Streams, views: Views, flow: FlowSource = FlowSource()) -> None:
+        self.views = views
+        self._model = model
+        self._stream: Streams = stream
+        self._flow = flow
+        self._device, self._dtype = place(model)
+        # Several crops are cut from whole frames; flow is computed from whole frames in any case.
+        self._settings = ExtractionSettings(
+            streams=stream,
+            mode="dense",
+            features="Logits",
+            fps=FPS,
+            partial=True,
+            crops=1 if views.crops == 1 else 5,
+            flow_preset=flow.preset,
+            tvl1_params=flow.params,
+            flow_from=flow.folder,
+            flow_bound=flow.bound,
+        )
+        self._dense = DenseFeatures(self._settings, {stream: model})
+
+    def __call__(self, path: Path, key: str, watch: Watch | None = None) -> Tensor:
+        """Return the logits of a video.
+
+        Args:
+            path: The video.
+            key: Its name in the data set, by which its flow is found.
+            watch: What to observe meanwhile.
+
+        Returns:
+            float32 (views, classes) on the CPU.
+
+        Raises:
+            VideoError: The video, or its flow, cannot be read.
+            FloatingPointError: The logits are not finite.
+            StoppedError: The watch says to stop.
+            MemoryError, torch.OutOfMemoryError, OSError: Memory or descriptors ran out.
+        """
+        watch = watch or Watch()
+        folder = self._flow.of(key) if self._stream == "flow" else None
+        total = self._count(path, decode=False)
+        try:
+            return self._logits(path, total, watch, folder)
+        except _CountError:
+            total = self._count(path, decode=True)
+        try:
+            return self._logits(path, total, watch, folder)
+        except _CountError as error:
+            raise VideoError(path, "gives other frames each time it is read") from error
+
+    def _logits(self, path: Path, total: int, watch: Watch, folder: FlowFolder | None) -> Tensor:
+        if self.views.clips:
+            starts = self.views.starts(total)
+            return self._of_clips(path, total, starts, CLIP_FRAMES, watch, folder)
+        if total < MIN_FRAMES:
+            return self._of_clips(path, total, (0,), MIN_FRAMES, watch, folder)
+        return self._of_all(path, watch, folder)
+
+    def _of_all(self, path: Path, watch: Watch, folder: FlowFolder | None) -> Tensor:
+        """The mean over time, which is added up in double precision, step by step: (1, classes)."""
+        total: Tensor | float = 0.0
+        steps = 0
+        with closing(self._dense(path, watch, folder)) as pieces:
+            for rows in pieces:
+                if rows is None:
+                    total, steps = 0.0, 0
+                    continue
+                values = rows.features[self._stream].double()
+                total, steps = total + values.sum(0), steps + len(values)
+        assert isinstance(total, Tensor)
+        return (total / steps).float()[None]
+
+    def _of_clips(
+        self,
+        path: Path,
+        total: int,
+        starts: tuple[int, ...],
+        length: int,
+        watch: Watch,
+        folder: FlowFolder | None,
+    ) -> Tensor:
+        """Of each clip in turn that of each crop: (clips * crops, classes)."""
+        if folder is not None:
+            check_flow_count(folder, path, FPS)
+        found: dict[int, Tensor] = {}
+        for start, stack in self._stacks(path, total, sorted(set(starts)), length, watch, folder):
+            squares = self.views.squares(*_sides(self._stream, stack))
+            parts = []
+            for batch in batched(squares, BATCH.get(self._device.type, 1)):
+                watch.check()
+                clip = self._clip(stack, batch)
+                with watch.turn, torch.no_grad():
+                    parts.append(self._model(clip_for(self._model, clip)).float().cpu())
+            found[start] = torch.cat(parts)
+        logits = torch.cat([found[start] for start in starts])
+        if not logits.isfinite().all():
+            raise FloatingPointError(f"the logits are not finite in {self._dtype}: use dtype float32")
+        return logits
+
+    def _stacks(
+        self,
+        path: Path,
+        total: int,
+        starts: list[int],
+        length: int,
+        watch: Watch,
+        folder: FlowFolder | None,
+    ) -> Generator[tuple[int, Tensor], None, None]:
+        """The frames (T, H, W, 3) or flow (T, 2, H, W) of each clip, by its start."""
+        flowing = self._stream == "flow"
+        windows = windows_at(Reading(path, self._settings), starts, length + flowing)
+        given = 0
+        with closing(ahead(windows, self._settings, self._device, watch, folder)) as found:
+            for start, (window, flow) in zip(starts, found, strict=False):
+                wanted = min(total - start, length + flowing)
+                if len(window.times) != wanted:
+                    raise _CountError
+                stack = window.frames
+                if flow is not None:
+                    still = still_flow(self._flow.preset, self._device)[:, :, :1, :1]
+                    shape = flow.shape[2:] if len(flow) else window.frames.shape[1:3]
+                    stack = torch.cat((flow, still.expand(1, 2, *shape)))
+                given += 1
+                yield start, filled(stack, length, "loop")
+        if given < len(starts):
+            raise _CountError
+
+    def _clip(self, stack: Tensor, squares: list[Crop]) -> Tensor:
+        """Crops of a stack as the network takes them."""
+        if self._stream == "rgb":
+            cuts = torch.stack([_cut(stack, square, 1) for square in squares])
+            return upload(cuts, self._device).permute(0, 4, 1, 2, 3)
+        return to_flow_clip(torch.stack([_cut(stack, square, 2) for square in squares])).to(self._dtype)
+
+    def _count(self, path: Path, *, decode: bool) -> int:
+        with collected_warnings([]):  # reading it gives the same warnings
+            try:
+                return count_frames(path, fps=FPS, decode=decode)
+            except VideoError:
+                raise
+            except Exception as error:
+                raise unreadable(path, error) from error
+
+
+class _CountError(Exception):
+    """A video has fewer or more frames than its file says."""
+
+
+def _sides(stream: str, stack: Tensor) -> tuple[int, int]:
+    height, width = stack.shape[1:3] if stream == "rgb" else stack.shape[2:4]
+    return height, width
+
+
+def _cut(images: Tensor, square: Crop, rows: int) -> Tensor:
+    """A square of images whose axes of space begin at ``rows``."""
+    top, left = square.corner(*images.shape[rows : rows + 2])
+    return images.narrow(rows, top, square.size).narrow(rows + 1, left, square.size)
