@@ -149,7 +149,11 @@ class TrainingSettings:
 
     def compared(self, processes: int) -> Json:
         """Return the settings that a run must keep over all its starts."""
-        kept = {name: value for name, value in self.as_json().items() if name not in _FREE | {"batch", "accumulate"}}
+        kept = {
+            name: value
+            for name, value in self.as_json().items()
+            if name not in _FREE | {"batch", "accumulate"}
+        }
         return kept | {"global batch": self.batch * self.accumulate * processes}
 
 
