@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from fasti3d.weights.published import registry
 
+Stream = Literal["rgb", "flow"]
 Streams = Literal["rgb", "flow", "both"]
 FlowPreset = Literal["readme", "mediapipe"]
 TVL1Preset = Literal["i3d", "opencv-cuda", "large-motion"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -18,36 +18,52 @@ _PATIENCE = timedelta(days=30)
 
 
 class Ranks(NamedTuple):
-    """This process's number among ``count``, from 0."""
+    """This process's number among all of ``world``, from 0."""
 
     rank: int
-    count: int
+    world: int
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this rank's part of the items: every ``count``-th. Parts may differ in length by one.
+        """Return this rank's part of the items: every ``world``-th. Parts may differ in length by one.
 
         Example:
             >>> Ranks(1, 3).share("abcde")
             'be'
         """
-        return items[self.rank :: self.count]
+        return items[self.rank :: self.world]
 
     def wait(self) -> None:
-        """Wait until all ranks are here."""
-        if self.count > 1:
-            distributed.barrier()
+        """Wait until every rank is here."""
+        self.gathered(None)
 
     def gathered(self, value: T) -> list[T]:
         """Return the values of all ranks, in order. Each rank must call it."""
         found: list[Any] = [value]
-        if self.count > 1:
-            found = [None] * self.count
+        if self.world > 1:
+            found = [None] * self.world
             distributed.all_gather_object(found, value)
         return found
+
+    def led(self, work: Callable[[], object]) -> None:
+        """Let rank 0 do something that the others wait for. Each rank must call it.
+
+        Raises:
+            Exception: What it raised, on every rank.
+        """
+        error: Exception | None = None
+        if self.leads:
+            try:
+                work()
+            except Exception as found:
+                error = found
+        if error is not None and self.world == 1:
+            raise error
+        if (error := self.gathered(error)[0]) is not None:
+            raise error
 
 
 def ranks() -> Ranks:
@@ -63,7 +79,7 @@ def launched() -> Iterator[Ranks]:
 
     It is one of the CPU, whatever the device of the network: the ranks only exchange a few words.
     """
-    if ranks().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if ranks().world > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ranks()
         return
     distributed.init_process_group("gloo", timeout=_PATIENCE)

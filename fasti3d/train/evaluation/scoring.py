@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fasti3d.choices import FlowPreset, Streams
+from fasti3d.choices import FlowPreset, Stream
 from fasti3d.extraction.clips import filled
 from fasti3d.extraction.dense_features import DenseFeatures
 from fasti3d.extraction.reading import Reading, ahead, unreadable
@@ -61,9 +61,9 @@ class Scorer:
 
     Frames are sampled at 25 per second with the short side at 256. ``full`` is one pass over all frames of a
     video, in memory that its length does not change (``fasti3d.dense``), whose logits are averaged over time;
-    a clip's are what the network returns for it. N frames have N flows: that of the last one is still, so that
-    both streams see the same frames. A video shorter than a clip, or than the 9 frames of the network's
-    shortest pass, loops. Each pass holds views of one video only, so that its logits do not depend on others.
+    a clip's are what the network returns for it. N frames have N flows: that of the last one is still, so
+    that both streams see the same frames. A video shorter than a clip, or than the 9 frames of the network's
+    shortest pass, loops. A pass holds views of one video only, so that logits do not depend on other videos.
 
     Args:
         model: An ``I3D`` in eval mode.
@@ -72,10 +72,10 @@ class Scorer:
         flow: Where flow comes from.
     """
 
-    def __init__(self, model: I3D, stream: Streams, views: Views, flow: FlowSource = FlowSource()) -> None:
+    def __init__(self, model: I3D, stream: Stream, views: Views, flow: FlowSource = FlowSource()) -> None:
         self.views = views
         self._model = model
-        self._stream: Streams = stream
+        self._stream: Stream = stream
         self._flow = flow
         self._device, self._dtype = place(model)
         # Several crops are cut from whole frames; flow is computed from whole frames in any case.

@@ -56,7 +56,7 @@ class Views:
         """Return the first frame of each clip in a video of so many frames.
 
         The one clip of ``1x1`` is in the middle; those of ``10x3`` lie evenly from the first possible start
-        to the last, rounded half up. A video shorter than a clip has all of them at its first frame: it loops.
+        to the last, rounded half up. A video shorter than a clip has all of them at its start: it loops.
 
         Args:
             frames: those of the video at 25 per second, at least 1.
