@@ -37,7 +37,7 @@ def joined(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     own = resolve_device(own_device(device))
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    if ranks().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if ranks().world > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ranks(), own
         return
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)
@@ -49,7 +49,7 @@ def joined(device: str) -> Iterator[tuple[Ranks, torch.device]]:
 
 def from_first(make: Callable[[], T], group: Ranks) -> T:
     """Return what the first process makes; the others wait for it."""
-    if group.count == 1:
+    if group.world == 1:
         return make()
     box = [make() if group.leads else None]
     dist.broadcast_object_list(box, src=0)
@@ -58,18 +58,18 @@ def from_first(make: Callable[[], T], group: Ranks) -> T:
 
 def total(values: Tensor, group: Ranks) -> Tensor:
     """Replace values by their sum over all processes, and return them."""
-    if group.count > 1:
+    if group.world > 1:
         dist.all_reduce(values)
     return values
 
 
 def spread(tensors: Iterable[Tensor], group: Ranks) -> None:
     """Overwrite tensors by those of the first process."""
-    if group.count > 1:
+    if group.world > 1:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
 
 
 def parallel(module: nn.Module, group: Ranks) -> nn.Module:
     """Return a module whose gradients are averaged over the processes."""
-    return nn.parallel.DistributedDataParallel(module) if group.count > 1 else module
+    return nn.parallel.DistributedDataParallel(module) if group.world > 1 else module

@@ -213,7 +213,7 @@ def _prepare(
     made = recipe(
         settings,
         videos=len(clips),
-        processes=group.count,
+        processes=group.world,
         on_gpu=device.type == "cuda",
         from_kinetics=start.from_kinetics,
     )
@@ -236,7 +236,7 @@ def _prepare(
         clips,
         record,
         start.source,
-        environment=environment(group.count, settings.batch, device),
+        environment=environment(group.world, settings.batch, device),
         identity=videos_digest((video.key for video in clips.videos), dataset.classes),
         note=note,
     )

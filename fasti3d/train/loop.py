@@ -108,7 +108,7 @@ class Trainer:
     def __init__(self, model: I3D, job: Job, folder: RunFolder, group: Ranks, device: torch.device) -> None:
         settings, recipe = job.settings, job.recipe
         set_momentum(batch_norms(model), recipe.bn_momentum)
-        if settings.sync_bn and group.count > 1:
+        if settings.sync_bn and group.world > 1:
             synchronize_batch_norms(model)
         self.model = model
         self.progress = Progress()
@@ -220,10 +220,10 @@ class Trainer:
             batch=settings.batch,
             accumulate=settings.accumulate,
             rank=self._group.rank,
-            size=self._group.count,
+            size=self._group.world,
             steps=steps,
         )
-        workers = default_workers(self._group.count) if settings.workers is None else settings.workers
+        workers = default_workers(self._group.world) if settings.workers is None else settings.workers
         return read_batches(self._job.clips, stream, workers)
 
     def _step(self, batches: Iterator[Batch], stopping: Stopping, journal: Journal | None) -> bool:
@@ -328,7 +328,7 @@ class Trainer:
         model = self.model if self._average is None else self._average.module
         spread((t for norm in batch_norms(model) for t in norm.buffers()), self._group)
         # Several processes wait for each other here: one that leaves alone would make the others fail.
-        ending = stopping.at_once() if self._group.count == 1 else nullcontext()
+        ending = stopping.at_once() if self._group.world == 1 else nullcontext()
         with ending, self._precise(model):
             accuracy = None if job.validate is None else job.validate(model)
             is_best = accuracy is not None and (progress.best is None or accuracy > progress.best[0])
@@ -355,7 +355,7 @@ class Trainer:
         job = self._job
         if not job.settings.precise_bn or job.recipe.freeze != "none":
             return nullcontext()
-        per_batch = job.settings.batch * self._group.count
+        per_batch = job.settings.batch * self._group.world
         count = min(job.settings.precise_bn, -(-len(job.clips) // per_batch))
         steps = range(job.recipe.steps, job.recipe.steps + -(-count // job.settings.accumulate))
         return precise_statistics(model, self._clips(steps, count), self._group, self.updater.half)

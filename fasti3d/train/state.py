@@ -145,7 +145,7 @@ def environment(processes: int, batch: int, device: torch.device) -> Json:
 
     return {
         "fasti3d": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "processes": processes,
         "clips per forward pass": batch,
         "threads": torch.get_num_threads(),

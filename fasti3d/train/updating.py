@@ -106,7 +106,7 @@ class Updater:
 
     def _gathering(self, *, last: bool) -> Any:
         """Gradients are averaged over the processes once per step, with its last part."""
-        return nullcontext() if last or self._group.count == 1 else self._parallel.no_sync()  # type: ignore[operator]
+        return nullcontext() if last or self._group.world == 1 else self._parallel.no_sync()  # type: ignore[operator]
 
     def probe(self, samples: Sequence[ClipSample]) -> None:
         """Do the work of one part on this process alone, and change nothing but batch norm's statistics."""
@@ -124,7 +124,7 @@ class Updater:
             logits = logits.float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         # DistributedDataParallel divides by the processes.
-        share = self._group.count / self._recipe.global_batch
+        share = self._group.world / self._recipe.global_batch
         self.scaler.scale(loss * share).backward()
         right = (logits.argmax(1) == labels).sum()
         return torch.stack([loss.detach().double(), right.double()])
