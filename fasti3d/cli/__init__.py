@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from fasti3d.cli import output
 from fasti3d.cli.classify import classify
+from fasti3d.cli.dataset import app as dataset
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.extract import Command, extract
@@ -51,6 +52,7 @@ app.command()(flow)
 app.command()(fvd)
 app.command()(plan)
 app.command()(tune)
+app.add_typer(dataset, name="dataset")
 app.add_typer(weights, name="weights")
 
 

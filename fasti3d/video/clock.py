@@ -26,15 +26,17 @@ class Clock:
     Args:
         period: seconds from frame to frame where the file says nothing better.
         max_step: ``MAX_STEP`` or ``MAX_STEP_RESTARTING``, in seconds.
+        origin: the stamp in seconds that stands for 0, where the frames begin in the middle of a video whose
+            clock has no breaks; None for that of the first frame.
 
     Attributes:
         repaired: whether a break has been repaired so far.
     """
 
-    def __init__(self, period: float, max_step: float = MAX_STEP) -> None:
+    def __init__(self, period: float, max_step: float = MAX_STEP, origin: float | None = None) -> None:
         self.repaired = False
         self._max_step = max_step
-        self._offset: float | None = None  # seconds to add to a stamp
+        self._offset = None if origin is None else 0.0 - origin  # seconds to add to a stamp
         self._time: float | None = None
         self._duration = period
         self._longest = 0.0
@@ -52,8 +54,9 @@ class Clock:
             time = expected
         else:
             time = stamp + self._offset
-            assert previous is not None
-            if self._is_plausible(time - previous):
+            if previous is None:
+                pass
+            elif self._is_plausible(time - previous):
                 self._longest = max(self._longest, time - previous)
             else:
                 self.repaired = True

@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from fasti3d.limits import check_arguments
 from fasti3d.video import webp
-from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, clock, is_animated_webp, opened
+from fasti3d.video.clock import Clock
+from fasti3d.video.decode import DEFAULT_FPS, PYAV_ERRORS, Extent, clock, is_animated_webp, opened, said
 from fasti3d.video.errors import is_shortage, warn
 from fasti3d.video.sample import sample
 from fasti3d.video.source import file_frames, folder_frames, images
@@ -62,28 +65,59 @@ def count_frames(path: str | os.PathLike[str], *, fps: float | None = 25.0, deco
         if not decode:
             return len(images(path))
         return sum(1 for _ in folder_frames(path, fps=fps or DEFAULT_FPS, strict=False))
-    shown = file_frames(path, strict=False) if decode else _moments(path)
+    shown = file_frames(path, strict=False) if decode else PacketMoments(path)
     return sum(1 for _ in sample(shown, fps, partial(warn, path)))
 
 
-def _moments(path: Path) -> Iterator[_Moment]:
-    """The packets of a file in order of presentation, by the clock that ``file_frames`` keeps."""
-    with opened(path) as (container, stream):
-        ticking = clock(stream)
-        if is_animated_webp(stream, path):
-            for delay in webp.delays(path):
-                yield _Moment(*ticking(None, delay))
-            return
+class PacketMoments:
+    """The packets of a file in order of presentation, by the clock that ``file_frames`` keeps.
+
+    Attributes, complete after the iteration:
+        problem: why the file ends early; None if it does not.
+        is_regular: whether the clock has no breaks, and every packet a stamp of its own that a seek can find.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.problem: str | None = None
+        self.is_regular = True
+
+    def __iter__(self) -> Iterator[_Moment]:
+        with opened(self._path) as (container, stream):
+            ticking = clock(stream)
+            if is_animated_webp(stream, self._path):
+                self.is_regular = False
+                for delay in webp.delays(self._path):
+                    yield _Moment(*ticking(None, delay))
+                return
+            extent = Extent()
+            try:
+                yield from self._presented(container, stream, ticking, extent)
+                self.problem = extent.missing(container, stream)
+            finally:
+                self.is_regular = self.is_regular and not ticking.repaired
+
+    def _presented(
+        self, container: InputContainer, stream: VideoStream, ticking: Clock, extent: Extent
+    ) -> Iterator[_Moment]:
         tick = float(stream.time_base or 0)
         waiting: list[tuple[int, int]] = []
+        latest: int | None = None
+        is_reordered = False
         try:
-            for packet in container.demux(stream):
+            for packet in container.demux():
+                extent.add(packet)
+                if packet.stream.index != stream.index:
+                    continue
                 duration = packet.duration or 0
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
+                    self.is_regular = False
                     yield _Moment(*ticking(None, duration * tick))
                     continue
+                is_reordered |= latest is not None and packet.pts < latest
+                latest = packet.pts
                 heapq.heappush(waiting, (packet.pts, duration))
                 if len(waiting) > _REORDERED:
                     pts, duration = heapq.heappop(waiting)
@@ -91,6 +125,12 @@ def _moments(path: Path) -> Iterator[_Moment]:
         except (FFmpegError, *PYAV_ERRORS) as error:
             if is_shortage(error):
                 raise
-            # The file breaks off: what came before it counts.
+            # What came before it counts.
+            self.problem = f"breaks off: {said(error)}"
         for pts, duration in sorted(waiting):
             yield _Moment(*ticking(pts * tick, duration * tick))
+        # Where frames are reordered and stamps are not, as of H.264 in AVI, those are not of presentation.
+        # Of MPEG-4, FFmpeg knows the reordered ones by itself.
+        context = stream.codec_context
+        if context.has_b_frames and not is_reordered and context.name != "mpeg4":
+            self.is_regular = False

@@ -107,10 +107,11 @@ def frame_rate(stream: VideoStream) -> float | None:
     return float(rate) if rate and rate > 0 else None
 
 
-def clock(stream: VideoStream) -> Clock:
-    """What turns the stream's stamps into seconds."""
+def clock(stream: VideoStream, origin: float | None = None) -> Clock:
+    """What turns the stream's stamps into seconds; ``origin`` as for ``Clock``."""
     restarting = stream.container.format.flags & _RESTARTING
-    return Clock(1.0 / (frame_rate(stream) or DEFAULT_FPS), MAX_STEP_RESTARTING if restarting else MAX_STEP)
+    max_step = MAX_STEP_RESTARTING if restarting else MAX_STEP
+    return Clock(1.0 / (frame_rate(stream) or DEFAULT_FPS), max_step, origin)
 
 
 def pixel_aspect(stream: VideoStream) -> float:
@@ -169,7 +170,7 @@ def _decode(path: Path, threads: Literal["AUTO", "NONE"]) -> Iterator[tuple[Vide
             return
         stream.thread_type = threads
         packet: Packet | None = None
-        extent = _Extent()
+        extent = Extent()
         try:
             for packet in container.demux():
                 extent.add(packet)
@@ -209,7 +210,7 @@ def _held_back(stream: VideoStream, broken: Packet | None) -> list[VideoFrame]:
     return frames
 
 
-class _Extent:
+class Extent:
     """How far the packets of a file reach, against what it announces."""
 
     def __init__(self) -> None:

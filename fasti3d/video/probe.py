@@ -7,6 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
 from fasti3d.video import webp
 from fasti3d.video.decode import decoded, duration, frame_rate, is_animated_webp
 from fasti3d.video.orientation import orientation
@@ -54,21 +57,28 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     files = images(path) if os.path.isdir(path) else None
     with closing(decoded(files[0] if files else path)) as frames:
         frame, stream = next(frames)
-        if files is None and is_animated_webp(stream, path):
-            seconds = list(webp.delays(path))
-            length = sum(seconds)
-            return VideoInfo(
-                path, frame.width, frame.height, len(seconds) / length, length, len(seconds), "webp", 0
-            )
-        turn = orientation(frame)
-        width, height = turn.size(frame.width, frame.height)
+        return describe(path, frame, stream, files)
+
+
+def describe(
+    path: Path, frame: VideoFrame, stream: VideoStream, files: list[Path] | None = None
+) -> VideoInfo:
+    """What a video declares, from its first frame; ``files`` are the images of a folder."""
+    if files is None and is_animated_webp(stream, path):
+        seconds = list(webp.delays(path))
+        length = sum(seconds)
         return VideoInfo(
-            path=path,
-            width=width,
-            height=height,
-            fps=None if files else frame_rate(stream),
-            duration=None if files else duration(stream),
-            frames=len(files) if files else stream.frames or None,
-            codec=stream.codec_context.name,
-            rotation=turn.rotation,
+            path, frame.width, frame.height, len(seconds) / length, length, len(seconds), "webp", 0
         )
+    turn = orientation(frame)
+    width, height = turn.size(frame.width, frame.height)
+    return VideoInfo(
+        path=path,
+        width=width,
+        height=height,
+        fps=None if files else frame_rate(stream),
+        duration=None if files else duration(stream),
+        frames=len(files) if files else stream.frames or None,
+        codec=stream.codec_context.name,
+        rotation=turn.rotation,
+    )

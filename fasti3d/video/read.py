@@ -99,13 +99,29 @@ def read_transformed(
 def _read_frames(
     path: Path, fps: float | None, transform: Callable[[VideoFrame, float], Tensor], strict: bool
 ) -> Iterator[Frame]:
+    return transformed(path, samples_of(path, fps, strict), transform)
+
+
+def samples_of(path: Path, fps: float | None, strict: bool) -> Iterator[tuple[int, float, TimedFrame]]:
+    """Yield (index, time, picture) of the sampled sequence that ``read_frames`` converts to RGB."""
     pictures: Iterator[TimedFrame]
     if os.path.isdir(path):
         pictures = folder_frames(path, fps=fps or DEFAULT_FPS, strict=strict)
-        samples = sample(pictures, None)
-    else:
-        pictures = deinterlaced(file_frames(path, strict=strict))
-        samples = sample(pictures, fps, partial(warn, path))
+        return sample(pictures, None)
+    pictures = deinterlaced(file_frames(path, strict=strict))
+    return sample(pictures, fps, partial(warn, path))
+
+
+def transformed(
+    path: Path,
+    samples: Iterator[tuple[int, float, TimedFrame]],
+    transform: Callable[[VideoFrame, float], Tensor],
+) -> Iterator[Frame]:
+    """Yield sampled pictures of a video as frames; a repeated picture is transformed once.
+
+    Raises:
+        VideoError: a picture that cannot be transformed.
+    """
     latest: tuple[TimedFrame, Tensor] | None = None
     try:
         for index, time, picture in samples:

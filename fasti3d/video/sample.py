@@ -26,7 +26,11 @@ P = TypeVar("P", bound=Shown)
 
 
 def sample(
-    pictures: Iterable[P], fps: float | None, limited: Callable[[str], object] = lambda said: None
+    pictures: Iterable[P],
+    fps: float | None,
+    limited: Callable[[str], object] = lambda said: None,
+    *,
+    first: int = 0,
 ) -> Iterator[tuple[int, float, P]]:
     """Yield (index, time, picture) for the picture shown at each of 0, 1/fps, 2/fps, … seconds.
 
@@ -44,31 +48,33 @@ def sample(
         pictures: in order, each later than the one before.
         fps: frames per second.
         limited: called with a sentence about the time that is dropped, the first time that any is.
+        first: the index to begin with, of a video in which no time is dropped before it; not with
+            ``fps=None``. The pictures may then begin with the one that is shown there.
     """
     if fps is None:
         for index, picture in enumerate(pictures):
             yield index, picture.time, picture
         return
     tolerance = min(TOLERANCE, 0.25 / fps)
-    index, room, left_out, told = 0, MAX_REPEATS, 0.0, False
+    index, room, left_out, told = first, MAX_REPEATS, 0.0, False
     latest: P | None = None
     for latest, end, is_last in _with_ends(pictures):
         stop = min(end, latest.time + MAX_LAST) if is_last else end
         room += REPEATS_PER_PICTURE
-        first, last = index, index + min(room, MAX_REPEATS)
+        shown_from, last = index, index + min(room, MAX_REPEATS)
         while index <= last and index / fps + tolerance < stop - left_out:
             yield index, index / fps, latest
             index += 1
-        room -= max(index - first - 1, 0)
+        room -= max(index - shown_from - 1, 0)
         is_cut = index / fps + tolerance < stop - left_out
         if is_cut:
             left_out = stop - index / fps
         if (is_cut or stop < end) and not told:
             told = True
             limited(
-                f"a picture stays for {end - latest.time:g} s, from {first / fps:.2f} s on, which is cut to "
-                f"{(index - first) / fps:g} s, the limit on repeats at this rate; the frames follow on, here "
-                "and wherever that happens again"
+                f"a picture stays for {end - latest.time:g} s, from {shown_from / fps:.2f} s on, which is "
+                f"cut to {(index - shown_from) / fps:g} s, the limit on repeats at this rate; the frames "
+                "follow on, here and wherever that happens again"
             )
     if index == 0 and latest is not None:
         yield 0, 0.0, latest

@@ -74,14 +74,14 @@ def file_frames(path: Path, *, strict: bool) -> Generator[TimedFrame]:
         warn(path, f"{error}; the frames before that are given")
 
 
-def folder_frames(folder: Path, *, fps: float, strict: bool) -> Iterator[TimedFrame]:
-    """Yield every image of a folder, ``fps`` of them per second.
+def folder_frames(folder: Path, *, fps: float, strict: bool, start: int = 0) -> Iterator[TimedFrame]:
+    """Yield the images of a folder from number ``start`` on, ``fps`` of them per second.
 
     Raises:
         VideoError: there is no image, the first cannot be decoded (any, if strict), or two differ in size.
     """
     first: tuple[str, tuple[int, int]] | None = None
-    for index, path in enumerate(images(folder)):
+    for index, path in enumerate(images(folder)[start:], start):
         try:
             with closing(file_frames(path, strict=strict)) as pictures:
                 picture = next(pictures)

@@ -135,18 +135,21 @@ def test_a_still_clip_gives_the_2d_maps(mode: str, frames: int, weights_2d: Tens
     assert_still(still_maps(mode, frames), maps_2d(weights_2d), steps_of(mode, frames))
 
 
+@pytest.mark.parametrize(("mode", "frames"), [("average", 104), ("centre", 16)])
 @pytest.mark.parametrize(
     ("mistake", "first"),
     [("branches", "Mixed_3c"), ("eps", "Conv3d_1a_7x7"), ("padding", "Conv3d_1a_7x7")],
 )
-def test_the_comparison_sees_mistakes(mistake: str, first: str, weights_2d: Tensors) -> None:
+def test_the_comparison_sees_mistakes(
+    mistake: str, first: str, mode: str, frames: int, weights_2d: Tensors
+) -> None:
     expected = {
         "branches": lambda: maps_2d(swapped(weights_2d, *TWINS)),
         "eps": lambda: maps_2d(weights_2d, eps=1e-5),
         "padding": lambda: maps_2d(weights_2d, stem_padding=(3, 3)),
     }[mistake]()
     with pytest.raises(AssertionError, match=f"^{first}: "):
-        assert_still(still_maps("centre", 16), expected, steps_of("centre", 16))
+        assert_still(still_maps(mode, frames), expected, steps_of(mode, frames))
 
 
 # ---------------------------------------------------------------- names, reports, networks

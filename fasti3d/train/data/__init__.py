@@ -9,7 +9,7 @@ from fasti3d.lazy import lazily
 if TYPE_CHECKING:
     from fasti3d.train.data.batches import to_device
     from fasti3d.train.data.clips import ClipSample, Crop, TrainingClips, order
-    from fasti3d.train.data.index import Index, IndexedVideo
+    from fasti3d.train.data.index import Index
     from fasti3d.train.data.open import open_dataset
     from fasti3d.train.data.ucf101 import UCF101
     from fasti3d.train.data.video_dataset import Coverage, DatasetError, Video, VideoDataset
@@ -21,7 +21,6 @@ __all__ = [
     "Crop",
     "DatasetError",
     "Index",
-    "IndexedVideo",
     "TrainingClips",
     "Video",
     "VideoDataset",
@@ -39,7 +38,6 @@ __getattr__, __dir__ = lazily(
         "Crop": "fasti3d.train.data.clips",
         "DatasetError": "fasti3d.train.data.video_dataset",
         "Index": "fasti3d.train.data.index",
-        "IndexedVideo": "fasti3d.train.data.index",
         "TrainingClips": "fasti3d.train.data.clips",
         "Video": "fasti3d.train.data.video_dataset",
         "VideoDataset": "fasti3d.train.data.video_dataset",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +12,9 @@ from torch.utils.data import Dataset
 
 from fasti3d.train.data.index import Index
 from fasti3d.train.data.video_dataset import DatasetError, Video
-from fasti3d.video import VideoError, read_frames
+from fasti3d.video import VideoError
+from fasti3d.video.errors import collected_warnings
+from fasti3d.video.seek import read_span
 
 # The short side that frames are scaled to, and the side of the square that is cut from them.
 SHORT_SIDE, CROP = 256, 224
@@ -130,8 +131,17 @@ class TrainingClips(Dataset[ClipSample]):
         return ClipSample(frames, Crop(top, left, CROP, flip), video.label, video.key)
 
     def _decoded(self, video: Video, start: int, count: int) -> Tensor:
-        frames = read_frames(video.path, fps=self._index.fps, resize=SHORT_SIDE, crop=None)
-        images = [frame.image for frame in islice(frames, start, start + count)]
-        if len(images) < count:
-            raise VideoError(video.path, f"ends after {start + len(images)} frames of {start + count}")
-        return torch.stack(images)
+        with collected_warnings([]):  # what is worth saying of a file is in the index
+            frames = read_span(
+                video.path,
+                start,
+                count,
+                fps=self._index.fps,
+                resize=SHORT_SIDE,
+                known=self._index.info[video.key],
+            )
+        if len(frames) < count:
+            raise VideoError(
+                video.path, f"ends after {start + len(frames)} frames, and the index has {start + count}"
+            )
+        return frames

@@ -7,30 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from fasti3d.train.data.index_cache import IndexCache
 from fasti3d.train.data.video_dataset import DatasetError, Video, VideoDataset
 from fasti3d.utils.naming import quoted
-from fasti3d.video import VideoError, count_frames, probe
+from fasti3d.video import VideoError
 from fasti3d.video.errors import collected_warnings
+from fasti3d.video.state import video_state
+from fasti3d.video.survey import Survey, survey
 
-
-@dataclass(frozen=True)
-class IndexedVideo:
-    """What the index knows of a video.
-
-    Attributes:
-        frames: the number of frames at the index's rate, as ``fasti3d.video.count_frames`` counts them.
-        fps: frames per second as the file declares them; None if it does not.
-        duration: seconds as the file declares them; None if it does not.
-        width, height: in stored pixels, after rotation.
-        problem: what is wrong with a video that can be read in part; None for a whole one.
-    """
-
-    frames: int
-    fps: float | None
-    duration: float | None
-    width: int
-    height: int
-    problem: str | None = None
+# More do not help: what they share is the disk.
+_MAX_WORKERS = 32
 
 
 @dataclass(frozen=True)
@@ -40,14 +26,20 @@ class Index:
     Attributes:
         dataset: whose.
         fps: frames per second that frames are counted at.
-        info: of each video that can be read, by key.
+        info: of each video that can be read, by key: frames, fps, duration, width, height; and ``problem``,
+            why one that can be read in part ends early.
         unreadable: what is wrong with each other one, by key.
     """
 
     dataset: VideoDataset
     fps: float
-    info: dict[str, IndexedVideo]
+    info: dict[str, Survey]
     unreadable: dict[str, str]
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Why videos end early that can be read up to there, by key."""
+        return {key: video.problem for key, video in self.info.items() if video.problem is not None}
 
     def usable(self, max_bad: float = 0.01) -> tuple[Video, ...]:
         """Return the videos that can be read, in the data set's order.
@@ -56,17 +48,37 @@ class Index:
             max_bad: The share of videos that may be unreadable, 0 to 1.
 
         Raises:
-            DatasetError: More are.
+            DatasetError: More are, or all.
         """
-        count = len(self.unreadable)
-        if count > max_bad * len(self.dataset.videos):
+        bad, count = len(self.unreadable), len(self.dataset.videos)
+        if bad > max_bad * count or not self.info:
             key, reason = next(iter(self.unreadable.items()))
             raise DatasetError(
-                f"{count:,} of {len(self.dataset.videos):,} videos in {quoted(self.dataset.root)} cannot be "
-                f"read, such as {quoted(key)}, which {reason}: expected at most {max_bad:.3g} of them; "
-                "replace them, or allow more with --max-bad"
+                f"{bad:,} of {count:,} videos in {quoted(self.dataset.root)} cannot be read, such as "
+                f"{quoted(key)}, which {reason}: expected at most {max_bad:.3%}; replace them, or allow more "
+                "with --max-bad"
             )
         return tuple(video for video in self.dataset.videos if video.key in self.info)
+
+
+def parse_max_bad(text: str) -> float:
+    """Return the share that ``1%`` or ``0.01`` stands for.
+
+    Raises:
+        ValueError: It is neither, or not between 0 and 1.
+
+    Example:
+        >>> parse_max_bad("1%"), parse_max_bad("0.05")
+        (0.01, 0.05)
+    """
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"must be a share such as 1% or 0.01, from 0 to 100%, got {text!r}")
+    return share
 
 
 def index(
@@ -76,22 +88,45 @@ def index(
     workers: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Index:
-    """Probe every video of a data set.
+    """Survey every video of a data set, or recall it from the user's cache where the file is unchanged.
+
+    A video is recalled by its path, size and time of change. What was done stays when a call is
+    interrupted.
 
     Args:
         dataset: Whose videos.
         fps: Frames per second to count frames at.
-        workers: Videos that are probed at a time; None is one per core, 32 at most.
+        workers: Videos that are read at a time; None is one per core, 32 at most.
         progress: Called with the number of videos that are done, and of all.
+
+    Raises:
+        OSError, MemoryError: The machine ran out of memory or file descriptors.
 
     Example:
         >>> index(UCF101("UCF-101")).info["ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01"].frames  # doctest: +SKIP
         120
     """
-    info: dict[str, IndexedVideo] = {}
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    cache = IndexCache(dataset.root, fps)
+    info: dict[str, Survey] = {}
     unreadable: dict[str, str] = {}
-    with ThreadPoolExecutor(workers or min(32, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda video: _probed(video, fps), dataset.videos)
+
+    def look(video: Video) -> Survey | str:
+        try:
+            state = video_state(video.path)
+            name, known = os.path.abspath(video.path), (state["bytes"], state["modified_ns"])
+            found = cache.get(name, known)
+            if found is None:
+                found = _surveyed(video, fps)
+                cache.put(name, known, found)
+            return found
+        except VideoError as error:
+            return error.reason
+
+    pool = ThreadPoolExecutor(workers or min(_MAX_WORKERS, os.cpu_count() or 1), "fasti3d-index")
+    try:
+        results = pool.map(look, dataset.videos)
         for done, (video, result) in enumerate(zip(dataset.videos, results, strict=True), 1):
             if isinstance(result, str):
                 unreadable[video.key] = result
@@ -99,14 +134,15 @@ def index(
                 info[video.key] = result
             if progress is not None:
                 progress(done, len(dataset.videos))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cache.save()
     return Index(dataset, fps, info, unreadable)
 
 
-def _probed(video: Video, fps: float) -> IndexedVideo | str:
+def _surveyed(video: Video, fps: float) -> Survey | str:
     try:
-        with collected_warnings([]):
-            declared = probe(video.path)
-            frames = count_frames(video.path, fps=fps)
+        with collected_warnings([]):  # what is worth saying is in the survey
+            return survey(video.path, fps=fps)
     except VideoError as error:
         return error.reason
-    return IndexedVideo(frames, declared.fps, declared.duration, declared.width, declared.height)

@@ -41,16 +41,25 @@ def read_text(path: Path) -> str:
     return text
 
 
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a list, without their ends, which are of any system.
+
+    Raises:
+        DatasetError: As ``read_text``, or there is nothing in it.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise DatasetError(f"{quoted(path)} is empty: a list is needed")
+    # Not splitlines(): some of what that splits at may be part of a name.
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (place, line) of each line that is not blank: "FILE, line 3" for messages, and the stripped text.
 
     Raises:
-        DatasetError: As ``read_text``, or there is no line.
+        DatasetError: As ``text_lines``.
     """
-    text = read_text(path)
-    if not text.strip():
-        raise DatasetError(f"{quoted(path)} is empty: a list of videos is needed")
-    # Not splitlines(): some of what that splits at may be part of a name.
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+    for number, line in enumerate(text_lines(path), 1):
         if line.strip():
             yield f"{quoted(path)}, line {number}", line.strip()

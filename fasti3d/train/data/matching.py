@@ -16,19 +16,6 @@ from fasti3d.video.find import VIDEO_SUFFIXES, find_videos
 _ODD = re.compile(r"[^0-9a-z]+")
 
 
-def check_root(root: str | os.PathLike[str], holds: str) -> Path:
-    """Return the folder as a path.
-
-    Raises:
-        DatasetError: It is not a folder. ``holds`` says what it should hold.
-    """
-    path = Path(root)
-    if not os.path.isdir(path):
-        found = "is a file" if os.path.lexists(path) else "is not there"
-        raise DatasetError(f"the root {quoted(path)} {found}: expected a folder with {holds}")
-    return path
-
-
 def found_videos(root: Path, holds: str) -> list[Path]:
     """Return the videos below the root.
 
@@ -90,7 +77,7 @@ def match(root: Path, files: Iterable[Path], names: Iterable[str], ways: Sequenc
         DatasetError: Two files, or two names, have one key.
     """
     rest = {path: path.relative_to(root) for path in files}
-    wanted = list(names)
+    wanted = list(dict.fromkeys(names))
     paths: dict[str, Path] = {}
     remarks: list[str] = []
     for way in ways:
@@ -122,3 +109,23 @@ def match(root: Path, files: Iterable[Path], names: Iterable[str], ways: Sequenc
         for path in new.values():
             del rest[path]
     return Matches(paths, tuple(sorted(path.as_posix() for path in rest.values())), tuple(remarks))
+
+
+def _class_and_stem(path: PurePath) -> str:
+    return "/".join((*path.parts[-2:-1], stem(path.name)))
+
+
+def _normal(name: str) -> str:
+    return "/".join(normalized(part) for part in stem(name).split("/"))
+
+
+# Of names CLASS/FILE. Copies of a data set may have other suffixes, replaced characters, or no class folders.
+CLASS_WAYS = (
+    Way(None, stem, _class_and_stem),
+    Way("by a normalized name", _normal, lambda path: _normal(_class_and_stem(path))),
+    Way(
+        "outside of their class's folder",
+        lambda name: stem(PurePath(name).name),
+        lambda path: stem(path.name),
+    ),
+)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fasti3d.train.data.matching import Matches
 from fasti3d.train.data.video_dataset import Coverage, DatasetError, Video, VideoDataset
 from fasti3d.utils.naming import quoted
 
 
-def check_subset(dataset: str, subset: str, subsets: Sequence[str]) -> None:
-    """Raise a DatasetError for a subset that the data set has not."""
-    if subset not in subsets:
-        raise DatasetError(f"{dataset} has the subsets {', '.join(subsets)}, got {subset!r}")
+class Listed(NamedTuple):
+    """A line of a list."""
 
-
-def check_split(dataset: str, split: int, splits: Sequence[int]) -> None:
-    """Raise a DatasetError for a split that the data set has not."""
-    if split not in splits:
-        raise DatasetError(f"{dataset} has the splits {', '.join(map(str, splits))}, got {split}")
+    key: str
+    name: str  # as for ``matching.match``
+    label: int | None
 
 
 def part(
@@ -29,44 +26,36 @@ def part(
     split: int | None,
     root: Path,
     classes: tuple[str, ...],
-    listed: Iterable[tuple[str, str, int | None]],
-    labels: Iterable[tuple[str, int | None]],
+    listed: Sequence[Listed],
+    everything: Sequence[Listed],
     matches: Matches,
     where: Path,
 ) -> VideoDataset:
     """Put together one part of a data set.
 
     Args:
-        listed: (key, name, label) of the part.
-        labels: (name, label) of all parts.
-        matches: the files of the names of all parts.
-        where: the part's list.
+        listed: The videos of the part.
+        everything: The videos of all parts, which all must have come up in ``matches``.
+        matches: The files that were found.
+        where: The part's list, for messages.
 
     Raises:
-        DatasetError: no video of the part was found, or none of some class in any part.
+        DatasetError: The part has no videos, or of all parts none was found, or none of some class.
     """
-    listed = list(listed)
-    videos = tuple(
-        Video(matches.paths[file], label, key) for key, file, label in listed if file in matches.paths
-    )
-    if not videos:
-        there = f"{len(matches.unlisted):,} other videos" if matches.unlisted else "none"
+    if not listed:
+        raise DatasetError(f"{quoted(where)} lists no video for {subset}: expected some")
+    videos = tuple(Video(matches.paths[x.name], x.label, x.key) for x in listed if x.name in matches.paths)
+    if not matches.paths:
         example = f", such as {quoted(matches.unlisted[0])}" if matches.unlisted else ""
         raise DatasetError(
-            f"{quoted(root)} holds none of the {len(listed):,} videos of {quoted(where)}, such as "
-            f"{quoted(listed[0][1])}, but {there}{example}: expected the videos of that list"
+            f"{quoted(root)} holds none of the {len(everything):,} listed videos, such as "
+            f"{quoted(listed[0].name)} of {quoted(where)}, but {len(matches.unlisted):,} others{example}: "
+            "expected those of the list"
         )
-    check_classes(classes, ((label, file in matches.paths) for file, label in labels), root)
-    missing = tuple(key for key, file, _ in listed if file not in matches.paths)
-    return VideoDataset(
-        name,
-        subset,
-        split,
-        root,
-        classes,
-        videos,
-        Coverage(len(listed), missing, matches.unlisted, matches.remarks),
-    )
+    check_classes(classes, ((x.label, x.name in matches.paths) for x in everything), root)
+    missing = tuple(x.key for x in listed if x.name not in matches.paths)
+    coverage = Coverage(len(listed), missing, matches.unlisted, matches.remarks)
+    return VideoDataset(name, subset, split, root, classes, videos, coverage)
 
 
 def check_classes(classes: tuple[str, ...], found: Iterable[tuple[int | None, bool]], root: Path) -> None:

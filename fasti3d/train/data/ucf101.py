@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from fasti3d.train.data.annotations import find_lists
 from fasti3d.train.data.list_files import read_lines
-from fasti3d.train.data.matching import Way, check_root, found_videos, match, normalized, stem
-from fasti3d.train.data.parts import check_split, check_subset, part
+from fasti3d.train.data.matching import CLASS_WAYS, found_videos, match, stem
+from fasti3d.train.data.parts import Listed, part
+from fasti3d.train.data.request import SPLITS, SUBSETS, DatasetRequest
 from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.utils.naming import quoted
 
-SPLITS, SUBSETS = (1, 2, 3), ("train", "test")
 _HOLDS = "UCF-101's folders of classes, such as ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
 _CLASSES = "classInd.txt"
 _FOLDERS = ("ucfTrainTestlist", "splits", "annotations", "metafile")
@@ -53,26 +53,25 @@ def UCF101(  # noqa: N802 (a data set's name)
         >>> UCF101("UCF-101", subset="test", split=2).coverage.found  # doctest: +SKIP
         3734
     """
-    check_subset("UCF-101", subset, SUBSETS)
-    check_split("UCF-101", split, SPLITS)
-    folder = check_root(root, _HOLDS)
+    DatasetRequest("ucf101", root, subset, split, annotations)
+    folder = Path(root)
     lists = find_lists(folder, annotations, _CLASSES, _FOLDERS, "UCF-101")
     classes = _read_classes(lists / _CLASSES)
     wanted = lists / f"{subset}list{split:02}.txt"
     if not wanted.is_file():
         raise DatasetError(f"{quoted(wanted)} is missing: expected it beside {_CLASSES}")
-    files = [lists / f"{kind}list{number:02}.txt" for number in SPLITS for kind in SUBSETS]
+    files = [lists / f"{kind}list{number:02}.txt" for number in SPLITS for kind in SUBSETS["ucf101"]]
     lines = {path: list(_read_list(path, classes)) for path in files if path.is_file()}
-    names = dict.fromkeys(line.name for found in lines.values() for line in found)
-    matches = match(folder, found_videos(folder, _HOLDS), names, _WAYS)
+    names = (line.name for found in lines.values() for line in found)
+    matches = match(folder, found_videos(folder, _HOLDS), names, CLASS_WAYS)
     return part(
         name="ucf101",
         subset=subset,
         split=split,
         root=folder,
         classes=classes,
-        listed=[(stem(line.name), line.name, line.label) for line in lines[wanted]],
-        labels=[(line.name, line.label) for found in lines.values() for line in found],
+        listed=[Listed(stem(x.name), x.name, x.label) for x in lines[wanted]],
+        everything=[Listed(stem(x.name), x.name, x.label) for found in lines.values() for x in found],
         matches=matches,
         where=wanted,
     )
@@ -119,25 +118,3 @@ def _read_list(path: Path, classes: tuple[str, ...]) -> Iterator[_Line]:
             raise DatasetError(f"{place} repeats {quoted(name)} of {seen[name]}: expected each video once")
         seen[name] = place
         yield _Line(place, name, labels[folder])
-
-
-def _folder_and_name(path: PurePath) -> str:
-    return "/".join(path.parts[-2:])
-
-
-def _normal(name: str) -> str:
-    folder, _, file = name.partition("/")
-    return f"{normalized(folder)}/{normalized(stem(file))}"
-
-
-# Copies of the data set differ in suffixes, in capitals, or have no folders of classes.
-_WAYS = (
-    Way(None, str, _folder_and_name),
-    Way("under another suffix", stem, lambda path: stem(_folder_and_name(path))),
-    Way("by a normalized name", _normal, lambda path: _normal(_folder_and_name(path))),
-    Way(
-        "outside of a folder of its class",
-        lambda name: stem(name.partition("/")[2]),
-        lambda path: stem(path.name),
-    ),
-)

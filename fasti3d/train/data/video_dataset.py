@@ -10,6 +10,10 @@ class DatasetError(Exception):
     """A data set that cannot be used: what was found, what was expected and the remedy, in one line."""
 
 
+class MissingPartError(DatasetError):
+    """A data set without the list or folder of the subset that is asked for."""
+
+
 @dataclass(frozen=True)
 class Video:
     """A video of a data set.
