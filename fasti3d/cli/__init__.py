@@ -18,6 +18,7 @@ from fasti3d.cli.classify import classify
 from fasti3d.cli.dataset import app as dataset
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
+from fasti3d.cli.evaluate import evaluate
 from fasti3d.cli.extract import Command, extract
 from fasti3d.cli.flow import flow
 from fasti3d.cli.fvd import fvd
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
+app.command()(evaluate)
 app.command(cls=Command)(extract)
 app.command()(flow)
 app.command()(fvd)

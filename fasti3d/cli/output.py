@@ -52,6 +52,21 @@ def fail(message: object) -> NoReturn:
     raise typer.Exit(1)
 
 
+@contextmanager
+def leading_rank_speaks() -> Iterator[None]:
+    """Inside, a process that torchrun started prints nothing, unless it is the first: all say the same."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    out.quiet = err.quiet = True
+    try:
+        yield
+    except typer.BadParameter:
+        raise typer.Exit(2) from None
+    finally:
+        out.quiet = err.quiet = False
+
+
 class Advance(Protocol):
     """Moves a bar to ``done`` of ``total``; the total, once known, stays."""
 

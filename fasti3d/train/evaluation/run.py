@@ -23,7 +23,7 @@ from fasti3d.i3d import I3D
 from fasti3d.models import place
 from fasti3d.runtime.devices import resolve_device, resolve_dtype
 from fasti3d.train.data.video_dataset import Video, VideoDataset
-from fasti3d.train.evaluation.checks import check_classes, check_split
+from fasti3d.train.evaluation.checks import Classes, check_split, match_classes
 from fasti3d.train.evaluation.errors import EvaluationError
 from fasti3d.train.evaluation.parts import Part, PartsFolder, read_logits
 from fasti3d.train.evaluation.ranks import Ranks, launched, own_device
@@ -102,10 +102,10 @@ def evaluate(
         raise ValueError(f"workers must be at least 1, got {workers}")
     with launched() as group:
         where = resolve_device(own_device(device))
-        model = _loaded(source, dataset, where, resolve_dtype(dtype, where), any_split)
+        model, classes = _loaded(source, dataset, where, resolve_dtype(dtype, where), any_split)
         stream = _stream(model, chosen, flow)
         recipe = _recipe(model, dataset, stream, chosen, flow)
-        work = _Work(Scorer(model, stream, chosen, flow), dataset, recipe, target)
+        work = _Work(Scorer(model, stream, chosen, flow), dataset, classes, recipe, target)
         with ExitStack() as held:
             group.led(lambda: work.begin(held, overwrite=overwrite))
             if not group.gathered(work.complete)[0]:
@@ -138,10 +138,13 @@ class _Work:
         complete: whether the file is there, which only the leading rank knows.
     """
 
-    def __init__(self, scorer: Scorer, dataset: VideoDataset, recipe: Json, target: Path) -> None:
+    def __init__(
+        self, scorer: Scorer, dataset: VideoDataset, classes: Classes, recipe: Json, target: Path
+    ) -> None:
         self.complete = False
         self._scorer = scorer
         self._dataset = dataset
+        self._classes = classes
         self._recipe = recipe
         self._target = target
         self._folder = PartsFolder(target.with_name(f".{target.name}.parts"))
@@ -199,7 +202,7 @@ class _Work:
                 f"{len(lost)} of {len(videos)} videos have no scores, such as {quoted(lost[0])}: they "
                 "changed meanwhile, or the processes do not share a disk; the same command scores them"
             )
-        shape = (self._scorer.views.count, len(self._dataset.classes))
+        shape = (self._scorer.views.count, len(self._classes.names))
 
         def logits() -> Iterator[NDArray[np.float32]]:
             for video in videos:
@@ -209,15 +212,20 @@ class _Work:
         write_scores(
             self._target,
             self._recipe,
-            self._dataset.classes,
+            self._classes.names,
             [video.key for video in videos],
-            _labels(self._dataset),
+            self._labels(),
             ["" if video.key in done else failed[video.key].reason for video in videos],
             self._dataset.coverage.missing,
             logits(),
             shape[0],
         )
         self._folder.remove()
+
+    def _labels(self) -> list[int]:
+        """The index in the logits of each video's class, -1 where it is not known."""
+        places = self._classes.of_label
+        return [-1 if video.label is None else places[video.label] for video in self._dataset.videos]
 
     def _done(self) -> dict[str, Part]:
         """The parts of videos that have scores, and have not changed since."""
@@ -233,7 +241,7 @@ class _Work:
         found = read_scores(self._target)
         why = differences(found.header, self._recipe)
         keys = tuple(video.key for video in self._dataset.videos)
-        if not why and (found.keys != keys or found.labels.tolist() != _labels(self._dataset)):
+        if not why and (found.keys != keys or found.labels.tolist() != self._labels()):
             why = f"{len(found.keys)} videos there and {len(keys)} now, or other labels"
         if why:
             raise EvaluationError(
@@ -248,17 +256,17 @@ def _loaded(
     device: torch.device,
     dtype: torch.dtype,
     any_split: bool,
-) -> I3D:
-    """The network, in eval mode; EvaluationError if its weights do not belong to the data set."""
+) -> tuple[I3D, Classes]:
+    """The network, in eval mode, and its classes; EvaluationError if they are not those of the data set."""
     public = str(source) in checkpoints.registry()
     file = source if public else weights_of(Path(source))
     checkpoint = checkpoints.load(file)
-    check_classes(checkpoint.labels, checkpoint.num_classes, dataset.classes)
+    classes = match_classes(checkpoint.labels, checkpoint.num_classes, dataset)
     if not (public or any_split):
         check_split(read_record(file), dataset)
     model = I3D(checkpoint.num_classes, checkpoint.in_channels)
     checkpoints.load_into(model, checkpoint)
-    return model.to(device, dtype).eval()
+    return model.to(device, dtype).eval(), classes
 
 
 def _stream(model: I3D, views: Views, flow: FlowSource) -> Stream:
@@ -296,10 +304,6 @@ def _recipe(model: I3D, dataset: VideoDataset, stream: Stream, views: Views, flo
         "settings": settings,
         "versions": {"fasti3d": __version__, "torch": torch.__version__, "av": av.__version__},
     }
-
-
-def _labels(dataset: VideoDataset) -> list[int]:
-    return [-1 if video.label is None else video.label for video in dataset.videos]
 
 
 def _state(video: Video) -> Json:

@@ -163,6 +163,21 @@ def write_scores(
                 member.write(np.ascontiguousarray(rows, "<f4").tobytes())
 
 
+def save_scores(path: Path, scores: Scores) -> None:
+    """Write scores that are in memory, as ``write_scores`` does."""
+    write_scores(
+        path,
+        scores.header,
+        scores.classes,
+        scores.keys,
+        scores.labels.tolist(),
+        scores.failed,
+        scores.missing,
+        scores.logits,
+        scores.logits.shape[1],
+    )
+
+
 def _text(values: Sequence[str]) -> NDArray[np.str_]:
     """An array of text of at least one character each, which every reader takes."""
     return np.array(values, np.str_) if any(values) else np.zeros(len(values), "<U1")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,15 +21,17 @@ from fasti3d.flow.checks import BOUND
 from fasti3d.flow.encoding import to_flow_clip
 from fasti3d.flow.folder import FlowFolder, check_flow_count
 from fasti3d.flow.params import PRESETS, TVL1Params
-from fasti3d.flow.stream import still_flow
+from fasti3d.flow.stream import CROP, still_flow
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.models import BATCH, place
 from fasti3d.network import MIN_FRAMES
 from fasti3d.runtime.upload import upload
-from fasti3d.train.evaluation.views import CLIP_FRAMES, FPS, Crop, Views
+from fasti3d.train.evaluation.views import CLIP_FRAMES, FPS, SHORT_SIDE, Crop, Views
 from fasti3d.utils.prefetch import batched
-from fasti3d.video import VideoError, count_frames
+from fasti3d.video import VideoError, Window
 from fasti3d.video.errors import collected_warnings
+from fasti3d.video.seek import read_span
+from fasti3d.video.survey import Survey, survey
 from fasti3d.video.windows import windows_at
 
 
@@ -93,13 +96,16 @@ class Scorer:
         )
         self._dense = DenseFeatures(self._settings, {stream: model})
 
-    def __call__(self, path: Path, key: str, watch: Watch | None = None) -> Tensor:
+    def __call__(
+        self, path: Path, key: str, watch: Watch | None = None, known: Survey | None = None
+    ) -> Tensor:
         """Return the logits of a video.
 
         Args:
             path: The video.
             key: Its name in the data set, by which its flow is found.
             watch: What to observe meanwhile.
+            known: What ``fasti3d.video.survey`` found of it at 25 frames per second, which is spared then.
 
         Returns:
             float32 (views, classes) on the CPU.
@@ -112,22 +118,12 @@ class Scorer:
         """
         watch = watch or Watch()
         folder = self._flow.of(key) if self._stream == "flow" else None
-        total = self._count(path, decode=False)
-        try:
-            return self._logits(path, total, watch, folder)
-        except _CountError:
-            total = self._count(path, decode=True)
-        try:
-            return self._logits(path, total, watch, folder)
-        except _CountError as error:
-            raise VideoError(path, "gives other frames each time it is read") from error
-
-    def _logits(self, path: Path, total: int, watch: Watch, folder: FlowFolder | None) -> Tensor:
+        known = known or _surveyed(path)
         if self.views.clips:
-            starts = self.views.starts(total)
-            return self._of_clips(path, total, starts, CLIP_FRAMES, watch, folder)
-        if total < MIN_FRAMES:
-            return self._of_clips(path, total, (0,), MIN_FRAMES, watch, folder)
+            starts = self.views.starts(known.frames)
+            return self._of_clips(_Clips(path, known, starts, CLIP_FRAMES), watch, folder)
+        if known.frames < MIN_FRAMES:
+            return self._of_clips(_Clips(path, known, (0,), MIN_FRAMES), watch, folder)
         return self._of_all(path, watch, folder)
 
     def _of_all(self, path: Path, watch: Watch, folder: FlowFolder | None) -> Tensor:
@@ -144,60 +140,61 @@ class Scorer:
         assert isinstance(total, Tensor)
         return (total / steps).float()[None]
 
-    def _of_clips(
-        self,
-        path: Path,
-        total: int,
-        starts: tuple[int, ...],
-        length: int,
-        watch: Watch,
-        folder: FlowFolder | None,
-    ) -> Tensor:
+    def _of_clips(self, clips: _Clips, watch: Watch, folder: FlowFolder | None) -> Tensor:
         """Of each clip in turn that of each crop: (clips * crops, classes)."""
         if folder is not None:
-            check_flow_count(folder, path, FPS)
+            check_flow_count(folder, clips.path, FPS)
         found: dict[int, Tensor] = {}
-        for start, stack in self._stacks(path, total, sorted(set(starts)), length, watch, folder):
-            squares = self.views.squares(*_sides(self._stream, stack))
-            parts = []
-            for batch in batched(squares, BATCH.get(self._device.type, 1)):
-                watch.check()
-                clip = self._clip(stack, batch)
-                with watch.turn, torch.no_grad():
-                    parts.append(self._model(clip_for(self._model, clip)).float().cpu())
-            found[start] = torch.cat(parts)
-        logits = torch.cat([found[start] for start in starts])
+        with closing(self._stacks(clips, watch, folder)) as stacks:
+            for start, stack in stacks:
+                squares = self.views.squares(*_sides(self._stream, stack))
+                parts = []
+                for batch in batched(squares, BATCH.get(self._device.type, 1)):
+                    watch.check()
+                    clip = self._clip(stack, batch)
+                    with watch.turn, torch.no_grad():
+                        parts.append(self._model(clip_for(self._model, clip)).float().cpu())
+                found[start] = torch.cat(parts)
+        logits = torch.cat([found[start] for start in clips.starts])
         if not logits.isfinite().all():
             raise FloatingPointError(f"the logits are not finite in {self._dtype}: use dtype float32")
         return logits
 
     def _stacks(
-        self,
-        path: Path,
-        total: int,
-        starts: list[int],
-        length: int,
-        watch: Watch,
-        folder: FlowFolder | None,
+        self, clips: _Clips, watch: Watch, folder: FlowFolder | None
     ) -> Generator[tuple[int, Tensor], None, None]:
         """The frames (T, H, W, 3) or flow (T, 2, H, W) of each clip, by its start."""
-        flowing = self._stream == "flow"
-        windows = windows_at(Reading(path, self._settings), starts, length + flowing)
-        given = 0
+        # T frames have T - 1 flows.
+        length = clips.length + (self._stream == "flow")
+        starts = sorted(set(clips.starts))
+        windows = self._windows(clips, starts, length)
         with closing(ahead(windows, self._settings, self._device, watch, folder)) as found:
-            for start, (window, flow) in zip(starts, found, strict=False):
-                wanted = min(total - start, length + flowing)
-                if len(window.times) != wanted:
-                    raise _CountError
+            for start in starts:
+                window, flow = next(found, (None, None))
+                if window is None or len(window.times) < min(length, clips.known.frames - start):
+                    raise VideoError(clips.path, "gives fewer frames than its packets say")
                 stack = window.frames
                 if flow is not None:
                     still = still_flow(self._flow.preset, self._device)[:, :, :1, :1]
-                    shape = flow.shape[2:] if len(flow) else window.frames.shape[1:3]
-                    stack = torch.cat((flow, still.expand(1, 2, *shape)))
-                given += 1
-                yield start, filled(stack, length, "loop")
-        if given < len(starts):
-            raise _CountError
+                    sides = flow.shape[2:] if len(flow) else window.frames.shape[1:3]
+                    stack = torch.cat((flow, still.expand(1, 2, *sides)))
+                yield start, filled(stack, clips.length, "loop")
+
+    def _windows(self, clips: _Clips, starts: list[int], length: int) -> Iterator[Window]:
+        """The frames of each clip: of several in one pass, of one from the key frame before it."""
+        if len(starts) > 1:
+            yield from windows_at(Reading(clips.path, self._settings), starts, length)
+            return
+        crop = CROP if self._stream == "rgb" and self.views.crops == 1 else None
+        try:
+            frames = read_span(
+                clips.path, starts[0], length, fps=FPS, resize=SHORT_SIDE, crop=crop, known=clips.known
+            )
+        except VideoError:
+            raise
+        except Exception as error:
+            raise unreadable(clips.path, error) from error
+        yield Window(0, starts[0], frames, tuple((starts[0] + i) / FPS for i in range(len(frames))))
 
     def _clip(self, stack: Tensor, squares: list[Crop]) -> Tensor:
         """Crops of a stack as the network takes them."""
@@ -206,18 +203,24 @@ class Scorer:
             return upload(cuts, self._device).permute(0, 4, 1, 2, 3)
         return to_flow_clip(torch.stack([_cut(stack, square, 2) for square in squares])).to(self._dtype)
 
-    def _count(self, path: Path, *, decode: bool) -> int:
-        with collected_warnings([]):  # reading it gives the same warnings
-            try:
-                return count_frames(path, fps=FPS, decode=decode)
-            except VideoError:
-                raise
-            except Exception as error:
-                raise unreadable(path, error) from error
+
+class _Clips(NamedTuple):
+    """The clips of a video: ``length`` frames from each start on."""
+
+    path: Path
+    known: Survey
+    starts: tuple[int, ...]
+    length: int
 
 
-class _CountError(Exception):
-    """A video has fewer or more frames than its file says."""
+def _surveyed(path: Path) -> Survey:
+    with collected_warnings([]):  # reading it gives the same warnings
+        try:
+            return survey(path, fps=FPS)
+        except VideoError:
+            raise
+        except Exception as error:
+            raise unreadable(path, error) from error
 
 
 def _sides(stream: str, stack: Tensor) -> tuple[int, int]:

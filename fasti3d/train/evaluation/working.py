@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event, Lock
@@ -15,6 +15,7 @@ from fasti3d.train.data import Video
 from fasti3d.train.evaluation.scoring import Scorer
 from fasti3d.video import VideoError
 from fasti3d.video.errors import collected_warnings
+from fasti3d.video.survey import Survey
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +35,16 @@ class Scored:
     warnings: tuple[str, ...] = ()
 
 
-def scored(scorer: Scorer, videos: Sequence[Video], workers: int) -> Generator[Scored, None, None]:
+def scored(
+    scorer: Scorer, videos: Sequence[Video], workers: int, known: Mapping[str, Survey] | None = None
+) -> Generator[Scored, None, None]:
     """Yield what becomes of each video, as they are done; a video that fails does not stop the others.
 
     Args:
         scorer: Makes the logits.
         videos: Of a data set.
         workers: Videos in work at once, of which one has the device.
+        known: What is known of videos, by key.
 
     Raises:
         MemoryError, torch.OutOfMemoryError, OSError: Memory or descriptors ran out.
@@ -52,7 +56,7 @@ def scored(scorer: Scorer, videos: Sequence[Video], workers: int) -> Generator[S
         try:
             while waiting or working:
                 while waiting and len(working) < workers:
-                    working.add(pool.submit(_scored, scorer, waiting.popleft(), watch))
+                    working.add(pool.submit(_scored, scorer, waiting.popleft(), watch, known or {}))
                 done, working = wait(working, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
@@ -60,11 +64,11 @@ def scored(scorer: Scorer, videos: Sequence[Video], workers: int) -> Generator[S
             watch.stop.set()  # before the pool waits for its threads
 
 
-def _scored(scorer: Scorer, video: Video, watch: Watch) -> Scored:
+def _scored(scorer: Scorer, video: Video, watch: Watch, known: Mapping[str, Survey]) -> Scored:
     texts: list[str] = []
     try:
         with collected_warnings(texts):
-            logits = scorer(video.path, video.key, watch)
+            logits = scorer(video.path, video.key, watch, known.get(video.key))
     except VideoError as error:
         # The video is named beside the reason; a picture of its flow, in the reason.
         return Scored(video, None, error.reason if error.path == video.path else str(error))
