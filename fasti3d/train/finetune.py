@@ -13,7 +13,7 @@ import torch
 
 from fasti3d.i3d import I3D
 from fasti3d.train.data.clips import TrainingClips
-from fasti3d.train.data.index import index
+from fasti3d.train.data.index import Index, index
 from fasti3d.train.data.video_dataset import VideoDataset
 from fasti3d.train.distributed import from_first, joined
 from fasti3d.train.evaluation import quick
@@ -22,7 +22,7 @@ from fasti3d.train.loop import Job, Report, Trainer
 from fasti3d.train.memory import Memory, measured
 from fasti3d.train.record import TrainingRecord
 from fasti3d.train.run_folder import RunFolder
-from fasti3d.train.settings import MIN_STATISTICS_BATCH, Recipe, TrainingSettings, recipe
+from fasti3d.train.settings import MIN_STATISTICS_BATCH, Recipe, TrainingSettings, compared_settings, recipe
 from fasti3d.train.start import Start, start_from
 from fasti3d.train.state import environment, videos_digest
 from fasti3d.train.stopping import stopping_on_signals
@@ -85,16 +85,16 @@ def finetune(
     settings: TrainingSettings = _DEFAULTS,
     validation: VideoDataset | None = None,
     command: Json | None = None,
+    make_index: Callable[[VideoDataset], Index] = index,
     report: Callable[[Report], object] = lambda report: None,
     note: Callable[[str], object] = warnings.warn,
 ) -> TrainingResult:
     """Train a network on a data set, or go on with the run in ``out``.
 
-    The folder gets ``last.pt`` (all that the run needs to go on), ``last.safetensors`` and ``best.safetensors``
-    (weights with labels, for ``I3D(weights=...)``), ``config.json``, ``log.csv`` and ``curve.png``. SIGTERM and
-    SIGUSR1 save and end it; the same call then goes on, to the same weights. Under ``torchrun`` all processes
-    train together. ``best`` is the best of the evaluations on ``validation``: where that is the test list, as
-    of UCF-101, report ``last``.
+    The folder gets ``last.pt`` (all that the run needs to go on), ``last.safetensors`` and
+    ``best.safetensors`` (weights with labels, for ``I3D(weights=...)``), ``config.json``, ``log.csv`` and
+    ``curve.png``. SIGTERM and SIGUSR1 save and end it; the same call then goes on, to the same weights. Under
+    ``torchrun`` all processes train together. ``best`` is the best evaluation on ``validation``: where that is the test list, as of UCF-101, report ``last``.
 
     Args:
         dataset: the training list.
@@ -103,6 +103,7 @@ def finetune(
         settings: how to train.
         validation: videos to evaluate on; None does not.
         command: noted in ``config.json`` beside the settings.
+        make_index: indexes a data set, on the first process.
         report: called after each step, on the first process.
         note: called with what the user should know, on the first process.
 
@@ -117,14 +118,15 @@ def finetune(
         >>> finetune(train, "run", weights="kinetics400-rgb").best  # doctest: +SKIP
     """
     folder = RunFolder(out)
-    compared = compared_settings(dataset, weights, settings, int(os.environ.get("WORLD_SIZE", "1")))
-    folder.check(compared)
     with stopping_on_signals() as stopping, joined(settings.device) as (group, device):
+        given = os.fspath(weights) if isinstance(weights, str | os.PathLike) else type(weights).__name__
+        compared = compared_settings(dataset.name, dataset.split, given, settings, group.world)
+        folder.check(compared)
         note = note if group.leads else _silent
-        prepared = _prepare(dataset, weights, settings, group, device, note)
+        prepared = _prepare(dataset, weights, settings, make_index, group, device, note)
         job = replace(
             prepared.job,
-            validate=None if validation is None else _validator(validation, settings, group),
+            validate=None if validation is None else _validator(validation, settings, make_index, group),
             report=report if group.leads else _silent,
         )
         if group.leads:
@@ -153,6 +155,7 @@ def dry_run(
     *,
     weights: Spec,
     settings: TrainingSettings = _DEFAULTS,
+    make_index: Callable[[VideoDataset], Index] = index,
     note: Callable[[str], object] = warnings.warn,
 ) -> DryRun:
     """Index a data set, take one step, and say what a run would take; nothing is written.
@@ -163,7 +166,8 @@ def dry_run(
         >>> dry_run(train, weights="kinetics400-rgb").memory.fitting()  # doctest: +SKIP
     """
     with joined(settings.device) as (group, device):
-        made = _prepare(dataset, weights, settings, group, device, note if group.leads else _silent)
+        note = note if group.leads else _silent
+        made = _prepare(dataset, weights, settings, make_index, group, device, note)
         trainer = Trainer(made.model, made.job, RunFolder(os.devnull), group, device)
         data, compute, sample = trainer.try_step()
         memory = measured(trainer.updater, sample, averaged=settings.ema is not None, device=device)
@@ -179,15 +183,6 @@ def dry_run(
     )
 
 
-def compared_settings(
-    dataset: VideoDataset, weights: Spec, settings: TrainingSettings, processes: int
-) -> Json:
-    """Return what a run must keep over all its starts, in JSON's types."""
-    given = os.fspath(weights) if isinstance(weights, str | os.PathLike) else type(weights).__name__
-    data = {"dataset": dataset.name, "subset": dataset.subset, "split": dataset.split, "weights": given}
-    return data | settings.compared(processes)
-
-
 @dataclass(frozen=True)
 class _Prepared:
     """A run that can start: its network on the device, and the rest."""
@@ -201,12 +196,13 @@ def _prepare(
     dataset: VideoDataset,
     weights: Spec,
     settings: TrainingSettings,
+    make_index: Callable[[VideoDataset], Index],
     group: Ranks,
     device: torch.device,
     note: Callable[[str], object],
 ) -> _Prepared:
     start = start_from(weights, dataset.classes, settings)
-    found = from_first(lambda: index(limited(dataset, settings.limit)), group)
+    found = from_first(lambda: make_index(limited(dataset, settings.limit)), group)
     clips = TrainingClips(
         found, stream=settings.stream, seed=settings.seed, flip=settings.flip, max_bad=settings.max_bad
     )
@@ -250,13 +246,13 @@ def notes(dataset: VideoDataset, start: Start, settings: TrainingSettings, made:
     if settings.freeze is None and made.freeze == "bn":
         yield (
             f"batch norm's statistics are frozen, as {settings.batch} clips per device are fewer than"
-            f" {MIN_STATISTICS_BATCH}: --freeze none trains with them, and --sync-bn takes those of all devices"
+            f" {MIN_STATISTICS_BATCH}: --freeze none trains with them, --sync-bn takes those of all devices"
         )
     before = start.record
     if before is not None and before.dataset == dataset.name and before.split != dataset.split:
         yield (
-            f"these weights were trained on split {before.split} of {dataset.name}, which shares videos with the"
-            f" test list of split {dataset.split}"
+            f"these weights were trained on split {before.split} of {dataset.name}, which shares videos with"
+            f" the test list of split {dataset.split}"
         )
 
 
@@ -268,8 +264,13 @@ def limited(dataset: VideoDataset, limit: int | None) -> VideoDataset:
     return replace(dataset, videos=tuple(dataset.videos[i * count // limit] for i in range(limit)))
 
 
-def _validator(dataset: VideoDataset, settings: TrainingSettings, group: Ranks) -> Callable[[I3D], float]:
-    found = from_first(lambda: index(limited(dataset, settings.limit)), group)
+def _validator(
+    dataset: VideoDataset,
+    settings: TrainingSettings,
+    make_index: Callable[[VideoDataset], Index],
+    group: Ranks,
+) -> Callable[[I3D], float]:
+    found = from_first(lambda: make_index(limited(dataset, settings.limit)), group)
 
     def validate(model: I3D) -> float:
         return quick(model, found.dataset, found, stream=settings.stream).top1

@@ -15,8 +15,8 @@ from fasti3d.train.settings import Freeze
 class Learner(nn.Module):
     """A network, to be trained as ``freeze`` says.
 
-    With ``freeze="trunk"`` the trunk runs in eval mode without gradients, which is the fused path, and only the
-    classifier behind the dropout is part of the graph.
+    With ``freeze="trunk"`` the trunk runs in eval mode without gradients, which is the fused path, and only
+    the classifier after the dropout is part of the graph.
 
     Args:
         model: the network, which is changed in place.

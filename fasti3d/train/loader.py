@@ -98,7 +98,7 @@ def read_batches(clips: Clips, stream: ClipStream, workers: int) -> Iterator[Bat
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
-            f"a process that reads clips has died: {first_line(error)}; if memory ran out, use fewer --workers"
+            f"a process that reads clips has died: {first_line(error)}; if memory ran out, lower --workers"
         ) from error
 
 

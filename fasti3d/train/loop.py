@@ -27,7 +27,7 @@ from fasti3d.train.precise_bn import precise_statistics
 from fasti3d.train.record import TrainingRecord
 from fasti3d.train.run_folder import RunFolder
 from fasti3d.train.schedule import learning_rate
-from fasti3d.train.settings import Recipe, TrainingError, TrainingSettings
+from fasti3d.train.settings import Recipe, RefusedError, TrainingError, TrainingSettings
 from fasti3d.train.state import Progress, check_finite, load_state, save_state, weights_file
 from fasti3d.train.stopping import Stopping, StopRequest
 from fasti3d.train.stream import ClipStream
@@ -37,8 +37,7 @@ from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json
 from fasti3d.utils.resources import is_resource_error
 
-# Steps whose times tell how long the rest takes; the first one, which tunes kernels and starts readers, is left
-# out.
+# Steps whose times tell how long the rest takes; the first, which tunes kernels and starts readers, is left out.
 _RECENT = 20
 
 
@@ -137,7 +136,7 @@ class Trainer:
         if state is None:
             return False
         if state["identity"] != self._job.identity:
-            raise TrainingError(
+            raise RefusedError(
                 f"{quoted(self._folder.path)} holds a run on other videos or classes than the training list"
                 " has now: name a new folder"
             )
@@ -145,7 +144,7 @@ class Trainer:
             now = self._job.environment.get(name)
             if now != before:
                 self._job.note(
-                    f"{name}: {before} in the run so far and {now} now: the last bits of the weights will differ"
+                    f"{name}: {before} in the run so far and {now} now: the weights will differ in their last bits"
                 )
         self.progress = state["progress"]
         self._saved = self.progress.step
@@ -281,9 +280,7 @@ class Trainer:
             shortage = error
         # After the block, so that what the step holds is free.
         averaged = self._average is not None
-        raise explained(
-            shortage.with_traceback(None), self.updater, parts[0], averaged=averaged, device=self._device
-        )
+        raise explained(self.updater, parts[0], averaged=averaged, device=self._device) from shortage
 
     def _count_failed(self, failed: dict[str, str]) -> None:
         known = self.progress.failed

@@ -69,7 +69,6 @@ def measured(updater: Updater, sample: ClipSample, *, averaged: bool, device: to
 
 
 def explained(
-    error: BaseException,
     updater: Updater,
     samples: Sequence[ClipSample],
     *,
@@ -79,8 +78,9 @@ def explained(
     """Return what to tell of a step for which memory did not suffice.
 
     Args:
-        error: what was raised.
+        updater: of the run.
         samples: the clips of a forward pass.
+        averaged, device: as for ``measured``.
     """
     batch = len(samples)
     updater.optimizer.zero_grad(set_to_none=True)
@@ -97,12 +97,12 @@ def explained(
     fits = min(memory.fitting(), batch - 1)
     if fits < 1:
         return TrainingError(
-            f"{start}: about {size(memory.needed(batch))} of {size(memory.available)} are needed; end what else"
-            " uses the device, or try --amp bf16, --freeze trunk or another device"
+            f"{start}: about {size(memory.needed(batch))} of {size(memory.available)} are needed; end what"
+            " else uses the device, or try --amp bf16, --freeze trunk or another device"
         )
     return TrainingError(
-        f"{start}: about {size(memory.needed(batch))} are needed and {size(memory.available)} are there; --batch"
-        f" {fits} would fit, and --accumulate {-(-batch // fits)} with it keeps the clips per step"
+        f"{start}: about {size(memory.needed(batch))} are needed and {size(memory.available)} are there;"
+        f" --batch {fits} would fit, and --accumulate {-(-batch // fits)} with it keeps the clips per step"
     )
 
 

@@ -22,8 +22,8 @@ def precise_statistics(
     """Inside, the running statistics of a network are those of these clips, and its own again afterwards.
 
     The mean and the variance of all clips' values are combined from those of each batch, of all processes.
-    Evaluation with running averages of a few hundred steps and momentum .001 is evaluation with the statistics
-    that training started from (SlowFast's "precise BN").
+    Running averages of a few hundred steps with momentum .001 are mostly the statistics that training started
+    from (SlowFast's "precise BN").
 
     Args:
         model: whose; its mode is kept.

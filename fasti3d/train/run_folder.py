@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fasti3d.train.record import BEST, LAST
-from fasti3d.train.settings import TrainingError
+from fasti3d.train.settings import RefusedError, TrainingError
 from fasti3d.utils.files import write_atomically
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json, brief, parse_json
 from fasti3d.utils.plain_files import open_regular
-from fasti3d.utils.resumable_output import differences, locked, remove_lock
 
 _MAX_CONFIG = 1 << 20
 
@@ -52,7 +51,7 @@ class RunFolder:
         """Check that a run of these settings may start or go on here; create nothing.
 
         Raises:
-            TrainingError: it is a file, holds something else, cannot be written to, or is a run of other
+            RefusedError: it is a file, holds something else, cannot be written to, or is a run of other
                 settings.
         """
         try:
@@ -60,37 +59,39 @@ class RunFolder:
                 self._check_parent()
                 return
             if not self.path.is_dir():
-                raise TrainingError(f"{quoted(self.path)} is a file: name a folder for the run")
+                raise RefusedError(f"{quoted(self.path)} is a file: name a folder for the run")
             if not os.access(self.path, os.W_OK | os.X_OK):
-                raise TrainingError(f"{quoted(self.path)} cannot be written to: name another folder")
+                raise RefusedError(f"{quoted(self.path)} cannot be written to: name another folder")
             config = self.read_config()
             if config is None:
                 if any(self.path.iterdir()):
-                    raise TrainingError(
+                    raise RefusedError(
                         f"{quoted(self.path)} holds files, but no config.json of a run: name a new folder"
                     )
                 return
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            raise TrainingError(f"{quoted(self.path)} cannot be used: {why}") from error
+            raise RefusedError(f"{quoted(self.path)} cannot be used: {why}") from error
+        from fasti3d.utils.resumable_output import differences  # which loads a lock's package
+
         if changed := differences(config.get("settings", {}), settings):
-            raise TrainingError(
-                f"{quoted(self.path)} holds a run of other settings ({changed}): go on with the settings there,"
+            raise RefusedError(
+                f"{quoted(self.path)} holds a run of other settings ({changed}): go on with those,"
                 " or name a new folder"
             )
 
     def _check_parent(self) -> None:
         parent = next(folder for folder in self.path.absolute().parents if folder.exists())
         if not parent.is_dir():
-            raise TrainingError(f"{quoted(parent)} is a file: {quoted(self.path)} cannot be a folder in it")
+            raise RefusedError(f"{quoted(parent)} is a file: {quoted(self.path)} cannot be a folder in it")
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise TrainingError(f"{quoted(parent)} cannot be written to: name a folder elsewhere")
+            raise RefusedError(f"{quoted(parent)} cannot be written to: name a folder elsewhere")
 
     def read_config(self) -> Json | None:
         """Return what config.json says; None if there is none.
 
         Raises:
-            TrainingError: it cannot be understood.
+            RefusedError: it cannot be understood.
         """
         try:
             with open_regular(self.config) as file:
@@ -98,11 +99,11 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise TrainingError(
+            raise RefusedError(
                 f"{quoted(self.config)} is not JSON ({brief(error)}): remove the folder, or name a new one"
             ) from error
         if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-            raise TrainingError(f"{quoted(self.config)} has no settings: name a new folder")
+            raise RefusedError(f"{quoted(self.config)} has no settings: name a new folder")
         return config
 
     def write_config(self, config: Json) -> None:
@@ -123,6 +124,8 @@ class RunFolder:
             TrainingError: another process holds it.
             OSError: the lock cannot be created.
         """
+        from fasti3d.utils.resumable_output import locked, remove_lock
+
         lock = self.path / ".lock"
         with locked(lock, wait=False) as held:
             if not held:

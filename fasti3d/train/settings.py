@@ -19,15 +19,23 @@ PAPER_LR, PAPER_BATCH = 0.1, 384
 DEFAULT_STEPS = 5_000
 # Below this many clips per device, statistics of a batch are too noisy to train with.
 MIN_STATISTICS_BATCH = 4
-# Settings that may change from one start of a run to the next: none changes what a step computes. The clips of a
-# step count, not how they are shared out.
+# Settings that may change from one start of a run to the next, as none changes what a step computes. Of its
+# clips their number counts, not how they are shared out.
 _FREE = frozenset(
     {"workers", "device", "keep", "max_bad", "save_every", "evaluate_every", "flow_from", "new_head"}
 )
 
 
+# In place of weights: random numbers.
+SCRATCH = "scratch"
+
+
 class TrainingError(Exception):
     """A run that cannot start or go on; the message says why and what to do, in one line."""
+
+
+class RefusedError(TrainingError):
+    """A call whose weights, data and folder do not go together."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ class TrainingSettings:
             for name in ("sync_bn", "bn_momentum"):
                 if getattr(self, name):
                     raise ValueError(
-                        f"{name} is of statistics that freeze {self.freeze!r} keeps as they are: leave one out"
+                        f"{name} is of statistics, which freeze {self.freeze!r} keeps: leave one out"
                     )
         if self.flow_from is not None and self.stream != "flow":
             raise ValueError(f"flow_from is given, but stream is {self.stream!r}: choose stream flow")
@@ -155,6 +163,14 @@ class TrainingSettings:
             if name not in _FREE | {"batch", "accumulate"}
         }
         return kept | {"global batch": self.batch * self.accumulate * processes}
+
+
+def compared_settings(
+    dataset: str, split: int | None, weights: str, settings: TrainingSettings, processes: int
+) -> Json:
+    """Return what a run must keep over all its starts, in JSON's types."""
+    data = {"dataset": dataset, "split": split, "weights": weights}
+    return data | settings.compared(processes)
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import torch
 
 from fasti3d.i3d import I3D
+from fasti3d.train.evaluation.checks import check_classes
+from fasti3d.train.evaluation.errors import EvaluationError
 from fasti3d.train.record import STREAMS, TrainingRecord, record_of
-from fasti3d.train.settings import TrainingError, TrainingSettings
+from fasti3d.train.settings import SCRATCH, RefusedError, TrainingSettings
 from fasti3d.utils.parsing import brief
 from fasti3d.weights import KINETICS_400_LABELS, Checkpoint, Spec, load, load_into, registry
 from fasti3d.weights.metadata import Metadata
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def start_from(weights: Spec, classes: tuple[str, ...], settings: TrainingSettin
         settings: of the run; its seed is that of the random numbers.
 
     Raises:
-        TrainingError: the weights are of the other stream, or of other classes.
+        RefusedError: the weights are of the other stream, or of other classes.
         fasti3d.weights.WeightsError: they cannot be read.
     """
     channels = STREAMS[settings.stream]
@@ -61,9 +60,10 @@ def start_from(weights: Spec, classes: tuple[str, ...], settings: TrainingSettin
     checkpoint = load(weights)
     if checkpoint.in_channels != channels:
         other = next((name for name, n in STREAMS.items() if n == checkpoint.in_channels), "unknown")
-        raise TrainingError(
-            f"the weights of {brief(checkpoint.source, 300)} take {checkpoint.in_channels} channels ({other}), and"
-            f" stream {settings.stream} has {channels}: give weights of {settings.stream}, or train --stream {other}"
+        raise RefusedError(
+            f"the weights of {brief(checkpoint.source, 300)} take {checkpoint.in_channels} channels ({other}),"
+            f" and stream {settings.stream} has {channels}: give weights of {settings.stream}, or train"
+            f" --stream {other}"
         )
     record = _record(checkpoint)
     renew = _needs_head(checkpoint, record, classes, settings.new_head)
@@ -88,37 +88,17 @@ def _of_kinetics(checkpoint: Checkpoint, record: TrainingRecord | None) -> bool:
 def _needs_head(
     checkpoint: Checkpoint, record: TrainingRecord | None, classes: tuple[str, ...], wanted: bool
 ) -> bool:
-    """Whether the classifier is replaced; TrainingError where it is of others and nothing says that it may."""
-    if checkpoint.labels == classes:
-        return wanted
-    same_count = checkpoint.num_classes == len(classes)
-    if checkpoint.labels is None and same_count:
-        return wanted  # files of others have no names
-    published = any(checkpoint.source == entry.source for entry in registry().values())
-    pretrained = (
-        published
-        or _of_kinetics(checkpoint, record)
-        or (record is None and checkpoint.num_classes == len(KINETICS_400_LABELS))
-    )
-    if wanted or pretrained:
+    """Whether the classifier is replaced; RefusedError where it is of others and nothing says that it may."""
+    if wanted:
         return True
-    raise TrainingError(
-        f"the weights of {brief(checkpoint.source, 300)} have {_difference(checkpoint, classes)}: train on the"
-        " classes they have, or give --new-head to replace their classifier by an untrained one"
-    )
-
-
-def _difference(checkpoint: Checkpoint, classes: tuple[str, ...]) -> str:
-    """How the classes of a checkpoint are not those of the data set."""
-    names = checkpoint.labels
-    if names is None or len(names) != len(classes):
-        return f"{checkpoint.num_classes} classes, and the data set has {len(classes)}"
-    if set(names) == set(classes):
-        place = next(i for i, name in enumerate(names) if name != classes[i])
-        return (
-            f"the data set's classes in another order, from number {place + 1} on"
-            f" ({brief(names[place])} there, {brief(classes[place])} in the data set)"
-        )
-    lacks = next(name for name in classes if name not in names)
-    close = difflib.get_close_matches(lacks, names, n=1) or [next(n for n in names if n not in classes)]
-    return f"other classes: {brief(close[0])} there and {brief(lacks)} in the data set, for one"
+    try:
+        check_classes(checkpoint.labels, checkpoint.num_classes, classes)
+    except EvaluationError as error:
+        published = any(checkpoint.source == entry.source for entry in registry().values())
+        unknown = record is None and checkpoint.num_classes == len(KINETICS_400_LABELS)
+        if published or unknown or _of_kinetics(checkpoint, record):
+            return True
+        raise RefusedError(
+            f"{error}; or give --new-head to replace their classifier by an untrained one"
+        ) from None
+    return False
