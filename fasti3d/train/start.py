@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fasti3d.i3d import I3D
-from fasti3d.train.evaluation.checks import check_classes
-from fasti3d.train.evaluation.errors import EvaluationError
+from fasti3d.train.data.matching import normalized
 from fasti3d.train.record import STREAMS, TrainingRecord, record_of
 from fasti3d.train.settings import SCRATCH, RefusedError, TrainingSettings
 from fasti3d.utils.parsing import brief
@@ -89,16 +88,31 @@ def _needs_head(
     checkpoint: Checkpoint, record: TrainingRecord | None, classes: tuple[str, ...], wanted: bool
 ) -> bool:
     """Whether the classifier is replaced; RefusedError where it is of others and nothing says that it may."""
+    names = checkpoint.labels
     if wanted:
         return True
-    try:
-        check_classes(checkpoint.labels, checkpoint.num_classes, classes)
-    except EvaluationError as error:
-        published = any(checkpoint.source == entry.source for entry in registry().values())
-        unknown = record is None and checkpoint.num_classes == len(KINETICS_400_LABELS)
-        if published or unknown or _of_kinetics(checkpoint, record):
-            return True
-        raise RefusedError(
-            f"{error}; or give --new-head to replace their classifier by an untrained one"
-        ) from None
-    return False
+    if names is None and checkpoint.num_classes == len(classes):
+        return False  # files of others have no names
+    if names is not None and list(map(normalized, names)) == list(map(normalized, classes)):
+        return False
+    published = any(checkpoint.source == entry.source for entry in registry().values())
+    unknown = record is None and checkpoint.num_classes == len(KINETICS_400_LABELS)
+    if published or unknown or _of_kinetics(checkpoint, record):
+        return True
+    raise RefusedError(
+        f"the weights of {brief(checkpoint.source, 300)} have {_difference(checkpoint, classes)}: train on the"
+        " classes they have, or give --new-head to replace their classifier by an untrained one"
+    )
+
+
+def _difference(checkpoint: Checkpoint, classes: tuple[str, ...]) -> str:
+    """How the classes of a checkpoint are not those of the data set."""
+    names = checkpoint.labels
+    if names is None or len(names) != len(classes):
+        return f"{checkpoint.num_classes} classes, and the data set has {len(classes)}"
+    if set(names) == set(classes):
+        kind = "the data set's classes in another order"
+    else:
+        kind = "other classes than the data set"
+    place = next(i for i, name in enumerate(names) if name != classes[i])
+    return f"{kind} (number {place + 1} is {brief(names[place])} there and {brief(classes[place])} here)"
