@@ -185,8 +185,8 @@ def finetune(
 ) -> None:
     """Train a network on a data set.
 
-    Every option has the value that the paper or its sources suggest. The same command goes on where a run
-    stopped; SIGTERM and SIGUSR1 save and end it with exit code 0. Several GPUs: `torchrun --nproc-per-node N -m
+    Without further options it trains as the paper does. The same command goes on where a run stopped;
+    SIGTERM and SIGUSR1 save and end it with exit code 0. Several GPUs: `torchrun --nproc-per-node N -m
     fasti3d finetune ...`. Exit code 1 means that the run could not go on, 2 that the call was wrong.
     """
     with output.leading_rank_speaks():
@@ -370,8 +370,8 @@ def _print_dry(found: DryRun) -> None:
         f"{_time(found.seconds)}, without evaluations"
     )
     _say(
-        f"memory: about {size(memory.needed(found.batch))} of {size(memory.available)}; up to {memory.fitting()} "
-        "clips per forward pass fit"
+        f"memory: about {size(memory.needed(found.batch))} of {size(memory.available)}; up to "
+        f"{memory.fitting()} clips per forward pass fit"
     )
 
 

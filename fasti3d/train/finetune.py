@@ -94,7 +94,8 @@ def finetune(
     The folder gets ``last.pt`` (all that the run needs to go on), ``last.safetensors`` and
     ``best.safetensors`` (weights with labels, for ``I3D(weights=...)``), ``config.json``, ``log.csv`` and
     ``curve.png``. SIGTERM and SIGUSR1 save and end it; the same call then goes on, to the same weights. Under
-    ``torchrun`` all processes train together. ``best`` is the best evaluation on ``validation``: where that is the test list, as of UCF-101, report ``last``.
+    ``torchrun`` all processes train together. ``best`` is the best evaluation on ``validation``:
+    where that is the test list, as of UCF-101, report ``last``.
 
     Args:
         dataset: the training list.

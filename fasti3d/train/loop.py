@@ -37,7 +37,7 @@ from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json
 from fasti3d.utils.resources import is_resource_error
 
-# Steps whose times tell how long the rest takes; the first, which tunes kernels and starts readers, is left out.
+# Steps whose times tell how long the rest takes, but for the first, which tunes kernels and starts readers.
 _RECENT = 20
 
 
@@ -144,7 +144,7 @@ class Trainer:
             now = self._job.environment.get(name)
             if now != before:
                 self._job.note(
-                    f"{name}: {before} in the run so far and {now} now: the weights will differ in their last bits"
+                    f"{name}: {before} before and {now} now: the weights will differ in their last bits"
                 )
         self.progress = state["progress"]
         self._saved = self.progress.step
@@ -293,8 +293,8 @@ class Trainer:
         if len(known) > share * count:
             path, why = next(iter(known.items()))
             raise TrainingError(
-                f"{len(known)} of {count:,} training videos cannot be read, such as {quoted(path)}, which {why}:"
-                f" replace them, or allow more than {share:.3g} with --max-bad"
+                f"{len(known)} of {count:,} training videos cannot be read, such as {quoted(path)}, which"
+                f" {why}: replace them, or allow more than {share:.3g} with --max-bad"
             )
 
     def _save(self, weights: dict[str, bytes] | None = None) -> None:

@@ -60,9 +60,9 @@ def start_from(weights: Spec, classes: tuple[str, ...], settings: TrainingSettin
     if checkpoint.in_channels != channels:
         other = next((name for name, n in STREAMS.items() if n == checkpoint.in_channels), "unknown")
         raise RefusedError(
-            f"the weights of {brief(checkpoint.source, 300)} take {checkpoint.in_channels} channels ({other}),"
-            f" and stream {settings.stream} has {channels}: give weights of {settings.stream}, or train"
-            f" --stream {other}"
+            f"the weights of {brief(checkpoint.source, 300)} take {checkpoint.in_channels} channels"
+            f" ({other}), and stream {settings.stream} has {channels}: give weights of"
+            f" {settings.stream}, or train --stream {other}"
         )
     record = _record(checkpoint)
     renew = _needs_head(checkpoint, record, classes, settings.new_head)
@@ -100,8 +100,8 @@ def _needs_head(
     if published or unknown or _of_kinetics(checkpoint, record):
         return True
     raise RefusedError(
-        f"the weights of {brief(checkpoint.source, 300)} have {_difference(checkpoint, classes)}: train on the"
-        " classes they have, or give --new-head to replace their classifier by an untrained one"
+        f"the weights of {brief(checkpoint.source, 300)} have {_difference(checkpoint, classes)}: train on"
+        " the classes they have, or give --new-head to replace their classifier by an untrained one"
     )
 
 

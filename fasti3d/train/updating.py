@@ -145,8 +145,8 @@ class Updater:
         more = len(keys) - _SHOWN
         names = ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         raise TrainingError(
-            f"the loss of step {number + 1} is {loss}, with the clips of {names}: the last checkpoint is kept;"
-            " look at these files, or train with a smaller --lr, --clip-norm or --amp off"
+            f"the loss of step {number + 1} is {loss}, with the clips of {names}: the last checkpoint is"
+            " kept; look at these files, or train with a smaller --lr, --clip-norm or --amp off"
         )
 
 

@@ -1,4 +1,4 @@
-"""Clips of textures that move left or right, so that no single frame tells, and a network small enough for them."""
+"""Clips of textures that move left or right, so that no single frame tells, and a network small enough."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fasti3d import I3D, network
 from fasti3d.train.data.batches import to_device
 from fasti3d.train.data.clips import ClipSample, Crop
 from fasti3d.train.evaluation.ranks import ranks
+from fasti3d.train.journal import Journal
 from fasti3d.train.loop import Job, Trainer
 from fasti3d.train.record import TrainingRecord
 from fasti3d.train.run_folder import RunFolder
@@ -26,6 +27,7 @@ from fasti3d.train.stopping import Stopping
 
 CLASSES = ("left", "right")
 CPU = torch.device("cpu")
+DRAW = Journal.draw
 
 
 def _eighth(part: network.Conv | network.Pool | network.Mixed) -> network.Conv | network.Pool | network.Mixed:
@@ -36,12 +38,13 @@ def _eighth(part: network.Conv | network.Pool | network.Mixed) -> network.Conv |
 
 @contextmanager
 def eighth() -> Iterator[None]:
-    """Inside, networks have an eighth of the width, and take clips of 64x64 pixels."""
+    """Inside, networks have an eighth of the width and take clips of 64x64 pixels, and no curve is drawn."""
     with pytest.MonkeyPatch.context() as patch:
         trunk = {name: _eighth(part) for name, part in network.TRUNK.items()}
         patch.setattr(network, "TRUNK", trunk)
         patch.setattr(network, "FEATURE_CHANNELS", trunk["Mixed_5c"].out_channels)
         patch.setattr(network, "HEAD_POOL", (2, 2, 2))
+        patch.setattr(Journal, "draw", lambda self, title: None)
         yield
 
 
