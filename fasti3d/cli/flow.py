@@ -50,6 +50,12 @@ def flow(
     file_format: Annotated[
         str, typer.Option("--format", help="Files of a folder: flo (Middlebury's) or kitti (16-bit .png).")
     ] = "flo",
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache", help="A file DIR/NAME.flow per video, of bytes, from which training reads clips."
+        ),
+    ] = False,
     viz: Annotated[
         bool, typer.Option("--viz", help="Files of a folder: pictures (.png), with direction as hue.")
     ] = False,
@@ -89,7 +95,7 @@ def flow(
         raise typer.BadParameter(f"must be above 0, got {max_magnitude}", param_hint="--max-magnitude")
     params = to_tvl1(preset, "--preset")
     rate, side = to_rate(fps), _side(resize)
-    kind = _kind(out, file_format, viz, layout)
+    kind = _kind(out, file_format, viz, layout, cache)
     targets = _targets(out, kind, videos)
     from fasti3d.flow.export import Options, settings_of
     from fasti3d.video import VideoError
@@ -190,7 +196,7 @@ def _side(text: str) -> int | None:
     return int(text)
 
 
-def _kind(out: Path, file_format: str, viz: bool, layout: str) -> Kind:
+def _kind(out: Path, file_format: str, viz: bool, layout: str, cache: bool) -> Kind:
     """Return what to write, by the name of the output and the options about the files of a folder."""
     if layout not in ("default", "denseflow"):
         raise typer.BadParameter(f"must be default or denseflow, got {layout!r}", param_hint="--layout")
@@ -202,6 +208,12 @@ def _kind(out: Path, file_format: str, viz: bool, layout: str) -> Kind:
         raise typer.BadParameter(f"must be flo or kitti, got {file_format!r}", param_hint="--format")
     if viz and file_format != "flo":
         raise typer.BadParameter("is for arrays, and --viz for pictures: give one", param_hint="--format")
+    if cache:
+        if viz or file_format != "flo" or layout != "default":
+            raise typer.BadParameter(
+                "has files of its own: leave out --format, --viz and --layout", param_hint="--cache"
+            )
+        return "cache"
     suffix = out.suffix.lower()
     if layout == "denseflow":
         if suffix in (".mp4", ".npz") and not os.path.isdir(out):
@@ -247,7 +259,7 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
         raise typer.BadParameter(
             f"this user has no permission to write to {parent}: write elsewhere", param_hint="--out"
         )
-    if len(videos) == 1 and kind != "denseflow":
+    if len(videos) == 1 and kind not in ("denseflow", "cache"):
         return [out]
     names = [output_name(video, is_folder=os.path.isdir(video)) for video in videos]
     twice = next((name for name in names if names.count(name) > 1), None) or alike(names, parent)
@@ -257,13 +269,17 @@ def _targets(out: Path, kind: Kind, videos: list[Path]) -> list[Path]:
             f"{quoted(out / name)} would hold the flow of two videos: give videos of different names",
             param_hint="--out",
         )
-    return [out / name for name in names]
+    return [out / (f"{name}.flow" if kind == "cache" else name) for name in names]
 
 
 def _output(target: Path, settings: dict[str, object]) -> FlowOutput:
-    from fasti3d.flow.export import FolderOutput, NpzOutput, VideoOutput
+    from fasti3d.flow.export import CacheOutput, FolderOutput, NpzOutput, VideoOutput
 
-    kinds = {"npz": NpzOutput, "mp4": VideoOutput}
+    kinds: dict[str, type[CacheOutput] | type[NpzOutput] | type[VideoOutput]] = {
+        "npz": NpzOutput,
+        "mp4": VideoOutput,
+        "cache": CacheOutput,
+    }
     return kinds.get(str(settings["kind"]), FolderOutput)(target, settings)
 
 

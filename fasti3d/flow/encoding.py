@@ -15,6 +15,9 @@ LIMIT = 20.0
 _WEIGHTS = (9798, 19235, 3735)
 _SHIFT = 15
 
+# No motion as a byte, and the levels to either side of it.
+_CENTERED_ZERO, _CENTERED_STEPS = 128, 127
+
 
 def to_grey(frames: Array) -> Array:
     """Convert RGB to grayscale, bit for bit as OpenCV's ``cvtColor(frame, COLOR_RGB2GRAY)`` (4 and later).
@@ -148,6 +151,50 @@ def decode_denseflow(pictures: Array, bound: float = BOUND) -> Array:
         raise ValueError(f"pictures must be uint8, got {stored.dtype}: round the values first")
     values = (as_flow("pictures", pictures) - 127.5) * (bound / 127.5)
     return like(values.masked_fill_(stored == 128, 0.0), pictures)
+
+
+def encode_centered(flow: Array) -> Array:
+    """Encode flow as bytes in which no motion is the level 128: 128 + v * 127 / 20, rounded.
+
+    Motion is clipped to 20 pixels: -20 is 1 and 20 is 255.
+
+    Args:
+        flow: (..., 2, H, W) in pixels, finite; NumPy or torch, on any device.
+
+    Returns:
+        uint8 of the same shape, of the same kind and on the same device.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape.
+
+    Example:
+        >>> encode_centered(torch.tensor([0.0, 25.0]).view(2, 1, 1)).flatten().tolist()
+        [128, 255]
+    """
+    steps = as_flow("flow", flow).clamp(-LIMIT, LIMIT) * (_CENTERED_STEPS / LIMIT)
+    return like((steps.round_() + _CENTERED_ZERO).to(torch.uint8), flow)
+
+
+def decode_centered(stored: Array) -> Array:
+    """Scale the bytes of ``encode_centered`` to the range of the network, as ``encode_readme`` does flow.
+
+    Args:
+        stored: uint8 (..., 2, H, W); NumPy or torch, on any device.
+
+    Returns:
+        float32 of the same shape in [-1, 1]; multiplied by 20 it is in pixels.
+
+    Raises:
+        TypeError: neither NumPy nor torch.
+        ValueError: another shape.
+
+    Example:
+        >>> decode_centered(torch.tensor([128, 255], dtype=torch.uint8).view(2, 1, 1)).flatten().tolist()
+        [0.0, 1.0]
+    """
+    values = as_flow("stored", stored) - _CENTERED_ZERO
+    return like(values.div_(_CENTERED_STEPS).clamp_(-1, 1), stored)
 
 
 def to_flow_clip(encoded: Array) -> Array:

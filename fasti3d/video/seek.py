@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -100,8 +101,10 @@ def _from_start(path: Path, first: int, fps: float, transform: FrameTransform) -
     if os.path.isdir(path):
         samples = sample(folder_frames(path, fps=fps, strict=False, start=first), None)
         return transformed(path, samples, transform)
-    samples = (item for item in samples_of(path, fps, False) if item[0] >= first)
-    return transformed(path, samples, transform)
+    # The first frame of a video fixes the size of all.
+    samples = (item for item in samples_of(path, fps, False) if not 0 < item[0] < first)
+    frames = transformed(path, samples, transform)
+    return islice(frames, min(first, 1), None)
 
 
 def _sought(path: Path, first: int, fps: float, transform: FrameTransform, known: Survey) -> Iterator[Frame]:
@@ -116,7 +119,7 @@ def _sought(path: Path, first: int, fps: float, transform: FrameTransform, known
             container.seek(math.floor((before + origin) / stream.time_base), stream=stream)
         # Clips are read by many workers at a time, with one thread each.
         stream.thread_type = "NONE"
-        pictures = _pictures(container, stream, latest, known, origin)
+        pictures = _pictures(container, stream, latest, known, transform)
         yield from transformed(path, sample(pictures, fps, _refuse, first=first), transform)
 
 
@@ -125,11 +128,11 @@ def _refuse(said: str) -> NoReturn:
 
 
 def _pictures(
-    container: InputContainer, stream: VideoStream, latest: float, known: Survey, origin: float
+    container: InputContainer, stream: VideoStream, latest: float, known: Survey, transform: FrameTransform
 ) -> Iterator[TimedFrame]:
     """The frames from the key frame on; _SeekError for anything that makes them other than in a whole run."""
     tick = float(stream.time_base or 0)
-    ticking = clock(stream, origin)
+    ticking = clock(stream, known.origin)
     key: int | None = None
     begun = False
     for packet in container.demux(stream):
@@ -146,7 +149,14 @@ def _pictures(
             time, duration = ticking(frame.pts * tick, frame.duration * tick)
             if ticking.repaired:
                 raise _SeekError
-            if not begun and (time > latest or shown_size(frame) != (known.width, known.height)):
-                raise _SeekError
-            begun = True
+            if not begun:
+                if frame.pts != key or time > latest or not _can_begin(frame, known):
+                    raise _SeekError
+                transform.begin(frame, pixel_aspect(stream))
+                begun = True
             yield TimedFrame(frame, time, duration, pixel_aspect(stream))
+
+
+def _can_begin(frame: VideoFrame, known: Survey) -> bool:
+    """Whether a frame is whole by itself, unlike at a gradual refresh, and as large as the video's first."""
+    return frame.pict_type == PictureType.I and shown_size(frame) == (known.width, known.height)

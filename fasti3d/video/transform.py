@@ -70,25 +70,37 @@ class FrameTransform:
         Raises:
             SizeError: the frame is smaller than the crop, or scaled beyond the limits.
         """
-        if self._turn is None or frame.rotation != self._rotation:
-            self._turn, self._rotation = orientation(frame), frame.rotation
-        turn = self._turn
+        turn = self._turned(frame)
         if self._size is None:
-            stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
-            if self._resize is not None:
-                _check_scaled(stored, frame)
-            self._size = turn.size(*stored)
-            if self._crop is not None and min(self._size) < self._crop:
-                raise SizeError(
-                    f"is {self._size[0]}x{self._size[1]}, smaller than crop={self._crop}: "
-                    "give a resize of at least the crop"
-                )
+            self.begin(frame, pixel_aspect)
+        assert self._size is not None
         width, height = turn.size(*self._size)
         image = turn.apply(self._rgb(_opaque(frame, self._reformatter), width, height))
         if self._crop is not None:
             top, left = ((side - self._crop) // 2 for side in image.shape[:2])
             image = image[top : top + self._crop, left : left + self._crop]
         return torch.from_numpy(np.array(image, order="C"))
+
+    def begin(self, frame: VideoFrame, pixel_aspect: float) -> None:
+        """Fix the size by a frame that is not to be converted.
+
+        Raises:
+            SizeError: as when it is called.
+        """
+        stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
+        if self._resize is not None:
+            _check_scaled(stored, frame)
+        self._size = self._turned(frame).size(*stored)
+        if self._crop is not None and min(self._size) < self._crop:
+            raise SizeError(
+                f"is {self._size[0]}x{self._size[1]}, smaller than crop={self._crop}: "
+                "give a resize of at least the crop"
+            )
+
+    def _turned(self, frame: VideoFrame) -> Orientation:
+        if self._turn is None or frame.rotation != self._rotation:
+            self._turn, self._rotation = orientation(frame), frame.rotation
+        return self._turn
 
     def _rgb(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
         rgb = self._reformatter.reformat(

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from file_making import touch
 
 from fasti3d.compat.pytorch_i3d import InceptionI3d
 from fasti3d.extraction import ErrorReport
 from fasti3d.extraction.sources import REPORT
+from fasti3d.flow import cache as flow_cache
 from fasti3d.flow import read_flo, read_kitti_png, write_flo, write_kitti_png
 from fasti3d.inflate import inflate
 from fasti3d.metrics import saved
@@ -34,6 +36,8 @@ from fasti3d.metrics.sources import open_source
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Problem
+from fasti3d.train.data import HMDB51, UCF101, DatasetError, Kinetics, VideoList, index_cache
+from fasti3d.video import VideoError
 from fasti3d.weights import WeightsError, load_partial
 
 # Enough names of a network to be known as one.
@@ -230,6 +234,26 @@ def _flow_loaders() -> list[Loader]:
         Loader("flow: flo", flo, read_flo, allowed),
         Loader("flow: KITTI", png, read_kitti_png, allowed),
         Loader("flow: KITTI, inside", chunks, read_kitti_png, allowed, wrap=put_back),
+        *_flow_cache_loaders(torch.from_numpy(flow)),
+    ]
+
+
+def _flow_cache_loaders(flow: torch.Tensor) -> list[Loader]:
+    packed = [flow_cache.pack(flow)] * 3
+    settings = {"fps": 25.0, "resize": 256, "video": "v.avi"}
+    whole = _written(lambda file: flow_cache.write(file, 5, 6, settings, [*map(len, packed)], packed))
+    end = 12 + int.from_bytes(whole[8:12], "little")
+
+    def with_header(header: bytes) -> bytes:
+        return whole[:8] + struct.pack("<I", len(header)) + header + whole[end:]
+
+    def read(path: Path) -> object:
+        cache = flow_cache.FlowCache(path)
+        return cache.read(0, min(len(cache), 3))
+
+    return [
+        Loader("flow: cache", whole, read, (VideoError,)),
+        Loader("flow: cache, its header", whole[12:end], read, (VideoError,), wrap=with_header),
     ]
 
 
@@ -255,7 +279,75 @@ def _record_loaders() -> list[Loader]:
     ]
 
 
+def _dataset_loaders() -> list[Loader]:
+    """Lists, beside videos that are never opened; and what the index keeps."""
+    names = [f"Hammering/v_Hammering_g{i:02}_c01.avi" for i in range(1, 9)]
+    clips = [f"-id{i}" for i in range(8)]
+    home = tempfile.TemporaryDirectory(prefix="fasti3d-lists-")  # which goes with the loaders
+    folder = Path(home.name)
+    for name in (*names, *(f"air_drumming/{clip}_000000_000010.mp4" for clip in clips)):
+        touch(folder, name)
+    touch(folder, *(f"kick/a[{i}]#.avi" for i in range(8)))
+
+    def ucf101(path: Path) -> object:
+        others = {"classInd.txt": "1 Hammering\r\n", "trainlist01.txt": f"{names[0]} 1\r\n"}
+        for name, text in others.items():
+            if name != path.name:
+                path.with_name(name).write_text(text)
+        return UCF101(folder, annotations=path.parent)
+
+    def kinetics(path: Path) -> object:
+        return Kinetics(home.name, annotations=path)
+
+    def hmdb51(path: Path) -> object:
+        return HMDB51(folder, annotations=path.parent)
+
+    def class_names(path: Path) -> object:
+        lines = "".join(f"{name} {i}\n" for i, name in enumerate(names[:4]))
+        (path.parent / "l.txt").write_text(lines)
+        return VideoList(path.parent / "l.txt", folder, classes=path)
+
+    known = {
+        "frames": 9,
+        "fps": 25.0,
+        "duration": 0.36,
+        "width": 64,
+        "height": 48,
+        "problem": None,
+        "origin": 0.0,
+    }
+    index = {"version": 1, "videos": {f"/v/{i}.avi": [100, 10**18, known] for i in range(6)}}
+    rows = [f'"air drumming",{clip},0.0,10.0,train' for clip in clips]
+    csv = "\n".join(["label,youtube_id,time_start,time_end,split", *rows])
+    lines = {
+        "UCF-101, classes": ("classInd.txt", "1 Hammering\r\n", ucf101),
+        "UCF-101": ("trainlist01.txt", "".join(f"{name} 1\r\n" for name in names), ucf101),
+        "HMDB-51": ("kick_test_split1.txt", "".join(f"a[{i}]#.avi 1 \n" for i in range(8)), hmdb51),
+        "Kinetics": ("train.csv", csv, kinetics),
+        "a list": (
+            "l.txt",
+            "".join(f"{name}, {i}\n" for i, name in enumerate(names)),
+            lambda path: VideoList(path, folder),
+        ),
+        "class names": ("names.txt", "a\nb\nc\nd e\n", class_names),
+    }
+    return [
+        *(
+            Loader(f"data set: {name}", text.encode(), load, (DatasetError,), file)
+            for name, (file, text, load) in lines.items()
+        ),
+        Loader("data set: index", json.dumps(index).encode(), index_cache.read, (), "x.json"),
+    ]
+
+
 @cache
 def loaders() -> list[Loader]:
     """All of them."""
-    return [*_weights_loaders(), *_inflation_loaders(), *_fvd_loaders(), *_flow_loaders(), *_record_loaders()]
+    return [
+        *_weights_loaders(),
+        *_inflation_loaders(),
+        *_fvd_loaders(),
+        *_flow_loaders(),
+        *_record_loaders(),
+        *_dataset_loaders(),
+    ]

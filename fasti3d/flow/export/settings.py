@@ -14,7 +14,7 @@ from fasti3d.flow.params import TVL1Params
 from fasti3d.utils.parsing import Json
 from fasti3d.video.state import video_state
 
-Kind = Literal["flo", "kitti", "colour", "denseflow", "npz", "mp4"]
+Kind = Literal["flo", "kitti", "colour", "denseflow", "npz", "mp4", "cache"]
 
 
 @dataclass(frozen=True)

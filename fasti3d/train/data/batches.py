@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fasti3d.flow.encoding import decode_centered
+from fasti3d.inputs import as_floats
 from fasti3d.runtime.upload import upload
 from fasti3d.train.data.clips import ClipSample
 
-# Bytes of flow: 128 is no motion, 1 and 255 are 20 pixels, which is -1 and 1.
-_STILL, _STEPS = 128, 127
+_FLOW_CHANNELS = 2
 
 
 def to_device(samples: Sequence[ClipSample], device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -33,9 +34,9 @@ def to_device(samples: Sequence[ClipSample], device: torch.device, dtype: torch.
 def _clip(sample: ClipSample, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(T, 224, 224, C)."""
     top, left, size, flip = sample.crop
-    cut = upload(sample.frames, device)[:, top : top + size, left : left + size].float()
-    is_flow = cut.shape[3] == 2
-    values = ((cut - _STILL) / _STEPS).clamp_(min=-1) if is_flow else cut / 127.5 - 1
+    cut = upload(sample.frames, device)[:, top : top + size, left : left + size]
+    is_flow = cut.shape[3] == _FLOW_CHANNELS
+    values = decode_centered(cut.movedim(3, 1)).movedim(1, 3) if is_flow else as_floats(cut, torch.float32)
     if flip:
         values = values.flip(2)
         if is_flow:

@@ -44,6 +44,7 @@ def part(
     """
     if not listed:
         raise DatasetError(f"{quoted(where)} lists no video for {subset}: expected some")
+    everything = [*{x.name: x for x in everything}.values()]  # lists of several splits name the same
     videos = tuple(Video(matches.paths[x.name], x.label, x.key) for x in listed if x.name in matches.paths)
     if not matches.paths:
         example = f", such as {quoted(matches.unlisted[0])}" if matches.unlisted else ""

@@ -46,50 +46,62 @@ def VideoFolder(  # noqa: N802 (a kind of data set)
     DatasetRequest("folder", root, subset, holdout=holdout, group=group)
     folder = Path(root)
     names = _folders(folder)
-    parts = [name for name in names if name in SUBSETS["folder"]]
-    if parts:
+    if any(name in SUBSETS["folder"] for name in names):
         if holdout is not None:
             raise DatasetError(
-                f"{quoted(folder)} has the folder {parts[0]}, so --holdout has no use: leave it out"
+                f"{quoted(folder)} has parts already: expected no --holdout, which is for others"
             )
-        if others := [name for name in names if name not in SUBSETS["folder"]]:
-            raise DatasetError(
-                f"{quoted(folder)} holds {quoted(others[0])} beside {parts[0]}: expected only train, val and "
-                "test, or only folders of classes"
-            )
-        if subset not in parts:
-            raise DatasetError(
-                f"{quoted(folder)} has the folders {', '.join(parts)}: expected {subset} for that subset"
-            )
-        everything = {name: _class_videos(folder / name, folder) for name in parts}
-        classes = tuple(
-            sorted({video.key.split("/")[0] for videos in everything.values() for video in videos})
+        parts = _separate_parts(folder, names)
+    else:
+        parts = _held_out_parts(folder, holdout, group)
+    if subset not in parts:
+        remedy = "" if holdout is not None or len(parts) > 1 else ", or --holdout for videos to validate on"
+        raise MissingPartError(
+            f"{quoted(folder)} has no videos for {subset}, only for {', '.join(parts)}: expected a folder "
+            f"{subset} of folders of classes{remedy}"
         )
-        if absent := [name for name in classes if not (folder / subset / name).is_dir()]:
+    classes = tuple(sorted({_class(video.key) for videos in parts.values() for video in videos}))
+    labels = {name: label for label, name in enumerate(classes)}
+    videos = tuple(Video(video.path, labels[_class(video.key)], video.key) for video in parts[subset])
+    remarks = tuple(_shared_takes({name: [video.key for video in some] for name, some in parts.items()}))
+    return VideoDataset(
+        "folder", subset, None, folder, classes, videos, Coverage(len(videos), remarks=remarks)
+    )
+
+
+def _separate_parts(folder: Path, names: list[str]) -> dict[str, list[Video]]:
+    """The videos of the folders train, val and test that there are."""
+    for name in names:
+        if name not in SUBSETS["folder"]:
             raise DatasetError(
-                f"{quoted(folder / subset)} has no folder {quoted(absent[0])}, which another of "
+                f"{quoted(folder)} holds {quoted(name)} beside folders of {', '.join(SUBSETS['folder'])}: "
+                "expected only those, or only folders of classes"
+            )
+    parts = {name: _class_videos(folder / name, folder) for name in SUBSETS["folder"] if name in names}
+    classes = {name: {_class(video.key) for video in videos} for name, videos in parts.items()}
+    for name, own in classes.items():
+        if absent := sorted(set().union(*classes.values()) - own):
+            raise DatasetError(
+                f"{quoted(folder / name)} has no folder {quoted(absent[0])}, which another of "
                 f"{', '.join(parts)} has: expected the same classes in all"
             )
-        videos = everything[subset]
-        remarks = _shared_takes({name: [video.key for video in some] for name, some in everything.items()})
-    else:
-        found = _class_videos(folder, folder)
-        classes = tuple(sorted({video.key.split("/")[0] for video in found}))
-        if subset == "test" or (subset == "val" and holdout is None):
-            raise MissingPartError(
-                f"{quoted(folder)} has no folder {subset}, but the classes {', '.join(classes)[:80]}: "
-                f"expected {quoted(folder / subset)}, or --holdout for videos to validate on"
-            )
-        held = _held_out([video.key for video in found], holdout, group) if holdout is not None else set()
-        kept = {"train": [video for video in found if video.key not in held]}
-        kept["val"] = [video for video in found if video.key in held]
-        videos = kept[subset]
-        remarks = _shared_takes({name: [video.key for video in some] for name, some in kept.items()})
-    labels = {name: label for label, name in enumerate(classes)}
-    labelled = tuple(Video(video.path, labels[video.key.split("/")[0]], video.key) for video in videos)
-    return VideoDataset(
-        "folder", subset, None, folder, classes, labelled, Coverage(len(labelled), remarks=tuple(remarks))
-    )
+    return parts
+
+
+def _held_out_parts(folder: Path, holdout: float | None, group: str | None) -> dict[str, list[Video]]:
+    """The videos to train on, and those held out if any are to be."""
+    found = _class_videos(folder, folder)
+    if holdout is None:
+        return {"train": found}
+    held = _held_out([video.key for video in found], holdout, group)
+    return {
+        "train": [video for video in found if video.key not in held],
+        "val": [video for video in found if video.key in held],
+    }
+
+
+def _class(key: str) -> str:
+    return key.split("/")[0]
 
 
 def _folders(folder: Path) -> list[str]:
@@ -115,7 +127,7 @@ def _class_videos(folder: Path, root: Path) -> list[Video]:
                 "differ in more than the suffix"
             )
         videos[key] = Video(path, None, key)
-    filled = {key.split("/")[0] for key in videos}
+    filled = {_class(key) for key in videos}
     if empty := [name for name in _folders(folder) if name not in filled]:
         raise DatasetError(
             f"{len(empty)} of {len(empty) + len(filled)} class folders hold no video, such as "
@@ -129,20 +141,18 @@ def _held_out(keys: list[str], holdout: float, group: str | None) -> set[str]:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for key in keys:
         groups[_group(key, group)].append(key)
-    totals = Counter(key.split("/")[0] for key in keys)
+    totals = Counter(_class(key) for key in keys)
     targets = {name: max(1, round(holdout * count)) for name, count in totals.items()}
-    kept_groups = Counter(
-        name for members in groups.values() for name in {key.split("/")[0] for key in members}
-    )
+    kept_groups = Counter(name for members in groups.values() for name in {_class(key) for key in members})
     held: set[str] = set()
     counts: Counter[str] = Counter()
     # Hashes are an order that is the same everywhere and has nothing to do with names.
     for name in sorted(groups, key=lambda text: hashlib.sha256(text.encode()).digest()):
-        classes = {key.split("/")[0] for key in groups[name]}
+        classes = {_class(key) for key in groups[name]}
         if any(counts[c] >= targets[c] or kept_groups[c] == 1 for c in classes):
             continue
         held.update(groups[name])
-        counts.update(key.split("/")[0] for key in groups[name])
+        counts.update(_class(key) for key in groups[name])
         kept_groups.subtract(classes)
     if short := [name for name in sorted(totals) if not counts[name]]:
         what = f"{totals[short[0]]} video{'s' * (totals[short[0]] != 1)}"

@@ -101,9 +101,13 @@ def _parsed(place: str, line: str) -> _Line:
     path = path.strip('"').replace("\\", "/")
     if stem(path) == path:
         # What has no suffix is a folder of images with their count, or a video with several labels.
-        path, _ = _without_number(path)
-        if _without_number(path)[1] is not None or (label is not None and stem(path) != path):
+        before, _ = _without_number(path)
+        rest = before
+        while (shorter := _without_number(rest)[0]) != rest:
+            rest = shorter
+        if stem(rest) != rest:
             raise DatasetError(f"{place} is {brief(repr(line))}: expected one label after the path")
+        path = before
     if not path or (label is None and stem(path) == path):
         raise DatasetError(
             f"{place} is {brief(repr(line))}: expected a path and a label, such as `videos/a.mp4 0`"
