@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fasti3d.train.data.video_dataset import VideoDataset
 
 Dataset = Annotated[str, typer.Option(metavar="NAME", help=f"{', '.join(SUBSETS)}.", show_default=False)]
+# For a verb that can do without one.
+OptionalDataset = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"{', '.join(SUBSETS)}.", show_default=False)
+]
 Root = Annotated[
     Path | None, typer.Option(metavar="DIR", help="The folder of the videos.", show_default=False)
 ]

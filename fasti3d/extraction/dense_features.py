@@ -19,7 +19,8 @@ from fasti3d.extraction.reading import Reading, ahead, unreadable
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.streams import StreamFeatures
-from fasti3d.flow.folder import FlowFolder, check_flow_count
+from fasti3d.flow.folder import check_flow_count
+from fasti3d.flow.stored import StoredFlow
 from fasti3d.i3d import I3D
 from fasti3d.network import MIN_FRAMES
 from fasti3d.video import VideoError, count_frames
@@ -67,7 +68,7 @@ class DenseFeatures(StreamFeatures):
         self._features = _NAMES.get(settings.features, settings.features)
 
     def __call__(
-        self, path: Path, watch: Watch, folder: FlowFolder | None = None
+        self, path: Path, watch: Watch, folder: StoredFlow | None = None
     ) -> Generator[Rows | None, None, int]:
         """Yield the rows of a video, as ``Producer`` says."""
         least = MIN_FRAMES if self._features in HEADS else 1
@@ -100,7 +101,7 @@ class DenseFeatures(StreamFeatures):
                 raise unreadable(path, error) from error
 
     def _rows(
-        self, path: Path, total: int, watch: Watch, folder: FlowFolder | None
+        self, path: Path, total: int, watch: Watch, folder: StoredFlow | None
     ) -> Generator[Rows, None, None]:
         """All rows of a video of ``total`` frames; FrameCountError where it has others."""
         if folder is not None:
@@ -139,7 +140,7 @@ class DenseFeatures(StreamFeatures):
             yield first, values[:, 0] if len(self._views) == 1 else values
 
     def _pieces(
-        self, path: Path, total: int, watch: Watch, times: array[float], folder: FlowFolder | None
+        self, path: Path, total: int, watch: Watch, times: array[float], folder: StoredFlow | None
     ) -> Generator[_Piece, None, None]:
         """The frames piece by piece; their times are added to ``times``."""
         size = max(_MIN_PIECE, _PIECE // len(self._views))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fasti3d.extraction.rows import Watch
 from fasti3d.extraction.settings import ExtractionSettings
-from fasti3d.flow.folder import FlowFolder, FolderFlow
+from fasti3d.flow.folder import FolderFlow
+from fasti3d.flow.stored import StoredFlow
 from fasti3d.flow.stream import CROP
 from fasti3d.flow.window_flow import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.utils.prefetch import READ_AHEAD, read_ahead
@@ -60,7 +61,7 @@ def ahead(
     settings: ExtractionSettings,
     device: torch.device,
     watch: Watch,
-    folder: FlowFolder | None = None,
+    folder: StoredFlow | None = None,
 ) -> Generator[tuple[Window, Tensor | None], None, None]:
     """Yield the windows in order, with their flow if it is needed; each made ahead, in a thread of its own.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from fasti3d.flow.folder import FlowFolder
+from fasti3d.flow.stored import StoredFlow
 
 
 class Row(NamedTuple):
@@ -95,5 +95,5 @@ class Producer(Protocol):
     """
 
     def __call__(
-        self, path: Path, watch: Watch, folder: FlowFolder | None = None
+        self, path: Path, watch: Watch, folder: StoredFlow | None = None
     ) -> Generator[Rows | None, None, int]: ...

@@ -15,7 +15,8 @@ from fasti3d.extraction.reading import Reading, ahead
 from fasti3d.extraction.rows import Row, Rows, Watch, finite, shown_until
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.streams import StreamFeatures
-from fasti3d.flow.folder import FlowFolder, check_flow_count
+from fasti3d.flow.folder import check_flow_count
+from fasti3d.flow.stored import StoredFlow
 from fasti3d.i3d import I3D
 from fasti3d.models import BATCH
 from fasti3d.utils.prefetch import batched
@@ -52,7 +53,7 @@ class WindowFeatures(StreamFeatures):
         self._batch = BATCH.get(self._device.type, 1)
 
     def __call__(
-        self, path: Path, watch: Watch, folder: FlowFolder | None = None
+        self, path: Path, watch: Watch, folder: StoredFlow | None = None
     ) -> Generator[Rows, None, int]:
         """Yield the rows of a video, as ``Producer`` says."""
         if folder is not None:
@@ -77,7 +78,7 @@ class WindowFeatures(StreamFeatures):
         return counted.count
 
     def _stacks(
-        self, frames: Iterable[Frame], watch: Watch, folder: FlowFolder | None
+        self, frames: Iterable[Frame], watch: Watch, folder: StoredFlow | None
     ) -> Generator[_Stack, None, None]:
         """The windows to look at, in order."""
         settings = self._settings

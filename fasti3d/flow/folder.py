@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fasti3d.choices import FlowPreset
 from fasti3d.flow.checks import BOUND, check_bound
 from fasti3d.flow.encoding import decode_denseflow, encode_readme, to_flow_clip, to_grey
+from fasti3d.flow.stored import StoredFlow
 from fasti3d.flow.stream import center
 from fasti3d.utils.naming import output_name
 from fasti3d.video import VideoError, count_frames
@@ -178,7 +179,7 @@ def flow_folder(parent: StrPath, video: StrPath, bound: float = BOUND) -> FlowFo
     return FlowFolder(Path(parent) / output_name(video, is_folder=os.path.isdir(video)), bound)
 
 
-def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None:
+def check_flow_count(folder: StoredFlow, video: Path, fps: float | None) -> None:
     """Check early whether the flow can be that of the video's frames at a rate; reading it makes certain.
 
     Raises:
@@ -193,7 +194,7 @@ def check_flow_count(folder: FlowFolder, video: Path, fps: float | None) -> None
 
 
 class FolderFlow:
-    """The flow of the frames of a video, read from its folder: see ``flow.window_flow.PairFlow``.
+    """The flow of the frames of a video, read from its folder or file: see ``flow.window_flow.PairFlow``.
 
     Args:
         folder: of the whole video, sampled as its frames are.
@@ -203,7 +204,7 @@ class FolderFlow:
 
     preset: FlowPreset = "readme"
 
-    def __init__(self, folder: FlowFolder, device: torch.device, *, cropped: bool = True) -> None:
+    def __init__(self, folder: StoredFlow, device: torch.device, *, cropped: bool = True) -> None:
         self._folder = folder
         self._cropped = cropped
         self.device = device

@@ -48,3 +48,22 @@ def check_statistics(path: str | PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise NotADirectoryError(f"{target.parent} is not a folder: create it, or write elsewhere")
     return target
+
+
+def check_scores(path: str | PathLike[str]) -> Path:
+    """Return the path of a file of scores, if it can be written.
+
+    Raises:
+        ValueError: Its name does not end in .npz.
+        OSError: Its folder does not exist or cannot be written to, or a folder is in its place.
+    """
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise ValueError(f"{target}: the name of a file of scores must end in .npz")
+    if not target.parent.is_dir():
+        raise NotADirectoryError(f"{target.parent} is not a folder: create it, or write elsewhere")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder: name a file in it")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"this user has no permission to write to {target.parent}: write elsewhere")
+    return target

@@ -23,6 +23,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from file_making import touch
+from train.scores_making import make_scores
 
 from fasti3d.compat.pytorch_i3d import InceptionI3d
 from fasti3d.extraction import ErrorReport
@@ -37,6 +38,9 @@ from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Problem
 from fasti3d.train.data import HMDB51, UCF101, DatasetError, Kinetics, VideoList, index_cache
+from fasti3d.train.evaluation import ScoresError, read_scores
+from fasti3d.train.evaluation.parts import PartsFolder, PartWriter
+from fasti3d.train.evaluation.scores import save_scores
 from fasti3d.video import VideoError
 from fasti3d.weights import WeightsError, load_partial
 
@@ -340,6 +344,26 @@ def _dataset_loaders() -> list[Loader]:
     ]
 
 
+def _scores_loaders() -> list[Loader]:
+    scores = make_scores([[1, 2], [3, 4], [5, 6]], [0, -1, 1], missing=("gone",))
+    with tempfile.TemporaryDirectory() as folder:
+        save_scores(Path(folder, "x.npz"), scores)
+        data = Path(folder, "x.npz").read_bytes()
+    header, put_back = _inside(data, "fasti3d_scores.npy")
+    with tempfile.TemporaryDirectory() as folder:
+        with PartWriter(Path(folder, "rank00000.part")) as writer:
+            for key, rows in zip(scores.keys, scores.logits, strict=True):
+                writer.add(key, {"bytes": 7}, rows, "")
+        parts = Path(folder, "rank00000.part").read_bytes()
+    return [
+        Loader("scores", data, read_scores, (ScoresError,), "x.npz"),
+        Loader("scores, header", header, read_scores, (ScoresError,), "x.npz", put_back),
+        Loader(
+            "scores, parts", parts, lambda path: list(PartsFolder(path.parent).parts()), (), "rank00000.part"
+        ),
+    ]
+
+
 @cache
 def loaders() -> list[Loader]:
     """All of them."""
@@ -350,4 +374,5 @@ def loaders() -> list[Loader]:
         *_flow_loaders(),
         *_record_loaders(),
         *_dataset_loaders(),
+        *_scores_loaders(),
     ]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.flow.cache import SUFFIX, FlowCache
@@ -16,24 +13,13 @@ from fasti3d.flow.encoding import encode_centered, to_grey
 from fasti3d.flow.folder import FlowFolder
 from fasti3d.flow.params import TVL1Params
 from fasti3d.flow.solve import tvl1_video
+from fasti3d.flow.stored import StoredFlow
 from fasti3d.train.data.video_dataset import Video
 from fasti3d.utils.naming import output_name
 from fasti3d.video import VideoError
 
 # Flows in float32 at a time: 11 MB at 340x256.
 _AT_ONCE = 16
-
-
-class StoredFlow(Protocol):
-    """The flow of a whole video: ``FlowCache`` or ``FlowFolder``."""
-
-    path: Path
-
-    def __len__(self) -> int: ...
-
-    def read(self, first: int, count: int) -> NDArray[np.float32]: ...
-
-    def check_frames(self, count: int) -> None: ...
 
 
 def flow_path(parent: Path, video: Video) -> Path | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,10 +18,11 @@ _PATIENCE = timedelta(days=30)
 
 
 class Ranks(NamedTuple):
-    """This process's number among all of ``world``, from 0."""
+    """This process's number among all of ``world``, from 0, and torch's group in which they talk."""
 
     rank: int
     world: int
+    group: Any = None
 
     @property
     def leads(self) -> bool:
@@ -45,7 +46,7 @@ class Ranks(NamedTuple):
         found: list[Any] = [value]
         if self.world > 1:
             found = [None] * self.world
-            distributed.all_gather_object(found, value)
+            distributed.all_gather_object(found, value, self.group)
         return found
 
     def led(self, work: Callable[[], object]) -> None:
@@ -67,26 +68,37 @@ class Ranks(NamedTuple):
 
 
 def ranks() -> Ranks:
-    """Return this process's place in torch's process group; alone if there is none."""
-    if distributed.is_available() and distributed.is_initialized():
-        return Ranks(distributed.get_rank(), distributed.get_world_size())
-    return Ranks(0, 1)
+    """Return this process's place in torch's process group; alone if there is none.
 
-
-@contextmanager
-def launched() -> Iterator[Ranks]:
-    """Join the process group of ``torchrun`` for the block, unless this process is in one, or alone.
-
-    It is one of the CPU, whatever the device of the network: the ranks only exchange a few words.
+    Where there are several, each rank must call it.
     """
-    if ranks().world > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ranks()
-        return
-    distributed.init_process_group("gloo", timeout=_PATIENCE)
-    try:
-        yield ranks()
-    finally:
-        distributed.destroy_process_group()
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return Ranks(0, 1)
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    return Ranks(rank, world, _patient_group()) if world > 1 else Ranks(0, 1)
+
+
+def joined() -> Ranks:
+    """Join the process group of ``torchrun``, unless this process is in one already, or alone.
+
+    It is left at the end of the process: another one could not be joined at the same address.
+    """
+    is_launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and distributed.is_available()
+    if is_launched and not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+        atexit.register(distributed.destroy_process_group)
+    return ranks()
+
+
+_patient: list[tuple[object, Any]] = []
+
+
+def _patient_group() -> Any:
+    """The group in which all ranks talk on the CPU, with the patience that long videos ask for."""
+    whole = distributed.group.WORLD
+    if not _patient or _patient[0][0] is not whole:
+        _patient[:] = [(whole, distributed.new_group(backend="gloo", timeout=_PATIENCE))]
+    return _patient[0][1]
 
 
 def own_device(device: str) -> str:

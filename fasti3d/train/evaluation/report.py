@@ -28,9 +28,9 @@ def report_paths(scores_file: Path) -> tuple[Path, Path, Path]:
 def write_report(scores_file: Path, classes: tuple[str, ...], metrics: Metrics) -> tuple[Path, Path, Path]:
     """Write the files beside a file of scores, each whole or not at all, and return their paths.
 
-    The table has a row per class, from the lowest accuracy on: ``class``, ``videos``, ``right``, ``accuracy``,
-    ``mostly_taken_for`` and ``times``; classes without videos come last and have no accuracy. The matrix is
-    int64 (classes, classes): rows are true classes, columns predicted ones.
+    The table has a row per class, from the lowest accuracy on: ``class``, ``videos``, ``right``,
+    ``accuracy``, ``mostly_taken_for`` and ``times``; classes without videos come last and have no accuracy.
+    The matrix is int64 (classes, classes): rows are true classes, columns predicted ones.
 
     Raises:
         OSError: A file cannot be written.

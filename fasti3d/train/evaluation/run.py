@@ -26,7 +26,7 @@ from fasti3d.train.data.video_dataset import Video, VideoDataset
 from fasti3d.train.evaluation.checks import Classes, check_split, match_classes
 from fasti3d.train.evaluation.errors import EvaluationError
 from fasti3d.train.evaluation.parts import Part, PartsFolder, read_logits
-from fasti3d.train.evaluation.ranks import Ranks, launched, own_device
+from fasti3d.train.evaluation.ranks import Ranks, joined, own_device
 from fasti3d.train.evaluation.scores import FORMAT, Scores, identity, read_scores, write_scores
 from fasti3d.train.evaluation.scoring import FlowSource, Scorer
 from fasti3d.train.evaluation.views import CLIP_FRAMES, FPS, Views, find_views
@@ -35,6 +35,7 @@ from fasti3d.train.record import STREAMS, read_record, weights_of
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json
 from fasti3d.utils.resumable_output import differences, locked
+from fasti3d.utils.targets import check_scores
 from fasti3d.version import __version__
 from fasti3d.video import VideoError
 from fasti3d.video.state import video_state
@@ -97,38 +98,22 @@ def evaluate(
         >>> measure(scores.averaged(), scores.labels).top1  # doctest: +SKIP
         0.956
     """
-    chosen, target = find_views(views), check_out(out)
+    chosen, target = find_views(views), check_scores(out)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    with launched() as group:
-        where = resolve_device(own_device(device))
-        model, classes = _loaded(source, dataset, where, resolve_dtype(dtype, where), any_split)
-        stream = _stream(model, chosen, flow)
-        recipe = _recipe(model, dataset, stream, chosen, flow)
-        work = _Work(Scorer(model, stream, chosen, flow), dataset, classes, recipe, target)
-        with ExitStack() as held:
-            group.led(lambda: work.begin(held, overwrite=overwrite))
-            if not group.gathered(work.complete)[0]:
-                work.score(group, workers or default_workers(where), progress)
-                group.wait()
-                group.led(work.finish)
-            return read_scores(target) if group.leads else None
-
-
-def check_out(out: str | os.PathLike[str]) -> Path:
-    """Return the path of a file of scores, if it can be one.
-
-    Raises:
-        ValueError: Its name does not end in .npz, its folder is not there, or it is a folder.
-    """
-    target = Path(out)
-    if target.suffix != ".npz":
-        raise ValueError(f"{quoted(target)}: the name of a file of scores must end in .npz")
-    if not target.parent.is_dir():
-        raise ValueError(f"{quoted(target.parent)} is not a folder: create it, or write elsewhere")
-    if target.is_dir():
-        raise ValueError(f"{quoted(target)} is a folder: name a file")
-    return target
+    group = joined()
+    where = resolve_device(own_device(device))
+    model, classes = _loaded(source, dataset, where, resolve_dtype(dtype, where), any_split)
+    stream = _stream(model, chosen, flow)
+    recipe = _recipe(model, dataset, stream, chosen, flow)
+    work = _Work(Scorer(model, stream, chosen, flow), dataset, classes, recipe, target)
+    with ExitStack() as held:
+        group.led(lambda: work.begin(held, overwrite=overwrite))
+        if not group.gathered(work.complete)[0]:
+            work.score(group, workers or default_workers(where), progress)
+            group.wait()
+            group.led(work.finish)
+        return read_scores(target) if group.leads else None
 
 
 class _Work:
@@ -158,6 +143,7 @@ class _Work:
         if self._target.exists() and not overwrite:
             self._check_file()
             self.complete = True
+            self._remove_rest()
             return
         found = self._folder.recipe()
         if found is not None and found != self._recipe and not overwrite:
@@ -222,6 +208,13 @@ class _Work:
         )
         self._folder.remove()
 
+    def _remove_rest(self) -> None:
+        """Remove the parts of a complete file, which a process that was killed at its very end has left."""
+        if self._folder.path.is_dir() and self._folder.recipe() in (None, self._recipe):
+            with locked(self._folder.lock, wait=False) as held:
+                if held:
+                    self._folder.remove()
+
     def _labels(self) -> list[int]:
         """The index in the logits of each video's class, -1 where it is not known."""
         places = self._classes.of_label
@@ -259,7 +252,7 @@ def _loaded(
 ) -> tuple[I3D, Classes]:
     """The network, in eval mode, and its classes; EvaluationError if they are not those of the data set."""
     public = str(source) in checkpoints.registry()
-    file = source if public else weights_of(Path(source))
+    file = source if public else weights_of(Path(source).expanduser())
     checkpoint = checkpoints.load(file)
     classes = match_classes(checkpoint.labels, checkpoint.num_classes, dataset)
     if not (public or any_split):
@@ -276,6 +269,8 @@ def _stream(model: I3D, views: Views, flow: FlowSource) -> Stream:
         raise EvaluationError(
             f"the weights take {model.in_channels} channels, and a network of 3 (RGB) or 2 (flow) is needed"
         )
+    if stream == "rgb" and flow != _NO_FLOW:
+        raise EvaluationError("options of flow are given, and the weights are of RGB: leave them out")
     check_flow_from(flow.folder, flow.bound, flowing=stream == "flow", preset=flow.preset, params=flow.params)
     if stream == "flow" and views.crops > 1 and flow.preset == "mediapipe":
         raise ValueError(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fasti3d.train.data.video_dataset import VideoDataset
 from fasti3d.train.evaluation.errors import ScoresError
 from fasti3d.utils.archives import Archive, ArchiveError, array_member, damaged
-from fasti3d.utils.files import atomic_file
+from fasti3d.utils.files import StagedFiles
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json, brief, parse_json
 from fasti3d.utils.plain_files import open_regular
@@ -151,16 +151,18 @@ def write_scores(
     arrays |= {name: _text(values) for name, values in texts.items()}
     arrays[_LABELS] = np.array(labels, np.int64)
     shape = (len(keys), views, len(classes))
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, values in arrays.items():
-            with array_member(archive, name) as member:
-                np.lib.format.write_array(member, values, allow_pickle=False)
-        with array_member(archive, _LOGITS) as member:
-            np.lib.format.write_array_header_1_0(
-                member, {"descr": "<f4", "fortran_order": False, "shape": shape}
-            )
-            for rows in logits:
-                member.write(np.ascontiguousarray(rows, "<f4").tobytes())
+    # One process writes at a time, and the next replaces what a killed one has left.
+    with StagedFiles() as files:
+        with files.open(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, values in arrays.items():
+                with array_member(archive, name) as member:
+                    np.lib.format.write_array(member, values, allow_pickle=False)
+            with array_member(archive, _LOGITS) as member:
+                header_of_logits = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header_of_logits)
+                for rows in logits:
+                    member.write(np.ascontiguousarray(rows, "<f4").tobytes())
+        files.publish()
 
 
 def save_scores(path: Path, scores: Scores) -> None:

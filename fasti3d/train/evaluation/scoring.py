@@ -19,14 +19,18 @@ from fasti3d.extraction.rows import Watch
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.checks import BOUND
 from fasti3d.flow.encoding import to_flow_clip
-from fasti3d.flow.folder import FlowFolder, check_flow_count
+from fasti3d.flow.folder import check_flow_count
 from fasti3d.flow.params import PRESETS, TVL1Params
+from fasti3d.flow.stored import StoredFlow
 from fasti3d.flow.stream import CROP, still_flow
 from fasti3d.i3d import I3D, clip_for
 from fasti3d.models import BATCH, place
 from fasti3d.network import MIN_FRAMES
 from fasti3d.runtime.upload import upload
+from fasti3d.train.data.flow_source import flow_path, open_flow
+from fasti3d.train.data.video_dataset import Video
 from fasti3d.train.evaluation.views import CLIP_FRAMES, FPS, SHORT_SIDE, Crop, Views
+from fasti3d.utils.naming import quoted
 from fasti3d.utils.prefetch import batched
 from fasti3d.video import VideoError, Window
 from fasti3d.video.errors import collected_warnings
@@ -40,8 +44,10 @@ class FlowSource:
     """Where the flow stream's flow comes from.
 
     Attributes:
-        folder: of ``flow.FlowFolder``s, one per video by its key; None computes flow.
-        bound: the motion in pixels at which they are clipped.
+        folder: of the videos' flow by their keys or file names: files ``NAME.flow`` of
+            ``fasti3d flow --cache``, or folders ``NAME`` of ``flow_x_00001.jpg`` and ``flow_y_00001.jpg``,
+            extracted at 25 frames per second and short side 256. None computes flow.
+        bound: of pictures of flow, the motion in pixels that 0 and 255 stand for.
         preset, params: how frames become flow, as for ``TwoStreamI3D.forward_frames``.
     """
 
@@ -50,13 +56,18 @@ class FlowSource:
     preset: FlowPreset = "readme"
     params: TVL1Params = PRESETS["i3d"]
 
-    def of(self, key: str) -> FlowFolder | None:
+    def of(self, video: Video) -> StoredFlow | None:
         """Return the flow of a video; None if it is computed.
 
         Raises:
-            VideoError: It is not there, or not all of it.
+            VideoError: It is not there, not all of it, or was extracted otherwise.
         """
-        return None if self.folder is None else FlowFolder(self.folder / key, self.bound)
+        if self.folder is None:
+            return None
+        path = flow_path(self.folder, video)
+        if path is None:
+            raise VideoError(video.path, f"has no flow in {quoted(self.folder)}: extract it")
+        return open_flow(path, self.bound, FPS, SHORT_SIDE)
 
 
 class Scorer:
@@ -96,14 +107,11 @@ class Scorer:
         )
         self._dense = DenseFeatures(self._settings, {stream: model})
 
-    def __call__(
-        self, path: Path, key: str, watch: Watch | None = None, known: Survey | None = None
-    ) -> Tensor:
+    def __call__(self, video: Video, watch: Watch | None = None, known: Survey | None = None) -> Tensor:
         """Return the logits of a video.
 
         Args:
-            path: The video.
-            key: Its name in the data set, by which its flow is found.
+            video: Of a data set; its flow is found by its key.
             watch: What to observe meanwhile.
             known: What ``fasti3d.video.survey`` found of it at 25 frames per second, which is spared then.
 
@@ -117,7 +125,8 @@ class Scorer:
             MemoryError, torch.OutOfMemoryError, OSError: Memory or descriptors ran out.
         """
         watch = watch or Watch()
-        folder = self._flow.of(key) if self._stream == "flow" else None
+        folder = self._flow.of(video) if self._stream == "flow" else None
+        path = video.path
         known = known or _surveyed(path)
         if self.views.clips:
             starts = self.views.starts(known.frames)
@@ -126,7 +135,7 @@ class Scorer:
             return self._of_clips(_Clips(path, known, (0,), MIN_FRAMES), watch, folder)
         return self._of_all(path, watch, folder)
 
-    def _of_all(self, path: Path, watch: Watch, folder: FlowFolder | None) -> Tensor:
+    def _of_all(self, path: Path, watch: Watch, folder: StoredFlow | None) -> Tensor:
         """The mean over time, which is added up in double precision, step by step: (1, classes)."""
         total: Tensor | float = 0.0
         steps = 0
@@ -140,7 +149,7 @@ class Scorer:
         assert isinstance(total, Tensor)
         return (total / steps).float()[None]
 
-    def _of_clips(self, clips: _Clips, watch: Watch, folder: FlowFolder | None) -> Tensor:
+    def _of_clips(self, clips: _Clips, watch: Watch, folder: StoredFlow | None) -> Tensor:
         """Of each clip in turn that of each crop: (clips * crops, classes)."""
         if folder is not None:
             check_flow_count(folder, clips.path, FPS)
@@ -161,7 +170,7 @@ class Scorer:
         return logits
 
     def _stacks(
-        self, clips: _Clips, watch: Watch, folder: FlowFolder | None
+        self, clips: _Clips, watch: Watch, folder: StoredFlow | None
     ) -> Generator[tuple[int, Tensor], None, None]:
         """The frames (T, H, W, 3) or flow (T, 2, H, W) of each clip, by its start."""
         # T frames have T - 1 flows.

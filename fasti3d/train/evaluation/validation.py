@@ -14,7 +14,7 @@ from fasti3d.train.data import Index, VideoDataset
 from fasti3d.train.evaluation.metrics import measure, wilson
 from fasti3d.train.evaluation.ranks import ranks
 from fasti3d.train.evaluation.scoring import FlowSource, Scorer
-from fasti3d.train.evaluation.views import VIEWS
+from fasti3d.train.evaluation.views import FPS, VIEWS
 from fasti3d.train.evaluation.working import scored
 
 
@@ -83,8 +83,9 @@ def quick(
     own: dict[str, np.ndarray] = {}
     with evaluating(model):
         scorer = Scorer(model, stream, VIEWS["1x1"], flow or FlowSource())
+        known = index.info if index is not None and index.fps == FPS else None
         at_once = workers or default_workers(place(model)[0])
-        for one in scored(scorer, readable, at_once, None if index is None else index.info):
+        for one in scored(scorer, readable, at_once, known):
             if one.logits is not None:
                 own[one.video.key] = one.logits[0].numpy()
     found = {key: logits for part in group.gathered(own) for key, logits in part.items()}

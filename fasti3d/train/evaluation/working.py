@@ -68,7 +68,7 @@ def _scored(scorer: Scorer, video: Video, watch: Watch, known: Mapping[str, Surv
     texts: list[str] = []
     try:
         with collected_warnings(texts):
-            logits = scorer(video.path, video.key, watch, known.get(video.key))
+            logits = scorer(video, watch, known.get(video.key))
     except VideoError as error:
         # The video is named beside the reason; a picture of its flow, in the reason.
         return Scored(video, None, error.reason if error.path == video.path else str(error))
