@@ -27,7 +27,7 @@ from fasti3d.cli.dataset_options import (
     dataset_errors,
     indexed,
 )
-from fasti3d.cli.options import Device, option_errors, to_device
+from fasti3d.cli.options import Device, FlowBound, FlowFrom, TVL1Preset, option_errors, to_device
 from fasti3d.cli.weights import check_there, fetch
 from fasti3d.train.data.request import DatasetRequest
 from fasti3d.train.run_folder import RunFolder
@@ -109,6 +109,9 @@ def finetune(
     holdout: Holdout = None,
     group: Group = None,
     stream: Annotated[str, typer.Option(help="rgb or flow.")] = "rgb",
+    flow_from: FlowFrom = None,
+    flow_bound: FlowBound = 20.0,
+    tvl1_preset: TVL1Preset = "i3d",
     steps: Annotated[int | None, typer.Option(help="Steps of the optimizer.", show_default="5000")] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training list, not --steps.", show_default=False)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
+from fasti3d.flow.params import TVL1Params
 from fasti3d.i3d import I3D
 from fasti3d.train.data.clips import TrainingClips
 from fasti3d.train.data.index import Index, index
 from fasti3d.train.data.video_dataset import VideoDataset
 from fasti3d.train.distributed import from_first, joined
-from fasti3d.train.evaluation import quick
+from fasti3d.train.evaluation import FlowSource, quick
 from fasti3d.train.evaluation.ranks import Ranks
 from fasti3d.train.loop import Job, Report, Trainer
 from fasti3d.train.memory import Memory, measured
@@ -205,7 +206,14 @@ def _prepare(
     start = start_from(weights, dataset.classes, settings)
     found = from_first(lambda: make_index(limited(dataset, settings.limit)), group)
     clips = TrainingClips(
-        found, stream=settings.stream, seed=settings.seed, flip=settings.flip, max_bad=settings.max_bad
+        found,
+        stream=settings.stream,
+        seed=settings.seed,
+        flip=settings.flip,
+        max_bad=settings.max_bad,
+        flow_from=settings.flow_from,
+        flow_bound=settings.flow_bound,
+        tvl1_params=TVL1Params.preset(settings.tvl1_preset),
     )
     made = recipe(
         settings,
@@ -272,9 +280,11 @@ def _validator(
     group: Ranks,
 ) -> Callable[[I3D], float]:
     found = from_first(lambda: make_index(limited(dataset, settings.limit)), group)
+    folder = None if settings.flow_from is None else Path(settings.flow_from)
+    flow = FlowSource(folder, settings.flow_bound, params=TVL1Params.preset(settings.tvl1_preset))
 
     def validate(model: I3D) -> float:
-        return quick(model, found.dataset, found, stream=settings.stream).top1
+        return quick(model, found.dataset, found, stream=settings.stream, flow=flow).top1
 
     return validate
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from fasti3d.choices import check_choice, check_device
+from fasti3d.flow.checks import BOUND, check_flow_from
+from fasti3d.flow.params import TVL1Params
 from fasti3d.utils.parsing import Json
 
 Stream = Literal["rgb", "flow"]
@@ -69,7 +71,9 @@ class TrainingSettings:
             run).
         workers: Processes that read clips; None fits the machine, 0 reads in this process.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        flow_from: A folder of computed flow; None computes it on the way.
+        flow_from: A folder of computed flow, as for ``TrainingClips``; None computes it on the way.
+        flow_bound: Of pictures of flow, the motion in pixels that 0 and 255 stand for.
+        tvl1_preset: Parameters of TV-L1, with which flow is computed.
 
     Raises:
         ValueError: A value is out of range, or two conflict.
@@ -106,6 +110,8 @@ class TrainingSettings:
     workers: int | None = None
     device: str = "auto"
     flow_from: str | os.PathLike[str] | None = None
+    flow_bound: float = BOUND
+    tvl1_preset: str = "i3d"
 
     def __post_init__(self) -> None:
         for name, kind in {"stream": Stream, "amp": Amp}.items():
@@ -149,6 +155,9 @@ class TrainingSettings:
                     )
         if self.flow_from is not None and self.stream != "flow":
             raise ValueError(f"flow_from is given, but stream is {self.stream!r}: choose stream flow")
+        params = TVL1Params.preset(self.tvl1_preset)
+        flowing = self.stream == "flow"
+        check_flow_from(self.flow_from, self.flow_bound, flowing=flowing, preset="readme", params=params)
 
     def as_json(self) -> Json:
         """Return all settings in JSON's types."""
