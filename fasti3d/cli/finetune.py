@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,8 +43,8 @@ from fasti3d.utils.parsing import Json, brief, parse_json
 from fasti3d.utils.resources import is_resource_error
 
 if TYPE_CHECKING:
+    from fasti3d.train.api import DryRun, TrainingResult
     from fasti3d.train.data import VideoDataset
-    from fasti3d.train.finetune import DryRun, TrainingResult
     from fasti3d.train.loop import Report
 
 # What a run is evaluated on while it trains.
@@ -198,14 +198,17 @@ def finetune(
             raise typer.BadParameter("name the folder of the run, or give --dry-run", param_hint="-o")
         if weights != SCRATCH:
             check_there(weights)
+        if validation_list is not None and dataset != "list":
+            raise typer.BadParameter("is for --dataset list: leave it out", param_hint="--validation-list")
         with dataset_errors():
             train = _request(context.params)
+            held_out = _held_out_request(context.params)
         if out is not None and not dry_run:
             number = split if dataset in _VALIDATION else None
             processes = int(os.environ.get("WORLD_SIZE", "1"))
             with _refusals("-o"):
                 RunFolder(out).check(compared_settings(dataset, number, weights, settings, processes))
-        _run(context, train, out, weights, settings)
+        _run(context, train, held_out, out, weights, settings)
 
 
 def _settings(values: Json) -> TrainingSettings:
@@ -252,17 +255,30 @@ def _refusals(option: str | None = None) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
+def _held_out_request(values: Json) -> DatasetRequest | None:
+    """The videos to evaluate on: the test list, or validation videos where the data set may have them."""
+    name, listed = values["dataset"], values["validation_list"]
+    if name == "list" and listed is None:
+        return None
+    return _request(values, _VALIDATION.get(name, "val"), listed)
+
+
 def _run(
-    context: typer.Context, train: DatasetRequest, out: Path | None, weights: str, settings: TrainingSettings
+    context: typer.Context,
+    train: DatasetRequest,
+    held_out: DatasetRequest | None,
+    out: Path | None,
+    weights: str,
+    settings: TrainingSettings,
 ) -> None:
+    from fasti3d.train.api import dry_run, finetune
     from fasti3d.train.data import open_dataset
-    from fasti3d.train.finetune import dry_run, finetune
     from fasti3d.weights import WeightsError, registry
 
     to_device(settings.device)
     with dataset_errors():
         dataset = open_dataset(**vars(train))
-    held_out = _held_out(context.params)
+    validation = None if context.params["dry_run"] else _held_out(held_out)
     if weights in registry():
         fetch(weights)
     note = lambda text: output.complain("warning", text)  # noqa: E731
@@ -277,7 +293,7 @@ def _run(
                 result = finetune(
                     dataset,
                     out,
-                    validation=held_out,
+                    validation=validation,
                     command=_command(context.params),
                     report=report,
                     **common,
@@ -292,22 +308,21 @@ def _run(
     _print_result(result)
 
 
-def _held_out(values: Json) -> VideoDataset | None:
+def _held_out(request: DatasetRequest | None) -> VideoDataset | None:
     """The videos to evaluate on, where there are any."""
     from fasti3d.train.data import DatasetError, open_dataset
 
-    name, listed = values["dataset"], values["validation_list"]
-    if name == "list" and listed is None:
-        output.complain("warning", "no --validation-list: the run is not evaluated, and has no best weights")
-        return None
-    if name != "list" and listed is not None:
-        raise typer.BadParameter("is for --dataset list: leave it out", param_hint="--validation-list")
-    try:
-        with dataset_errors() if listed is not None else nullcontext():
-            return open_dataset(**vars(_request(values, _VALIDATION.get(name, "val"), listed)))
-    except DatasetError as error:
-        output.complain("warning", f"the run is not evaluated, and has no best weights: {error}")
-        return None
+    why: object = "give --validation-list"
+    if request is not None:
+        try:
+            return open_dataset(**vars(request))
+        except DatasetError as error:
+            if request.name == "list":  # which was asked for
+                with dataset_errors():
+                    raise
+            why = error
+    output.complain("warning", f"the run is not evaluated, and has no best weights: {why}")
+    return None
 
 
 def _command(values: Json) -> Json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fasti3d.lazy import lazily
 
 if TYPE_CHECKING:
-    from fasti3d.train.finetune import DryRun, TrainingResult, dry_run, finetune
+    from fasti3d.train.api import DryRun, TrainingResult, dry_run, finetune
     from fasti3d.train.record import TrainingRecord, read_record
     from fasti3d.train.settings import TrainingError, TrainingSettings
 
@@ -29,13 +29,13 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "DryRun": "fasti3d.train.finetune",
+        "DryRun": "fasti3d.train.api",
         "TrainingError": "fasti3d.train.settings",
         "TrainingRecord": "fasti3d.train.record",
-        "TrainingResult": "fasti3d.train.finetune",
+        "TrainingResult": "fasti3d.train.api",
         "TrainingSettings": "fasti3d.train.settings",
-        "dry_run": "fasti3d.train.finetune",
-        "finetune": "fasti3d.train.finetune",
+        "dry_run": "fasti3d.train.api",
+        "finetune": "fasti3d.train.api",
         "read_record": "fasti3d.train.record",
     },
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,7 +75,7 @@ def _serve(_: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def read_batches(clips: Clips, stream: ClipStream, workers: int) -> Iterator[Batch]:
+def read_batches(clips: Clips, stream: ClipStream, workers: int) -> Generator[Batch, None, None]:
     """Yield the batches of a stream, which ``workers`` processes read ahead (0: read when asked for)."""
     loader = DataLoader(
         _Replacing(clips),

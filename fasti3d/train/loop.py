@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -211,7 +211,7 @@ class Trainer:
         at = done > 0 and (done % recipe.evaluate_every == 0 or done == recipe.steps)
         return at and self.progress.evaluated < done
 
-    def _batches(self, steps: range) -> Iterator[Batch]:
+    def _batches(self, steps: range) -> Generator[Batch, None, None]:
         settings = self._job.settings
         stream = ClipStream(
             len(self._job.clips),
@@ -316,13 +316,16 @@ class Trainer:
             "average": None if self._average is None else self._average.state_dict(),
             "validation": self.validation,
         }
-        check_finite(parts["model"])
+        check_finite(self.model.state_dict())
         save_state(self._folder, self.progress, parts, weights)
 
     def _evaluate(self, stopping: Stopping, journal: Journal | None) -> None:
         """Test the weights as they are now, and save them; the checkpoint of this step is on the disk."""
         job, progress = self._job, self.progress
-        model = self.model if self._average is None else self._average.module
+        model = self.model
+        if self._average is not None:
+            assert isinstance(self._average.module, I3D)
+            model = self._average.module
         spread((t for norm in batch_norms(model) for t in norm.buffers()), self._group)
         # Several processes wait for each other here: one that leaves alone would make the others fail.
         ending = stopping.at_once() if self._group.world == 1 else nullcontext()

@@ -68,7 +68,7 @@ def save_state(
     torch.save({"format": _FORMAT, "progress": vars(progress), **parts}, buffer)
     try:
         with StagedFiles() as files:
-            for name, data in {**(weights or {}), folder.state.name: buffer.getbuffer()}.items():
+            for name, data in {**(weights or {}), folder.state.name: buffer.getvalue()}.items():
                 with files.open(folder.path / name) as file:
                     file.write(data)
             files.publish()

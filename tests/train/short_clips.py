@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from moving_clips import eighth
 
-from fasti3d.train import finetune as api
+from fasti3d.train import api
 from fasti3d.train.data import clips
 from fasti3d.train.evaluation import scoring, validation, views
 
