@@ -1,7 +1,7 @@
 # Sets up, runs, tests, measures and checks fasti3d; every target creates what it needs.
 #
 #   make demo              what people do in a sample clip (VIDEO=path: in yours)
-#   make test              the tests (ARGS="-k pool" goes on to pytest)
+#   make test              the tests, in a process per core (ARGS="-k pool" goes on to pytest, as does "-n0 --pdb")
 #   make test-isa          those that depend on the instruction set, with each lower one of this CPU
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
@@ -76,9 +76,13 @@ $(HAVE_OLDER_TRITON): $(HAVE_TORCH)
 demo: $(HAVE_FASTI3D)
 	@$(BIN)/fasti3d demo $(if $(VIDEO),"$(VIDEO)")
 
+# Threads that spin while they wait for each other would take the cores from the other processes.
+test test-isa: export OMP_WAIT_POLICY := passive
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+
 test: setup $(HAVE_OLDER_TRITON)
 	@echo "test: pytest"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # Sets the extension up as on an older CPU.
 LOWER_ISAS = $(BIN)/python -c "from fasti3d.runtime import extension as e; \
@@ -87,7 +91,7 @@ LOWER_ISAS = $(BIN)/python -c "from fasti3d.runtime import extension as e; \
 test-isa: setup
 	@set -e; for isa in $$($(LOWER_ISAS)); do \
 		echo "test-isa: $$isa"; \
-		FASTI3D_ISA=$$isa $(BIN)/python -m pytest -q -m isa $(ARGS); \
+		FASTI3D_ISA=$$isa $(BIN)/python -m pytest -q -m isa $(PARALLEL) $(ARGS); \
 	done
 
 bench: $(HAVE_PEERS)

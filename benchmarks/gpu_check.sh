@@ -2,13 +2,14 @@
 # Everything that needs a GPU, in calls of at most ten minutes: is it right, which configurations are fastest,
 # what does it take.
 #
-#   benchmarks/gpu_check.sh OUTDIR [check|tune|record|flow|others]
+#   benchmarks/gpu_check.sh OUTDIR [check|tune|record|flow|training|others]
 #
 # check   builds; every GPU test; compute-sanitizer over every kernel
 # tune    measures the configurations of every convolution into OUTDIR/home/tuned, then the open questions, and
 #         what bounds the slowest steps
 # record  the network against its peers, every convolution and every step; OUTDIR/record.json and .md
 # flow    TV-L1, frames to two-stream logits, and FVD; OUTDIR/flow.json and .md
+# training  steps of training against the plain network, eager and compiled; OUTDIR/training_gpu.json and .md
 # others  the benchmarks of all else
 #
 # Without a second argument all of them, one after the other, as far as ten minutes go. TABLE names a table of
@@ -22,8 +23,8 @@
 set -uo pipefail
 
 what=${2:-all}
-if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ ! $what =~ ^(all|check|tune|record|flow|others)$ ]]; then
-  echo "usage: $0 OUTDIR [check|tune|record|flow|others]" >&2
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ ! $what =~ ^(all|check|tune|record|flow|training|others)$ ]]; then
+  echo "usage: $0 OUTDIR [check|tune|record|flow|training|others]" >&2
   exit 2
 fi
 table=
@@ -133,6 +134,10 @@ flow() {
   benchmark fvd fvd 200
   merge flow tvl1_gpu two_stream fvd
 }
+training() {
+  # Compiling the plain network's step takes minutes.
+  benchmark training_gpu training_gpu 540
+}
 # Each has a time of its own: a suite more is a line more.
 others() {
   benchmark mixed_block mixed_block 60
@@ -148,6 +153,7 @@ if [ "$what" = all ]; then
   tune
   record
   flow
+  training
   others
 else
   "$what"

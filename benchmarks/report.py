@@ -127,6 +127,12 @@ SECTIONS = {
         "On a GPU every pass is waited for. Device MB: what torch's allocator holds for a pass beyond one "
         "copy of the weights and the clip.",
     ),
+    "GPU training": Section(
+        "Training steps on a GPU",
+        _PASS | {"device MB": _number("device_mb", ".0f"), "fasti3d's share": _number("memory_share", ".2f")},
+        "Forward, loss, backward and SGD with momentum, bfloat16 autocast. Device MB: peak beyond weights, "
+        "optimizer and clips, and fasti3d's as a share of it.",
+    ),
     "gpu_ceilings": Section(
         "What the GPU reaches",
         {"rate": _rate},

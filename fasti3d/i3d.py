@@ -1,4 +1,4 @@
-"""The I3D network users import: an ordinary PyTorch module that runs fused in eval mode."""
+"""The I3D network users import: an ordinary PyTorch module that runs fused, in eval and in training mode."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, w
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
 from fasti3d.runtime.route import compute_dtype
+from fasti3d.train.step import Part, check_tensors, walk
+from fasti3d.train.step import describe as describe_training
 from fasti3d.utils.derived import DerivedCache, memory_of
 from fasti3d.widths import last_layer
 
@@ -32,6 +34,8 @@ _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ENTRANCES = ("forward", "forward_endpoints", "extract_features")
 _LAST = "Mixed_5c"
 _ORDINARY = reference.I3D.forward_endpoints
+_CHANGED = "a class between it and fasti3d.reference.I3D, or a patch, changes its forward"
+_RECOMPUTE = ("auto", "relu", "none")
 
 
 class _Kept(NamedTuple):
@@ -46,15 +50,23 @@ class _Kept(NamedTuple):
     plan: Plan
 
 
+class _Trained(NamedTuple):
+    """The parts of the trunk in training, and what tells whether they still are the network's."""
+
+    watch: Watch
+    parts: dict[str, Part]
+
+
 class I3D(reference.I3D):
     """Inflated Inception-v1 (Carreira & Zisserman, CVPR 2017): a drop-in PyTorch backbone.
 
-    In training mode, or where gradients are needed, it is an ordinary differentiable module. In eval
-    mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it runs fused: batch norm folded in
-    float32, no padded copies, branches written straight into their slice. What the fused path derives
-    from the weights is never in the state dict and follows every change of them. Where a submodule
-    carries a forward hook or was replaced, the ordinary path runs so that nothing is skipped; a replaced
-    dropout or classifier runs as it is, on the fused trunk. In graphs of ``torch.compile`` and
+    In training mode its trunk is a few nodes of autograd's graph, which keep less than half of what the
+    ordinary module's would; where gradients are needed in eval mode, and in graphs of compilers, it is an
+    ordinary differentiable module. In eval mode under ``torch.no_grad()`` or ``torch.inference_mode()`` it
+    runs fused: batch norm folded in float32, no padded copies, branches written straight into their slice.
+    What the fused path derives from the weights is never in the state dict and follows every change of them.
+    Where a submodule carries a hook or was replaced, the ordinary path runs so that nothing is skipped; a
+    replaced dropout or classifier runs as it is, on the fused trunk. In graphs of ``torch.compile`` and
     ``torch.export`` the fused network is the operator ``fasti3d::planned``. (On a GPU an edit through
     ``.data`` leaves no trace that could be seen without stalling it: edit the parameter itself under
     ``torch.no_grad()``.) On a GPU a shape that comes again is replayed from a CUDA graph; the environment
@@ -82,6 +94,8 @@ class I3D(reference.I3D):
             classifier that they were given for is replaced.
         gradient_checkpointing: set to True to recompute Mixed blocks in the backward pass, which
             takes less memory and more time.
+        recompute: what training does with outputs of ReLUs: "relu" computes them again in the backward pass,
+            "none" keeps them, and "auto", the default, recomputes on GPUs.
 
     Raises:
         ValueError: arguments out of range.
@@ -107,6 +121,8 @@ class I3D(reference.I3D):
         self._labels: tuple[tuple[str, ...], nn.Module | None] | None = None
         self._plan: _Kept | None = None
         self._plans: DerivedCache[Plan] = DerivedCache()
+        self._trained: _Trained | None = None
+        self._recompute = "auto"
         if weights is not None:
             self._load(weights)
 
@@ -155,10 +171,58 @@ class I3D(reference.I3D):
         maps = None
         if compiled:
             maps = self._operator(x, wanted, dtype)
-        elif not needs_ordinary_path(x):
+        elif needs_ordinary_path(x):
+            pass
+        elif self.training:
+            maps = self._training_step(x, wanted, dtype, clip_dtype)
+        else:
             check_range(x)
             maps = self._fused(x, wanted, dtype, kept)
         return super().forward_endpoints(as_floats(x, clip_dtype), wanted) if maps is None else maps
+
+    @property
+    def recompute(self) -> str:
+        """What training computes again in its backward pass: "relu", "none", or "auto" by the device."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, value: str | None) -> None:
+        value = "auto" if value is None else value
+        if value not in _RECOMPUTE:
+            raise ValueError(f"recompute must be one of {', '.join(map(repr, _RECOMPUTE))}, got {value!r}")
+        self._recompute = value
+
+    def _training_step(
+        self, x: Tensor, wanted: set[str], dtype: torch.dtype, clip_dtype: torch.dtype
+    ) -> dict[str, Tensor] | None:
+        """The endpoints of a checked clip by the training step, or None where the ordinary path must run."""
+        try:
+            parts = self._training_parts(x, dtype)
+        except MismatchError as why:
+            _log.debug("%s trains as an ordinary module: %s", type(self).__name__, why)
+            return None
+        trunk = {_map_of(name) for name in wanted}
+        if not parts.keys() >= trunk:
+            return None
+        recompute = self._recompute == "relu" or (self._recompute == "auto" and x.device.type != "cpu")
+        maps = walk(parts, as_floats(x, clip_dtype).to(dtype), trunk, recompute=recompute)
+        if wanted.intersection(network.HEAD):
+            maps |= self._head(maps[_LAST], wanted)
+        return {name: maps[name] for name in network.OUTPUTS if name in wanted}
+
+    def _training_parts(self, x: Tensor, dtype: torch.dtype) -> dict[str, Part]:
+        """What the training step walks; MismatchError, which says why, where the ordinary path must run."""
+        if self.gradient_checkpointing:
+            raise MismatchError("gradient_checkpointing is on")
+        if not self._is_followed():
+            raise MismatchError(_CHANGED)
+        names = tuple(self._trunk())
+        kept = self._trained
+        if kept is None or tuple(kept.parts) != names or not kept.watch.holds():
+            kept = _Trained(watch(self, names), describe_training(self, names))
+        check_tensors(kept.parts, x.device, dtype)
+        self._trained = kept
+        return kept.parts
 
     def _operator(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor] | None:
         """The endpoints in the graph of a compiler, or None where the ordinary path must run."""
@@ -229,9 +293,7 @@ class I3D(reference.I3D):
         if dtype not in _FUSED_DTYPES:
             raise MismatchError(f"clips are {dtype}, not float32, bfloat16 or float16")
         if not self._is_followed():
-            raise MismatchError(
-                "a class between it and fasti3d.reference.I3D, or a patch, changes its forward"
-            )
+            raise MismatchError(_CHANGED)
         described = describe(self, tuple(self._trunk()))
         for t in (*described.tensors, *described.head_tensors):
             if t.device != x.device or t.dtype not in _FUSED_DTYPES:
@@ -314,14 +376,15 @@ class I3D(reference.I3D):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the plan out: it is derived, large and quick to make."""
-        return self.__dict__ | {"_plan": None}
+        return self.__dict__ | {"_plan": None, "_trained": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Earlier versions kept what is now read from the modules.
         names = state.get("labels")
         earlier = ("num_classes", "in_channels", "labels")
         kept = {key: v for key, v in state.items() if key not in earlier}
-        super().__setstate__({"_labels": None, "_plan": None, "_plans": DerivedCache(), **kept})
+        derived: dict[str, Any] = {"_plan": None, "_plans": DerivedCache(), "_trained": None}
+        super().__setstate__({"_labels": None, "_recompute": "auto", **derived, **kept})
         if names is not None:
             self.labels = names
 

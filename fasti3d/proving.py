@@ -22,13 +22,21 @@ from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.ops.i3d_head.reference import average_head_reference
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_compiled
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
+from fasti3d.ops.max_pool3d_taps.reference import (
+    max_pool3d_taps_backward_reference,
+    max_pool3d_taps_reference,
+)
 from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
 from fasti3d.ops.tiling import Triple
 from fasti3d.proof.subject import Layout, Subject
 
 ONE = (1, 1, 1)
 
+# Max error of statistics, relative to the maximum: means may lie near 0.
+_STATS_LIMIT = 1e-3
 _BESIDE = 1234.0
+# What outputs of bytes are filled with before; around them is 0.
+_NO_BYTE = 255
 # Max error of float32 sums that are rounded once, relative to the maximum value: two unit roundoffs. The
 # head's sums are not rounded.
 _LIMITS = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 1e-5}
@@ -92,6 +100,28 @@ def _conv3d(
     return _compare([(written, expected, memory)])
 
 
+def _conv3d_stats(
+    device: torch.device, *, x: Any, weight: Any, out: Any, kernel: Any, stride: Any, config: Any
+) -> str | None:
+    from fasti3d.ops.conv3d_bn_relu.config import Config
+    from fasti3d.ops.conv3d_training import launch
+
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
+    geometry = Geometry(tuple(kernel), tuple(stride), None, False)
+    packed, bias = _weights(Layout(*weight), clip.shape[1], device, geometry.kernel, geometry.stride)
+    stats = torch.full((2, len(packed)), math.nan, device=device)
+    with torch.cuda.device_of(clip):
+        launch.run(Config.of(config), clip, packed, geometry, written, stats[0], stats[1])
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        frames = 0, written.shape[2]
+        exact = plain.conv3d(
+            clip.float(), packed.float(), torch.zeros_like(bias), geometry, frames, torch.float32
+        )
+    expected = torch.var_mean(exact, (0, 2, 3, 4), correction=0)[::-1]
+    found = [(its, right, None) for its, right in zip(stats, expected, strict=True)]
+    return _compare([(written, exact, memory)]) or _compare(found, limit=_STATS_LIMIT)
+
+
 def _conv3d_split(
     device: torch.device, *, x: Any, weight: Any, outs: Any, relu: bool, config: Any
 ) -> str | None:
@@ -136,13 +166,69 @@ def _max_pool3d(
         max_pool3d_compiled(clip, kernel, stride, padding, ceil_mode, written)
     else:
         from fasti3d.ops.max_pool3d_same import launch
-        from fasti3d.ops.max_pool3d_same.config import Config
 
         with torch.cuda.device_of(clip):
-            box = tuple(config["box"])
-            launch.run(Config(box, config["block_c"]), clip, kernel, stride, padding, written)
+            launch.run(_pool_config(config), clip, kernel, stride, padding, written)
     expected = max_pool3d_reference(clip, kernel, stride, padding, ceil_mode)
     return _compare([(written, expected.float(), memory)], limit=0.0)
+
+
+def _batch_norm_relu(device: torch.device, *, name: str, maps: Any, config: Any) -> str | None:
+    from fasti3d.ops.batch_norm_relu import launch
+    from fasti3d.ops.batch_norm_relu.config import Config
+
+    its = launch.PASSES[name]
+    read = [_random(Layout(*layout), device) for layout in maps[: its.maps]]
+    channels = read[0].shape[1]
+    read += torch.randn(its.vectors, channels, device=device)
+    found = [_poisoned(Layout(*layout), device) for layout in maps[its.maps :]]
+    if not found:
+        layout = Layout((channels,), (1,), 0, "float32")
+        found = [_poisoned(layout, device) for _ in range(2)]
+    written = [it for it, _ in found]
+    with torch.cuda.device_of(read[0]):
+        its.run(Config(**config), *read, *written)
+    expected = [torch.empty_like(it) for it in written]
+    # A row is a clip of one pixel.
+    its.plain(*(it[:, :, None, None, None] if it.dim() == 2 else it for it in (*read, *expected)))
+    return _compare(
+        [(it, right.float(), memory) for (it, memory), right in zip(found, expected, strict=True)]
+    )
+
+
+def _max_pool3d_taps(
+    device: torch.device, *, x: Any, written: Any, kernel: Any, stride: Any, config: Any
+) -> str | None:
+    from fasti3d.ops.max_pool3d_taps import launch
+
+    clip = _random(Layout(*x), device)
+    (out, out_memory), (taps, taps_memory) = (_poisoned(Layout(*layout), device) for layout in written)
+    with torch.cuda.device_of(clip):
+        launch.run(_pool_config(config), clip, tuple(kernel), tuple(stride), out, taps)
+    expected, right = torch.empty_like(out), torch.empty_like(taps)
+    max_pool3d_taps_reference(clip, kernel, stride, expected, right)
+    return _compare([(out, expected.float(), out_memory), (taps, right.float(), taps_memory)], limit=0.0)
+
+
+def _max_pool3d_taps_backward(
+    device: torch.device, *, read: Any, out: Any, kernel: Any, stride: Any, config: Any
+) -> str | None:
+    from fasti3d.ops.max_pool3d_taps import launch
+
+    grad, taps = (_random(Layout(*layout), device) for layout in read)
+    taps.remainder_(math.prod(kernel))
+    written, memory = _poisoned(Layout(*out), device)
+    with torch.cuda.device_of(grad):
+        launch.run_backward(_pool_config(config), grad, taps, tuple(kernel), tuple(stride), written)
+    expected = torch.empty_like(written)
+    max_pool3d_taps_backward_reference(grad, taps, kernel, stride, expected)
+    return _compare([(written, expected.float(), memory)])
+
+
+def _pool_config(config: Any) -> Any:
+    from fasti3d.ops.max_pool3d_same.config import Config
+
+    return Config(tuple(config["box"]), config["block_c"])
 
 
 def _average_head(device: torch.device, *, x: Any, classes: int, window: Sequence[int]) -> str | None:
@@ -198,8 +284,12 @@ CASES: dict[str, Callable[..., str | None]] = {
     "triton": _triton,
     "conv3d": _conv3d,
     "conv3d_split": _conv3d_split,
+    "conv3d_stats": _conv3d_stats,
     "pooled_conv3d": _pooled_conv3d,
     "max_pool3d": _max_pool3d,
+    "max_pool3d_taps": _max_pool3d_taps,
+    "max_pool3d_taps_backward": _max_pool3d_taps_backward,
+    "batch_norm_relu": _batch_norm_relu,
     "average_head": _average_head,
     "tvl1": _tvl1,
 }
@@ -228,7 +318,7 @@ def _weights(
 
 def _poisoned(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
     out, memory = layout.memory(device, _BESIDE)
-    return out.fill_(math.nan), memory
+    return out.fill_(math.nan if out.is_floating_point() else _NO_BYTE), memory
 
 
 def _compare(
@@ -242,7 +332,8 @@ def _compare(
         if not error <= share * scale:  # True for NaN
             return f"it is wrong by {error:.3g}, where values are up to {scale:.3g}"
         if memory is not None:
-            written.fill_(_BESIDE)
-            if not (memory == _BESIDE).all():
+            beside = _BESIDE if written.is_floating_point() else 0
+            written.fill_(beside)
+            if not (memory == beside).all():
                 return "it writes beside its output"
     return None

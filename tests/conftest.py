@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from i3d_making import make_i3d, narrowed
+from i3d_making import SHORT, make_i3d, narrowed
 from torch import Tensor
 
 from fasti3d import I3D
@@ -54,6 +54,13 @@ def model() -> I3D:
 def narrow() -> Iterator[None]:
     """The network has few channels while the tests of a module run, which costs little."""
     with narrowed():
+        yield
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[None]:
+    """The same with few blocks, for a module that compiles it."""
+    with narrowed(SHORT):
         yield
 
 

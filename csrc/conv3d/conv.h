@@ -14,6 +14,8 @@
 namespace fasti3d {
 
 constexpr int64_t kPanel = 16;
+// Products that are summed by themselves, about, before they are added to others: in float32.
+constexpr int64_t kSummed = 64;
 // Clips of fewer channels than this (the stem) are first laid out with their padding along w, so
 // that a tap is a run of kernel_w * channels values and not of 2 or 3.
 constexpr int64_t kFewChannels = 16;
@@ -84,14 +86,27 @@ struct InverseArgs {
   int64_t residual_stride_t;
 };
 
+// The taps of one input channel and a panel of output channels to components, which are rounded
+// once.
+struct MixArgs {
+  const float* window;  // [frames][plane][kPanel]
+  const double*
+      matrix;  // [components][phases][taps]; frame t is tap t / phases of phase t % phases
+  int64_t components, phases, taps;
+  int64_t frames, plane;
+  float* out;  // [components][phases][plane][kPanel]
+};
+
 constexpr int64_t kMaxComponents = 8;
 constexpr int64_t kMaxFrames = 16;
+constexpr int64_t kMaxTaps = 8;  // of a phase
 
 struct WinogradKernels {
   int64_t rows, max_panels;
   void (*run[2])(const TileArgs&);  // as in ConvKernels, but sums are stored as float
   void (*transform)(const TransformArgs&);
   void (*inverse)(const InverseArgs&);
+  void (*mix)(const MixArgs&);  // null for bfloat16, which is rounded after it
 };
 
 #define FASTI3D_CONV_KERNELS(isa)         \

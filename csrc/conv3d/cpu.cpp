@@ -42,70 +42,105 @@ struct FilterTransform {
   int64_t components, phases, taps;
 };
 
-// One panel of (Cout, Cin, kt, kh, kw) float32 weights, transformed, in the kernels' layout.
-template <class T>
-void pack_panel(const float* weight, const int64_t (&size)[5], const Taps& form,
-                const FilterTransform& transform, int64_t panel, int64_t component_stride, T* out) {
-  const auto [outputs, channels, kernel_t, kernel_h, kernel_w] = size;
-  const int64_t plane = kernel_h * kernel_w, window = kernel_t * plane;
-  constexpr int64_t kPair = sizeof(T) == 2 ? 2 : 1;
-  const int64_t lanes = std::min(kPanel, outputs - panel * kPanel);
-  std::vector<float> taps(window * kPanel);  // [tap][lane] of one input channel
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      const float* const source = weight + ((panel * kPanel + lane) * channels + channel) * window;
-      for (int64_t tap = 0; tap < window; ++tap) taps[tap * kPanel + lane] = source[tap];
+// Where a convolution's weights lie in memory: (Cout, Cin, kt, kh, kw), or, of the convolution that
+// gives the gradient of its input, with channels exchanged and taps in reverse.
+struct WeightView {
+  const float* values;
+  int64_t outputs, channels, kernel_t, kernel_h, kernel_w;
+  int64_t stride_output, stride_channel;
+  bool reverse;
+
+  WeightView(const Tensor& weight, bool gradient)
+      : values(static_cast<const float*>(weight.const_data_ptr())),
+        outputs(weight.size(gradient ? 1 : 0)),
+        channels(weight.size(gradient ? 0 : 1)),
+        kernel_t(weight.size(2)),
+        kernel_h(weight.size(3)),
+        kernel_w(weight.size(4)),
+        stride_output(weight.stride(gradient ? 1 : 0)),
+        stride_channel(weight.stride(gradient ? 0 : 1)),
+        reverse(gradient) {}
+
+  // The taps of one input channel for the output channels of a panel, [tap][kPanel].
+  void read(int64_t panel, int64_t channel, float* taps) const {
+    const int64_t window = kernel_t * kernel_h * kernel_w;
+    const int64_t lanes = std::min(kPanel, outputs - panel * kPanel);
+    const float* source = values + panel * kPanel * stride_output + channel * stride_channel;
+    const int64_t first = reverse ? window - 1 : 0, step = reverse ? -kPanel : kPanel;
+    for (int64_t lane = 0; lane < lanes; ++lane, source += stride_output) {
+      float* target = taps + first * kPanel + lane;
+      for (int64_t tap = 0; tap < window; ++tap, target += step) *target = source[tap];
     }
-    for (int64_t component = 0; component < transform.components; ++component) {
-      for (int64_t i = 0; i < transform.phases * plane; ++i) {
-        const int64_t phase = i / plane, place = i % plane;
-        double sum[kPanel] = {};
-        for (int64_t t = phase, j = 0; t < kernel_t; t += transform.phases, ++j) {
-          const double factor =
-              transform.matrix == nullptr
-                  ? 1.0
-                  : transform.matrix[(component * transform.phases + phase) * transform.taps + j];
-          const float* const tap = taps.data() + (t * plane + place) * kPanel;
-          for (int64_t lane = 0; lane < kPanel; ++lane) sum[lane] += factor * tap[lane];
-        }
-        const int64_t tap = form.merged ? i / kernel_w : i;
-        const int64_t k = form.merged ? i % kernel_w * channels + channel : channel;
-        T* const target = out + component * component_stride +
-                          (tap * form.packed_run + k / kPair * kPair) * kPanel + k % kPair;
-        for (int64_t lane = 0; lane < kPanel; ++lane) {
-          target[lane * kPair] = static_cast<float>(sum[lane]);
-        }
+  }
+};
+
+// Input channels that are packed together: their values of one tap lie side by side.
+constexpr int64_t kPackedTogether = 16;
+
+// One panel of weights, transformed, in the kernels' layout.
+template <class T>
+void pack_panel(const WeightView& weight, const Taps& form, const FilterTransform& transform,
+                void (*mix)(const MixArgs&), int64_t panel, int64_t component_stride, T* out) {
+  const int64_t plane = weight.kernel_h * weight.kernel_w;
+  const int64_t places = transform.phases * plane;  // of a component
+  constexpr int64_t kPair = sizeof(T) == 2 ? 2 : 1;
+  const int64_t rows = transform.components * places;
+  std::vector<float> taps(weight.kernel_t * plane * kPanel);
+  std::vector<float> mixed(kPackedTogether * rows * kPanel);
+  for (int64_t first = 0; first < weight.channels; first += kPackedTogether) {
+    const int64_t count = std::min(kPackedTogether, weight.channels - first);
+    for (int64_t i = 0; i < count; ++i) {
+      float* const values = mixed.data() + i * rows * kPanel;
+      if (transform.matrix == nullptr) {
+        weight.read(panel, first + i, values);
+      } else {
+        weight.read(panel, first + i, taps.data());
+        mix({taps.data(), transform.matrix, transform.components, transform.phases, transform.taps,
+             weight.kernel_t, plane, values});
+      }
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t component = row / places, place = row % places;
+      const int64_t tap = form.merged ? place / weight.kernel_w : place;
+      const int64_t run = form.merged ? place % weight.kernel_w * weight.channels : 0;
+      T* const target = out + component * component_stride + tap * form.packed_run * kPanel;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t k = run + first + i;
+        const float* const values = mixed.data() + (i * rows + row) * kPanel;
+        T* const at = target + k / kPair * kPair * kPanel + k % kPair;
+        for (int64_t lane = 0; lane < kPanel; ++lane) at[lane * kPair] = values[lane];
       }
     }
   }
 }
 
 template <class T>
-Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& transform,
-            bool winograd) {
-  int64_t size[5];
-  for (int axis = 0; axis < 5; ++axis) size[axis] = weight.size(axis);
-  const Taps form(size[1], size[2], size[3], size[4], dtype == ScalarType::BFloat16);
-  const int64_t panels = (size[0] + kPanel - 1) / kPanel;
-  const int64_t taps = product({form.count / size[2], transform.phases});
+Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& transform, bool winograd,
+            bool gradient) {
+  const WeightView view(weight, gradient);
+  const Taps form(view.channels, view.kernel_t, view.kernel_h, view.kernel_w,
+                  dtype == ScalarType::BFloat16);
+  const int64_t panels = (view.outputs + kPanel - 1) / kPanel;
+  const int64_t taps = product({form.count / view.kernel_t, transform.phases});
   const int64_t panel_stride = product({taps, form.packed_run, kPanel});
   std::vector<int64_t> shape{panels, taps, form.packed_run, kPanel};
   if (winograd) shape.insert(shape.begin(), transform.components);
   Tensor packed = allocate("conv3d_pack", shape, dtype, weight);
   T* const out = static_cast<T*>(packed.mutable_data_ptr());
+  advise_huge_pages(out, packed.numel() * sizeof(T));
   // What rounds a run up to a pair stays zero.
-  std::fill_n(out, packed.numel(), T(0.0f));
-  const float* const source = static_cast<const float*>(weight.const_data_ptr());
+  if (form.packed_run != form.run) std::fill_n(out, packed.numel(), T(0.0f));
+  const auto mix = choose_winograd(ScalarType::Float, false).mix;
   parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      pack_panel(source, size, form, transform, panel, panels * panel_stride,
+      pack_panel(view, form, transform, mix, panel, panels * panel_stride,
                  out + panel * panel_stride);
     }
   });
   return packed;
 }
 
-Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filters) {
+Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filters, bool gradient) {
   check(weight.dim() == 5, "weight must have 5 dimensions (Cout, Cin, kt, kh, kw), got ",
         weight.dim());
   check(weight.scalar_type() == ScalarType::Float && weight.is_contiguous() && weight.numel() > 0,
@@ -116,14 +151,14 @@ Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filter
   if (filters) {
     check(filters->dim() == 3 && filters->is_contiguous() &&
               filters->scalar_type() == ScalarType::Double && filters->numel() > 0 &&
-              filters->size(1) * filters->size(2) >= weight.size(2),
+              filters->size(1) * filters->size(2) >= weight.size(2) && filters->size(2) <= kMaxTaps,
           "filters must be the float64 matrix (components, phases, taps) of a minimal filter");
     transform = {static_cast<const double*>(filters->const_data_ptr()), filters->size(0),
                  filters->size(1), filters->size(2)};
   }
   return dtype == ScalarType::Float
-             ? pack<float>(weight, dtype, transform, filters.has_value())
-             : pack<c10::BFloat16>(weight, dtype, transform, filters.has_value());
+             ? pack<float>(weight, dtype, transform, filters.has_value(), gradient)
+             : pack<c10::BFloat16>(weight, dtype, transform, filters.has_value(), gradient);
 }
 
 // A channels-last copy of x with its padding along w, for clips of few channels. One value

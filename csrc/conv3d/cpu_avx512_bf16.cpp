@@ -93,11 +93,13 @@ extern const WinogradKernels kWinograd = {kRows,
                                           2,
                                           {run_tile<float, 1>, run_tile<float, 2>},
                                           winograd_transform<Bfloat>,
-                                          winograd_inverse<Bfloat>};
+                                          winograd_inverse<Bfloat>,
+                                          nullptr};
 
 // bfloat16 clips of few channels, in float32 between the transforms.
 extern const WinogradKernels kWinogradInFloat = {
-    kRows, 2, {float_tile<1>, float_tile<2>}, winograd_transform<float>, winograd_inverse<Bfloat>};
+    kRows,  2, {float_tile<1>, float_tile<2>}, winograd_transform<float>, winograd_inverse<Bfloat>,
+    nullptr};
 
 }  // namespace fasti3d::avx512_bf16
 FASTI3D_TARGET_END

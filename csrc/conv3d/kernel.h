@@ -28,45 +28,87 @@ inline void store_lanes(float* out, Vector v, int64_t count) {
 template <int kPanels>
 void run_tile(const TileArgs& args) {
   constexpr int kVectors = kPanels * kVectorsPerPanel;
-  Vector sum[kRows][kVectors];
+  Vector total[kRows][kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const Vector bias = load_lanes(args.bias + v * kLanes);
-    for (int r = 0; r < kRows; ++r) sum[r][v] = bias;
+    for (int r = 0; r < kRows; ++r) total[r][v] = bias;
   }
-  const float* weights = static_cast<const float*>(args.weights);
-  const void* const* taps = args.taps;
-  for (int64_t tap = 0; tap < args.count; ++tap, taps += kRows) {
-    for (int64_t k = 0; k < args.run; ++k, weights += kPanel) {
-      Vector w[kVectors];
+  const float* const weights = static_cast<const float*>(args.weights);
+  // A sum's rounding error grows with its length: about kSummed products are summed by themselves.
+  const int64_t together = std::max<int64_t>(kSummed / args.run, 1);
+  const int64_t pieces = (args.run + kSummed - 1) / kSummed;
+  const int64_t length = (args.run + pieces - 1) / pieces;
+  for (int64_t first = 0; first < args.count * pieces; first += together) {
+    Vector sum[kRows][kVectors] = {};
+    const int64_t begin = first / pieces, end = std::min(begin + together, args.count);
+    const int64_t from = first % pieces * length, to = std::min(from + length, args.run);
+    for (int64_t tap = begin; tap < end; ++tap) {
+      const void* const* const inputs = args.taps + tap * kRows;
+      const float* at = weights + (tap * args.run + from) * kPanel;
+      for (int64_t k = args.offset + from; k < args.offset + to; ++k, at += kPanel) {
+        Vector w[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        w[v] = load_lanes(weights + v / kVectorsPerPanel * args.panel_stride +
-                          v % kVectorsPerPanel * kLanes);
-      }
+        for (int v = 0; v < kVectors; ++v) {
+          w[v] = load_lanes(at + v / kVectorsPerPanel * args.panel_stride +
+                            v % kVectorsPerPanel * kLanes);
+        }
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const float a = static_cast<const float*>(taps[r])[args.offset + k];
+        for (int r = 0; r < kRows; ++r) {
+          const float a = static_cast<const float*>(inputs[r])[k];
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += a * w[v];
+          for (int v = 0; v < kVectors; ++v) sum[r][v] += a * w[v];
+        }
       }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) total[r][v] += sum[r][v];
     }
   }
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
       if (args.residual != nullptr) {
-        sum[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
-                                args.channels - v * kLanes);
+        total[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
+                                  args.channels - v * kLanes);
       }
       // Written so that a NaN stays one, as in torch.
-      if (args.relu) sum[r][v] = sum[r][v] < 0.0f ? Vector{} : sum[r][v];
-      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, sum[r][v],
+      if (args.relu) total[r][v] = total[r][v] < 0.0f ? Vector{} : total[r][v];
+      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, total[r][v],
                   args.channels - v * kLanes);
     }
   }
 }
 
 #include "winograd_kernel.h"
+
+inline void mix_taps(const MixArgs& args) {
+  typedef double Wide __attribute__((vector_size(kLanes * sizeof(double))));
+  const int64_t rows = args.phases * args.plane;  // of a component
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t phase = i / args.plane, place = i % args.plane;
+    const int64_t count = (args.frames - phase + args.phases - 1) / args.phases;
+    for (int v = 0; v < kVectorsPerPanel; ++v) {
+      Wide taps[kMaxTaps];
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t tap = (phase + j * args.phases) * args.plane + place;
+        taps[j] =
+            __builtin_convertvector(load_lanes(args.window + tap * kPanel + v * kLanes), Wide);
+      }
+      const double* factors = args.matrix + phase * args.taps;
+      float* out = args.out + i * kPanel + v * kLanes;
+      for (int64_t component = 0; component < args.components; ++component) {
+        Wide sum{};
+        for (int64_t j = 0; j < count; ++j) sum += factors[j] * taps[j];
+        const Vector rounded = __builtin_convertvector(sum, Vector);
+        __builtin_memcpy(out, &rounded, sizeof(rounded));
+        factors += args.phases * args.taps;
+        out += rows * kPanel;
+      }
+    }
+  }
+}
 
 extern const ConvKernels kFloat = {
     kRows, kMaxPanels, {run_tile<1>, kMaxPanels == 2 ? run_tile<kMaxPanels> : nullptr}};
@@ -75,4 +117,5 @@ extern const WinogradKernels kWinograd = {
     kMaxPanels,
     {run_tile<1>, kMaxPanels == 2 ? run_tile<kMaxPanels> : nullptr},
     winograd_transform<float>,
-    winograd_inverse<float>};
+    winograd_inverse<float>,
+    mix_taps};

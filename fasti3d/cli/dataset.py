@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +24,7 @@ from fasti3d.cli.dataset_options import (
     indexed,
 )
 from fasti3d.cli.options import at_least
-from fasti3d.train.data.request import SUBSETS, DatasetRequest
+from fasti3d.train.data.request import SUBSETS, DatasetRequest, named_subset
 from fasti3d.utils.naming import quoted
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at data sets of labeled videos.", no_args_is_help=True)
 
 _EXAMPLES = 5
+_WORTH_SAYING = 0.01
 # What these have of their subsets differs from copy to copy.
 _OPTIONAL = ("kinetics400", "kinetics600", "kinetics700", "folder")
 
@@ -43,6 +46,9 @@ def _verbs() -> None: ...
 def check(
     dataset: Dataset,
     root: Root = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Only train, val or test; by default all.", show_default=False)
+    ] = None,
     split: Split = 1,
     annotations: Annotations = None,
     list_file: ListFile = None,
@@ -61,8 +67,8 @@ def check(
     """
     with dataset_errors():
         requests = [
-            DatasetRequest(dataset, root, subset, split, annotations, list_file, prefix, holdout, group)
-            for subset in (("train",) if dataset == "list" else SUBSETS.get(dataset, ("train",)))
+            DatasetRequest(dataset, root, one, split, annotations, list_file, prefix, holdout, group)
+            for one in (_subsets(dataset, annotations) if subset is None else (subset,))
         ]
         parts = _opened(requests)
     first = parts[0]
@@ -75,6 +81,15 @@ def check(
     for remark in dict.fromkeys(remark for part in parts for remark in part.coverage.remarks):
         _say(f"note: {remark}")
     raise typer.Exit(failed)
+
+
+def _subsets(dataset: str, annotations: Path | None) -> Sequence[str]:
+    """The subsets to look at; of a single list the one that it is of."""
+    if dataset == "list":
+        return ("train",)
+    if dataset.startswith("kinetics") and annotations is not None and os.path.isfile(annotations):
+        return (named_subset(annotations.stem) or "train",)
+    return SUBSETS.get(dataset, ("train",))
 
 
 def _opened(requests: Sequence[DatasetRequest]) -> list[VideoDataset]:
@@ -105,6 +120,11 @@ def _report(part: VideoDataset, workers: int | None) -> bool:
     _examples(f"{part.subset}, missing", dict.fromkeys(coverage.missing))
     _examples(f"{part.subset}, unreadable", index.unreadable)
     _examples(f"{part.subset}, broken, used as far as they go", index.broken)
+    if index.repeated >= _WORTH_SAYING:
+        _say(
+            f"note: {index.repeated:.0%} of the {part.subset} frames at {index.fps:g} per second repeat the "
+            "one before, as some videos have fewer; flow is zero there"
+        )
     return not coverage.missing and not index.unreadable
 
 

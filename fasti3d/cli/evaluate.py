@@ -188,8 +188,7 @@ def evaluate(
             from fasti3d.train.data.open import open_request
 
             videos = open_request(request)
-        if not any_split:
-            _check_split(record, videos)
+        _check_videos(record, videos, any_split)
         options = {"views": views, "device": device, "dtype": dtype, "workers": workers}
         options |= {"overwrite": overwrite, "any_split": any_split}
         flow = (flow_from, flow_bound, flow_preset, params)
@@ -214,16 +213,22 @@ def _record(source: str) -> TrainingRecord | None:
         output.fail(error)
 
 
-def _check_split(record: TrainingRecord | None, videos: VideoDataset) -> None:
-    """Exit with code 2 for weights that were trained on these videos, before torch is loaded."""
-    from fasti3d.train.evaluation.checks import check_split
+def _check_videos(record: TrainingRecord | None, videos: VideoDataset, any_split: bool) -> None:
+    """Exit with code 2 for weights that were trained on videos of another split's test list.
+
+    The library checks it too, but only after torch is loaded.
+    """
+    from fasti3d.train.evaluation.checks import check_split, is_training_list
     from fasti3d.train.evaluation.errors import EvaluationError
 
     try:
-        check_split(record, videos)
+        if not any_split:
+            check_split(record, videos)
     except EvaluationError as error:
         output.complain("error", error)
         raise typer.Exit(2) from None
+    if is_training_list(record, videos):
+        output.complain("warning", "the weights were trained on these videos: give --subset test or val")
 
 
 def _default_subset(dataset: str, root: Path | None, holdout: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -37,10 +37,56 @@ def check_clip(x: Tensor, channels: str = "C") -> None:
         raise ValueError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
 
 
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of statistics and sums of a map: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_map(x: Tensor, name: str = "x") -> None:
+    """ValueError for anything but a floating map with adjacent channels, or a channel slice of one."""
+    if x.dim() != 5:
+        raise ValueError(f"{name} must be (N, C, T, H, W), got shape {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise ValueError(f"{name} must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        raise ValueError(
+            f"{name} must be channels-last (channel stride 1), got channel stride {x.stride(1)}: "
+            "call .contiguous(memory_format=torch.channels_last_3d)"
+        )
+
+
+def check_vectors(x: Tensor, **vectors: Tensor) -> None:
+    """ValueError unless each has a number for every channel of x, in the dtype of x's sums."""
+    dtype = sum_dtype(x.dtype)
+    for name, vector in vectors.items():
+        if vector.shape != x.shape[1:2] or vector.dtype != dtype or not vector.is_contiguous():
+            raise ValueError(
+                f"{name} must be contiguous {dtype} of shape ({x.shape[1]},), a number per channel of x, got "
+                f"{vector.dtype} of {tuple(vector.shape)}"
+            )
+        if vector.device != x.device:
+            raise ValueError(f"{name} is on {vector.device}, but x on {x.device}: move one to the other")
+
+
+def check_apart(written: Mapping[str, Tensor], **inputs: Tensor) -> None:
+    """ValueError if dense tensors that are written share memory with inputs, or with each other."""
+    read = dict(inputs)
+    for name, tensor in written.items():
+        for other, against in read.items():
+            if _has_memory(tensor) and _has_memory(against) and _share_memory(tensor, against):
+                raise ValueError(
+                    f"unsupported operation: some elements of {other} and {name} refer to a single memory "
+                    "location: clone one of them"
+                )
+        read[name] = tensor
+
+
 def check_out(
     out: Tensor,
     shape: Sequence[int],
     dtype: torch.dtype,
+    name: str = "out",
+    /,
     *,
     residual: Tensor | None = None,
     **inputs: Tensor | None,
@@ -50,25 +96,25 @@ def check_out(
     """
     if tuple(out.shape) != tuple(shape) or out.dtype != dtype:
         raise ValueError(
-            f"out must be {dtype} of shape {tuple(shape)}, got {out.dtype} of {tuple(out.shape)}"
+            f"{name} must be {dtype} of shape {tuple(shape)}, got {out.dtype} of {tuple(out.shape)}"
         )
     if out.shape[1] > 1 and out.stride(1) != 1:
         raise ValueError(
-            f"out must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
+            f"{name} must be channels-last (channel stride 1), got strides {out.stride()}: allocate it with "
             "memory_format=torch.channels_last_3d"
         )
     if not _has_memory(out):
         return
     if not _is_written_once(out):
         raise ValueError(
-            "unsupported operation: more than one element of out refers to a single memory location: pass "
-            "memory of its own for each, for example out.clone()"
+            f"unsupported operation: more than one element of {name} refers to a single memory location: "
+            f"pass memory of its own for each, for example {name}.clone()"
         )
-    for name, tensor in inputs.items():
+    for other, tensor in inputs.items():
         if tensor is not None and _has_memory(tensor) and _share_memory(out, tensor):
             raise ValueError(
-                f"unsupported operation: some elements of {name} and out refer to a single memory location: "
-                "clone one of them"
+                f"unsupported operation: some elements of {other} and {name} refer to a single memory "
+                "location: clone one of them"
             )
     check_in_place(out, residual)
 

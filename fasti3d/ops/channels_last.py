@@ -13,6 +13,14 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 4, 1)
 
 
+def rows(x: Tensor) -> Tensor | None:
+    """(N, C, T, H, W) as (N * T * H * W, C); None where pixels do not all lie one pitch apart."""
+    try:
+        return channels_last(x).view(-1, x.shape[1])
+    except RuntimeError:
+        return None
+
+
 def vector(x: Tensor) -> int:
     """Channels (the last axis) of an aligned pack of 16 bytes wherever one begins, or 1."""
     values = _VECTOR_BYTES // x.element_size()

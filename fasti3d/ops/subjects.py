@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from fasti3d.ops.tiling import Triple
 from fasti3d.proof.subject import Layout, Subject, few_tiles
 
 if TYPE_CHECKING:
+    from fasti3d.ops.batch_norm_relu import config as batch_norm
     from fasti3d.ops.conv3d_bn_relu import config as conv
     from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
     from fasti3d.ops.max_pool3d_same import config as pool
@@ -46,6 +48,24 @@ def conv3d(
         geometry=geometry._asdict(),
         start=first,
         residual=residual if residual is None else Layout.of(residual).smaller((clips, out.shape[1], *size)),
+        config=asdict(config),
+    )
+
+
+def conv3d_stats(config: conv.Config, x: Tensor, weight: Tensor, geometry: Geometry, out: Tensor) -> Subject:
+    """Of the convolution that finds statistics."""
+    clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
+    whole = geometry.output_size(x.shape[2:])
+    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, size, geometry.stride, strict=True)]
+    return Subject.of(
+        "conv3d_stats",
+        f"conv3d with statistics of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel "
+        f"{_times(geometry.kernel)}, stride {_times(geometry.stride)}: {config.short}",
+        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        weight=Layout.of(weight),
+        out=Layout.of(out).smaller((clips, out.shape[1], *size)),
+        kernel=geometry.kernel,
+        stride=geometry.stride,
         config=asdict(config),
     )
 
@@ -108,6 +128,58 @@ def max_pool3d(
         padding=padding,
         ceil_mode=ceil_mode,
         config=config and asdict(config),
+    )
+
+
+def max_pool3d_taps(
+    config: pool.Config, x: Tensor, kernel: Triple, stride: Triple, out: Tensor, taps: Tensor
+) -> Subject:
+    """Of the max-pool with taps."""
+    clips, *size = few_tiles((len(x), *out.shape[2:]), config.box)
+    lengths = [n - (m - f) * s for n, m, f, s in zip(x.shape[2:], out.shape[2:], size, stride, strict=True)]
+    return Subject.of(
+        "max_pool3d_taps",
+        f"max_pool3d with taps of {_name(x)}, {x.shape[1]} channels, kernel {_times(kernel)}, stride "
+        f"{_times(stride)}: {_times(config.box)} by {config.block_c}",
+        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        written=[Layout.of(it).smaller((clips, x.shape[1], *size)) for it in (out, taps)],
+        kernel=kernel,
+        stride=stride,
+        config=asdict(config),
+    )
+
+
+def max_pool3d_taps_backward(
+    config: pool.Config, grad: Tensor, taps: Tensor, kernel: Triple, stride: Triple, out: Tensor
+) -> Subject:
+    """Of its gradient."""
+    clips, *size = few_tiles((len(out), *out.shape[2:]), config.box)
+    less = [n - f for n, f in zip(out.shape[2:], size, strict=True)]
+    # As many windows less as keep the padding.
+    size = [n - d + d % s for n, d, s in zip(out.shape[2:], less, stride, strict=True)]
+    windows = [m - d // s for m, d, s in zip(grad.shape[2:], less, stride, strict=True)]
+    return Subject.of(
+        "max_pool3d_taps_backward",
+        f"gradient of max_pool3d of {_name(grad)}, {grad.shape[1]} channels, kernel {_times(kernel)}, stride "
+        f"{_times(stride)}: {_times(config.box)} by {config.block_c}",
+        read=[Layout.of(it).smaller((clips, grad.shape[1], *windows)) for it in (grad, taps)],
+        out=Layout.of(out).smaller((clips, grad.shape[1], *size)),
+        kernel=kernel,
+        stride=stride,
+        config=asdict(config),
+    )
+
+
+def batch_norm_relu(name: str, config: batch_norm.Config, maps: Sequence[Tensor]) -> Subject:
+    """Of a pass of a batch norm over rows of channels: two tiles and a part of one."""
+    few = replace(config, steps=min(config.steps, 2))
+    size = min(len(maps[0]), 2 * few.tile_rows + 1), maps[0].shape[1]
+    return Subject.of(
+        "batch_norm_relu",
+        f"{name} of {_name(maps[0])}, {size[1]} channels: {config.block_m} by {config.block_c}",
+        name=name,
+        maps=[Layout.of(it).smaller(size) for it in maps],
+        config=asdict(few),
     )
 
 

@@ -9,10 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+import torch
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fasti3d.limits import check_arguments
@@ -85,16 +88,17 @@ def read_span(
 
 def _collected(path: Path, frames: Iterator[Frame], count: int, needed: int) -> Tensor:
     """The images of the first ``count`` frames, of which there must be as many as are needed."""
-    images: Tensor | None = None
+    images: NDArray[np.uint8] | None = None
     done = 0
     for frame in islice(frames, count):
+        image = frame.image.numpy()
         if images is None:
-            images = frame.image.new_empty((count, *frame.image.shape))
-        images[done] = frame.image
+            images = np.empty((count, *image.shape), np.uint8)
+        images[done] = image  # by NumPy, which wakes no other threads for it
         done += 1
     if images is None or done < needed:
         raise VideoError(path, "ends before the frames that are asked for")
-    return images[:done]
+    return torch.from_numpy(images[:done])
 
 
 def _from_start(path: Path, first: int, fps: float, transform: FrameTransform) -> Iterator[Frame]:

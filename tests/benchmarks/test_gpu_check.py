@@ -22,6 +22,7 @@ RECORDS = {
     "tune": {"gpu_questions": "gpu_questions", "gpu_stem": "gpu_questions"},
     "record": {"i3d_forward": "i3d_forward", "gpu_layers": "gpu_layers", "i3d_compiled": "i3d_forward"},
     "flow": {name: name for name in ("tvl1_gpu", "two_stream", "fvd")},
+    "training": {"training_gpu": "training_gpu"},
     "others": {name: name for name in ("mixed_block", "max_pool3d_same", "i3d_head", "frames", "fuse")},
 }
 # These put theirs together.

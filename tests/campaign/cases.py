@@ -15,6 +15,12 @@ from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
 from fasti3d.ops import average_head, conv3d_bn_relu, depthwise_conv3d, max_pool3d, max_pool3d_same
+from fasti3d.ops.batch_norm_relu import (
+    batch_norm_relu_backward_,
+    batch_norm_relu_sums,
+    batch_norm_stats,
+    scale_shift_relu_,
+)
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
@@ -23,7 +29,8 @@ from fasti3d.ops.depthwise_conv3d import DepthwiseConv3d
 from fasti3d.ops.depthwise_conv3d.reference import depthwise_conv3d_reference
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.i3d_head.reference import average_head_reference
-from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
+from fasti3d.ops.max_pool3d_same.reference import max_pool3d_backward, max_pool3d_reference
+from fasti3d.ops.max_pool3d_taps import max_pool3d_taps
 from fasti3d.ops.tvl1.reference import tvl1_reference
 from fasti3d.runtime import extension
 
@@ -229,6 +236,59 @@ def same_bits(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
+def pool_with_taps(pick: random.Random) -> None:
+    """Values are torch's, taps point to them, and the gradient is torch's wherever windows hold no -inf."""
+    dtype = pick.choice((torch.float32, torch.bfloat16))
+    size = [pick.randint(1, 9) for _ in range(3)]
+    x = torch.randn(pick.choice((0, 1, 2)), pick.choice((1, 3, 16, 37)), *size)
+    x = x.round() if pick.random() < 0.5 else torch.where(torch.rand_like(x) < 0.03, float("nan"), x)
+    x = channels_last_layout(pick, x.to(dtype))
+    kernel, stride = pick.choices((1, 2, 3, 5, 6), k=3), pick.choices((1, 2, 3, 50), (5, 4, 2, 1), k=3)
+    y, taps = max_pool3d_taps(x, kernel, stride)
+    same_bits(y, max_pool3d_reference(x, kernel, stride, None))
+    grad = channels_last_layout(pick, torch.randn(y.shape).round().to(dtype))
+    out, wide = slice_of_more(tuple(x.shape), dtype)
+    torch.ops.fasti3d.max_pool3d_taps_backward_(grad, taps, kernel, stride, out)
+    if x.numel():
+        exact = max_pool3d_backward(grad.double(), x.double(), kernel, stride, None)
+        same_bits(out, exact.to(dtype))
+    assert_slice_alone(out, wide)
+
+
+def channels_last_layout(pick: random.Random, x: Tensor) -> Tensor:
+    """The same numbers with adjacent channels."""
+    found = layout(pick, x)
+    return found if x.shape[1] == 1 or found.stride(1) == 1 else x.contiguous(memory_format=CHANNELS_LAST)
+
+
+def norm(pick: random.Random) -> None:
+    """The passes of a batch norm with ReLU, against the references in float64."""
+    dtype = pick.choice((torch.float32, torch.bfloat16))
+    shape = (pick.choice((1, 2)), pick.choice((1, 3, 16, 37, 65)), *(pick.randint(1, 12) for _ in range(3)))
+    x, grad = (channels_last_layout(pick, torch.randn(shape).to(dtype)) for _ in range(2))
+    scale, shift, slope, offset = torch.randn(4, shape[1])
+    wide = [t.double() for t in (grad, x, scale, shift, slope, offset)]
+    stats = batch_norm_stats(x)
+    expected = batch_norm_stats(wide[1])
+    torch.testing.assert_close([t.double() for t in stats], list(expected), rtol=1e-5, atol=1e-6)
+    mean = expected[0].float()
+    sums = batch_norm_relu_sums(grad, x, mean, scale, shift)
+    exact = batch_norm_relu_sums(*wide[:2], mean.double(), *wide[2:4])
+    # A sum of terms of some size, of which rounding may move some across the ReLU's 0.
+    size = float(grad.float().abs().max() * (1 + x.float().abs().max())) * x.numel() ** 0.5
+    torch.testing.assert_close([t.double() for t in sums], list(exact), rtol=1e-5, atol=1e-4 * size + 1e-6)
+    out, memory = slice_of_more(shape, dtype)
+    near = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}[dtype]
+    scale_shift_relu_(x, scale, shift, out)
+    y = scale_shift_relu_(*wide[1:4], torch.empty_like(wide[1]).contiguous(memory_format=CHANNELS_LAST))
+    torch.testing.assert_close(out.double(), y, rtol=near, atol=near)
+    batch_norm_relu_backward_(grad, x, mean, scale, shift, slope, offset, out)
+    y = batch_norm_relu_backward_(*wide[:2], mean.double(), *wide[2:], torch.empty_like(y))
+    off_the_edge = (wide[1] * wide[2].view(-1, 1, 1, 1) + wide[3].view(-1, 1, 1, 1)).abs() > 1e-5
+    torch.testing.assert_close(out.double()[off_the_edge], y[off_the_edge], rtol=near, atol=10 * near)
+    assert_slice_alone(out, memory)
+
+
 def head(pick: random.Random) -> None:
     size = [pick.randint(1, 9) for _ in range(3)]
     shape = (pick.choice((0, 1, 2)), pick.choice((0, 1, 5, 64)), *size)
@@ -327,6 +387,8 @@ KINDS: dict[Callable[[random.Random], None], int] = {
     convolution: 24,
     packed: 20,
     pool: 14,
+    pool_with_taps: 8,
+    norm: 8,
     depthwise: 14,
     head: 4,
     print_of_tensors: 4,

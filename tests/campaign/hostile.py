@@ -113,6 +113,37 @@ def fused() -> Arguments:
     }
 
 
+def vectors(*names: str) -> Arguments:
+    return {name: torch.randn(16) for name in names}
+
+
+def stats() -> Arguments:
+    return {"x": clip(2, 16, 4, 5, 6)} | vectors("mean", "var")
+
+
+def normalized() -> Arguments:
+    return {"x": clip(2, 16, 4, 5, 6)} | vectors("scale", "shift") | {"out": clip(2, 16, 4, 5, 6)}
+
+
+def norm_sums() -> Arguments:
+    maps = {"grad": clip(2, 16, 4, 5, 6), "x": clip(2, 16, 4, 5, 6)}
+    return maps | vectors("mean", "scale", "shift", "total", "dot")
+
+
+def norm_backward() -> Arguments:
+    maps = {"grad": clip(2, 16, 4, 5, 6), "x": clip(2, 16, 4, 5, 6)}
+    return maps | vectors("mean", "scale", "shift", "slope", "offset") | {"out": clip(2, 16, 4, 5, 6)}
+
+
+def taps_pool() -> Arguments:
+    return pool() | {"out": clip(2, 16, 4, 5, 6), "taps": clip(2, 16, 4, 5, 6).byte()}
+
+
+def taps_backward() -> Arguments:
+    maps = {"grad": clip(2, 16, 2, 3, 3), "taps": clip(2, 16, 2, 3, 3).byte()}
+    return maps | {"kernel": [3, 3, 3], "stride": [2, 2, 2], "out": clip(2, 16, 4, 5, 6)}
+
+
 def overlapping(shape: tuple[int, ...]) -> Tensor:
     """Rows that begin in the row before."""
     n, c, t, h, w = shape
@@ -236,6 +267,51 @@ PADDED = [
     put("kernel", [7, 3, 3], "must fill the kernel"),
     *(of("x", lambda x, axis=axis: x.narrow(axis, 0, 0), "x must have frames") for axis in (2, 3, 4)),
     ("ceil_mode", lambda given: given.update(padding=None) or True, "ceil_mode must be False with SAME"),
+]
+# References compute float64 as well.
+MAPS: list[Change] = [
+    of("x", lambda x: x[0], "x must .*"),
+    of("x", Tensor.int, "x must be float32"),
+    of("x", Tensor.contiguous, "x must be channels-last"),
+]
+
+
+def per_channel(*names: str) -> list[Change]:
+    changes = (
+        lambda v: v[:15],
+        Tensor.double,
+        Tensor.bfloat16,
+        lambda v: v[None],
+        lambda v: v[:1].expand(16),
+    )
+    return [of(name, change, f"{name} must be contiguous") for name in names for change in changes]
+
+
+def like_x(name: str) -> list[Change]:
+    return [
+        of(name, Tensor.bfloat16, f"{name} must "),
+        of(name, Tensor.contiguous, f"{name} must be channels-last"),
+        of(name, lambda g: g[0], f"{name} must "),
+        *(of(name, lambda g, a=axis: g.narrow(a, 0, 1), f"{name} must ") for axis in range(5)),
+    ]
+
+
+def apart(written: str, *read: str) -> list[Change]:
+    """Vectors that are written, and memory that is read."""
+    return [
+        (
+            written,
+            lambda given, name=name: given[name].as_strided((16,), (1,)),
+            f"some elements of ({name} and {written}|{written} and {name}) refer to a single",
+        )
+        for name in read
+    ]
+
+
+TAPS = [
+    *triples("kernel", 1, 2**31 - 1),
+    *triples("stride", 1, 2**31 - 1),
+    put("kernel", [5, 8, 8], "256 taps"),
 ]
 HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
     ("conv3d_packed_", direct, CONVOLUTIONS),
@@ -371,6 +447,76 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             put("bias", torch.zeros(15), "bias must have shape"),
             *triples("stride", 1, 2**31 - 1),
             *triples("padding", 0, 2**15 - 1),
+        ],
+    ),
+    (
+        "batch_norm_stats_",
+        stats,
+        [
+            *MAPS,
+            *(of("x", lambda x, a=axis: x.narrow(a, 0, 0), "x must have|mean must") for axis in range(5)),
+            *per_channel("mean", "var"),
+            *apart("mean", "x"),
+            *apart("var", "x", "mean"),
+        ],
+    ),
+    (
+        "scale_shift_relu_",
+        normalized,
+        [*MAPS, *per_channel("scale", "shift"), *into("scale", "shift")],
+    ),
+    (
+        "batch_norm_relu_sums_",
+        norm_sums,
+        [
+            *MAPS,
+            *like_x("grad"),
+            *per_channel("mean", "scale", "shift", "total", "dot"),
+            *apart("total", "grad", "x", "mean", "scale", "shift"),
+            *apart("dot", "grad", "x", "mean", "scale", "shift", "total"),
+        ],
+    ),
+    (
+        "batch_norm_relu_backward_",
+        norm_backward,
+        [
+            *MAPS,
+            *like_x("grad"),
+            *per_channel("mean", "scale", "shift", "slope", "offset"),
+            *into("grad", "mean", "scale", "shift", "slope", "offset"),
+        ],
+    ),
+    (
+        "max_pool3d_taps_",
+        taps_pool,
+        [
+            *MAPS,
+            *TAPS,
+            *into(),
+            of("taps", Tensor.int, "taps must "),
+            of("taps", Tensor.contiguous, "taps must be channels-last"),
+            of("taps", lambda t: t[:, :8], "taps must "),
+            of("taps", lambda t: t[:1].expand(t.shape), "more than one element of taps"),
+        ],
+    ),
+    (
+        "max_pool3d_taps_backward_",
+        taps_backward,
+        [
+            *TAPS,
+            of("grad", Tensor.contiguous, "grad must be channels-last"),
+            of("grad", lambda g: g[0], "grad must "),
+            of("grad", Tensor.int, "grad must be float32"),
+            of("grad", lambda g: g[:, :8], "taps must "),
+            of("taps", Tensor.int, "taps must "),
+            of("taps", lambda t: t[:1], "taps must "),
+            of("taps", Tensor.contiguous, "taps must be channels-last"),
+            put("stride", [1, 2, 2], "out must "),
+            of("out", lambda out: out[:, :8], "out must "),
+            of("out", lambda out: out[..., :3], "out must "),
+            of("out", Tensor.double, "out must "),
+            of("out", Tensor.contiguous, "out must be channels-last"),
+            of("out", lambda out: out[:1].expand(out.shape), "more than one element of out"),
         ],
     ),
 ]

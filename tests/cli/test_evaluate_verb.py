@@ -120,7 +120,10 @@ def test_one_line_and_code_2_for_what_does_not_go_together(home: Path, tmp_path:
     done = call("--fuse", fewer, tmp_path / "junk.npz")
     assert (done.code, len(done.err.splitlines())) == (1, 1)
     assert "junk.npz holds no scores" in done.err
-    assert call(home / "run", *data, "--split", 2, "--any-split", "--views", "1x1").code == 0
+    done = call(home / "run", *data, "--subset", "train", "--views", "1x1")
+    assert done.code == 0
+    assert "trained on these videos" in done.err
+    assert call(home / "run", *data, "--split", 2, "--any-split", "--views", "1x1", "--overwrite").code == 0
 
 
 def test_three_splits_stand_beside_the_papers_rows(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from fasti3d.inputs import as_floats
 TRUNK = tuple(network.TRUNK)
 FEATURES = "Mixed_5c"
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(scope="module")
-def warm() -> I3D:
+def warm(narrow: None) -> I3D:
     return make_warm_i3d()
 
 
@@ -85,7 +87,7 @@ def test_other_ways_of_padding_are_told_apart(warm: I3D) -> None:
 def test_the_head(warm: I3D, features: str) -> None:
     x = random_clip(1, 3, 17, 193, 200)
     found = dense.dense_clip(warm, x, features=features, chunk=8)
-    assert found.shape == (1, {"pooled": 1024, "logits": 7}[features], 2)
+    assert found.shape == (1, {"pooled": 96, "logits": 7}[features], 2)
     assert_close("i3d", found, one_pass(warm, x, features))
     if features == "logits":
         with torch.no_grad():
@@ -347,4 +349,4 @@ def test_twenty_seconds_of_real_video(shared_data: Path) -> None:
     expected = one_pass(model, video.to_clip(frames)[None])[0]
     found = joined(dense.dense_features(model, frames, len(frames)))
     assert_close("i3d", found, expected)
-    assert found.shape == (1024, 63, 4, 4)
+    assert found.shape == (96, 63, 4, 4)

@@ -22,6 +22,8 @@ from fasti3d.reference import Unit3D
 
 NAME = "Mixed_3c"
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def run(model: I3D, x: Tensor, name: str = NAME) -> Tensor:
     with torch.no_grad():

@@ -51,6 +51,6 @@ def test_every_preset_finds_most_of_the_motion(chairs: list[flow_data.Chairs], p
 
 def test_large_motion_reaches_further(chairs: list[flow_data.Chairs]) -> None:
     """The default pyramid ends at 0.41 of the size, where 20 pixels are still 8: too far to be seen."""
-    pairs = [flow_data.shifted(pair.frame0, 20) for pair in chairs[:2]]
+    pairs = [flow_data.shifted(chairs[0].frame0, 20)]
     assert mean_error(flow_peers.fasti3d(PRESETS["large-motion"]), pairs) < 0.2
     assert mean_error(flow_peers.fasti3d(PRESETS["i3d"]), pairs) > 5

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import triton
 from torch import Tensor
@@ -19,15 +20,19 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from fasti3d.runtime.gpu import GpuTraits
 
 CHIPS = {
-    "A100": GpuTraits((8, 0), 108),
-    "RTX 3090": GpuTraits((8, 6), 82),
-    "RTX 4090": GpuTraits((8, 9), 128),
     "H200": GpuTraits((9, 0), 132),
     "B200": GpuTraits((10, 0), 148),
     "RTX 5090": GpuTraits((12, 0), 170),
+    "RTX 4090": GpuTraits((8, 9), 128),
+    "RTX 3090": GpuTraits((8, 6), 82),
+    "A100": GpuTraits((8, 0), 108),
 }
-# The chips that all is compiled for; for the others only what is chosen first, unless FASTI3D_SLOW=1.
-_IN_FULL = ("A100", "H200")
+# To parametrize tests by. The slow ones have the instructions of the A100 and the memory of the RTX 5090.
+DEVICES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("RTX 4090", "RTX 3090") else name for name in CHIPS
+]
+# Whether everything that may be launched is compiled, which takes minutes, or what is chosen first.
+IN_FULL = os.environ.get("FASTI3D_SLOW") == "1"
 _HERE = Path(__file__).resolve().parent
 _TYPES = {
     torch.float16: "fp16",
@@ -37,11 +42,6 @@ _TYPES = {
     torch.uint8: "u8",
 }
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-
-
-def in_full(device: str) -> bool:
-    """Whether everything that may be launched on a chip is compiled, which takes minutes per chip."""
-    return device in _IN_FULL or os.environ.get("FASTI3D_SLOW") == "1"
 
 
 class Launch(NamedTuple):

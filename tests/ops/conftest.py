@@ -1,53 +1,35 @@
-"""Fixtures of the operators' tests: instruction sets, numbers of threads, and runs in the background."""
+"""Fixtures of the operators' tests: instruction sets and numbers of threads."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
-import older_triton
 import pytest
 import torch
-from background import RUNS, Outcome, Runs, interpreted
 
 from fasti3d.runtime import extension
 
 
-def _run_of(item: pytest.Item) -> str | None:
-    """The name of the run that a test waits for, if it does."""
-    marker = item.get_closest_marker("background")
-    return marker.args[0] if marker else None
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the tests that wait for runs in the background behind all others."""
-    items.sort(key=lambda item: _run_of(item) is not None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the first and the last case of every test, if asked to: enough for another Triton."""
+    if os.environ.get("FASTI3D_FEW_CASES") != "1":
+        return
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if _run_of(item):
-            item.add_marker(pytest.mark.timeout(1200))
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {id(item) for its in cases.values() for item in (its[0], its[-1])}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Starts these runs at once."""
-    names = dict.fromkeys(filter(None, map(_run_of, session.items)))
-    jobs = {name: interpreted(name) for name in names if name != older_triton.OLDER}
-    if older_triton.OLDER in names and not older_triton.why_not():
-        jobs[older_triton.OLDER] = older_triton.job()
-    if jobs and not session.config.option.collectonly:
-        session.config.stash[RUNS] = Runs(jobs)
+@pytest.fixture(scope="session", autouse=True)
+def _fast_interpreter() -> None:
+    """Checking every sum of integers for an overflow takes Triton's interpreter as long as all else."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from interpreting import check_sums
 
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if RUNS in config.stash:
-        config.stash[RUNS].stop()
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest) -> Outcome:
-    """Of the run in the background that the test is marked with."""
-    name = _run_of(request.node)
-    assert name is not None
-    return request.config.stash[RUNS].outcome(name)
+        check_sums(False)
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

@@ -130,11 +130,9 @@ def test_bytes_go_to_the_stem(form: str, model: I3D, monkeypatch: pytest.MonkeyP
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("pays", [True, False])
-def test_joint_steps(
-    form: str, model: I3D, seen: list[str], pays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Convolutions and blocks with the pool behind them, piece by piece."""
+def test_joint_steps(form: str, model: I3D, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions and blocks with the pool after them, piece by piece; inside them in one form."""
+    pays = form == "pointer"
     monkeypatch.setattr(steps, "pool_pays", lambda *_: pays)
     monkeypatch.setattr(steps, "_PIECE_BYTES", 1)
     x = random_clip(2, 3, 9, 9, 16)

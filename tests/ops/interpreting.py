@@ -21,6 +21,11 @@ SENTINEL = 1234.0
 CHIPS = {"descriptor": GpuTraits((9, 0), 132), "pointer": GpuTraits((8, 0), 108)}
 
 
+def check_sums(wanted: bool) -> None:
+    """Whether a sum, difference or product of integers that overflows is an error."""
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=wanted)
+
+
 def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixture: the interpreter keeps bfloat16 as bits, and multiplies those."""
     dot = interpreter.InterpreterBuilder.create_dot

@@ -10,14 +10,12 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from background import HERE, OPTIONS, Job
+from kernel_processes import HERE, OPTIONS, output_of
 
-# The run's name.
-OLDER = "older Triton"
 # As the Makefile says.
 VERSION = "3.6"
 FOLDER = Path(sys.prefix) / "triton-3.6"
-FILES = sorted(HERE.glob("test_*_triton.py"))
+_FEW = os.environ.get("FASTI3D_SLOW") != "1"
 _PROGRAM = """
 import sys, pytest, triton
 print("triton", triton.__version__, flush=True)
@@ -34,8 +32,13 @@ def why_not() -> str | None:
     return None
 
 
-def job() -> Job:
-    """A test run of theirs."""
-    # In front of what this process imports from, as in the interpreter's processes that it starts itself.
+def run(interpreted: bool) -> str:
+    """What a run prints of those that are interpreted, or of the others: with FASTI3D_SLOW=1 of all cases."""
+    # In front of what this process imports from.
     path = os.pathsep.join([str(FOLDER), *sys.path])
-    return Job((sys.executable, "-c", _PROGRAM, "-rs", *OPTIONS, *FILES), {"PYTHONPATH": path})
+    environment = {"PYTHONPATH": path, "FASTI3D_FEW_CASES": str(int(_FEW))}
+    if interpreted:
+        environment["TRITON_INTERPRET"] = "1"
+    files = sorted(HERE.glob("interpreted_*.py" if interpreted else "test_*_triton.py"))
+    options = ("-rs", *OPTIONS, "-k", "not in_the_interpreter")
+    return output_of(sys.executable, "-c", _PROGRAM, *options, *files, **environment)

@@ -16,8 +16,8 @@ from fasti3d.runtime.gpu import GpuTraits
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, Built, Launch, Recorder, build, in_full
-from background import Outcome
+from ahead_of_time import CHIPS, DEVICES, IN_FULL, Built, Launch, Recorder, build
+from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
@@ -29,14 +29,12 @@ Triple = tuple[int, int, int]
 KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
 
 
-@pytest.mark.background("interpreted_plan.py")
-def test_the_whole_plan_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_the_whole_plan_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_plan.py")
 
 
-@pytest.mark.background("interpreted_conv3d.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_conv3d.py")
 
 
 def convolutions() -> Iterator[tuple[int, int, Triple, Triple, Triple]]:
@@ -142,13 +140,12 @@ def check(name: str, chip: GpuTraits, built: Built) -> None:
         assert "local_load" not in built.main_loop
 
 
-@pytest.mark.parametrize("device", CHIPS)
+@pytest.mark.parametrize("device", DEVICES)
 def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chip = CHIPS[device]
-    found = launches(chip, in_full(device), monkeypatch)
-    names = {one.kernel.__name__ for one in found}
-    expected = set(KERNELS if chip.capability[0] in (9, 10) else KERNELS[1:])
-    assert names == expected if in_full(device) else names <= expected
+    found = launches(chip, IN_FULL, monkeypatch)
+    expected = KERNELS if chip.capability[0] in (9, 10) else KERNELS[1:]
+    assert {one.kernel.__name__ for one in found} == set(expected)
     for one in found:
         try:
             check(one.kernel.__name__, chip, build(one, chip.capability))

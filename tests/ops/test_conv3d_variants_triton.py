@@ -11,7 +11,7 @@ from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 pytest.importorskip("triton", reason="triton is not installed")
 
 from ahead_of_time import CHIPS, Launch, Recorder, build
-from background import Outcome
+from kernel_processes import assert_passes_interpreted
 
 from benchmarks import conv3d_variants
 from benchmarks.conv3d_variants import QUESTIONS
@@ -22,9 +22,8 @@ from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 LAYERS = {layer.name: layer for layer in layers(3, (64, 224, 224))}
 
 
-@pytest.mark.background("interpreted_variants.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_variants.py")
 
 
 def launches(question: str, monkeypatch: pytest.MonkeyPatch) -> dict[Launch, str]:

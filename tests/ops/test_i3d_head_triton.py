@@ -13,18 +13,17 @@ from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, Launch, Recorder, build
-from background import Outcome
+from ahead_of_time import CHIPS, DEVICES, Launch, Recorder, build
+from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.i3d_head import launch
 
 
-@pytest.mark.background("interpreted_i3d_head.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_i3d_head.py")
 
 
-@pytest.mark.parametrize("device", ["A100", "RTX 3090", "RTX 4090", "H200", "B200", "RTX 5090"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[Launch] = set()
     monkeypatch.setattr(launch, "_average_head_kernel", Recorder(launch._average_head_kernel, found))

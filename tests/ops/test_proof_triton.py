@@ -6,9 +6,8 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from background import Outcome
+from kernel_processes import assert_passes_interpreted
 
 
-@pytest.mark.background("interpreted_proof.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_proof.py")

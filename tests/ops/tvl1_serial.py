@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiling import compiled
 from torch import Tensor
 from tvl1_making import arguments
 from waiting import PATIENCE
@@ -121,15 +122,14 @@ def build(folder: Path, *flags: str) -> Serial:
         pytest.skip("g++ is not installed")
     if not SOURCE.exists() or not (SOURCE.parents[2] / "csrc").exists():
         pytest.skip("no sources beside the tests")
-    program = folder / "tvl1_serial"
     base = ["-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-pthread"]
-    result = subprocess.run(
-        [compiler, *base, *flags, str(SOURCE), "-o", str(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0 and flags and "san" in result.stderr and "cannot find" in result.stderr:
-        pytest.skip(f"g++ has no library for {flags[0]}")
-    assert result.returncode == 0, result.stderr
-    return Serial(program)
+    command = [compiler, *base, *flags, str(SOURCE)]
+
+    def make(program: Path) -> None:
+        result = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True, check=False)
+        if result.returncode != 0 and flags and "san" in result.stderr and "cannot find" in result.stderr:
+            pytest.skip(f"g++ has no library for {flags[0]}")
+        assert result.returncode == 0, result.stderr
+
+    # What it reads and writes lies beside it.
+    return Serial(Path(shutil.copy2(compiled(command, SOURCE, make), folder / "tvl1_serial")))

@@ -123,6 +123,26 @@ def test_lists_and_folders(tmp_path: Path) -> None:
     assert check("folder", root).exit_code == 0
 
 
+def test_one_subset_alone(tmp_path: Path) -> None:
+    root = make_kinetics(tmp_path / "k", frames=2)
+    shutil.rmtree(root / "train")
+    assert check("kinetics400", root, "--subset", "val").exit_code == 0
+    result = check("kinetics400", root, "--annotations", root / "annotations" / "val.csv")
+    assert (result.exit_code, "train" in result.stdout) == (0, False)
+    write(tmp_path / "videos" / "a.avi", video_bytes(2))
+    tests = write(tmp_path / "l.txt", "a.avi 1\n")  # a test list need not have every class
+    assert_one_line(check("list", tmp_path / "videos", "--list", tests), "1 of 2 classes")
+    assert check("list", tmp_path / "videos", "--list", tests, "--subset", "test").exit_code == 0
+
+
+def test_frames_that_repeat_are_noted(tmp_path: Path) -> None:
+    root = tmp_path
+    for name in ("cat", "dog"):
+        write(root / name / "v.avi", video_bytes(20, rate=10))
+    assert "60% of the train frames" in check("folder", root).stdout
+    assert "repeat the one" not in check("folder", make_folder(tmp_path / "b", frames=9)).stdout
+
+
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     root = make_ucf101(tmp_path, frames=2)
     (tmp_path / "empty").mkdir()

@@ -335,6 +335,10 @@ def test_lists_and_folders(home: Path, tmp_path: Path) -> None:
     assert scores is not None
     assert scores.classes == CLASSES
     assert scores.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    (tmp_path / "long.txt").write_text("\n".join([*lines, f"{lines[0][:-2]}.mp4 7"]))
+    long = open_dataset("list", list=tmp_path / "long.txt", subset="test")
+    with pytest.raises(EvaluationError, match="of 7 classes, and the data set has 8"):
+        evaluate(home / "run", long, tmp_path / "long.npz")
     ordered = tuple(sorted(CLASSES))
     weights = save_weights(tmp_path / "w.safetensors", ordered, replace(RECORD, dataset="folder", split=None))
     folder = open_dataset("folder", home / "UCF-101", subset="train")

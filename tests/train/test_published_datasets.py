@@ -165,6 +165,21 @@ def test_kinetics_layouts(tmp_path: Path, kind: str, suffix: str) -> None:
     assert train.coverage.unlisted == ()
 
 
+def test_kinetics_labels_that_are_quoted_twice(tmp_path: Path) -> None:
+    root = make_kinetics(tmp_path, frames=3)
+    path = root / "annotations" / "val.csv"
+    path.write_text(path.read_text().replace('"', '"""').replace(" ", "_"))
+    assert Kinetics(root, subset="val").classes == KINETICS_CLASSES
+    assert [video.label for video in Kinetics(root, subset="val").videos] == [0, 1, 2, 3]
+
+
+def test_kinetics_clips_of_two_lists_are_remarked(tmp_path: Path) -> None:
+    root = make_kinetics(tmp_path, frames=3)
+    with (root / "annotations" / "val.csv").open("a") as file:
+        file.write("air drumming,-train00xyz,0,10,train\n")
+    assert any("1 clips are listed for train and for val" in text for text in Kinetics(root).coverage.remarks)
+
+
 def test_kinetics_bare_ids_and_unpadded_times(tmp_path: Path) -> None:
     root = make_kinetics(tmp_path, frames=3)
     paths = sorted(root.glob("train/*/*.mp4"))
@@ -259,6 +274,9 @@ def bad_ucf101(tmp_path: Path, change: str) -> Path:
         write(root / "x" / "y.avi", video_bytes(2))
     elif change == "class index":
         write(lists / "classInd.txt", "1 Hammering\n3 HammerThrow\n")
+    elif change == "trained and tested":
+        with (lists / "testlist01.txt").open("a") as file:
+            file.write(first)
     elif change == "class twice":
         write(lists / "classInd.txt", "1 Hammering\n2 Hammering\n")
     return root
@@ -287,6 +305,7 @@ def bad_ucf101(tmp_path: Path, change: str) -> Path:
         ("another root", "none of the 16 listed videos"),
         ("class index", "expected `2 ClassName`"),
         ("class twice", "Hammering again"),
+        ("trained and tested", "share no video"),
     ],
 )
 def test_bad_ucf101(tmp_path: Path, change: str, said: str) -> None:

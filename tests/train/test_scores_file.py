@@ -22,7 +22,7 @@ from fasti3d.train.evaluation.scores import save_scores
 SCORES = make_scores(
     [[[1, 2, 3], [4, 5, 6]], [[math.nan] * 3] * 2, [[0, 0.5, -1e30], [1, 1, 1]]],
     [2, -1, 0],
-    keys=("a/ö [1]", "b c", "d"),
+    keys=("a/ö [1]", "b c", "-\udcff"),
     failed=("", "is broken; # 1", ""),
     missing=("gone/away",),
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -87,6 +88,11 @@ def test_workers_change_nothing(clips: TrainingClips) -> None:
     for one, two in zip(here, there, strict=True):
         assert (one.key, one.crop) == (two.key, two.crop)
         assert torch.equal(one.frames, two.frames)
+
+
+def test_clips_can_be_sent_to_other_processes(clips: TrainingClips) -> None:
+    there = pickle.loads(pickle.dumps(clips))
+    assert torch.equal(there[2, 1].frames, clips[2, 1].frames)
 
 
 def test_no_flip(clips: TrainingClips) -> None:

@@ -89,7 +89,7 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> Description:
         raise MismatchError("dropout is in training mode")
     try:
         leaf(dropout, DROPOUTS, "dropout")
-        conv = trunk.conv(logits, _ONE, _ONE, channels, "logits", classifier=True)
+        conv = known_conv(logits, _ONE, _ONE, channels, "logits", classifier=True)
         check_dtypes([t for t in (conv.weight, conv.bias) if t is not None], first, "the classifier")
     except MismatchError as mismatch:
         return Description(trunk.code, values, None, str(mismatch))
@@ -140,62 +140,72 @@ class _Builder:
         return self.code.concat(values, path), sum(widths)
 
     def pool(self, pool: nn.Module | None, kernel: Any, stride: Any, x: int, path: str) -> int:
-        found = form(pool, PoolForm, path)
-        if (found.kernel, found.stride) != (kernel, stride):
-            raise MismatchError(
-                f"{path} is a pool of {found.kernel} at stride {found.stride}, not {kernel} at {stride}"
-            )
+        check_pool(pool, kernel, stride, path)
         return self.code.pool(x, kernel, stride, None, path)
 
     def unit(
         self, unit: nn.Module | None, kernel: Any, stride: Any, x: int, channels: int | None, path: str
     ) -> tuple[int, int]:
         """A convolution with its batch norm and ReLU."""
-        conv = self.conv(unit, kernel, stride, channels, path)
-        bn: Any = form(unit, UnitForm, path).bn
-        leaf(bn, NORMS, f"the batch norm of {path}")
-        width = conv.out_channels
-        norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-        if not bn.affine or any(t is None or t.shape != (width,) for t in norm):
-            raise MismatchError(f"the batch norm of {path} lacks weights or statistics of {width} channels")
+        conv = known_conv(unit, kernel, stride, channels, path)
+        bn = known_norm(unit, conv.out_channels, path)
         if bn.training:
             raise MismatchError(f"the batch norm of {path} is in training mode")
         y = self.code.conv(x, conv.weight, conv.bias, stride, None, path)
         y = self.code.norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, path)
-        return self.code.relu(y, path), width
+        return self.code.relu(y, path), conv.out_channels
 
-    def conv(
-        self,
-        unit: nn.Module | None,
-        kernel: Size,
-        stride: Size,
-        channels: int | None,
-        path: str,
-        *,
-        classifier: bool = False,
-    ) -> Any:
-        """The convolution of a unit, which has batch norm and ReLU unless it is the classifier."""
-        found = form(unit, UnitForm, path)
-        leaf(found.conv, (nn.Conv3d,), f"the convolution of {path}")
-        conv: Any = found.conv
-        weight, bias, width = conv.weight, conv.bias, conv.out_channels
-        if not (
-            found.kernel == conv.kernel_size == kernel
-            and found.stride == conv.stride == stride
-            and conv.padding == found.padding
-            and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1, 1), 1)
-            and weight.shape == (width, conv.in_channels if channels is None else channels, *kernel)
-            and (bias is None or (bias.shape == (width,) and bias.dtype == weight.dtype))
-        ):
-            taken = "any" if channels is None else channels
-            raise MismatchError(
-                f"{path} is not a convolution of {taken} channels, window {kernel}, stride {stride}"
-            )
-        if classifier and (found.bn is not None or found.relu):
-            raise MismatchError(f"{path} has a batch norm or a ReLU")
-        if not classifier and not found.relu:
-            raise MismatchError(f"{path} has no ReLU")
-        return conv
+
+def check_pool(pool: nn.Module | None, kernel: Size, stride: Size, path: str) -> None:
+    """MismatchError unless a part is the max-pool that belongs there."""
+    found = form(pool, PoolForm, path)
+    if (found.kernel, found.stride) != (kernel, stride):
+        raise MismatchError(
+            f"{path} is a pool of {found.kernel} at stride {found.stride}, not {kernel} at {stride}"
+        )
+
+
+def known_conv(
+    unit: nn.Module | None,
+    kernel: Size,
+    stride: Size,
+    channels: int | None,
+    path: str,
+    *,
+    classifier: bool = False,
+) -> Any:
+    """The convolution of a unit, which has batch norm and ReLU unless it is the classifier."""
+    found = form(unit, UnitForm, path)
+    leaf(found.conv, (nn.Conv3d,), f"the convolution of {path}")
+    conv: Any = found.conv
+    weight, bias, width = conv.weight, conv.bias, conv.out_channels
+    if not (
+        found.kernel == conv.kernel_size == kernel
+        and found.stride == conv.stride == stride
+        and conv.padding == found.padding
+        and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1, 1), 1)
+        and weight.shape == (width, conv.in_channels if channels is None else channels, *kernel)
+        and (bias is None or (bias.shape == (width,) and bias.dtype == weight.dtype))
+    ):
+        taken = "any" if channels is None else channels
+        raise MismatchError(
+            f"{path} is not a convolution of {taken} channels, window {kernel}, stride {stride}"
+        )
+    if classifier and (found.bn is not None or found.relu):
+        raise MismatchError(f"{path} has a batch norm or a ReLU")
+    if not classifier and not found.relu:
+        raise MismatchError(f"{path} has no ReLU")
+    return conv
+
+
+def known_norm(unit: nn.Module | None, width: int, path: str) -> Any:
+    """The batch norm of a unit, with weights and statistics of ``width`` channels."""
+    bn: Any = form(unit, UnitForm, path).bn
+    leaf(bn, NORMS, f"the batch norm of {path}")
+    norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+    if not bn.affine or any(t is None or t.shape != (width,) for t in norm):
+        raise MismatchError(f"the batch norm of {path} lacks weights or statistics of {width} channels")
+    return bn
 
 
 def known_stem(model: nn.Module) -> nn.Conv3d | None:

@@ -12,9 +12,11 @@ from fasti3d.ops.registry import operator
 PANEL = 16
 
 
-def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None) -> Tensor:
+def _packed_shape(
+    weight: Tensor, dtype: torch.dtype, filters: Tensor | None = None, gradient: bool = False
+) -> Tensor:
     """As csrc/conv3d/cpu.cpp lays weights out."""
-    outputs, channels, *kernel = weight.shape
+    outputs, channels, *kernel = weight.transpose(0, 1).shape if gradient else weight.shape
     pairs = dtype == torch.bfloat16
     merged = channels < FEW_CHANNELS or (pairs and channels % 2 != 0)
     run = kernel[2] * channels if merged else channels
@@ -25,8 +27,11 @@ def _packed_shape(weight: Tensor, dtype: torch.dtype, filters: Tensor | None = N
     return weight.new_empty(shape if filters is None else (filters.shape[0], *shape), dtype=dtype)
 
 
+# gradient: for the convolution that gives the gradient with respect to the input.
 operator(
-    "conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None) -> Tensor", None, fake=_packed_shape
+    "conv3d_pack(Tensor weight, ScalarType dtype, Tensor? filters=None, bool gradient=False) -> Tensor",
+    None,
+    fake=_packed_shape,
 )
 # Padding of None is SAME.
 operator(

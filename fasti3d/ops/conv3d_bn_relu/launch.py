@@ -59,8 +59,7 @@ def conv3d(
         return
     with torch.cuda.device_of(x):
         call = (x, weight, bias, geometry, out, start, residual)
-        # Nothing is launched yet, not even what folds the clip.
-        work = _prepare(_cells, *call)
+        work = outline(*call)
         config = tuned(x.device).get(work.problem) or choose(work.problem)
         guarded(
             x.device,
@@ -85,6 +84,8 @@ class Prepared(NamedTuple):
     out: Tensor
     second: Tensor | None = None
     residual: Tensor | None = None
+    # (tiles of pixels, 3, Cout), float32: what tiles add to statistics; then there is neither bias nor ReLU.
+    part: Tensor | None = None
 
     @property
     def clips(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -96,6 +97,13 @@ class Prepared(NamedTuple):
     def channel_tiles(self, config: Config) -> tuple[int, int]:
         """Tiles of channels, and those of them over the first output's."""
         return self.problem.channel_tiles(config.block_n + config.block_n_rest)
+
+    def pixel_tiles(self, config: Config) -> int:
+        """Tiles of pixels."""
+        size = channels_last(self.out).shape[:4]
+        if config.form == Form.DESCRIPTOR:
+            return math.prod(map(count, size, config.box))
+        return count(math.prod(size), config.block_m)
 
 
 def prepare(
@@ -109,6 +117,19 @@ def prepare(
 ) -> Prepared:
     """Folds what has few channels and merges axes where that may be; takes what ``conv3d`` takes."""
     return _prepare(_fold, x, weight, bias, geometry, out, start, residual)
+
+
+def outline(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    geometry: Geometry,
+    out: Tensor,
+    start: int,
+    residual: Tensor | None = None,
+) -> Prepared:
+    """The same with nothing launched yet, not even what folds the clip."""
+    return _prepare(_cells, x, weight, bias, geometry, out, start, residual)
 
 
 def _prepare(
@@ -214,8 +235,8 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
     rest = config.block_n_rest or config.block_n
     x, out, second, residual = work.clips
     tiles = work.channel_tiles(config)
-    tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
-    _conv3d_descriptor_kernel[(tiles[0] * tiles_w * tiles_h * tiles_t * tiles_b,)](
+    _, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+    _conv3d_descriptor_kernel[(tiles[0] * work.pixel_tiles(config),)](
         _descriptor(x, (*config.box, config.block_k)),
         _descriptor(work.weight.flatten(1), (config.block_n, config.block_k)),
         _descriptor(work.weight.flatten(1), (rest, config.block_k)),
@@ -226,6 +247,7 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         _descriptor(second, (*config.box, rest)),
         _descriptor(residual, (*config.box, config.block_n)),
         _descriptor(residual, (*config.box, rest)),
+        work.bias if work.part is None else work.part,
         x.shape[4],
         work.weight.shape[0],
         out.shape[4],
@@ -234,11 +256,13 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         tiles_w,
         tiles_h,
         tiles_t,
+        *out.shape[:4],
         *work.pad,
         *work.kernel,
         work.relu,
         work.second is not None,
         work.residual is not None,
+        work.part is not None,
         *config.box,
         config.block_n,
         config.block_n_rest,
@@ -253,15 +277,15 @@ def _run_pointers(config: Config, work: Prepared) -> None:
     x, out, second, residual = work.clips
     tiles = work.channel_tiles(config)
     vector_x, vector_y = vector(x), min(map(vector, (out, second, residual)))
-    pixels = math.prod(out.shape[:4])
-    _conv3d_pointer_kernel[(count(pixels, config.block_m) * tiles[0],)](
+    _conv3d_pointer_kernel[(work.pixel_tiles(config) * tiles[0],)](
         x,
         work.weight,
         work.bias,
         out,
         second,
         residual,
-        pixels,
+        work.bias if work.part is None else work.part,
+        math.prod(out.shape[:4]),
         *x.shape[1:4],
         x.shape[4] // vector_x,
         *out.shape[1:4],
@@ -279,6 +303,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         work.relu,
         work.second is not None,
         work.residual is not None,
+        work.part is not None,
         vector_x,
         vector_y,
         config.block_m,

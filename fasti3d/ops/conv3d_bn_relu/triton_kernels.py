@@ -10,10 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fasti3d.ops.batch_norm_relu.triton_kernels import store_part
+
 # Do not specialize on integer sizes: one binary serves all shapes.
 _DESCRIPTOR_SIZES = [
     *("in_channels", "out_channels", "split", "chunks"),
-    *("tiles_n", "tiles_y", "tiles_w", "tiles_h", "tiles_t"),
+    *("tiles_n", "tiles_y", "tiles_w", "tiles_h", "tiles_t", "batch", "out_t", "out_h", "out_w"),
 ]
 _PADDING = ["pad_t", "pad_h", "pad_w"]
 _POINTER_SIZES = [
@@ -27,6 +29,49 @@ _FOLD_SIZES = [
     *("size_t", "size_h", "size_w", "cells_t", "cells_h", "cells_w"),
     *("stride_x_n", "stride_x_c", "stride_x_t", "stride_x_h", "stride_x_w"),
 ]
+
+
+@triton.jit
+def _store_stats(
+    part_ptr,
+    tile,
+    acc,
+    left_b,
+    left_t,
+    left_h,
+    left_w,
+    n0,
+    out_channels,
+    CHANNELS: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Statistics over the pixels of a tile of sums, of which ``left`` on each axis are pixels of the output;
+    axis CHANNELS of ``acc`` is of channels from ``n0`` on.
+    """
+    PIXELS: tl.constexpr = 1 - CHANNELS
+    n = n0 + tl.arange(0, acc.shape[CHANNELS])
+    count = tl.minimum(left_b, BLOCK_B) * tl.minimum(left_t, BLOCK_T)
+    count *= tl.minimum(left_h, BLOCK_H) * tl.minimum(left_w, BLOCK_W)
+    # Near the mean, so that sums of squares about it lose no digits to the mean.
+    about = tl.sum(acc, PIXELS) / acc.shape[PIXELS]
+    about = tl.where(tl.abs(about) < float("inf"), about, 0.0)
+    off = acc - tl.expand_dims(about, PIXELS)
+    # Not of whole tiles: which pixels are inside takes registers.
+    if count < BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W:
+        m = tl.arange(0, acc.shape[PIXELS])
+        # Steps to the nearest end, as a comparison on each axis takes more predicates than there are.
+        inside = tl.minimum(left_w - m % BLOCK_W, left_h - m // BLOCK_W % BLOCK_H)
+        inside = tl.minimum(inside, left_t - m // (BLOCK_W * BLOCK_H) % BLOCK_T)
+        inside = tl.minimum(inside, left_b - m // (BLOCK_W * BLOCK_H * BLOCK_T)) > 0
+        off = tl.where(tl.expand_dims(inside, CHANNELS), off, 0.0)
+    mean = tl.sum(off, PIXELS) / count.to(tl.float32)  # less ``about``
+    spread = tl.sum(off * off, PIXELS) - mean * mean * count.to(tl.float32)
+    spread = tl.maximum(spread, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    counts = tl.zeros_like(mean) + count.to(tl.float32)
+    store_part(part_ptr, tile, n, out_channels, about + mean, spread, counts, n < out_channels)
 
 
 @triton.jit
@@ -44,15 +89,23 @@ def _finish(
     h,
     w,
     n0,
+    part_ptr,
+    tile,
+    batch,
+    out_t,
+    out_h,
+    out_w,
     ADD: tl.constexpr,
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """Stores a tile [BLOCK_N, BLOCK_M] of sums, from a pixel and channel ``n0`` on, with bias, residual and
-    ReLU.
+    ReLU, or with its statistics.
     """
-    n = n0 + tl.arange(0, acc.shape[0])
-    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
+    if not STATS:
+        n = n0 + tl.arange(0, acc.shape[0])
+        acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[:, None]
     if ADD:
         r = tl.reshape(r_desc.load([b, t, h, w, n0]), (acc.shape[1], acc.shape[0]))  # [BLOCK_M, BLOCK_N]
         acc += r.T.to(tl.float32)
@@ -66,6 +119,12 @@ def _finish(
             y_desc.store([b, t, h, w, n0], y)
     else:
         y_desc.store([b, t, h, w, n0], y)
+    if STATS:
+        # Behind the store, when nothing else needs the sums' registers.
+        _store_stats(
+            part_ptr, tile, acc, batch - b, out_t - t, out_h - h, out_w - w, n0, out_channels, 0,
+            y_desc.block_shape[0], y_desc.block_shape[1], y_desc.block_shape[2], y_desc.block_shape[3],
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
@@ -81,6 +140,7 @@ def _conv3d_descriptor_kernel(
     z_rest_desc,
     r_desc,  # like y's, where ADD: the residual
     r_rest_desc,
+    part_ptr,  # [tiles of pixels, 3, CO], float32, where STATS
     in_channels,
     out_channels,  # of both outputs
     split,  # channels of y
@@ -90,6 +150,10 @@ def _conv3d_descriptor_kernel(
     tiles_w,
     tiles_h,
     tiles_t,
+    batch,
+    out_t,
+    out_h,
+    out_w,
     pad_t,
     pad_h,
     pad_w,
@@ -99,6 +163,7 @@ def _conv3d_descriptor_kernel(
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
     ADD: tl.constexpr,
+    STATS: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -110,7 +175,8 @@ def _conv3d_descriptor_kernel(
     """Stride 1: a tap's pixels are the tile's box, shifted. Weights stand on the left, so that both operands
     of a product stay in shared memory. BLOCK_N_REST, if not 0, is a second tile of channels over the
     same pixels, for numbers of channels that are no power of two. With SPLIT no tile has channels of both
-    outputs: what it computes beyond its own output's last channel, that output's descriptor drops.
+    outputs: what it computes beyond its own output's last channel, that output's descriptor drops. With STATS
+    neither bias nor ReLU, and the statistics of the sums as they are before they are rounded.
     """
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
     tile = tl.program_id(0)
@@ -144,16 +210,19 @@ def _conv3d_descriptor_kernel(
         if BLOCK_N_REST > 0:
             acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
 
+    pixels = tl.program_id(0) // tiles_n
     if BLOCK_N_REST > 0:
         # First, so that its registers are free when the larger tile's residual is read.
         n1 = n0 + BLOCK_N
         _finish(
             acc_rest, bias_ptr, out_channels, r_rest_desc, y_rest_desc, z_rest_desc, in_z, split,
-            b0, t0, h0, w0, n1, ADD, RELU, SPLIT,
+            b0, t0, h0, w0, n1, part_ptr, pixels,
+            batch, out_t, out_h, out_w, ADD, RELU, SPLIT, STATS,
         )  # fmt: skip
     _finish(
         acc, bias_ptr, out_channels, r_desc, y_desc, z_desc, in_z, split,
-        b0, t0, h0, w0, n0, ADD, RELU, SPLIT,
+        b0, t0, h0, w0, n0, part_ptr, pixels,
+        batch, out_t, out_h, out_w, ADD, RELU, SPLIT, STATS,
     )  # fmt: skip
 
 
@@ -165,6 +234,7 @@ def _conv3d_pointer_kernel(
     y_ptr,  # [N, T', H', W', CO], channels adjacent
     z_ptr,  # like y, where SPLIT: the channels from split on
     r_ptr,  # like y, where ADD: the residual
+    part_ptr,  # [tiles of pixels, 3, CO], float32, where STATS
     pixels,  # N * T' * H' * W'
     size_t,
     size_h,
@@ -206,6 +276,7 @@ def _conv3d_pointer_kernel(
     RELU: tl.constexpr,
     SPLIT: tl.constexpr,
     ADD: tl.constexpr,
+    STATS: tl.constexpr,
     # Channels and strides come divided by these, so that the compiler knows them as multiples: 8 values are
     # one 16-byte load.
     VECTOR_X: tl.constexpr,
@@ -214,7 +285,9 @@ def _conv3d_pointer_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs."""
+    """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs; STATS
+    is as above.
+    """
     in_channels *= VECTOR_X
     stride_x_n = stride_x_n.to(tl.int64) * VECTOR_X
     stride_x_t = stride_x_t.to(tl.int64) * VECTOR_X
@@ -279,7 +352,8 @@ def _conv3d_pointer_kernel(
         )  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(x, weight, acc)
 
-    acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
+    if not STATS:
+        acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
     stored = (m < pixels)[:, None] & (n < end)[None, :]
     if ADD:
         r_first = b * (stride_r_n.to(tl.int64) * VECTOR_Y) + t_out * (stride_r_t.to(tl.int64) * VECTOR_Y)
@@ -294,6 +368,9 @@ def _conv3d_pointer_kernel(
         acc.to(y_ptr.dtype.element_ty),
         mask=stored,
     )
+    if STATS:
+        left = pixels - tile // tiles_n * BLOCK_M
+        _store_stats(part_ptr, tile // tiles_n, acc, 1, 1, 1, left, n0, out_channels, 1, 1, 1, 1, BLOCK_M)
 
 
 @triton.jit(do_not_specialize=_FOLD_SIZES + _PADDING)

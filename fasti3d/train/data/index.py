@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fasti3d.train.data.index_cache import IndexCache
 from fasti3d.train.data.video_dataset import DatasetError, Video, VideoDataset
 from fasti3d.utils.naming import quoted
+from fasti3d.utils.prefetch import batched
 from fasti3d.video import VideoError
 from fasti3d.video.errors import collected_warnings
 from fasti3d.video.state import video_state
@@ -17,6 +18,8 @@ from fasti3d.video.survey import Survey, survey
 
 # More do not help: what they share is the disk.
 _MAX_WORKERS = 32
+# Videos after which the cache is written: minutes of work.
+_SAVED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Index:
     unreadable: dict[str, str]
 
     @property
+    def repeated(self) -> float:
+        """The share of frames that repeat the one before, as those of videos with fewer frames per second."""
+        frames = sum(video.frames for video in self.info.values())
+        extra = sum(
+            video.frames * max(0.0, 1 - (video.fps or self.fps) / self.fps) for video in self.info.values()
+        )
+        return extra / frames if frames else 0.0
+
+    @property
     def broken(self) -> dict[str, str]:
         """Why videos end early that can be read up to there, by key."""
         return {key: video.problem for key, video in self.info.items() if video.problem is not None}
@@ -48,15 +60,19 @@ class Index:
             max_bad: The share of videos that may be unreadable, 0 to 1.
 
         Raises:
-            DatasetError: More are, or all.
+            DatasetError: More are, or all; or there are no videos.
         """
         bad, count = len(self.unreadable), len(self.dataset.videos)
+        if not count:
+            raise DatasetError(
+                f"{quoted(self.dataset.root)} holds no {self.dataset.subset} videos: expected some"
+            )
         if bad > max_bad * count or not self.info:
             key, reason = next(iter(self.unreadable.items()))
             raise DatasetError(
                 f"{bad:,} of {count:,} videos in {quoted(self.dataset.root)} cannot be read, such as "
-                f"{quoted(key)}, which {reason}: expected at most {max_bad:.3%}; replace them, or allow more "
-                "with --max-bad"
+                f"{quoted(key)}, which {reason}: expected at most {100 * max_bad:g}%; replace them, or "
+                "allow more with --max-bad"
             )
         return tuple(video for video in self.dataset.videos if video.key in self.info)
 
@@ -126,14 +142,15 @@ def index(
 
     pool = ThreadPoolExecutor(workers or min(_MAX_WORKERS, os.cpu_count() or 1), "fasti3d-index")
     try:
-        results = pool.map(look, dataset.videos)
-        for done, (video, result) in enumerate(zip(dataset.videos, results, strict=True), 1):
-            if isinstance(result, str):
-                unreadable[video.key] = result
-            else:
-                info[video.key] = result
-            if progress is not None:
-                progress(done, len(dataset.videos))
+        for some in batched(dataset.videos, _SAVED_AT_ONCE):
+            for video, result in zip(some, pool.map(look, some), strict=True):
+                if isinstance(result, str):
+                    unreadable[video.key] = result
+                else:
+                    info[video.key] = result
+                if progress is not None:
+                    progress(len(info) + len(unreadable), len(dataset.videos))
+            cache.save()
     finally:
         pool.shutdown(cancel_futures=True)
         cache.save()

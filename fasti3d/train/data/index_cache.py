@@ -53,6 +53,7 @@ class IndexCache:
         """Add what is new to the file, which other processes may write too; do nothing without a place."""
         if not self._new:
             return
+        self._old |= self._new
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.path.with_suffix(".lock")):

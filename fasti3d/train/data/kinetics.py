@@ -14,7 +14,7 @@ from fasti3d.train.data.annotations import list_places, missing_lists
 from fasti3d.train.data.list_files import text_lines
 from fasti3d.train.data.matching import Way, found_videos, match, stem
 from fasti3d.train.data.parts import Listed, part
-from fasti3d.train.data.request import SUBSETS, DatasetRequest
+from fasti3d.train.data.request import SUBSETS, DatasetRequest, named_subset
 from fasti3d.train.data.video_dataset import DatasetError, VideoDataset
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import brief
@@ -22,7 +22,6 @@ from fasti3d.utils.parsing import brief
 _HOLDS = "Kinetics' videos, such as abseiling/-0WZKTu0xZk_000010_000020.mp4"
 _COLUMNS = ("youtube_id", "time_start", "time_end")
 _FOLDERS = ("annotations", "lists", "csv")
-_SUBSET_WORDS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 _TIMES = re.compile(r"(.+)_(\d+)_(\d+)")
 # The mirrors' folder of videos that replace truncated ones.
 _REPLACEMENT = "replacement"
@@ -98,6 +97,9 @@ def Kinetics(  # noqa: N802 (a data set's name)
     videos, replaced = _replaced(found_videos(folder, _HOLDS), folder)
     matches = match(folder, videos, (row.name for row in everything), _ways(everything))
     remarks = matches.remarks
+    trained = {row.clip for row in rows.get("train", [])}
+    if shared := [row.clip for row in rows.get("val", []) if row.clip in trained]:
+        remarks += (f"{len(shared):,} clips are listed for train and for val, such as {shared[0]}",)
     if replaced:
         remarks += (f"{replaced:,} taken from a folder {_REPLACEMENT} in place of others of their names",)
     if len(labels) < classes:
@@ -128,10 +130,8 @@ def _lists(
     for place in places:
         found: dict[str, list[Path]] = {}
         for path in sorted(place.glob("*.csv")):
-            words = re.split(r"[^a-z]+", path.stem.lower())
-            kinds = {_SUBSET_WORDS[word] for word in words if word in _SUBSET_WORDS}
-            if len(kinds) == 1:
-                found.setdefault(kinds.pop(), []).append(path)
+            if kind := named_subset(path.stem):
+                found.setdefault(kind, []).append(path)
         if given is not None:
             found[subset] = [given]
         # Lists of several versions may lie in one folder.
@@ -181,6 +181,7 @@ def _read_rows(path: Path) -> Iterator[_Row]:
 
 def _row(place: str, fields: dict[str, str]) -> _Row:
     label, video = fields.get("label"), fields["youtube_id"]
+    label = label and label.strip('"').strip()  # some copies quote them twice
     if label == "":
         raise DatasetError(f"{place} has an empty label: expected a class's name")
     if not video or "/" in video or (label is not None and "/" in label):

@@ -23,6 +23,8 @@ SUBSETS: Final = {
 # Of UCF-101 and HMDB-51.
 SPLITS: Final = (1, 2, 3)
 
+_SUBSET_WORDS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+
 StrPath = str | os.PathLike[str]
 
 
@@ -96,3 +98,14 @@ class DatasetRequest:
                 raise DatasetError(f"{option} {quoted(path)} does not exist: expected a file or folder")
         if self.list is not None and Path(self.list).is_dir():
             raise DatasetError(f"--list {quoted(self.list)} is a folder: expected a file")
+
+
+def named_subset(name: str) -> str | None:
+    """Return the subset that is a word of a list's name; None if none is, or several.
+
+    Example:
+        >>> named_subset("kinetics-400_validate")
+        'val'
+    """
+    found = {_SUBSET_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SUBSET_WORDS}
+    return found.pop() if len(found) == 1 else None

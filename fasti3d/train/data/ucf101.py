@@ -62,6 +62,7 @@ def UCF101(  # noqa: N802 (a data set's name)
         raise DatasetError(f"{quoted(wanted)} is missing: expected it beside {_CLASSES}")
     files = [lists / f"{kind}list{number:02}.txt" for number in SPLITS for kind in SUBSETS["ucf101"]]
     lines = {path: list(_read_list(path, classes)) for path in files if path.is_file()}
+    _check_disjoint(*(lines.get(lists / f"{kind}list{split:02}.txt", []) for kind in SUBSETS["ucf101"]))
     names = (line.name for found in lines.values() for line in found)
     matches = match(folder, found_videos(folder, _HOLDS), names, CLASS_WAYS)
     return part(
@@ -80,16 +81,25 @@ def UCF101(  # noqa: N802 (a data set's name)
 def _read_classes(path: Path) -> tuple[str, ...]:
     classes: list[str] = []
     for place, line in read_lines(path):
-        number, _, name = line.partition(" ")
-        name = name.strip()
-        if number != str(len(classes) + 1) or not name or len(name.split()) != 1:
+        fields = line.split()
+        if len(fields) != 2 or fields[0] != str(len(classes) + 1):
             raise DatasetError(
                 f"{place} is {line[:80]!r}: expected `{len(classes) + 1} ClassName`, as of UCF-101"
             )
-        if name in classes:
-            raise DatasetError(f"{place} names the class {name} again: expected each class once")
-        classes.append(name)
+        if fields[1] in classes:
+            raise DatasetError(f"{place} names the class {fields[1]} again: expected each class once")
+        classes.append(fields[1])
     return tuple(classes)
+
+
+def _check_disjoint(train: list[_Line], test: list[_Line]) -> None:
+    places = {line.name: line.place for line in train}
+    for line in test:
+        if line.name in places:
+            raise DatasetError(
+                f"{line.place} names {quoted(line.name)}, which is in {places[line.name]} too: expected "
+                "lists that share no video"
+            )
 
 
 def _read_list(path: Path, classes: tuple[str, ...]) -> Iterator[_Line]:

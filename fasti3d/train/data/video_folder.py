@@ -147,7 +147,7 @@ def _held_out(keys: list[str], holdout: float, group: str | None) -> set[str]:
     held: set[str] = set()
     counts: Counter[str] = Counter()
     # Hashes are an order that is the same everywhere and has nothing to do with names.
-    for name in sorted(groups, key=lambda text: hashlib.sha256(text.encode()).digest()):
+    for name in sorted(groups, key=lambda text: hashlib.sha256(os.fsencode(text)).digest()):
         classes = {_class(key) for key in groups[name]}
         if any(counts[c] >= targets[c] or kept_groups[c] == 1 for c in classes):
             continue

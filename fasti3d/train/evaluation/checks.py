@@ -43,7 +43,7 @@ def match_classes(labels: Sequence[str] | None, num_classes: int, dataset: Video
         EvaluationError: They are not; it names the first differences.
     """
     classes = dataset.classes
-    numbered = classes == tuple(map(str, range(len(classes))))
+    numbered = dataset.name == "list" and classes == tuple(map(str, range(len(classes))))
     if (labels is None or numbered) and (
         num_classes == len(classes) or (numbered and num_classes > len(classes))
     ):
@@ -95,6 +95,12 @@ def check_split(record: TrainingRecord | None, dataset: VideoDataset) -> None:
         f"videos of the {dataset.subset} list of split {dataset.split}: the accuracy would be far too high. "
         f"Give --split {record.split}, or --any-split if this is meant"
     )
+
+
+def is_training_list(record: TrainingRecord | None, dataset: VideoDataset) -> bool:
+    """Whether the weights were trained on these very videos."""
+    mine = (dataset.name, dataset.subset, dataset.split)
+    return record is not None and (record.dataset, record.subset, record.split) == mine
 
 
 def _spelled(name: str) -> str:

@@ -1,0 +1,14 @@
+// The max-pool's kernels with taps compiled for AVX2.
+#include <algorithm>
+
+#include "../common/target.h"
+#include "taps.h"
+
+#if defined(__x86_64__)
+FASTI3D_TARGET_BEGIN("avx2,fma")
+namespace fasti3d::avx2 {
+constexpr int kWidth = 8;
+#include "kernel.h"
+}  // namespace fasti3d::avx2
+FASTI3D_TARGET_END
+#endif

@@ -1,0 +1,14 @@
+// The max-pool's kernels with taps compiled for AVX-512.
+#include <algorithm>
+
+#include "../common/target.h"
+#include "taps.h"
+
+#if defined(__x86_64__)
+FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+namespace fasti3d::avx512 {
+constexpr int kWidth = 16;
+#include "kernel.h"
+}  // namespace fasti3d::avx512
+FASTI3D_TARGET_END
+#endif
