@@ -220,6 +220,27 @@ def test_flow_computed_and_read(
             Scorer(flow, "flow", views, source)(Video(video, 0, "class a/v_1"))
 
 
+def test_a_video_whose_frames_are_damaged_counts_as_far_as_it_goes(
+    folder: Path, rgb: I3D, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packets are as many as ever."""
+    path = make_video(folder / "damaged.mp4", 100)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for position, size in packets[60:]:
+        data[position : position + size] = bytes(size)
+    path.write_bytes(data)
+    frames = torch.stack([frame.image for frame in read_frames(path)])
+    assert 50 < len(frames) < survey(path).frames
+    seen = Seen(monkeypatch)
+    for views in ("1x1", "10x3"):
+        Scorer(rgb, "rgb", VIEWS[views])(Video(path, 0, "k"))
+    clip = frames[torch.arange(64) % len(frames)]
+    assert torch.equal(seen.clips[0], clip.permute(3, 0, 1, 2))
+    assert len(seen.clips) == 4
+
+
 def test_values_that_are_not_finite_are_an_error_of_the_video(short: Path) -> None:
     model = make_i3d(5)
     with torch.no_grad():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from fasti3d.train.data.video_dataset import Video
 from fasti3d.train.evaluation.views import CLIP_FRAMES, FPS, SHORT_SIDE, Crop, Views
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.prefetch import batched
-from fasti3d.video import VideoError, Window
+from fasti3d.video import VideoError, Window, count_frames
 from fasti3d.video.errors import collected_warnings
 from fasti3d.video.seek import read_span
 from fasti3d.video.survey import Survey, survey
@@ -128,6 +128,16 @@ class Scorer:
         folder = self._flow.of(video) if self._stream == "flow" else None
         path = video.path
         known = known or _surveyed(path)
+        try:
+            return self._logits(path, known, watch, folder)
+        except VideoError as error:
+            # Damaged frames are in packets, and are not decoded.
+            frames = _decoded_frames(path) if error.path == path else known.frames
+            if frames == known.frames:
+                raise
+        return self._logits(path, replace(known, frames=frames, origin=None), watch, folder)
+
+    def _logits(self, path: Path, known: Survey, watch: Watch, folder: StoredFlow | None) -> Tensor:
         if self.views.clips:
             starts = self.views.starts(known.frames)
             return self._of_clips(_Clips(path, known, starts, CLIP_FRAMES), watch, folder)
@@ -181,7 +191,7 @@ class Scorer:
             for start in starts:
                 window, flow = next(found, (None, None))
                 if window is None or len(window.times) < min(length, clips.known.frames - start):
-                    raise VideoError(clips.path, "gives fewer frames than its packets say")
+                    raise VideoError(clips.path, "gives other frames each time it is read")
                 stack = window.frames
                 if flow is not None:
                     still = still_flow(self._flow.preset, self._device)[:, :, :1, :1]
@@ -223,9 +233,21 @@ class _Clips(NamedTuple):
 
 
 def _surveyed(path: Path) -> Survey:
-    with collected_warnings([]):  # reading it gives the same warnings
+    with _looking_at(path):
+        return survey(path, fps=FPS)
+
+
+def _decoded_frames(path: Path) -> int:
+    with _looking_at(path):
+        return count_frames(path, fps=FPS, decode=True)
+
+
+@contextmanager
+def _looking_at(path: Path) -> Iterator[None]:
+    """Inside, any error of a video is a VideoError, and reading it later gives the same warnings."""
+    with collected_warnings([]):
         try:
-            return survey(path, fps=FPS)
+            yield
         except VideoError:
             raise
         except Exception as error:
