@@ -23,11 +23,18 @@ from fasti3d.train.loop import Job, Report, Trainer
 from fasti3d.train.memory import Memory, measured
 from fasti3d.train.record import TrainingRecord
 from fasti3d.train.run_folder import RunFolder
-from fasti3d.train.settings import MIN_STATISTICS_BATCH, Recipe, TrainingSettings, compared_settings, recipe
+from fasti3d.train.settings import (
+    MIN_STATISTICS_BATCH,
+    Recipe,
+    RefusedError,
+    TrainingSettings,
+    compared_settings,
+    recipe,
+)
 from fasti3d.train.start import Start, start_from
 from fasti3d.train.state import environment, videos_digest
 from fasti3d.train.stopping import stopping_on_signals
-from fasti3d.utils.parsing import Json
+from fasti3d.utils.parsing import Json, brief
 from fasti3d.version import __version__
 from fasti3d.weights import Spec
 
@@ -120,6 +127,7 @@ def finetune(
         >>> finetune(train, "run", weights="kinetics400-rgb").best  # doctest: +SKIP
     """
     folder = RunFolder(out)
+    held_out = None if validation is None else aligned(validation, dataset)
     with stopping_on_signals() as stopping, joined(settings.device) as (group, device):
         given = os.fspath(weights) if isinstance(weights, str | os.PathLike) else type(weights).__name__
         compared = compared_settings(dataset.name, dataset.split, given, settings, group.world)
@@ -128,7 +136,7 @@ def finetune(
         prepared = _prepare(dataset, weights, settings, make_index, group, device, note)
         job = replace(
             prepared.job,
-            validate=None if validation is None else _validator(validation, settings, make_index, group),
+            validate=None if held_out is None else _validator(held_out, settings, make_index, group),
             report=report if group.leads else _silent,
         )
         if group.leads:
@@ -263,6 +271,25 @@ def notes(dataset: VideoDataset, start: Start, settings: TrainingSettings, made:
             f"these weights were trained on split {before.split} of {dataset.name}, which shares videos with"
             f" the test list of split {dataset.split}"
         )
+
+
+def aligned(validation: VideoDataset, dataset: VideoDataset) -> VideoDataset:
+    """Return validation videos under the classes of a training list, of which a list may lack the last.
+
+    Raises:
+        RefusedError: they have other classes, or no labels.
+    """
+    classes = validation.classes
+    if classes != dataset.classes[: len(classes)]:
+        names = zip(classes, (*dataset.classes, *[None] * len(classes)), strict=False)
+        place, (here, there) = next((i, pair) for i, pair in enumerate(names) if pair[0] != pair[1])
+        raise RefusedError(
+            f"the validation videos have other classes than the training list: number {place + 1} of"
+            f" {len(classes)} is {brief(here)}, and there {'missing' if there is None else brief(there)}"
+        )
+    if all(video.label is None for video in validation.videos):
+        raise RefusedError("the validation videos have no labels: give a list that has them")
+    return replace(validation, classes=dataset.classes)
 
 
 def limited(dataset: VideoDataset, limit: int | None) -> VideoDataset:

@@ -245,6 +245,28 @@ def test_wrong_configs(content: str, message: str, command: Command, tmp_path: P
     assert message in flat(done)
 
 
+def test_lists_of_ones_own(command: Command, root: Path, tmp_path: Path) -> None:
+    videos = sorted(root.rglob("*.avi"))
+    train, other = tmp_path / "train.txt", tmp_path / "val.txt"
+    train.write_text("".join(f"{path} {i % 3}\n" for i, path in enumerate(videos[:6])))
+    other.write_text("".join(f"{path} {i % 2}\n" for i, path in enumerate(videos[6:8])))
+    given = ("--dataset", "list", "--list", train)
+    done = command(*QUICK, "--validation-list", other, "-o", tmp_path / "run", dataset=given)
+    assert done.exit_code == 0, done.stderr
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record.classes == ("0", "1", "2")
+    alone = command(*QUICK, "-o", tmp_path / "alone", dataset=given)
+    assert alone.exit_code == 0
+    assert "no best weights" in alone.stderr
+    assert not (tmp_path / "alone" / "best.safetensors").exists()
+    other.write_text(f"{videos[0]} 5\n")
+    refused = command(*QUICK, "--validation-list", other, "-o", tmp_path / "more", dataset=given)
+    assert refused.exit_code == 2
+    assert "other classes than the training list: number 4 of 6 is 3, and there missing" in flat(refused)
+    assert not (tmp_path / "more").exists()
+
+
 def test_too_many_broken_videos(command: Command, tmp_path: Path) -> None:
     root = make_ucf101(tmp_path / "broken")
     next(iter(sorted(root.glob("Hammering/*g02*")))).write_bytes(b"RIFF no video")
