@@ -158,6 +158,7 @@ SECTIONS = {
     "max_pool3d_same": Section("max_pool3d_same", _PASS),
     "conv3d": Section("conv3d + bias + ReLU", _PASS),
     "depthwise_conv3d": Section("Depthwise conv3d + bias + ReLU", _PASS),
+    "conv3d_training": Section("The passes of convolutions in training", _PASS),
     "mixed_block": Section("Mixed blocks on a GPU, from CUDA graphs", _PASS),
     "frames": Section(
         "I3D on decoded frames",

@@ -48,7 +48,7 @@ struct WeightView {
   const float* values;
   int64_t outputs, channels, kernel_t, kernel_h, kernel_w;
   int64_t stride_output, stride_channel;
-  bool reverse;
+  std::vector<int64_t> taps;
 
   WeightView(const Tensor& weight, bool gradient)
       : values(static_cast<const float*>(weight.const_data_ptr())),
@@ -58,18 +58,24 @@ struct WeightView {
         kernel_h(weight.size(3)),
         kernel_w(weight.size(4)),
         stride_output(weight.stride(gradient ? 1 : 0)),
-        stride_channel(weight.stride(gradient ? 0 : 1)),
-        reverse(gradient) {}
+        stride_channel(weight.stride(gradient ? 0 : 1)) {
+    for (int64_t t = 0; t < kernel_t; ++t) {
+      for (int64_t h = 0; h < kernel_h; ++h) {
+        for (int64_t w = 0; w < kernel_w; ++w) {
+          taps.push_back(t * weight.stride(2) + h * weight.stride(3) + w * weight.stride(4));
+        }
+      }
+    }
+    if (gradient) std::reverse(taps.begin(), taps.end());
+  }
 
   // The taps of one input channel for the output channels of a panel, [tap][kPanel].
-  void read(int64_t panel, int64_t channel, float* taps) const {
-    const int64_t window = kernel_t * kernel_h * kernel_w;
+  void read(int64_t panel, int64_t channel, float* target) const {
     const int64_t lanes = std::min(kPanel, outputs - panel * kPanel);
     const float* source = values + panel * kPanel * stride_output + channel * stride_channel;
-    const int64_t first = reverse ? window - 1 : 0, step = reverse ? -kPanel : kPanel;
     for (int64_t lane = 0; lane < lanes; ++lane, source += stride_output) {
-      float* target = taps + first * kPanel + lane;
-      for (int64_t tap = 0; tap < window; ++tap, target += step) *target = source[tap];
+      for (size_t tap = 0; tap < taps.size(); ++tap)
+        target[tap * kPanel + lane] = source[taps[tap]];
     }
   }
 };
@@ -143,8 +149,8 @@ Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& trans
 Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filters, bool gradient) {
   check(weight.dim() == 5, "weight must have 5 dimensions (Cout, Cin, kt, kh, kw), got ",
         weight.dim());
-  check(weight.scalar_type() == ScalarType::Float && weight.is_contiguous() && weight.numel() > 0,
-        "weight must be contiguous float32 and not empty");
+  check(weight.scalar_type() == ScalarType::Float && weight.numel() > 0,
+        "weight must be float32 and not empty");
   check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
         "dtype must be float32 or bfloat16");
   FilterTransform transform{nullptr, 1, weight.size(2), 1};

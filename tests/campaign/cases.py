@@ -14,7 +14,14 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params, tvl1
-from fasti3d.ops import average_head, conv3d_bn_relu, depthwise_conv3d, max_pool3d, max_pool3d_same
+from fasti3d.ops import (
+    average_head,
+    conv3d_bn_relu,
+    conv3d_training,
+    depthwise_conv3d,
+    max_pool3d,
+    max_pool3d_same,
+)
 from fasti3d.ops.batch_norm_relu import (
     batch_norm_relu_backward_,
     batch_norm_relu_sums,
@@ -25,6 +32,8 @@ from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
+from fasti3d.ops.conv3d_training import cpu_forms
+from fasti3d.ops.conv3d_training import reference as passes
 from fasti3d.ops.depthwise_conv3d import DepthwiseConv3d
 from fasti3d.ops.depthwise_conv3d.reference import depthwise_conv3d_reference
 from fasti3d.ops.fingerprint import fingerprint
@@ -124,6 +133,34 @@ def convolution(pick: random.Random) -> None:
         again = conv3d_bn_relu(dense, weight, bias, p["stride"], relu, None, p["padding"] or "same", added)
         torch.set_num_threads(threads)
         assert torch.equal(again, y), "depends on the layout or the threads"
+
+
+def training(pick: random.Random) -> None:
+    """The three passes, of maps in any layout, and the filters' forms wherever they can be asked for."""
+    p = geometry(pick) | {"padding": None}
+    x = layout(pick, torch.randn(p["n"], p["channels"], *p["size"]))
+    weight = torch.randn(p["outputs"], p["channels"], *p["kernel"])
+    weight /= weight[0].numel() ** 0.5
+    exact = passes.forward(x.double(), weight.double(), p["stride"])
+    grad = layout(pick, torch.randn(exact.shape))
+    y = conv3d_training.forward(x, weight, p["stride"])
+    close(y, exact, relu=False)
+    given = grad.double(), weight.double(), p["stride"]
+    close(
+        conv3d_training.grad_input(grad, weight, p["stride"], p["size"]),
+        passes.grad_input(*given, p["size"]),
+        relu=False,
+    )
+    exact = passes.grad_weight(grad.double(), x.double(), p["stride"], p["kernel"])
+    close(conv3d_training.grad_weight(grad, x, p["stride"], p["kernel"]), exact, relu=False)
+    taps = {1: (1, 3), 2: (4, 5, 6, 7)}.get(p["stride"][0], ())
+    if extension.CORE is not None and p["kernel"][0] in taps:
+        frames = pick.choice((2, 4)) if p["kernel"][0] > 1 else 1
+        sums = cpu_forms.filtered_grad_weight(grad, x, p["stride"], p["kernel"], frames)
+        close(sums, exact, relu=False)
+        torch.set_num_threads(torch.get_num_threads() % 3 + 1)
+        again = cpu_forms.filtered_grad_weight(grad, x, p["stride"], p["kernel"], frames)
+        assert torch.equal(again, sums), "depends on the threads"
 
 
 def pick_residual(pick: random.Random, out: Tensor, *, in_place: bool) -> Tensor | None:
@@ -385,6 +422,7 @@ def any_flow(pick: random.Random) -> None:
 # Their shares.
 KINDS: dict[Callable[[random.Random], None], int] = {
     convolution: 24,
+    training: 12,
     packed: 20,
     pool: 14,
     pool_with_taps: 8,

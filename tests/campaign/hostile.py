@@ -83,6 +83,13 @@ def packing() -> Arguments:
     }
 
 
+def weights_gradient() -> Arguments:
+    inputs, filters, outputs = minimal_filter(4, 3)
+    maps = {"grad": clip(2, 16, 4, 5, 6), "x": clip(2, 16, 4, 5, 6)}
+    matrices = {"inputs": inputs, "outputs": outputs, "filters": filters}
+    return maps | matrices | {"kernel": [3, 3, 3], "stride": [1, 1, 1]}
+
+
 def flow() -> Arguments:
     names = ("mode", "tau", "lambda_", "theta", "nscales", "warps", "epsilon", "inner_iterations")
     names += ("outer_iterations", "scale_step", "gamma", "median_filtering")
@@ -360,15 +367,47 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
         packing,
         [
             of("weight", lambda w: w[0], "weight must have 5"),
-            of("weight", Tensor.double, "weight must be contiguous float32"),
-            of("weight", lambda w: w[:0], "weight must be contiguous float32 and not empty"),
-            of("weight", lambda w: w.transpose(0, 1), "weight must be contiguous"),
+            of("weight", Tensor.double, "weight must be float32"),
+            of("weight", lambda w: w[:0], "weight must be float32 and not empty"),
             put("dtype", torch.float16, "dtype must be float32 or bfloat16"),
             *(
                 of("filters", change, "filters must")
                 for change in (Tensor.float, lambda m: m[:0], lambda m: m[0])
             ),
             of("filters", lambda m: m[..., :2].contiguous(), "filters must"),
+        ],
+    ),
+    (
+        "conv3d_grad_weight",
+        weights_gradient,
+        [
+            *(
+                of(name, change, error)
+                for name in ("grad", "x")
+                for change, error in (
+                    (Tensor.double, "grad and x must be float32"),
+                    (lambda m: m[0], f"{name} must have 5"),
+                    (lambda m: m[:1], r"grad must be \("),
+                    (lambda m: m[:, :, :3], r"grad must be \("),
+                    (lambda m: m[..., :5], r"grad must be \("),
+                    (lambda m: m[:, :0], "x and grad must have channels"),
+                    (lambda m: m[:, :, :0], "must"),
+                    (Tensor.contiguous, f"{name} must be channels-last"),
+                )
+            ),
+            *triples("kernel", 1, 2**31 - 1),
+            *triples("stride", 1, 2**31 - 1),
+            put("kernel", [5, 3, 3], "inputs, outputs and filters must"),
+            put("kernel", [3, 2**31 - 1, 2**31 - 1], "sizes must fit|out of memory|invalid vector"),
+            *(
+                of(name, change, "inputs, outputs and filters must")
+                for name in ("inputs", "outputs", "filters")
+                for change in (Tensor.half, lambda m: m[:0], lambda m: m[0])
+            ),
+            of("inputs", lambda m: m[:3], "inputs, outputs and filters must"),
+            of("filters", lambda m: m[:3], "inputs, outputs and filters must"),
+            put("outputs", torch.zeros(17, 6), "inputs, outputs and filters must"),
+            put("inputs", torch.zeros(6, 1, 17), "inputs, outputs and filters must"),
         ],
     ),
     (

@@ -40,5 +40,5 @@ def run(interpreted: bool) -> str:
     if interpreted:
         environment["TRITON_INTERPRET"] = "1"
     files = sorted(HERE.glob("interpreted_*.py" if interpreted else "test_*_triton.py"))
-    options = ("-rs", *OPTIONS, "-k", "not in_the_interpreter")
+    options = ("-rs", *OPTIONS, "-k", "not in_the_interpreter", *(("-m", "not slow") if _FEW else ()))
     return output_of(sys.executable, "-c", _PROGRAM, *options, *files, **environment)

@@ -13,7 +13,7 @@ from fasti3d.ops.batch_norm_relu.config import Config, Problem, choose
 pytest.importorskip("triton", reason="triton is not installed")
 
 from ahead_of_time import CHIPS, Launch, Recorder, build
-from background import Outcome
+from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.batch_norm_relu import launch
 from fasti3d.runtime.gpu import GpuTraits
@@ -23,9 +23,8 @@ KERNELS = [name for name in vars(launch) if name.startswith("_") and name.endswi
 MAPS = [(64, (32, 112, 112)), (96, (32, 28, 28)), (208, (16, 14, 14)), (16, (32, 28, 28)), (384, (8, 7, 7))]
 
 
-@pytest.mark.background("interpreted_batch_norm_relu.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_batch_norm_relu.py")
 
 
 def launches(chip: GpuTraits, dtypes: list[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> set[Launch]:

@@ -20,7 +20,7 @@ from fasti3d.runtime.gpu import GpuTraits
 pytest.importorskip("triton", reason="triton is not installed")
 
 from ahead_of_time import CHIPS, Launch, Recorder, build
-from background import Outcome
+from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_training import launch
@@ -30,9 +30,8 @@ KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel")
 CONVOLUTIONS = [layer for layer in layers(3, (64, 224, 224)) if isinstance(layer.spec, network.Conv)][:-1]
 
 
-@pytest.mark.background("interpreted_conv3d_stats.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_conv3d_stats.py")
 
 
 def launches(

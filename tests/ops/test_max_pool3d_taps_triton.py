@@ -13,7 +13,7 @@ from fasti3d.inspect.layers import layers
 pytest.importorskip("triton", reason="triton is not installed")
 
 from ahead_of_time import CHIPS, Launch, Recorder, build
-from background import Outcome
+from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.max_pool3d_taps import launch
 from fasti3d.runtime.gpu import GpuTraits
@@ -22,9 +22,8 @@ KERNELS = ("_max_pool3d_taps_kernel", "_max_pool3d_taps_backward_kernel")
 POOLS = [layer for layer in layers(3, (64, 224, 224)) if isinstance(layer.spec, network.Pool)]
 
 
-@pytest.mark.background("interpreted_max_pool3d_taps.py")
-def test_in_the_interpreter(outcome: Outcome) -> None:
-    assert outcome.status == 0, outcome.output[-10000:]
+def test_in_the_interpreter() -> None:
+    assert_passes_interpreted("interpreted_max_pool3d_taps.py")
 
 
 def launches(

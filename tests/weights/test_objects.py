@@ -241,7 +241,7 @@ def test_an_open_file_is_taken_from_its_beginning(tmp_path: Path, state_dict: Te
         (torch.nn.Linear(1, 1), r"got Linear: give its state_dict\(\)"),
         (io.StringIO("x"), r"open\(path, 'rb'\)"),
     ],
-    ids=repr,
+    ids=["int", "list", "bytes", "module", "text"],
 )
 def test_what_is_not_taken_says_what_is(given: Any, hint: str) -> None:
     with pytest.raises(TypeError, match=f"weights must be .*{hint}"):

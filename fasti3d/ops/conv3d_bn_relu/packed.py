@@ -161,7 +161,7 @@ class DirectConv3d(PackedConv3d):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> DirectConv3d:
-        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype)
+        packed = torch.ops.fasti3d.conv3d_pack(weight, dtype)
         return cls(packed, _whole_panels(bias), len(weight), geometry)
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
@@ -181,7 +181,7 @@ class WinogradConv3d(PackedConv3d):
     ) -> WinogradConv3d:
         """With so many output frames per tile and weights in ``dtype``: what ``winograd_tile`` returns."""
         transform = minimal_filter(frames, geometry.kernel[0], geometry.stride[0])
-        packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), dtype, transform.filters)
+        packed = torch.ops.fasti3d.conv3d_pack(weight, dtype, transform.filters)
         return cls(packed, _whole_panels(bias), len(weight), geometry, transform)
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:

@@ -8,12 +8,15 @@ from typing import Literal, NamedTuple
 import torch
 
 from fasti3d.ops.conv3d_bn_relu.geometry import output_size
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.tiling import Triple
 
 Pass = Literal["forward", "grad_input", "grad_weight"]
 
-# Output pixels of a batch from which the kernels win: below, the weights' packing takes what they save.
-_MIN_PIXELS = 512
+# Output pixels of a batch, and products of channels, from which the filter wins in the forward pass and for
+# the input's gradient: below, packing the weights takes what it saves. And pixels from which four frames per
+# tile are faster for the weights' gradient than two, which round less.
+_MIN_PIXELS, _MIN_CHANNELS, _MIN_PIXELS_OF_FOUR = 3000, 2048, 512
 
 
 class Problem(NamedTuple):
@@ -92,7 +95,9 @@ def _forward(problem: Problem, *, flipped: bool) -> Choice:
     if not _has_filter(problem) or frames < 3:
         return _torch("a minimal filter of 4 frames saves nothing")
     if problem.batch * prod(problem.output_size) < _MIN_PIXELS:
-        return _torch(f"of fewer than {_MIN_PIXELS} pixels packing takes what the filter saves")
+        return _torch(f"of fewer than {_MIN_PIXELS} pixels packing takes what a minimal filter saves")
+    if problem.in_channels >= FEW_CHANNELS and problem.in_channels * problem.out_channels < _MIN_CHANNELS:
+        return _torch("transforming so few channels takes what a minimal filter saves")
     return Choice("filter", 4, "half the products take 0.6 to 0.9 of oneDNN's time, packing included")
 
 
@@ -100,6 +105,8 @@ def _grad_weight(problem: Problem) -> Choice:
     if not _has_filter(problem):
         return _torch("a minimal filter saves nothing")
     frames, *_ = problem.output_size
-    if problem.stride[0] == 1 and (frames < 3 or problem.batch * prod(problem.output_size) < _MIN_PIXELS):
+    if problem.stride[0] == 1 and (
+        frames < 3 or problem.batch * prod(problem.output_size) < _MIN_PIXELS_OF_FOUR
+    ):
         return Choice("filter", 2, "oneDNN takes 1.5 to 2 times as long for few pixels")
     return Choice("filter", 4, "half the products take 0.5 to 0.8 of oneDNN's time")

@@ -31,7 +31,7 @@ def filtered(
     """
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
     inputs, filters, outputs = minimal_filter(frames, kernel[0], stride[0])
-    packed = torch.ops.fasti3d.conv3d_pack(weight.contiguous(), torch.float32, filters, gradient)
+    packed = torch.ops.fasti3d.conv3d_pack(weight, torch.float32, filters, gradient)
     no_bias = torch.zeros(-(-out.shape[1] // PANEL) * PANEL)
     torch.ops.fasti3d.conv3d_winograd_(
         _readable(x), packed, no_bias, inputs, outputs, kernel, stride, None, False, out, 0

@@ -29,9 +29,15 @@ def _padded(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Te
     return (pad_same(x, kernel, stride), (0, 0, 0)) if padding is None else (x, padding)
 
 
+def _like(x: Tensor, weight: Tensor) -> Tensor:
+    """A map of fewer values than the weights in their layout, to which torch else brings the weights."""
+    dense = x.device.type == "cpu" and weight.is_contiguous() and x.numel() < weight.numel()
+    return x.contiguous() if dense else x
+
+
 def forward(x: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     """(N, Cout, T', H', W'), SAME."""
-    clip, padding = _padded(x, weight.shape[2:], stride)
+    clip, padding = _padded(_like(x, weight), weight.shape[2:], stride)
     return torch_conv3d.conv3d(clip, weight.to(x.dtype), None, stride, padding)
 
 

@@ -91,7 +91,7 @@ class DatasetRequest:
 
     def _check_paths(self) -> None:
         if self.root is not None and not os.path.isdir(self.root):
-            found = "is a file" if os.path.lexists(self.root) else "does not exist"
+            found = "is a file" if os.path.isfile(self.root) else "does not exist, or leads nowhere"
             raise DatasetError(f"the root {quoted(self.root)} {found}: expected the folder of the videos")
         for option, path in (("--list", self.list), ("--annotations", self.annotations)):
             if path is not None and not os.path.exists(path):
