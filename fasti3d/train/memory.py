@@ -25,7 +25,7 @@ class Memory:
 
     Attributes:
         fixed: weights, gradients, the optimizer's momentum and averages of the weights.
-        per_clip: what is kept of a clip for the backward pass; on a GPU all that it takes.
+        per_clip: what is kept of a clip for the backward pass, and the clip; on a GPU all that it takes.
         available: of the device in all.
     """
 
@@ -65,7 +65,8 @@ def measured(updater: Updater, sample: ClipSample, *, averaged: bool, device: to
         return Memory(fixed, max(per_clip, 0), torch.cuda.mem_get_info(device)[1])
     with _counting_saved(updater) as saved:
         updater.probe([sample])
-    return Memory(fixed, sum(saved.values()), _physical())
+    clip = updater.clips([sample])
+    return Memory(fixed, sum(saved.values()) + clip.numel() * clip.element_size(), _physical())
 
 
 def explained(
