@@ -20,6 +20,7 @@ from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.evaluate import evaluate
 from fasti3d.cli.extract import Command, extract
+from fasti3d.cli.finetune import finetune
 from fasti3d.cli.flow import flow
 from fasti3d.cli.fvd import fvd
 from fasti3d.cli.plan import plan
@@ -50,6 +51,7 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(evaluate)
 app.command(cls=Command)(extract)
+app.command()(finetune)
 app.command()(flow)
 app.command()(fvd)
 app.command()(plan)

@@ -10,15 +10,32 @@ from typing import TYPE_CHECKING
 from fasti3d.lazy import lazily
 
 if TYPE_CHECKING:
+    from fasti3d.train.api import DryRun, TrainingResult, dry_run, finetune
     from fasti3d.train.record import TrainingRecord, read_record
+    from fasti3d.train.settings import TrainingError, TrainingSettings
 
-__all__ = ["TrainingRecord", "read_record"]
+__all__ = [
+    "DryRun",
+    "TrainingError",
+    "TrainingRecord",
+    "TrainingResult",
+    "TrainingSettings",
+    "dry_run",
+    "finetune",
+    "read_record",
+]
 
 # Loaded when first used, so that a record can be read without torch.
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "DryRun": "fasti3d.train.api",
+        "TrainingError": "fasti3d.train.settings",
         "TrainingRecord": "fasti3d.train.record",
+        "TrainingResult": "fasti3d.train.api",
+        "TrainingSettings": "fasti3d.train.settings",
+        "dry_run": "fasti3d.train.api",
+        "finetune": "fasti3d.train.api",
         "read_record": "fasti3d.train.record",
     },
 )

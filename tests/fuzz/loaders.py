@@ -37,12 +37,17 @@ from fasti3d.metrics.sources import open_source
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Problem
+from fasti3d.train import TrainingError, TrainingRecord, read_record
 from fasti3d.train.data import HMDB51, UCF101, DatasetError, Kinetics, VideoList, index_cache
 from fasti3d.train.evaluation import ScoresError, read_scores
 from fasti3d.train.evaluation.parts import PartsFolder, PartWriter
 from fasti3d.train.evaluation.scores import save_scores
+from fasti3d.train.journal import read_log
+from fasti3d.train.run_folder import RunFolder
+from fasti3d.train.state import Progress, load_state
 from fasti3d.video import VideoError
 from fasti3d.weights import WeightsError, load_partial
+from fasti3d.weights.metadata import Metadata
 
 # Enough names of a network to be known as one.
 _KEYS = [f"Mixed_4{block}.b0.bn.{leaf}" for block in "bcdef" for leaf in ("weight", "bias")]
@@ -364,6 +369,34 @@ def _scores_loaders() -> list[Loader]:
     ]
 
 
+def _training_loaders() -> list[Loader]:
+    """The files of a run: its config, its log, its checkpoint, and the record in its weights."""
+    tensors = {"logits.conv3d.bias": torch.zeros(2)}
+    record = TrainingRecord("ucf101", "train", 1, "rgb", ("a", "b"))
+    noted = Metadata("pytorch-i3d", "here", "0" * 64, record.classes, record.as_json())
+    state = {"format": 1, "progress": vars(Progress(step=3)), "model": tensors}
+    log = b"step,loss,validation_accuracy\n1,0.5,\n1,,0.25\n"
+    config = json.dumps({"command": {"batch": 6}, "settings": {"lr": 0.1}}).encode()
+    return [
+        Loader(
+            "run: config",
+            config,
+            lambda path: RunFolder(path.parent).read_config(),
+            (TrainingError,),
+            "config.json",
+        ),
+        Loader("run: log", log, read_log, (), "log.csv"),
+        Loader(
+            "run: checkpoint",
+            _written(lambda file: torch.save(state, file)),
+            lambda path: load_state(RunFolder(path.parent)),
+            (TrainingError,),
+            "last.pt",
+        ),
+        Loader("run: record", safetensors.torch.save(tensors, noted.encoded()), read_record, (WeightsError,)),
+    ]
+
+
 @cache
 def loaders() -> list[Loader]:
     """All of them."""
@@ -375,4 +408,5 @@ def loaders() -> list[Loader]:
         *_record_loaders(),
         *_dataset_loaders(),
         *_scores_loaders(),
+        *_training_loaders(),
     ]
