@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fasti3d.i3d import I3D
+from fasti3d.sync_batch_norm import synchronize_batch_norms
 from fasti3d.train.data.clips import ClipSample
 from fasti3d.train.distributed import spread
 from fasti3d.train.evaluation.ranks import Ranks
@@ -31,7 +32,6 @@ from fasti3d.train.settings import Recipe, RefusedError, TrainingError, Training
 from fasti3d.train.state import Progress, check_finite, load_state, save_state, weights_file
 from fasti3d.train.stopping import Stopping, StopRequest
 from fasti3d.train.stream import ClipStream
-from fasti3d.train.sync_batch_norm import synchronize_batch_norms
 from fasti3d.train.updating import Step, Updater
 from fasti3d.utils.naming import quoted
 from fasti3d.utils.parsing import Json

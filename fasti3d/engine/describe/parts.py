@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from fasti3d.forms import form_of, is_altered, is_watched, stated_form
 from fasti3d.reference import BatchNorm3d
+from fasti3d.sync_batch_norm import SYNCHRONIZED
 
-NORMS = (BatchNorm3d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NORMS = (BatchNorm3d, nn.BatchNorm3d, *SYNCHRONIZED)
 # Modules that return their input in eval mode.
 DROPOUTS = (nn.Dropout, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 _PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)

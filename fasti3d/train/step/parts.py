@@ -13,6 +13,7 @@ from fasti3d.engine.describe.inception import check_pool, known_conv, known_norm
 from fasti3d.engine.describe.parts import MismatchError, check_dtypes, check_torch, form
 from fasti3d.forms import MixedForm, Size
 from fasti3d.ops.border import sum_dtype
+from fasti3d.sync_batch_norm import SYNCHRONIZED
 
 _ONE, _THREE = (1, 1, 1), (3, 3, 3)
 POOL = network.Pool(_THREE, _ONE)  # of a Mixed block
@@ -117,9 +118,9 @@ def _mixed(module: nn.Module | None, channels: int | None, path: str) -> Mixed:
 def sync_group(unit: Unit) -> Any:
     """The process group that a batch norm has its statistics over; None if it is this process alone."""
     norm = unit.norm
-    if not (isinstance(norm, nn.SyncBatchNorm) and norm.training):
+    if not (isinstance(norm, SYNCHRONIZED) and norm.training):
         return None
     if not (dist.is_available() and dist.is_initialized()):
         return None
-    group = norm.process_group or dist.group.WORLD
+    group = getattr(norm, "process_group", None) or dist.group.WORLD
     return group if dist.get_world_size(group) > 1 else None

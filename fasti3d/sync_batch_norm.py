@@ -1,4 +1,4 @@
-"""Batch norm over the clips of all processes, on a CPU as well, where torch's own refuses."""
+"""Batch norm over the clips of all processes, on a CPU as well, where torch's own and its DDP refuse."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ class SyncBatchNorm3d(BatchNorm3d):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         scale = (var + self.eps).rsqrt() * self.weight
         return (centered * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+# Those that take their statistics over processes in training mode.
+SYNCHRONIZED = (nn.SyncBatchNorm, SyncBatchNorm3d)
 
 
 def synchronize_batch_norms(model: nn.Module) -> None:
