@@ -119,7 +119,10 @@ def finetune(
     batch: Annotated[int, typer.Option(help="Clips per device and forward pass.")] = 6,
     accumulate: Annotated[int, typer.Option(help="Forward passes per step.")] = 1,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate.", show_default=".1 x clips per step / 384")
+        float | None,
+        typer.Option(
+            help="Learning rate.", show_default=".1 x clips per step / 384; 1 x with --freeze trunk"
+        ),
     ] = None,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = 1e-7,

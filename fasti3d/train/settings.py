@@ -18,6 +18,8 @@ Freeze = Literal["trunk", "bn", "none"]
 
 # The paper's: 64 GPUs of 6 clips, of which each has batch norm of its own.
 PAPER_LR, PAPER_BATCH = 0.1, 384
+# Of a classifier alone, whose loss is convex and whose runs are short.
+CLASSIFIER_LR = 1.0
 DEFAULT_STEPS = 5_000
 # Below this many clips per device, statistics of a batch are too noisy to train with.
 MIN_STATISTICS_BATCH = 4
@@ -50,7 +52,8 @@ class TrainingSettings:
         epochs: Passes over the training list, in place of ``steps``.
         batch: Clips per device and forward pass.
         accumulate: Forward passes per step.
-        lr: Learning rate after the warm-up; None is .1 times the global batch / 384, the paper's.
+        lr: Learning rate after the warm-up; None is .1 times the global batch / 384, the paper's, and ten
+            times that for a classifier alone (``freeze="trunk"``).
         momentum, weight_decay: Of SGD.
         dropout: Before the classifier.
         amp: ``"bf16"``, ``"fp16"`` (with a scaled loss), ``"off"``, or ``"auto"``: bf16 on a GPU.
@@ -224,11 +227,12 @@ def recipe(
         steps = math.ceil(settings.epochs * videos / batch)
     elif settings.steps is None and settings.limit is not None:
         steps = settings.limit
+    rate = CLASSIFIER_LR if settings.freeze == "trunk" else PAPER_LR
     together = settings.batch * (processes if settings.sync_bn else 1)
     amp = ("bf16" if on_gpu else "off") if settings.amp == "auto" else settings.amp
     return Recipe(
         steps=steps,
-        lr=PAPER_LR * batch / PAPER_BATCH if settings.lr is None else settings.lr,
+        lr=rate * batch / PAPER_BATCH if settings.lr is None else settings.lr,
         freeze=settings.freeze or ("bn" if together < MIN_STATISTICS_BATCH else "none"),
         bn_momentum=settings.bn_momentum or (0.001 if from_kinetics else 0.1),
         global_batch=batch,

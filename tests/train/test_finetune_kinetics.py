@@ -85,6 +85,6 @@ def test_four_classes_on_clips_of_16_frames(
 @pytest.mark.slow
 @pytest.mark.usefixtures("kinetics_weights")
 def test_four_classes_in_a_trial_run(root: Path, tmp_path: Path) -> None:
-    found = accuracy(root, tmp_path / "run", "--limit", 40, "--lr", 0.02)
+    found = accuracy(root, tmp_path / "run", "--limit", 40)
     assert found is not None
     assert found > 0.9

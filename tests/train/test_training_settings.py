@@ -22,6 +22,7 @@ def test_the_defaults_are_the_papers() -> None:
     found = made(settings)
     assert (found.steps, found.freeze, found.bn_momentum, found.half) == (5000, "none", 0.001, None)
     assert found.lr == pytest.approx(0.1 * 6 / 384)
+    assert made(TrainingSettings(freeze="trunk")).lr == pytest.approx(6 / 384)
     assert found.evaluate_every == 500
     assert made(settings, on_gpu=True).half == "bf16"
     assert made(settings, from_kinetics=False).bn_momentum == 0.1
