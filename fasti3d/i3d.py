@@ -26,7 +26,7 @@ from fasti3d.utils.derived import DerivedCache, memory_of
 from fasti3d.widths import last_layer
 
 if TYPE_CHECKING:
-    from fasti3d.weights import Spec
+    from fasti3d.weights import Checkpoint, Spec
 
 _log = logging.getLogger(__name__)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -80,8 +80,8 @@ class I3D(reference.I3D):
     After ``.half()`` or ``.bfloat16()`` batch norm stays in float32.
 
     Args:
-        num_classes: classes of the head; 400 for Kinetics-400.
-        in_channels: 3 for RGB clips, 2 for optical flow.
+        num_classes: classes of the head; None takes those of the weights, or the 400 of Kinetics-400.
+        in_channels: 3 for RGB clips, 2 for optical flow; None takes those of the weights, or 3.
         weights: a name from ``fasti3d.weights.registry()`` such as ``"kinetics400-rgb"``, the path of a
             checkpoint in any known format, such a file open for binary reading, or a state dict with any
             known names; None initialises at random.
@@ -111,27 +111,30 @@ class I3D(reference.I3D):
 
     def __init__(
         self,
-        num_classes: int = 400,
-        in_channels: int = 3,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         *,
         weights: Spec | None = None,
         dropout: float = 0.5,
     ) -> None:
+        checkpoint = None if weights is None else checkpoint_of(weights)
+        if num_classes is None:
+            num_classes = 400 if checkpoint is None else checkpoint.num_classes
+        if in_channels is None:
+            in_channels = 3 if checkpoint is None else checkpoint.in_channels
         super().__init__(num_classes, in_channels, dropout=dropout)
         self._labels: tuple[tuple[str, ...], nn.Module | None] | None = None
         self._plan: _Kept | None = None
         self._plans: DerivedCache[Plan] = DerivedCache()
         self._trained: _Trained | None = None
         self._recompute = "auto"
-        if weights is not None:
-            self._load(weights)
+        if checkpoint is not None:
+            self._load(checkpoint)
 
-    def _load(self, weights: Spec) -> None:
-        # Here and not at the top: most users of the module bring no weights, and reading checkpoints takes
-        # packages that are slow to import.
-        from fasti3d.weights import load, load_into
+    def _load(self, checkpoint: Checkpoint) -> None:
+        from fasti3d.weights import load_into
 
-        load_into(self, load(weights))
+        load_into(self, checkpoint)
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -387,6 +390,15 @@ class I3D(reference.I3D):
         super().__setstate__({"_labels": None, "_recompute": "auto", **derived, **kept})
         if names is not None:
             self.labels = names
+
+
+def checkpoint_of(weights: Spec) -> Checkpoint:
+    """What ``fasti3d.weights.load`` reads."""
+    # Here and not at the top: most users of the module bring no weights, and reading checkpoints takes
+    # packages that are slow to import.
+    from fasti3d.weights import load
+
+    return load(weights)
 
 
 def _map_of(endpoint: str) -> str:

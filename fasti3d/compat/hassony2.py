@@ -287,7 +287,7 @@ class I3D(_Aliased, i3d.I3D):
         self.avg_pool = nn.AvgPool3d(network.HEAD_POOL, _ONE)
         self.softmax = nn.Softmax(1)
         if weights is not None:
-            self._load(weights)
+            self._load(i3d.checkpoint_of(weights))
 
     def _make_part(
         self, name: str, in_channels: int, spec: network.Conv | network.Pool | network.Mixed

@@ -17,7 +17,7 @@ from torch.nn.modules.utils import _triple
 from fasti3d import network, reference
 from fasti3d.compat.head import pooled_features
 from fasti3d.forms import PoolForm, UnitForm, states_form
-from fasti3d.i3d import I3D
+from fasti3d.i3d import I3D, checkpoint_of
 from fasti3d.same_padding import pad_same
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class InceptionI3d(I3D):
         # After the classifier, as in the port: saved optimizer states number parameters in this order.
         self.build()
         if weights is not None:
-            self._load(weights)
+            self._load(checkpoint_of(weights))
 
     def _make_part(
         self, name: str, in_channels: int, spec: network.Conv | network.Pool | network.Mixed

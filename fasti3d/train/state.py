@@ -115,6 +115,8 @@ def load_state(folder: RunFolder) -> dict[str, Any] | None:
 def weights_file(model: I3D, record: TrainingRecord, source: str) -> bytes:
     """Return the content of a safetensors file of a network, with its labels and what it was trained on.
 
+    ``source`` says where the weights came from that training started with.
+
     Raises:
         TrainingError: a tensor has values that are not finite.
     """
@@ -125,7 +127,9 @@ def weights_file(model: I3D, record: TrainingRecord, source: str) -> bytes:
     digest = hashlib.sha256()
     for tensor in tensors.values():
         digest.update(tensor.numpy().tobytes())
-    noted = Metadata("pytorch-i3d", source, digest.hexdigest(), record.classes, record.as_json())
+    split = "" if record.split is None else f" split {record.split}"
+    origin = f"{source}, trained on {record.dataset}{split}"
+    noted = Metadata("pytorch-i3d", origin, digest.hexdigest(), record.classes, record.as_json())
     return save(tensors, noted.encoded())
 
 

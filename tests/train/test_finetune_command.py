@@ -22,7 +22,7 @@ from waiting import PATIENCE
 from fasti3d import I3D
 from fasti3d.cli import app
 from fasti3d.train import TrainingRecord, read_record
-from fasti3d.weights import Checkpoint
+from fasti3d.weights import Checkpoint, load
 from fasti3d.weights.checkpoint import write_checkpoint
 
 Command = Callable[..., Result]
@@ -87,11 +87,13 @@ def test_a_run_and_its_folder(command: Command, tmp_path: Path) -> None:
     assert record is not None
     assert (record.dataset, record.split, record.stream, record.classes) == ("ucf101", 1, "rgb", CLASSES)
     assert (record.listed, record.found) == (12, 12)
-    model = I3D(4, weights=out / "best.safetensors")
-    assert model.labels == CLASSES
+    model = I3D(weights=out / "best.safetensors")
+    assert (model.num_classes, model.labels) == (4, CLASSES)
+    # Which tells it from the public weights that a run may start with, whose classifier is replaced unasked.
+    assert load(out / "best.safetensors").source == "random numbers, trained on ucf101 split 1"
     config = json.loads((out / "config.json").read_text())
     assert config["command"]["steps"] == 2
-    assert config["resolved"]["lr"] == pytest.approx(0.1 * 2 / 384)
+    assert config["resolved"]["lr"] == pytest.approx(2 / 384)
     before = (out / "last.pt").stat().st_mtime_ns
     again = command(*QUICK, "-o", out)  # is done already
     assert again.exit_code == 0
