@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor, nn
+from waiting import PATIENCE
 
 from fasti3d.fusion.fuse import FoldedConv3d
 from fasti3d.ops.conv3d_bn_relu.torch_conv3d import conv3d, conv3d_backward
@@ -64,3 +68,19 @@ def test_gradients(width: int, kernel: Triple, stride: Triple, padding: Triple) 
     only = conv3d_backward(grad, x, weight, stride, padding, (False, True, False))
     assert [gradient is None for gradient in only] == [True, False, True]
     assert torch.equal(only[1], actual[1])
+
+
+# In a process of its own: what never ends cannot be interrupted.
+_ENDS = """
+import torch
+from fasti3d.ops.conv3d_bn_relu.torch_conv3d import conv3d_backward
+torch.set_num_threads(2)
+x, grad = (torch.randn(1, n, 5, 49, 49).bfloat16() for n in (64, 192))
+x, grad = (t.contiguous(memory_format=torch.channels_last_3d) for t in (x, grad))
+weight = torch.zeros(192, 64, 3, 3, 3, dtype=torch.bfloat16)
+conv3d_backward(grad, x, weight, (1, 1, 1), (1, 1, 1), (False, True, False))
+"""
+
+
+def test_gradient_of_weights_ends_on_two_threads() -> None:
+    subprocess.run([sys.executable, "-c", _ENDS], check=True, timeout=PATIENCE)

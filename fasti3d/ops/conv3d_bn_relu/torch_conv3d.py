@@ -1,7 +1,8 @@
 """torch's conv3d and its gradients, right where oneDNN's bfloat16 kernels for AMX are not.
 
 At a stride along w of which the output has a single column, these read beyond the clip (torch 2.13): the
-column is the same without the stride.
+column is the same without the stride. Where they pad along time, the gradient of some weights never ends on
+several threads: zeros are copied around the clip there.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ def conv3d_backward(
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``conv3d`` with respect to x, weight and bias, as far as needed."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and needed[1] and padding[0]:
+        frames, padded = padding[0], F.pad(x, (0, 0, 0, 0, padding[0], padding[0]))
+        x_grad, *others = conv3d_backward(grad, padded, weight, stride, (0, *padding[1:]), needed)
+        return None if x_grad is None else x_grad.narrow(2, frames, x.shape[2]), *others
     columns = _columns(x, weight, stride, padding, (1, 1, 1))
     width, before = x.shape[4], padding[2]
     if columns is not None:
