@@ -177,6 +177,7 @@ class I3D(reference.I3D):
         elif needs_ordinary_path(x):
             pass
         elif self.training:
+            check_range(x)
             maps = self._training_step(x, wanted, dtype, clip_dtype)
         else:
             check_range(x)

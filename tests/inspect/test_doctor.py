@@ -117,7 +117,10 @@ def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cards = tuple(doctor.GpuReport(f"cuda:{i}", it.name, "9.0", 1 << 30) for i, it in gpus.items())
     diagnosis = dataclasses.replace(doctor.diagnose(), gpus=cards, tuned=found, problems=refused)
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
-    out = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, ["doctor"]).stdout
-    assert f"{good}: 1 convolutions, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16" in out
-    assert "none, configurations are estimated: fasti3d tune measures them" in out
-    assert refused[0] in out
+    out = CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["doctor"]).stdout
+    for said in (
+        f"{good}: 1 convolutions, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16",
+        "none, configurations are estimated: fasti3d tune measures them",
+        refused[0],
+    ):
+        assert "".join(said.split()) in "".join(out.split())  # wherever lines end
