@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:FVD of:UserWarning", "ignore:x has values from:UserWarning"),
 ]
 
-# TensorFlow printed 151.39244 for 30 frames and 569.230 for 10. These weights give 151.3926 in JAX, and for 10
+# TensorFlow printed 151.39244 for 30 frames, 569.230 for 10. These weights give 151.3926 in JAX, and for 10
 # frames 569.7707 in float64 (569.772 in JAX, 569.7713 in torch, both float32).
 BLACK_AND_WHITE = [(10, 569.7707), pytest.param(30, 151.3926, marks=pytest.mark.slow)]
 # TensorFlow printed 10.138085 for 128 clips a side.
