@@ -15,7 +15,7 @@ namespace fasti3d {
 
 constexpr int64_t kPanel = 16;
 // Products that are summed by themselves, about, before they are added to others: in float32.
-constexpr int64_t kSummed = 64;
+constexpr int64_t kSummed = 128;
 // Clips of fewer channels than this (the stem) are first laid out with their padding along w, so
 // that a tap is a run of kernel_w * channels values and not of 2 or 3.
 constexpr int64_t kFewChannels = 16;

@@ -28,10 +28,10 @@ inline void store_lanes(float* out, Vector v, int64_t count) {
 template <int kPanels>
 void run_tile(const TileArgs& args) {
   constexpr int kVectors = kPanels * kVectorsPerPanel;
-  Vector total[kRows][kVectors];
+  Vector sum[kRows][kVectors], total[kRows][kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const Vector bias = load_lanes(args.bias + v * kLanes);
-    for (int r = 0; r < kRows; ++r) total[r][v] = bias;
+    for (int r = 0; r < kRows; ++r) sum[r][v] = bias;
   }
   const float* const weights = static_cast<const float*>(args.weights);
   // A sum's rounding error grows with its length: about kSummed products are summed by themselves.
@@ -39,7 +39,16 @@ void run_tile(const TileArgs& args) {
   const int64_t pieces = (args.run + kSummed - 1) / kSummed;
   const int64_t length = (args.run + pieces - 1) / pieces;
   for (int64_t first = 0; first < args.count * pieces; first += together) {
-    Vector sum[kRows][kVectors] = {};
+    if (first > 0) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          total[r][v] = first == together ? sum[r][v] : total[r][v] + sum[r][v];
+          sum[r][v] = Vector{};
+        }
+      }
+    }
     const int64_t begin = first / pieces, end = std::min(begin + together, args.count);
     const int64_t from = first % pieces * length, to = std::min(from + length, args.run);
     for (int64_t tap = begin; tap < end; ++tap) {
@@ -60,22 +69,19 @@ void run_tile(const TileArgs& args) {
         }
       }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) total[r][v] += sum[r][v];
-    }
   }
+  const bool several = args.count * pieces > together;
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
+      if (several) sum[r][v] += total[r][v];
       if (args.residual != nullptr) {
-        total[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
-                                  args.channels - v * kLanes);
+        sum[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
+                                args.channels - v * kLanes);
       }
       // Written so that a NaN stays one, as in torch.
-      if (args.relu) total[r][v] = total[r][v] < 0.0f ? Vector{} : total[r][v];
-      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, total[r][v],
+      if (args.relu) sum[r][v] = sum[r][v] < 0.0f ? Vector{} : sum[r][v];
+      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, sum[r][v],
                   args.channels - v * kLanes);
     }
   }
