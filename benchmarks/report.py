@@ -127,6 +127,12 @@ SECTIONS = {
         "On a GPU every pass is waited for. Device MB: what torch's allocator holds for a pass beyond one "
         "copy of the weights and the clip.",
     ),
+    "training step": Section(
+        "Training steps",
+        _PASS | {"kept MB": _number("kept_mb", ".0f"), "MB": _number("peak_mb", ".0f")},
+        "Forward, loss and backward of a batch. Kept MB: what autograd keeps for the backward pass; MB: peak "
+        "resident memory of a step. Gradients are checked against those of float64.",
+    ),
     "GPU training": Section(
         "Training steps on a GPU",
         _PASS | {"device MB": _number("device_mb", ".0f"), "fasti3d's share": _number("memory_share", ".2f")},
