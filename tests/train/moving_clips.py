@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from fasti3d import I3D, network
+from fasti3d.flow.params import PRESETS
 from fasti3d.train.data.batches import to_device
 from fasti3d.train.data.clips import ClipSample, Crop
+from fasti3d.train.data.flow_source import solved_clip
 from fasti3d.train.evaluation.ranks import ranks
 from fasti3d.train.journal import Journal
 from fasti3d.train.loop import Job, Trainer
@@ -74,6 +76,14 @@ class MovingClips:
         step = -2 if i % 2 == 0 else 2
         frames = np.stack([np.roll(texture, step * t, axis=1) for t in range(self._frames)])
         return ClipSample(torch.from_numpy(frames), Crop(0, 0, self._size, False), i % 2, f"{epoch}/{i}.avi")
+
+
+class MovingFlow(MovingClips):
+    """The flow of such clips, of a frame less, as the solver finds it."""
+
+    def __getitem__(self, item: tuple[int, int]) -> ClipSample:
+        sample = super().__getitem__(item)
+        return replace(sample, frames=solved_clip(sample.frames, PRESETS["i3d"]))
 
 
 def accuracy(model: I3D, clips: Any, half: int = 16) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from moving_clips import MovingClips, accuracy, eighth, job_of, train
+from moving_clips import MovingClips, MovingFlow, accuracy, eighth, job_of, train
 
 from fasti3d.train.journal import read_log
 from fasti3d.train.settings import TrainingSettings
@@ -25,10 +25,11 @@ def _small() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def trained(folder: Path, **settings: object) -> float:
+def trained(folder: Path, kind: type[MovingClips] = MovingClips, **settings: object) -> float:
     """The accuracy on held-out clips at the end, as the run finds it."""
-    held_out = MovingClips(64, first=10_000)
-    job = job_of(TrainingSettings(**SETTINGS, **settings), MovingClips(64), lambda m: accuracy(m, held_out))
+    held_out = kind(64, frames=17, first=10_000)
+    clips = kind(64, frames=17)
+    job = job_of(TrainingSettings(**SETTINGS, **settings), clips, lambda m: accuracy(m, held_out))
     train(job, folder)
     log = read_log(folder / "log.csv")
     assert log[39]["loss"] < 0.1  # it has learned in any case
@@ -37,6 +38,11 @@ def trained(folder: Path, **settings: object) -> float:
 
 def test_direction_of_motion_is_learned(tmp_path: Path) -> None:
     assert trained(tmp_path / "run") > 0.95
+
+
+@pytest.mark.slow
+def test_direction_of_motion_is_learned_from_flow(tmp_path: Path) -> None:
+    assert trained(tmp_path / "run", MovingFlow, stream="flow") > 0.95
 
 
 def test_statistics_of_nothing_are_chance(tmp_path: Path) -> None:
