@@ -89,9 +89,9 @@ def error(y: Tensor, exact: Tensor) -> float:
 
 
 # Relative, against float64, by the frames of the window. Sums are of 128 products, and joined; a minimal
-# filter of four frames rounds transformed values once more, the stem's of eight taps in larger factors. torch's
-# own errors, which some passes have, are 1e-7 to 1.32e-6 here, and differ twofold between its layouts and
-# instruction sets.
+# filter of four frames rounds transformed values once more, the stem's of eight taps in larger factors.
+# torch's own errors, which some passes have, are 1e-7 to 1.32e-6 here, and differ twofold between its layouts
+# and instruction sets.
 ROUNDING = {1: 3e-7, 3: 6e-7, 7: 1.5e-6}
 
 
