@@ -50,7 +50,7 @@ def test_help_names_every_verb() -> None:
     code, out, _ = invoke("--help")
     assert code == 0
     assert len(VERBS) > 10
-    for verb, *_ in VERBS:
+    for verb, *_ in filter(None, VERBS):
         assert verb in out
 
 
