@@ -153,7 +153,7 @@ def evaluate(
     """Test a network on a data set, or add the scores of two streams.
 
     Under torchrun the videos are shared out; the file of scores is the same for any number of processes. The
-    same command goes on after a kill. Exit code 1 means that there is no result, 2 that the call was wrong; a
+    same command resumes after a kill. Exit code 1 means that there is no result, 2 that the call was wrong; a
     video that fails counts as wrong.
     """
     with output.leading_rank_speaks():

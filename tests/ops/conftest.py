@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -35,20 +36,39 @@ def _fast_interpreter() -> None:
         check_sums(False)
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test once with each instruction set this CPU has."""
+@contextmanager
+def _limited(isa: str) -> Iterator[None]:
+    """Inside, kernels run in an instruction set; the test is skipped where this CPU has not got it."""
     if extension.CORE is None:
         pytest.skip("the extension was not built")
     before = extension.CORE.isa()
     # AVX512_BF16 adds kernels for bfloat16 and leaves the others as they are: one run covers both.
-    extension.CORE.limit_isa("avx512_bf16" if request.param == "avx512" else request.param)
+    extension.CORE.limit_isa("avx512_bf16" if isa == "avx512" else isa)
     try:
-        if not extension.CORE.isa().startswith(request.param):
-            pytest.skip(f"this CPU, or FASTI3D_ISA, offers no {request.param}")
-        yield request.param
+        if not extension.CORE.isa().startswith(isa):
+            pytest.skip(f"this CPU, or FASTI3D_ISA, offers no {isa}")
+        yield
     finally:
         extension.CORE.limit_isa(before)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each instruction set this CPU has."""
+    with _limited(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As ``isa``, and once with the references of the operator that the test's module is named after."""
+    if request.param == "reference":
+        name = request.module.__name__.removeprefix("test_")
+        monkeypatch.setattr(f"fasti3d.ops.{name}.op._CPU_DTYPES", ())
+        yield
+        return
+    with _limited(request.param):
+        yield
 
 
 @pytest.fixture

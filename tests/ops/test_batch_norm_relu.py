@@ -14,7 +14,6 @@ from fasti3d.ops.batch_norm_relu import (
     batch_norm_relu_backward_,
     batch_norm_relu_sums,
     batch_norm_stats,
-    op,
     scale_shift_relu_,
 )
 from fasti3d.runtime import extension
@@ -25,25 +24,6 @@ SHAPES = [(2, 37, 3, 5, 6), (1, 1, 2, 1, 3), (3, 64, 4, 1, 1), (2, 200, 3, 19, 2
 # Relative to the largest value: float32 sums of short runs, joined in float64; a map is rounded once.
 LIMITS = {torch.float32: 2e-6, torch.bfloat16: 1.01 * 2.0**-8}
 PIXELS = (0, 2, 3, 4)
-
-
-@pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Runs the test once with the references, and with each instruction set this CPU has."""
-    if request.param == "reference":
-        monkeypatch.setattr(op, "_CPU_DTYPES", ())
-        yield
-        return
-    if extension.CORE is None:
-        pytest.skip("the extension was not built")
-    before = extension.CORE.isa()
-    try:
-        extension.CORE.limit_isa(request.param)
-        if extension.CORE.isa() != request.param:
-            pytest.skip(f"this CPU, or FASTI3D_ISA, offers no {request.param}")
-        yield
-    finally:
-        extension.CORE.limit_isa(before)
 
 
 def maps(shape: tuple[int, ...], dtype: torch.dtype, *, whole: bool = False) -> Iterator[Tensor]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d import network
-from fasti3d.ops.max_pool3d_taps import MAX_TAPS, max_pool3d_taps, max_pool3d_taps_backward, op
+from fasti3d.ops.max_pool3d_taps import MAX_TAPS, max_pool3d_taps, max_pool3d_taps_backward
 from fasti3d.runtime import extension
 from fasti3d.same_padding import pad_same, same_padding
 
@@ -22,25 +20,6 @@ POOLS = sorted(
 OTHERS = [((1, 1, 1), (2, 1, 3)), ((5, 4, 1), (2, 3, 1)), ((4, 8, 8), (3, 3, 3)), ((1, 9, 1), (1, 20, 1))]
 SIZES = [(1, 2, 7), (5, 7, 6)]
 CHANNELS = [1, 93]
-
-
-@pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Runs the test once with the references, and with each instruction set this CPU has."""
-    if request.param == "reference":
-        monkeypatch.setattr(op, "_CPU_DTYPES", ())
-        yield
-        return
-    if extension.CORE is None:
-        pytest.skip("the extension was not built")
-    before = extension.CORE.isa()
-    try:
-        extension.CORE.limit_isa(request.param)
-        if extension.CORE.isa() != request.param:
-            pytest.skip(f"this CPU, or FASTI3D_ISA, offers no {request.param}")
-        yield
-    finally:
-        extension.CORE.limit_isa(before)
 
 
 def clip(*shape: int, dtype: torch.dtype, ties: bool = False) -> Tensor:

@@ -63,7 +63,7 @@ def choose(which: Pass, problem: Problem) -> Choice:
 
     >>> stem = Problem(1, 3, 64, (16, 224, 224), (7, 7, 7), (2, 2, 2), torch.float32, "cuda", None)
     >>> print(choose("forward", stem))
-    torch: there is no kernel of this pass for this GPU and dtype
+    torch: no kernel of this pass supports this GPU and dtype
     """
     if problem.device != "cpu":
         return _on_gpu(which, problem)
@@ -80,7 +80,7 @@ def choose(which: Pass, problem: Problem) -> Choice:
 
 def _on_gpu(which: Pass, problem: Problem) -> Choice:
     if which != "grad_input" or problem.isa != "triton":
-        return _torch("there is no kernel of this pass for this GPU and dtype")
+        return _torch("no kernel of this pass supports this GPU and dtype")
     if problem.stride != (1, 1, 1):
         return _torch("a gradient of strided windows is no convolution of one stride")
     if any(taps % 2 == 0 for taps in problem.kernel):

@@ -64,7 +64,7 @@ def evaluate(
     Started by ``torchrun``, or within a process group of torch, each process scores every n-th video, on a
     GPU of its own where there are several, and rank 0 writes the file: the same bytes for any number of
     processes, which share a disk. What is done is kept beside the file, in ``.NAME.parts``, until that is
-    complete: the same call, with any number of processes, goes on after a kill. Videos that failed are then
+    complete: the same call, with any number of processes, resumes after a kill. Videos that failed are then
     tried again. A complete file made by the same call is only read.
 
     Args:
