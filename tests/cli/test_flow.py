@@ -468,7 +468,7 @@ def test_an_interrupt_ends_quietly_and_can_be_gone_on_from(tmp_path: Path) -> No
 def test_wrong_usage_says_what_is_wrong(video: Path, tmp_path: Path, options: list[str], said: str) -> None:
     (tmp_path / "file").write_text("")
     command = [option.replace("{tmp}", str(tmp_path)) for option in options]
-    done = CliRunner(env={"COLUMNS": "400", "NO_COLOR": "1"}).invoke(app, ["flow", str(video), *command])
+    done = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"}).invoke(app, ["flow", str(video), *command])
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
     assert said in done.stderr
