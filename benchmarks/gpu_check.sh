@@ -2,8 +2,11 @@
 # Everything that needs a GPU, in calls of at most ten minutes: is it right, which configurations are fastest,
 # what does it take.
 #
-#   benchmarks/gpu_check.sh OUTDIR [check|tune|record|flow|training|others]
+#   benchmarks/gpu_check.sh OUTDIR [first|check|tune|record|flow|training|others]
 #
+# first   the first call on a GPU: what it reaches, whether the defaults are right, the network beside cuDNN, each
+#         launch beside its predicted time, TV-L1, the open questions, counters, the sanitizer; every line is printed
+#         as soon as it is known
 # check   builds; every GPU test; compute-sanitizer over every kernel
 # tune    measures the configurations of every convolution into OUTDIR/home/tuned, then the open questions, and
 #         what bounds the slowest steps
@@ -12,7 +15,7 @@
 # training  steps of training against the plain network, eager and compiled; OUTDIR/training_gpu.json and .md
 # others  the benchmarks of all else
 #
-# Without a second argument all of them, one after the other, as far as ten minutes go. TABLE names a table of
+# Without a second argument all but first, one after the other, as far as ten minutes go. TABLE names a table of
 # tuned configurations (a file of `tune`) that all parts are to use: TABLE=a.json benchmarks/gpu_check.sh out record
 #
 # Needs torch with CUDA, nvcc, ninja, pybind11, numpy, pytest and pytest-benchmark, no network; PYTHON chooses
@@ -23,8 +26,8 @@
 set -uo pipefail
 
 what=${2:-all}
-if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ ! $what =~ ^(all|check|tune|record|flow|training|others)$ ]]; then
-  echo "usage: $0 OUTDIR [check|tune|record|flow|training|others]" >&2
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ ! $what =~ ^(all|first|check|tune|record|flow|training|others)$ ]]; then
+  echo "usage: $0 OUTDIR [first|check|tune|record|flow|training|others]" >&2
   exit 2
 fi
 table=
@@ -58,7 +61,11 @@ part() {
   if ((seconds < 5)); then
     state="left out, no time"
   else
-    timeout --signal=INT --kill-after=15 "$seconds" "$@" > "$out/$name.log" 2>&1
+    if [ -n "${shown:-}" ]; then
+      timeout --signal=INT --kill-after=15 "$seconds" "$@" 2>&1 | tee "$out/$name.log"
+    else
+      timeout --signal=INT --kill-after=15 "$seconds" "$@" > "$out/$name.log" 2>&1
+    fi
     code=$?
     state=passed
     if ((code == 124 || code == 137)); then
@@ -68,6 +75,11 @@ part() {
     fi
   fi
   printf '%-27s %4d s  %s\n' "$name" $((SECONDS - start)) "$state" | tee -a "$summary"
+}
+# light NAME SECONDS: a part of first_light.py, whose lines are printed as they come.
+light() {
+  local name=$1
+  shown=1 part "$name" "$2" "$python" -u -m benchmarks.first_light "$name" "$out"
 }
 # benchmark SUITE NAME SECONDS PYTEST-ARGUMENTS...: of benchmarks/test_SUITE.py, recorded as NAME.
 benchmark() {
@@ -147,7 +159,26 @@ others() {
   benchmark fuse fuse 120
 }
 
-part build 240 "$python" setup.py build_ext --inplace
+build() {
+  part build 240 "$python" setup.py build_ext --inplace
+}
+first() {
+  # Most of a build is one compiler's: beside what needs no extension.
+  build &
+  light machine 30
+  light parity 90
+  light network 60
+  light launches 40
+  light baseline 100
+  light overlap 30
+  wait
+  light flow 80
+  benchmark gpu_questions gpu_questions 90 -k "tiles or stages"
+  shown=1 part counters 90 "$python" -u -m benchmarks.profile_steps --steps 4
+  part sanitizer-defaults 120 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k "sanitizer and defaults"
+}
+
+[ "$what" = first ] || build
 if [ "$what" = all ]; then
   check
   tune

@@ -114,3 +114,20 @@ def _stem_pairs_kernel(
     second = tl.maximum(second + bias, 0.0, propagate_nan=tl.PropagateNan.ALL)
     y_desc.store([b, t0, h0, w0, 0], tl.reshape(first.to(y_desc.dtype).T, y_desc.block_shape))
     y_desc.store([b, t0 + 1, h0, w0, 0], tl.reshape(second.to(y_desc.dtype).T, y_desc.block_shape))
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def _read_kernel(
+    x_ptr,  # [blocks * BLOCK], int32
+    sum_ptr,  # [programs]
+    blocks,
+    BLOCK: tl.constexpr,
+):
+    """Every program reads all of x, each from another place on, past the L1 cache."""
+    program = tl.program_id(0)
+    block = program * 97 % blocks
+    total = tl.zeros((BLOCK,), tl.int32)
+    for _ in tl.range(0, blocks):
+        total += tl.load(x_ptr + block * BLOCK + tl.arange(0, BLOCK), cache_modifier=".cg")
+        block = tl.where(block + 1 == blocks, 0, block + 1)
+    tl.store(sum_ptr + program, tl.sum(total))

@@ -43,7 +43,7 @@ def meta(batch: int, channels: int, size: Triple, dtype: torch.dtype) -> Tensor:
 
 def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     """What the network's pools launch on a chip, alone and in front of a convolution; without ``every``, of a
-    large batch, and in front of a convolution in float16.
+    large batch, and in front of a convolution in float16, in all dtypes and every layer on an H200.
     """
     found: set[Launch] = set()
     for module, name in ((pool_launch, "_max_pool3d_same_kernel"), (conv_launch, "_pooled_conv3d_kernel")):
@@ -52,8 +52,9 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     batches = (1, 8) if every else (8,)
     halves = (torch.float16, torch.bfloat16) if every else (torch.float16,)
     # Tiles are the same in every dtype but float32, of which half as many values fit one.
+    others = (torch.float32, torch.bfloat16) if every or chip is CHIPS["H200"] else ()
     float16 = itertools.product(batches, POOLS, [torch.float16])
-    for batch, layer, dtype in (*float16, *itertools.product([8], POOLS, (torch.float32, torch.bfloat16))):
+    for batch, layer, dtype in (*float16, *itertools.product([8], POOLS, others)):
         x = meta(batch, layer.in_channels, layer.in_size, dtype)
         out = meta(batch, layer.in_channels, layer.out_size, dtype)
         pool_launch.max_pool3d(x, layer.spec.kernel, layer.spec.stride, out)
