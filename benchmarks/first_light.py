@@ -1,6 +1,7 @@
 """What a GPU that the kernels have not run on is asked first; every line is printed as soon as it is known.
 
-``python -m benchmarks.first_light PART OUTDIR`` runs one of ``PARTS``, as ``gpu_check.sh OUTDIR first`` does in turn.
+``python -m benchmarks.first_light PART OUTDIR`` runs one of ``PARTS``, which ``gpu_check.sh OUTDIR first`` does
+with each.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fasti3d
 from benchmarks import gpu_timing, peers
+from benchmarks.predicted import Gpu, Launch, predict
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
 from fasti3d.inspect import tune
@@ -181,28 +182,26 @@ def _wall(model: nn.Module, x: Tensor) -> tuple[float, float]:
 
 def launches(out: Path) -> None:
     """Every kernel of a pass in a trace of one replay, beside what the model predicts."""
-    from benchmarks.predicted import predict
-
     for case, plan in _plans(TIMED[:2]):
         x = peers.clip(case)
-        expected = predict(plan, x)
+        expected = predict(graph_of(_model()), case.shape, Gpu.of(DEVICE))
         with torch.no_grad():
             replay = gpu_timing.captured(lambda plan=plan, x=x: plan.compute(x, {"Logits"}, x.dtype))
             measured = traced(replay)
         rows = beside(expected, measured)
         for row in rows:
-            say(
-                " ".join(
-                    f"{value:>10.1f}" if isinstance(value, float) else str(value) for value in row.values()
-                )
-            )
-        total, model = sum(row["measured_us"] for row in rows), sum(row["predicted_us"] for row in rows)
-        say(f"{case}: {len(rows)} launches, {total:.0f} us measured, {model:.0f} us predicted")
-        (out / f"launches-{case.shape[0]}.json").write_text(json.dumps(rows, indent=1) + "\n")
+            say(f"{row['step']:24} {row['kernel']:28} {row['measured_us']:8.1f} {row['predicted_us']:8.1f}")
+        for name, found in (
+            ("measured", measured),
+            ("predicted", [(one.kernel, 1e6 * one.seconds) for one in expected]),
+        ):
+            say(f"{case}: {len(found)} launches {name}, {sum(us for _, us in found):.0f} us")
+        record = {"measured": measured, "predicted": expected, "rows": rows}
+        (out / f"launches-{case.shape[0]}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def traced(replay: Callable[[], object]) -> list[tuple[str, float]]:
-    """Names and microseconds of a run's kernels, in the order in which they started."""
+    """Names and microseconds of the kernels of a run, in the order in which they started."""
     replay()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -210,6 +209,21 @@ def traced(replay: Callable[[], object]) -> list[tuple[str, float]]:
         torch.cuda.synchronize()
     kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     return [(e.name, e.device_time) for e in sorted(kernels, key=lambda e: e.time_range.start)]
+
+
+def beside(expected: Sequence[Launch], measured: Sequence[tuple[str, float]]) -> list[dict[str, str | float]]:
+    """What was measured beside what was predicted, launch by launch, as far as both have the same kernels: those
+    of the library, whose names start with an underscore.
+    """
+    ours = [(name, us) for name, us in measured if name.startswith("_")]
+    rows: list[dict[str, str | float]] = []
+    for one, (name, us) in zip(expected, ours, strict=False):
+        if one.kernel != name:
+            say(f"after {len(rows)} launches comes {name}, where {one.kernel} of {one.step} was predicted")
+            break
+        predicted = 1e6 * one.seconds
+        rows.append({"step": one.step, "kernel": name, "measured_us": us, "predicted_us": predicted})
+    return rows
 
 
 def baseline(out: Path) -> None:
