@@ -1,7 +1,6 @@
 """What a GPU that the kernels have not run on is asked first; every line is printed as soon as it is known.
 
-``python -m benchmarks.first_light PART OUTDIR`` runs one of ``PARTS``, which ``gpu_check.sh OUTDIR first`` does
-with each.
+``python -m benchmarks.first_light PART OUTDIR`` runs one of ``PARTS``, ``gpu_check.sh OUTDIR first`` each.
 """
 
 from __future__ import annotations
@@ -212,8 +211,8 @@ def traced(replay: Callable[[], object]) -> list[tuple[str, float]]:
 
 
 def beside(expected: Sequence[Launch], measured: Sequence[tuple[str, float]]) -> list[dict[str, str | float]]:
-    """What was measured beside what was predicted, launch by launch, as far as both have the same kernels: those
-    of the library, whose names start with an underscore.
+    """What was measured beside what was predicted, launch by launch, as far as both have the same kernels:
+    those of the library, whose names start with an underscore.
     """
     ours = [(name, us) for name, us in measured if name.startswith("_")]
     rows: list[dict[str, str | float]] = []

@@ -45,8 +45,8 @@ from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, folded_kern
 from fasti3d.ops.pooled_conv3d import config as pooled
 from fasti3d.runtime.gpu import GpuTraits, gpu_traits
 
-# Bytes per second of an H200's memory (measured on such machines), from its L2 cache what the launch before it
-# wrote, and per SM from the L1 cache (estimated).
+# Bytes per second of an H200's memory (measured on such machines), from its L2 cache what the launch before
+# it wrote, and per SM from the L1 cache (estimated).
 _MEMORY, _CACHED, _L1_PER_SM = 4.3e12, 4.5e12, 112e9
 # Of a launch behind another in a graph, of a kernel's first and last instructions, and of the head.
 _BETWEEN, _ENDS, _HEAD = 1.3e-6, 1.5e-6, 6e-6
