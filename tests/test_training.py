@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from i3d_making import narrowed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -68,8 +69,11 @@ def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Non
         assert worst <= GRADIENTS * value.double().abs().max().item(), name
 
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
+
 @pytest.fixture(scope="module")
-def start() -> dict[str, Tensor]:
+def start(narrow: None) -> dict[str, Tensor]:
     torch.manual_seed(0)
     return reference.I3D(CLASSES).state_dict()
 
@@ -171,6 +175,11 @@ def test_autocast_step(model: fasti3d.I3D, expected: Step) -> None:
 def _rank(rank: int, rendezvous: str, start: dict[str, Tensor]) -> None:
     """One of two processes: gradients are the mean of what each process finds on its own clip."""
     torch.set_num_threads(1)
+    with narrowed():
+        _parallel_step(rank, rendezvous, start)
+
+
+def _parallel_step(rank: int, rendezvous: str, start: dict[str, Tensor]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     alone = reference.I3D(CLASSES).double()
     alone.load_state_dict(start)
