@@ -1,7 +1,10 @@
 """Which kernel form and tile sizes a convolution takes on a GPU: a pure function, printable.
 
->>> print(choose(Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)))
+>>> problem = Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)
+>>> print(choose(problem))
 Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3)
+>>> round(modelled(problem, choose(problem)))  # nanoseconds
+97692
 """
 
 from __future__ import annotations
@@ -158,7 +161,7 @@ def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
     made = (
         Config(form, box, *channels, depth, tile.warps, stages)
         for depth in depths(problem, form)
-        # No more than there are steps. The most that cost nothing come first: they hide a load that is late.
+        # No more than there are steps, or two. The most that cost nothing are first: they hide a late load.
         for stages in range(min(_MAX_STAGES, max(steps(problem, depth), MIN_STAGES)), MIN_STAGES - 1, -1)
     )
     return min(made, key=lambda config: modelled(problem, config))
