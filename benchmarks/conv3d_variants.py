@@ -20,6 +20,7 @@ from fasti3d.ops.channels_last import channels_last
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.config import Config, Tile, choose, configure
 from fasti3d.ops.conv3d_bn_relu.launch import Prepared
+from fasti3d.ops.conv3d_bn_relu.packed import tap_after_tap
 from fasti3d.ops.tiling import best_box, count
 
 Variant = Callable[[Prepared], Callable[[], None]]
@@ -63,11 +64,12 @@ def _activations_left(work: Prepared, tile: Tile) -> Callable[[], None]:
     x, out, *_ = work.clips
     tiles_n = count(out.shape[4], config.block_n)
     tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+    weight = work.weight.flatten(1)
 
     def run() -> None:
         _conv3d_activations_left_kernel[(tiles_n * tiles_w * tiles_h * tiles_t * tiles_b,)](
             launch._descriptor(x, (*config.box, config.block_k)),
-            launch._descriptor(work.weight.flatten(1), (config.block_n, config.block_k)),
+            launch._descriptor(weight, (config.block_n, config.block_k)),
             work.bias,
             launch._descriptor(out, (*config.box, config.block_n)),
             x.shape[4],
@@ -124,7 +126,7 @@ def cells_apart(work: Prepared) -> Prepared:
     """The folded convolution over cells that do not overlap, a tap each."""
     cells = _cells(work)
     columns = work.x.shape[1] // cells.shape[4]
-    weight = work.weight.view(len(work.weight), -1, cells.shape[4])
+    weight = tap_after_tap(work.weight.reshape(len(work.weight), -1, cells.shape[4]))
     kernel = (*work.kernel[:2], columns)
     return work._replace(x=cells.permute(0, 4, 1, 2, 3), weight=weight, kernel=kernel)
 
@@ -138,7 +140,7 @@ def cells_padded(work: Prepared, channels: int = 32) -> Prepared:
     row = work.x.shape[1] // cell
     strides = (*wide.stride()[:4], 1)
     rows = wide.as_strided((n, t, h, columns - row + 1, row * channels), strides)
-    weight = F.pad(work.weight.unflatten(2, (row, cell)), more).flatten(2)
+    weight = tap_after_tap(F.pad(work.weight.unflatten(2, (row, cell)), more).flatten(2))
     return work._replace(x=rows.permute(0, 4, 1, 2, 3), weight=weight)
 
 
@@ -158,7 +160,7 @@ def pair_weight(weight: Tensor, rows: int) -> Tensor:
 
 def _stem_pairs(work: Prepared, box: tuple[int, int] = (8, 16), warps: int = 8) -> Callable[[], None]:
     kt, kh, _ = work.kernel
-    weight = pair_weight(work.weight, kh)
+    weight = pair_weight(work.weight, kh).flatten(1)
     x, out, *_ = work.clips
     config = tiled(work, "descriptor", Tile(math.prod(box), 2 * len(work.weight), 0, warps))
     tiles_h, tiles_w = map(count, out.shape[2:4], box)
@@ -167,7 +169,7 @@ def _stem_pairs(work: Prepared, box: tuple[int, int] = (8, 16), warps: int = 8) 
     def run() -> None:
         _stem_pairs_kernel[(tiles_w * tiles_h * pairs * out.shape[0],)](
             launch._descriptor(x, (1, 1, *box, config.block_k)),
-            launch._descriptor(weight.flatten(1), (out.shape[4], config.block_k)),
+            launch._descriptor(weight, (out.shape[4], config.block_k)),
             work.bias,
             launch._descriptor(out, (1, 1, *box, out.shape[4])),
             out.shape[4],

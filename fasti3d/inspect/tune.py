@@ -36,7 +36,7 @@ _WARM_RUNS = 3
 _RUNS = 25
 # Written between runs, so that each finds the L2 cache without its data; and long enough a write
 # that the next launch is queued before it ends, else its way there would be measured too: Python takes some
-# 0.1 ms over a launch with its eight descriptors, and this takes 0.25 ms at 4.3 TB/s.
+# 0.1 ms over a launch with its descriptors, and this takes 0.25 ms at 4.3 TB/s.
 _FLUSH_BYTES = 1 << 30
 
 

@@ -65,7 +65,7 @@ class Recorder:
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
         named = dict(zip(self.kernel.arg_names, arguments, strict=True))
-        constant = {p.name for p in self.kernel.params if p.is_constexpr}
+        constant = {p.name for p in self.kernel.params if p.is_constexpr or named[p.name] is None}
         signature = {name: "constexpr" if name in constant else _type(v) for name, v in named.items()}
         constants = {name: v for name, v in named.items() if name in constant}
         parts = (tuple(part.items()) for part in (signature, constants, options))
@@ -83,11 +83,15 @@ def _type(value: Any) -> str:
 
 
 class Built(NamedTuple):
-    """What a kernel was compiled to; bytes of shared memory, and of stack and local memory a thread."""
+    """What a kernel was compiled to; bytes of shared memory, and registers and bytes of
+    stack and local memory of a thread.
+    """
 
     ptx: str
+    cubin: bytes
     main_loop: str
     shared: int
+    registers: int
     stack: int
     local: int
 
@@ -106,9 +110,10 @@ def build(launch: Launch, capability: tuple[int, int]) -> Built:
         file.flush()
         command = [_CUOBJDUMP, "-res-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    stack, local = (int(re.search(rf"{w}:(\d+)", usage)[1]) for w in ("STACK", "LOCAL"))
+    registers, stack, local = (int(re.search(rf"{w}:(\d+)", usage)[1]) for w in ("REG", "STACK", "LOCAL"))
     loop = _first_loop(compiled.asm["ttgir"])
-    return Built(compiled.asm["ptx"], loop, compiled.metadata.shared, stack, local)
+    asm = compiled.asm
+    return Built(asm["ptx"], asm["cubin"], loop, compiled.metadata.shared, registers, stack, local)
 
 
 def _first_loop(ttgir: str) -> str:

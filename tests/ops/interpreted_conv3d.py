@@ -379,9 +379,10 @@ def test_strides_beyond_two_to_the_31(form: str, channels: int, kernel: Triple, 
     assert torch.equal(out, expected)
 
 
-def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:
-    x = clip(2, 16, (3, 4, 5))
-    weight, bias = weights(16, 16, THREE)
+@pytest.mark.parametrize("channels", [16, 24])
+def test_non_finite_values_reach_every_output_they_touch(form: str, channels: int) -> None:
+    x = clip(2, channels, (3, 4, 5))
+    weight, bias = weights(16, channels, THREE)
     packed = pack(weight, bias, ONE, True, x.dtype)
     clean = packed(x)
     for value in (torch.nan, torch.inf, -torch.inf):
@@ -391,6 +392,34 @@ def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:
         assert torch.equal(y[0], clean[0])
         assert torch.equal(y[1].isfinite(), exact[1].relu().isfinite())
         assert torch.equal(y[1].isnan(), exact[1].isnan())
+
+
+@pytest.mark.parametrize("kernel", [ONE, THREE])
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_weights_that_are_not_finite_meet_no_other_pixels(form: str, kernel: Triple, value: float) -> None:
+    """The last chunk of a tap has more places than the 24 channels; the weight is the next tap's first."""
+    x = clip(1, 24, (2, 3, 4))
+    weight, bias = weights(40, 24, kernel)
+    middle = tuple(n // 2 for n in kernel)
+    weight[(7, 0, *middle)] = value
+    weight[(7, 0, *(n - 1 for n in kernel))] = value
+    y = pack(weight, bias, ONE, False, x.dtype)(x)
+    exact = F.conv3d(pad_same(x.double(), kernel, ONE), weight.double(), bias.double())
+    for what in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(what(y), what(exact))
+    assert y[:, 8:].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_weights_of_one_output_that_are_not_finite_leave_the_other(form: str, value: float) -> None:
+    x = clip(1, 24, (2, 3, 4))
+    weight, bias = weights(48, 24, ONE)
+    weight[16:] = value
+    first, second = (torch.empty_like(x[:, :16]), torch.empty(1, 32, 2, 3, 4, dtype=x.dtype))
+    second = second.contiguous(memory_format=torch.channels_last_3d)
+    pack(weight, bias, ONE, False, x.dtype).into_two(x, first, second)
+    assert first.isfinite().all()
+    assert not second.isfinite().any()
 
 
 def test_empty_batch(form: str) -> None:

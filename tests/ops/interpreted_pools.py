@@ -190,6 +190,21 @@ def test_non_finite_values_reach_every_output_they_touch(dtype: torch.dtype) -> 
         assert torch.equal(y.isinf(), exact.isinf())
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_weights_that_are_not_finite_leave_other_channels(value: float) -> None:
+    """A chunk has more places than the 24 channels, and the tile than the 20 outputs."""
+    x = clip(1, 24, (2, 3, 4))
+    weight, bias = weights(20, 24, ONE)
+    weight[7, 0] = weight[19, 23] = value
+    conv = pack(weight, bias, ONE, False, x.dtype)
+    y = torch.empty(1, 20, 2, 3, 4, dtype=x.dtype).contiguous(memory_format=torch.channels_last_3d)
+    pool_and_convolve(conv, x, y)
+    pooled = max_pool3d_reference(x, THREE, ONE, None).double()
+    exact = F.conv3d(pooled, weight.double(), bias.double())
+    for what in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(what(y), what(exact))
+
+
 def test_empty_batches() -> None:
     x = clip(1, 16, (3, 4, 5))[:0]
     pool_launch.max_pool3d(x, THREE, ONE, torch.empty_like(x))

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from tolerances import assert_close
 
-from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose, shared_memory
+from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
+from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, fold_weight, folded_kernel, is_folded
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)

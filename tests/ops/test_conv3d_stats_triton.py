@@ -12,8 +12,8 @@ import torch
 from fasti3d import network
 from fasti3d.inspect.layers import layers
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
-from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.runtime.gpu import GpuTraits
 

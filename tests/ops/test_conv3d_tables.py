@@ -17,7 +17,8 @@ from fasti3d.ops.conv3d_bn_relu import candidates as candidates_module
 from fasti3d.ops.conv3d_bn_relu import config as config_module
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
-from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, Tile, choose, shared_memory
+from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, Tile, choose
+from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, Tuned
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +12,18 @@ import pytest
 import torch
 
 from fasti3d import network
+from fasti3d.ops.conv3d_bn_relu import model
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
-from fasti3d.ops.conv3d_bn_relu.config import shared_memory
+from fasti3d.ops.conv3d_bn_relu.config import INSTRUCTIONS, REGISTERS, Config, Form
+from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.runtime.gpu import GpuTraits
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from ahead_of_time import CHIPS, DEVICES, IN_FULL, Built, Launch, Recorder, build
 from kernel_processes import assert_passes_interpreted
+from sass import main_loop
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
@@ -121,12 +127,48 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     return found
 
 
-def check(name: str, chip: GpuTraits, built: Built) -> None:
-    """The gates: nothing spilled, shared memory that the chip has, its matrix and copy units in use."""
+# What a division of integers is made of.
+DIVISION = ("I2F", "MUFU", "F2I")
+
+
+def check_step(one: Launch, built: Built) -> None:
+    """No division in a step, and no more instructions, registers and memory than the model counts."""
+    fields = dict(one.constants) | dict(one.options)
+    form = Form.DESCRIPTOR if "BLOCK_W" in fields else Form.POINTER
+    rest = fields.get("BLOCK_N_REST", 0)
+    loop = main_loop(built.cubin, "HGMMA")
+    assert not [it for it in loop if it.startswith(DIVISION)]
+    assert len(loop) <= INSTRUCTIONS[form][rest > 0], len(loop)
+    # One barrier for all loads of a step, which a thread tells what is to come and all wait for.
+    assert sum(it.startswith("SYNCS") for it in loop) == (2 if form == Form.DESCRIPTOR else 0)
+    box = [fields[f"BLOCK_{axis}"] for axis in ("BTHW" if form == Form.DESCRIPTOR else "M")]
+    tiles = model.Tiles(
+        number=1,
+        pixels=math.prod(box),
+        channels=fields["BLOCK_N"] + rest,
+        steps=1,
+        depth=fields["BLOCK_K"],
+        stages=fields["num_stages"],
+        warps=fields["num_warps"],
+        instructions=len(loop),
+        registers=REGISTERS[form],
+    )
+    # A residual takes more, behind the loop.
+    assert fields["ADD"] or built.registers <= model.registers(tiles), built.registers
+    assert built.shared <= model.shared(tiles), built.shared
+
+
+def check(one: Launch, chip: GpuTraits, built: Built) -> None:
+    """The gates: nothing spilled, shared memory that the chip has, its matrix and copy units in use, and on
+    Hopper few instructions in a step.
+    """
     assert (built.stack, built.local) == (0, 0)
     assert built.shared <= shared_memory(chip.capability)
+    name = one.kernel.__name__
     if name == "_conv3d_fold_kernel":
         return
+    if chip.capability[0] == 9:
+        check_step(one, built)
     product = {9: "wgmma.mma_async", 10: "tcgen05.mma"}.get(chip.capability[0], "mma.sync")
     assert product in built.ptx
     if name == "_conv3d_pointer_kernel":
@@ -140,6 +182,46 @@ def check(name: str, chip: GpuTraits, built: Built) -> None:
         assert "local_load" not in built.main_loop
 
 
+@pytest.mark.parametrize(("rest", "both", "added"), list(itertools.product((False, True), repeat=3)))
+def test_tensor_maps_are_of_what_a_launch_uses(
+    rest: bool, both: bool, added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[Launch] = set()
+    kernel = launch._conv3d_descriptor_kernel
+    monkeypatch.setattr(launch, "_conv3d_descriptor_kernel", Recorder(kernel, found))
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["H200"])
+    x, out = (
+        torch.empty((1, 2, 4, 4, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+        for c in (64, 128)
+    )
+    weight = pack_triton(x.new_empty((128, 64, 1, 1, 1)), (1, 1, 1), x.dtype)
+    bias = torch.empty(128, device="meta")
+    work = launch.prepare_split(x, weight, bias, True, out[:, :64], out[:, 64:])
+    work = work._replace(second=work.second if both else None, residual=work.out if added else None)
+    box, tile = (1, 1, 1, 64), (64, 64 if rest else 0, 64, 8, 2)
+    launch.run(Config(Form.DESCRIPTOR, box, *tile), work)
+    (one,) = found
+    names = {name for name, type_ in one.signature if type_.startswith("tensordesc")}
+    used = ["x", "w", "y", *(["z"] if both else []), *(["r"] if added else [])]
+    expected = {f"{name}_desc" for name in used} | {f"{name}_rest_desc" for name in used[1:] if rest}
+    assert names == expected
+    assert {name for name, value in one.constants if value is None} == {
+        f"{name}_desc" for name in ("w_rest", "y_rest", "z", "z_rest", "r", "r_rest")
+    } - expected
+
+
+def test_descriptors_of_one_layout_are_of_their_own_memory() -> None:
+    first, second = (torch.zeros(3, 1, 16, dtype=torch.float16) for _ in range(2))
+    for x in (first, second, first.bfloat16(), first[:, :, :8], first):
+        found = launch._descriptor(x, (2, 1, 8))
+        assert found.base is x
+        strides = [16, 16, 1]
+        assert found == TensorDescriptor(x, list(x.shape), strides, [2, 1, 8])
+    kept = weakref.ref(second)
+    del second, found, x
+    assert kept() is None
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chip = CHIPS[device]
@@ -148,6 +230,6 @@ def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: py
     assert {one.kernel.__name__ for one in found} == set(expected)
     for one in found:
         try:
-            check(one.kernel.__name__, chip, build(one, chip.capability))
+            check(one, chip, build(one, chip.capability))
         except AssertionError as error:
             raise AssertionError(f"{one.kernel.__name__} {one.constants} {one.options}: {error}") from error

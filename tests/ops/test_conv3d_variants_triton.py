@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fasti3d.inspect.layers import layers
-from fasti3d.ops.conv3d_bn_relu.config import shared_memory
+from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from i3d_head_making import head_arguments
 
-from fasti3d.ops.conv3d_bn_relu.config import shared_memory
+from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 
 pytest.importorskip("triton", reason="triton is not installed")
 

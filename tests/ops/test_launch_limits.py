@@ -55,7 +55,7 @@ class Probe:
         for name, value in zip(self.kernel.arg_names, arguments, strict=True):
             if isinstance(value, TensorDescriptor):
                 check_tensor_map(name, value)
-            elif not isinstance(value, Tensor):
+            elif value is not None and not isinstance(value, Tensor):
                 assert -(2**31) <= value < 2**31, f"{name} is {value}, which asks for another build"
 
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+from operator import itemgetter
 
 from fasti3d.ops.conv3d_bn_relu.config import (
     DESCRIPTOR_CHIPS,
+    MIN_STAGES,
     Config,
     Form,
     Problem,
     choose,
-    configure,
     estimate,
     tiles,
 )
@@ -23,7 +24,6 @@ from fasti3d.ops.conv3d_bn_relu.config import (
 # of the others so many are candidates, as they are compiled and measured in minutes.
 _WORST = 1.5
 _MAX_TILES = 3
-_MIN_STAGES = 2
 
 
 @lru_cache(4096)
@@ -34,13 +34,13 @@ def candidates(problem: Problem) -> tuple[Config, ...]:
 
 def _ranked(problem: Problem) -> Iterator[Config]:
     form, possible = tiles(problem)
-    ranked = sorted((estimate(problem, form, tile) for tile in possible), key=lambda one: one[0])
-    likely = [one for one in ranked if one[0] <= _WORST * ranked[0][0]][:_MAX_TILES]
-    for _, box, tile in likely:
-        config = configure(problem, form, tile, box)
+    ranked = sorted((estimate(problem, form, tile) for tile in possible), key=itemgetter(0))
+    for time, config in ranked[:_MAX_TILES]:
+        if time > _WORST * ranked[0][0]:
+            break
         yield config
         # One stage less leaves room for another tile on the SM.
-        if form == Form.POINTER and config.stages > _MIN_STAGES:
+        if form == Form.POINTER and config.stages > MIN_STAGES:
             yield replace(config, stages=config.stages - 1)
     if form == Form.DESCRIPTOR:
         # Any chip runs the other form, which reads the same pixels through the cache instead.

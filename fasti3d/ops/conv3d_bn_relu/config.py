@@ -1,7 +1,10 @@
 """Which kernel form and tile sizes a convolution takes on a GPU: a pure function, printable.
 
->>> print(choose(Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)))
+>>> problem = Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)
+>>> print(choose(problem))
 Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3)
+>>> round(modelled(problem, choose(problem)))  # nanoseconds
+97692
 """
 
 from __future__ import annotations
@@ -14,15 +17,9 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fasti3d.ops.tiling import Box, Triple, best_box, chunk, count
+from fasti3d.ops.conv3d_bn_relu import model
+from fasti3d.ops.tiling import Box, Triple, best_box, count
 
-# Shared memory that one block of threads may have, in bytes (CUDA C++ programming guide, compute
-# capabilities). A chip that is not listed is assumed to have the minimum.
-_SHARED_MEMORY = {
-    **dict.fromkeys([(8, 0), (8, 7)], 163 << 10),
-    **dict.fromkeys([(9, 0), (10, 0), (10, 3)], 227 << 10),
-}
-_MIN_SHARED_MEMORY = 99 << 10
 # Where the copy engine feeds a matrix unit that reads shared memory by itself (wgmma, tcgen05).
 DESCRIPTOR_CHIPS = ((9, 0), (10, 0), (10, 3))
 
@@ -54,13 +51,25 @@ DESCRIPTOR_TILES = (
     Tile(128, 64, 0, 4),
     Tile(64, 64, 0, 4),
 )
-POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
+POINTER_TILES = (
+    Tile(128, 128, 0, 8),
+    Tile(128, 64, 0, 4),
+    Tile(64, 64, 0, 4),
+    # Not of descriptors: products of theirs are of 64 channels at least, as weights stand on the left.
+    Tile(128, 32, 0, 4),
+    Tile(128, 16, 0, 4),
+)
 
-# Reading a value into a tile counts as this many of its products: an estimate (not measured) from some
-# 3e12 products and 40 GB from the L2 cache per second and SM, which partly overlap.
-_READ_COST = 64
-# Stages beyond these hide nothing more.
-_MAX_STAGES = 4
+# With fewer stages nothing is loaded ahead; more hide nothing more.
+MIN_STAGES, _MAX_STAGES = 2, 4
+# Input channels of a step, the deepest first: rows of 128 bytes for the copy engine, and what threads copy
+# without a spill. 16 only where there are no more, as so short rows are slow to load.
+_DEPTHS = {Form.DESCRIPTOR: (64, 32), Form.POINTER: (32,)}
+_MIN_DEPTH = 16
+# Instructions of a warp in a step, with one accumulator and with two, and a thread's registers besides its
+# sums (counted for sm_90, with Triton 3.6 and 3.9).
+INSTRUCTIONS = {Form.DESCRIPTOR: (115, 165), Form.POINTER: (225, 225)}
+REGISTERS = {Form.DESCRIPTOR: 26, Form.POINTER: 64}
 
 
 @dataclass(frozen=True)
@@ -126,40 +135,72 @@ class Config:
         )
 
 
-def shared_memory(capability: tuple[int, int]) -> int:
-    """Bytes of shared memory that one block may have."""
-    return _SHARED_MEMORY.get(capability, _MIN_SHARED_MEMORY)
-
-
 @lru_cache(4096)
 def choose(problem: Problem) -> Config:
     """The configuration expected to take the least time."""
     form, possible = tiles(problem)
-    _, box, tile = min((estimate(problem, form, tile) for tile in possible), key=itemgetter(0))
-    return configure(problem, form, tile, box)
+    return min((estimate(problem, form, tile) for tile in possible), key=itemgetter(0))[1]
 
 
-def estimate(problem: Problem, form: Form, tile: Tile) -> tuple[int, Box, Tile]:
-    """What a tile is expected to cost, in its best box.
+def estimate(problem: Problem, form: Form, tile: Tile) -> tuple[float, Config]:
+    """Nanoseconds that a tile is expected to take, by a model, and its configuration.
 
-    The waves of tiles over the SMs times the work per tile: its products and what it must read for them, with
-    all that lies beyond the output's edges counted.
+    The box is one of those that cover the output with the fewest boxes.
     """
     if form == Form.DESCRIPTOR:
-        box, boxes = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
+        box, _ = best_box((problem.batch, *problem.size), problem.kernel, tile.pixels)
     else:
-        box, boxes = (1, 1, 1, tile.pixels), count(problem.batch * math.prod(problem.size), tile.pixels)
-    waves = count(boxes * problem.channel_tiles(tile.channels)[0], problem.multiprocessors)
-    return waves * (tile.pixels * tile.channels + _READ_COST * (tile.pixels + tile.channels)), box, tile
+        box = (1, 1, 1, tile.pixels)
+    config = configure(problem, form, tile, box)
+    return modelled(problem, config), config
 
 
 def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
-    """The configuration of a tile: the longest steps and the most stages that are worth it."""
-    block_k = chunk(problem.in_channels, 64 if form == Form.DESCRIPTOR else 32)
-    stage = (tile.pixels + tile.channels) * block_k * 2
-    # Some is left for barriers, and for what the compiler exchanges through shared memory.
-    stages = min(_MAX_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)
-    return Config(form, box, tile.channels - tile.rest, tile.rest, block_k, tile.warps, stages)
+    """The configuration of a tile in a box: the steps and stages expected to take the least time."""
+    channels = tile.channels - tile.rest, tile.rest
+    made = (
+        Config(form, box, *channels, depth, tile.warps, stages)
+        for depth in depths(problem, form)
+        # No more than there are steps, or two. The most that cost nothing are first: they hide a late load.
+        for stages in range(min(_MAX_STAGES, max(steps(problem, depth), MIN_STAGES)), MIN_STAGES - 1, -1)
+    )
+    return min(made, key=lambda config: modelled(problem, config))
+
+
+def depths(problem: Problem, form: Form) -> list[int]:
+    """Input channels that a step may have: more than half of them are some."""
+    return [depth for depth in _DEPTHS[form] if problem.in_channels > depth // 2] or [_MIN_DEPTH]
+
+
+def modelled(problem: Problem, config: Config) -> float:
+    """Nanoseconds that a configuration takes, by the model."""
+    return model.nanoseconds(cut(problem, config), problem.capability, problem.multiprocessors)
+
+
+def cut(problem: Problem, config: Config) -> model.Tiles:
+    """The tiles of a configuration, as the model sees them."""
+    extent = (problem.batch, *problem.size)
+    if config.form == Form.DESCRIPTOR:
+        boxes = math.prod(map(count, extent, config.box))
+    else:
+        boxes = count(math.prod(extent), config.block_m)
+    channels = config.block_n + config.block_n_rest
+    return model.Tiles(
+        number=boxes * problem.channel_tiles(channels)[0],
+        pixels=config.block_m,
+        channels=channels,
+        steps=steps(problem, config.block_k),
+        depth=config.block_k,
+        stages=config.stages,
+        warps=config.warps,
+        instructions=INSTRUCTIONS[config.form][config.block_n_rest > 0],
+        registers=REGISTERS[config.form],
+    )
+
+
+def steps(problem: Problem, depth: int) -> int:
+    """Steps of a tile: taps times chunks of so many input channels."""
+    return math.prod(problem.kernel) * count(problem.in_channels, depth)
 
 
 def tiles(problem: Problem) -> tuple[Form, tuple[Tile, ...]]:

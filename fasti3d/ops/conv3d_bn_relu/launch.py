@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ from fasti3d.runtime.gpu import gpu_traits
 # Values of two bytes in the 16 that descriptors want.
 _VECTOR = 8
 _FOLD_BLOCK = 1024
+# Layouts of tensors that are remembered.
+_LAYOUTS = 4096
 # A product and a sum are left as they are written: what triton does by default depends on its release.
 _OPTIONS = {"enable_fp_fusion": False}
 
@@ -223,7 +226,7 @@ def describe(
 ) -> Problem:
     """The convolution as ``choose`` wants it."""
     clips = [channels_last(it) for it in (x, out, second, residual) if it is not None]
-    describable = all(map(_is_describable, (weight, *clips)))
+    describable = all(map(_is_describable, (_matrix(weight), *clips)))
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
     return Problem(
@@ -232,21 +235,22 @@ def describe(
 
 
 def _run_descriptors(config: Config, work: Prepared) -> None:
-    rest = config.block_n_rest or config.block_n
-    x, out, second, residual = work.clips
+    x, out, weight = channels_last(work.x), channels_last(work.out), _matrix(work.weight)
+    second, residual = (it if it is None else channels_last(it) for it in (work.second, work.residual))
     tiles = work.channel_tiles(config)
-    _, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
-    _conv3d_descriptor_kernel[(tiles[0] * work.pixel_tiles(config),)](
+    tiles_b, tiles_t, tiles_h, tiles_w = map(count, out.shape[:4], config.box)
+    # Triton makes a tensor map of each descriptor at every launch: there is none that a launch does not use.
+    channels = (config.block_n, config.block_n_rest)
+    outs = (
+        None if clip is None or n == 0 else _descriptor(clip, (*config.box, n))
+        for clip in (out, second, residual)
+        for n in channels
+    )
+    _conv3d_descriptor_kernel[(tiles[0] * tiles_w * tiles_h * tiles_t * tiles_b,)](
         _descriptor(x, (*config.box, config.block_k)),
-        _descriptor(work.weight.flatten(1), (config.block_n, config.block_k)),
-        _descriptor(work.weight.flatten(1), (rest, config.block_k)),
+        *(_descriptor(weight, (n, config.block_k)) if n else None for n in channels),
         work.bias,
-        _descriptor(out, (*config.box, config.block_n)),
-        _descriptor(out, (*config.box, rest)),
-        _descriptor(second, (*config.box, config.block_n)),
-        _descriptor(second, (*config.box, rest)),
-        _descriptor(residual, (*config.box, config.block_n)),
-        _descriptor(residual, (*config.box, rest)),
+        *outs,
         work.bias if work.part is None else work.part,
         x.shape[4],
         work.weight.shape[0],
@@ -279,7 +283,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
     vector_x, vector_y = vector(x), min(map(vector, (out, second, residual)))
     _conv3d_pointer_kernel[(work.pixel_tiles(config) * tiles[0],)](
         x,
-        work.weight,
+        _matrix(work.weight),
         work.bias,
         out,
         second,
@@ -365,36 +369,59 @@ def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:
         return clips
 
 
-def _strides(x: Tensor) -> list[int]:
-    """x's strides, with those of axes of length 1, which mean nothing, as of the axis around them."""
-    strides = list(x.stride())
-    longer = [axis for axis in range(x.dim() - 1) if x.shape[axis] > 1]
-    around = strides[longer[0]] * x.shape[longer[0]] if longer else -(-x.shape[-1] // _VECTOR) * _VECTOR
-    for axis in range(x.dim() - 1):
+def _matrix(weight: Tensor) -> Tensor:
+    """Packed weights as (taps * Cout, Cin): a view of what ``pack_triton`` made."""
+    return weight.transpose(0, 1).flatten(0, 1)
+
+
+def _is_describable(x: Tensor) -> bool:
+    """Whether a descriptor can tell where x lies: aligned, and each axis in steps of whole inner ones."""
+    return x.data_ptr() % 16 == 0 and _is_nested(x.shape, x.stride())
+
+
+def _descriptor(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
+    """x in boxes: what was checked of a layout before, over x's own memory."""
+    described = object.__new__(TensorDescriptor)
+    vars(described).update(_layout(x.shape, x.stride(), x.dtype, block), base=x)
+    return described
+
+
+# Of layouts, of which a model has few, and not of tensors: what they keep refers to no memory.
+@lru_cache(_LAYOUTS)
+def _layout(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, block: tuple[int, ...]
+) -> dict[str, Any]:
+    """A descriptor's fields, of any tensor that lies so."""
+    base = torch.empty(0, dtype=dtype, device="meta")
+    return vars(TensorDescriptor(base, list(shape), _strides(shape, strides), list(block)))
+
+
+@lru_cache(_LAYOUTS)
+def _is_nested(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether each axis takes steps of whole inner ones, and of 16 bytes.
+
+    Source: CUDA driver API, cuTensorMapEncodeTiled.
+    """
+    steps = _strides(shape, strides)
+    inner = 1
+    for length, step in zip(reversed(shape), reversed(steps), strict=True):
+        if step < inner:
+            return False  # repeated or overlapping
+        inner = length * step
+    return (
+        steps[-1] == 1
+        and all(s % _VECTOR == 0 for s in steps[:-1])
+        and all(s % t == 0 for s, t in pairwise(steps))
+    )
+
+
+def _strides(shape: tuple[int, ...], given: tuple[int, ...]) -> list[int]:
+    """Strides, with those of axes of length 1, which mean nothing, as of the axis around them."""
+    strides = list(given)
+    longer = [axis for axis in range(len(shape) - 1) if shape[axis] > 1]
+    around = strides[longer[0]] * shape[longer[0]] if longer else -(-shape[-1] // _VECTOR) * _VECTOR
+    for axis in range(len(shape) - 1):
         if axis in longer:
             around = strides[axis]
         strides[axis] = around
     return strides
-
-
-def _is_describable(x: Tensor) -> bool:
-    """Whether a descriptor can tell where x lies: aligned, and each axis in steps of whole inner ones.
-
-    Source: CUDA driver API, cuTensorMapEncodeTiled.
-    """
-    strides = _strides(x)
-    inner = 1
-    for length, stride in zip(reversed(x.shape), reversed(strides), strict=True):
-        if stride < inner:
-            return False  # repeated or overlapping
-        inner = length * stride
-    return (
-        strides[-1] == 1
-        and x.data_ptr() % 16 == 0
-        and all(s % _VECTOR == 0 for s in strides[:-1])
-        and all(s % t == 0 for s, t in pairwise(strides))
-    )
-
-
-def _descriptor(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
-    return TensorDescriptor(x, list(x.shape), _strides(x), list(block))

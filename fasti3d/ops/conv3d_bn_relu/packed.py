@@ -245,10 +245,19 @@ class TritonConv3d(PackedConv3d):
 
 
 def pack_triton(weight: Tensor, stride: Triple, dtype: torch.dtype) -> Tensor:
-    """(Cout, Cin, kt, kh, kw) to (Cout, taps, Cin), or window rows for taps where clips are folded."""
+    """(Cout, Cin, kt, kh, kw) to (Cout, taps, Cin), or window rows for taps where clips are folded.
+
+    In memory one tap lies after another, of all output channels each, so that a box of weights ends with its
+    tap's input channels.
+    """
     if is_folded(weight.shape[1], (weight.shape[2], weight.shape[3], weight.shape[4])):
-        return fold_weight(weight, stride).to(dtype).contiguous()
-    return weight.to(dtype).flatten(2).transpose(1, 2).contiguous()
+        return tap_after_tap(fold_weight(weight, stride).to(dtype))
+    return tap_after_tap(weight.to(dtype).flatten(2).transpose(1, 2))
+
+
+def tap_after_tap(weight: Tensor) -> Tensor:
+    """(Cout, taps, Cin) with the memory of (taps, Cout, Cin)."""
+    return weight.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def _whole_panels(bias: Tensor) -> Tensor:

@@ -32,6 +32,38 @@ _FOLD_SIZES = [
 
 
 @triton.jit
+def _next_chunk(
+    c,
+    w_row,
+    t,
+    h,
+    w,
+    channels,
+    w_rows,
+    h_first,
+    w_first,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The next step of a loop over taps and chunks of ``channels``: its first channel, the first row of its
+    weights, of which a tap has ``w_rows``, and the tap's place. A division in every step would take longer.
+    """
+    c += BLOCK_K
+    carry = c >= channels
+    c = tl.where(carry, 0, c)
+    w_row = tl.where(carry, w_row + w_rows, w_row)
+    w = tl.where(carry, w + 1, w)
+    carry = w == w_first + KW
+    w = tl.where(carry, w_first, w)
+    h = tl.where(carry, h + 1, h)
+    carry = h == h_first + KH
+    h = tl.where(carry, h_first, h)
+    t = tl.where(carry, t + 1, t)
+    return c, w_row, t, h, w
+
+
+@triton.jit
 def _store_stats(
     part_ptr,
     tile,
@@ -130,8 +162,9 @@ def _finish(
 @triton.jit(do_not_specialize=_DESCRIPTOR_SIZES + _PADDING)
 def _conv3d_descriptor_kernel(
     x_desc,  # [N, T, H, W, CI] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_K]
-    # Two axes, as the compiler would take a reshaped tile of weights through registers.
-    w_desc,  # [CO, KT * KH * KW * CI] in boxes [BLOCK_N, BLOCK_K]
+    # Two axes, as the compiler would take a reshaped tile of weights through registers. A box is zero beyond
+    # the last input channel; beyond a tap's last row are the next tap's, for channels that no output has.
+    w_desc,  # [KT * KH * KW * CO, CI] in boxes [BLOCK_N, BLOCK_K]
     w_rest_desc,  # the same in boxes [BLOCK_N_REST, BLOCK_K]
     bias_ptr,  # [CO], float32
     y_desc,  # [N, T', H', W', CO] in boxes [BLOCK_B, BLOCK_T, BLOCK_H, BLOCK_W, BLOCK_N]
@@ -197,18 +230,25 @@ def _conv3d_descriptor_kernel(
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if BLOCK_N_REST > 0:
         acc_rest = tl.zeros((BLOCK_N_REST, BLOCK_M), tl.float32)
-    for i in tl.range(0, KT * KH * KW * chunks):
-        tap = i // chunks
-        c0 = (i - tap * chunks) * BLOCK_K
-        t = t0 + tap // (KH * KW) - pad_t
-        h = h0 + tap // KW % KH - pad_h
-        w = w0 + tap % KW - pad_w
-        x = tl.reshape(x_desc.load([b0, t, h, w, c0]), (BLOCK_M, BLOCK_K)).T  # [BLOCK_K, BLOCK_M]
-        # In a tap's last chunk the weights beyond its channels are the next tap's, times zeros of x.
-        k0 = tap * in_channels + c0
-        acc = tl.dot(w_desc.load([n0, k0]), x, acc)
+    h_first = h0 - pad_h
+    w_first = w0 - pad_w
+    t = t0 - pad_t
+    h = h_first
+    w = w_first
+    w_row = n0
+    c0 = 0
+    for _ in tl.range(0, KT * KH * KW * chunks):
+        # Weights before x is reshaped, so that their loads share a barrier.
+        weight = w_desc.load([w_row, c0])
         if BLOCK_N_REST > 0:
-            acc_rest = tl.dot(w_rest_desc.load([n0 + BLOCK_N, k0]), x, acc_rest)
+            weight_rest = w_rest_desc.load([w_row + BLOCK_N, c0])
+        x = tl.reshape(x_desc.load([b0, t, h, w, c0]), (BLOCK_M, BLOCK_K)).T  # [BLOCK_K, BLOCK_M]
+        acc = tl.dot(weight, x, acc)
+        if BLOCK_N_REST > 0:
+            acc_rest = tl.dot(weight_rest, x, acc_rest)
+        c0, w_row, t, h, w = _next_chunk(
+            c0, w_row, t, h, w, in_channels, out_channels, h_first, w_first, KH, KW, BLOCK_K
+        )
 
     pixels = tl.program_id(0) // tiles_n
     if BLOCK_N_REST > 0:
@@ -229,7 +269,7 @@ def _conv3d_descriptor_kernel(
 @triton.jit(do_not_specialize=_POINTER_SIZES + _PADDING)
 def _conv3d_pointer_kernel(
     x_ptr,  # [N, T, H, W, CI], channels adjacent
-    w_ptr,  # [CO, KT * KH * KW, CI], dense
+    w_ptr,  # [KT * KH * KW, CO, CI], dense
     bias_ptr,  # [CO], float32
     y_ptr,  # [N, T', H', W', CO], channels adjacent
     z_ptr,  # like y, where SPLIT: the channels from split on
@@ -326,19 +366,21 @@ def _conv3d_pointer_kernel(
     w0 = w_out * SW - pad_w
     x_first = b * stride_x_n + t0.to(tl.int64) * stride_x_t + h0.to(tl.int64) * stride_x_h  # [BLOCK_M]
     x_first += w0.to(tl.int64) * stride_x_w
-    w_first = n.to(tl.int64) * (KT * KH * KW) * in_channels  # [BLOCK_N]
+    w_pitch = in_channels.to(tl.int64)
+    w_first = n * w_pitch  # [BLOCK_N]
     k = tl.arange(0, BLOCK_K)
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for i in tl.range(0, KT * KH * KW * chunks):
-        tap = i // chunks
-        c = (i - tap * chunks) * BLOCK_K + k
-        t = tap // (KH * KW)
-        h = tap // KW % KH
-        w = tap % KW
+    c0 = 0
+    w_row = 0
+    t = 0
+    h = 0
+    w = 0
+    for _ in tl.range(0, KT * KH * KW * chunks):
+        c = c0 + k
         inside = (t0 + t >= 0) & (t0 + t < size_t) & (h0 + h >= 0) & (h0 + h < size_h)
         inside = inside & (w0 + w >= 0) & (w0 + w < size_w) & (m < pixels)
-        shift = t.to(tl.int64) * stride_x_t + h.to(tl.int64) * stride_x_h + w.to(tl.int64) * stride_x_w
+        shift = t * stride_x_t + h * stride_x_h + w * stride_x_w
         channel = c < in_channels
         x = tl.load(
             x_ptr + (x_first + shift)[:, None] + c[None, :],
@@ -346,11 +388,12 @@ def _conv3d_pointer_kernel(
             other=0.0,
         )  # [BLOCK_M, BLOCK_K]
         weight = tl.load(
-            w_ptr + (w_first + tap.to(tl.int64) * in_channels)[None, :] + c[:, None],
+            w_ptr + (w_first + w_row * w_pitch)[None, :] + c[:, None],
             mask=(n < out_channels)[None, :] & channel[:, None],
             other=0.0,
         )  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(x, weight, acc)
+        c0, w_row, t, h, w = _next_chunk(c0, w_row, t, h, w, in_channels, out_channels, 0, 0, KH, KW, BLOCK_K)
 
     if not STATS:
         acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
