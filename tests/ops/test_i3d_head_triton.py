@@ -30,11 +30,11 @@ def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.
     windows = {(2, 7, 7): [(1, 1024, 2, 7, 7), (2, 1024, 2, 9, 8), (8, 1024, 8, 8, 10), (1, 1024, 16, 7, 7)]}
     windows |= {(5, 7, 7): [(1, 1024, 5, 7, 7), (2, 1024, 8, 8, 8)], (8, 4, 4): [(1, 2048, 8, 4, 4)]}
     for window, shapes in windows.items():
-        for dtype, shape in itertools.product((torch.float16, torch.bfloat16), shapes):
+        for dtype, shape in itertools.product((torch.float16, torch.bfloat16, torch.float32), shapes):
             arguments = head_arguments(shape, 4, dtype)
             launch.head(*(argument.to("meta") for argument in arguments), window)
     # Of one window or more, of an odd number of frames or an even one.
-    assert len(found) == 2 * 2 * 2, "one build serves every size"
+    assert len(found) == 3 * 2 * 2, "one build serves every size"
     for one in found:
         built = build(one, CHIPS[device].capability)
         assert (built.stack, built.local) == (0, 0)

@@ -1,7 +1,8 @@
 """Which kernel form and tile sizes a convolution takes on a GPU: a pure function, printable.
 
 >>> print(choose(Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)))
-Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3)
+Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3, \
+precision='half')
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fasti3d.ops.tiling import Box, Triple, best_box, chunk, count
+from fasti3d.runtime.precision import Precision
 
 # Shared memory that one block of threads may have, in bytes (CUDA C++ programming guide, compute
 # capabilities). A chip that is not listed is assumed to have the minimum.
@@ -55,6 +57,9 @@ DESCRIPTOR_TILES = (
     Tile(64, 64, 0, 4),
 )
 POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
+# Of three products, which have twice the sums in registers and their parts beside them: larger ones spill.
+SMALL_DESCRIPTOR_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
+SMALL_POINTER_TILES = (Tile(128, 128, 0, 8), Tile(64, 64, 0, 4))
 
 # Reading a value into a tile counts as this many of its products: an estimate (not measured) from some
 # 3e12 products and 40 GB from the L2 cache per second and SM, which partly overlap.
@@ -82,6 +87,7 @@ class Problem:
     multiprocessors: int
     describable: bool = True
     split: int = 0
+    precision: Precision = Precision.HALF
 
     def channel_tiles(self, channels: int) -> tuple[int, int]:
         """Tiles of so many channels that cover the outputs, and those of them over the first."""
@@ -105,11 +111,13 @@ class Config:
     block_k: int
     warps: int
     stages: int
+    precision: Precision = Precision.HALF
 
     @staticmethod
     def of(fields: Mapping[str, Any]) -> Config:
         """From what ``dataclasses.asdict`` made of one, perhaps by way of JSON."""
-        return Config(**{**fields, "form": Form(fields["form"]), "box": tuple(fields["box"])})
+        enums = {"form": Form(fields["form"]), "precision": Precision(fields["precision"])}
+        return Config(**{**fields, **enums, "box": tuple(fields["box"])})
 
     @property
     def block_m(self) -> int:
@@ -123,6 +131,7 @@ class Config:
         box = "x".join(map(str, self.box))
         return (
             f"{self.form} {box} by {channels}, {self.block_k} deep, {self.warps} warps, {self.stages} stages"
+            f"{self.precision.note}"
         )
 
 
@@ -155,18 +164,23 @@ def estimate(problem: Problem, form: Form, tile: Tile) -> tuple[int, Box, Tile]:
 
 def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
     """The configuration of a tile: the longest steps and the most stages that are worth it."""
-    block_k = chunk(problem.in_channels, 64 if form == Form.DESCRIPTOR else 32)
-    stage = (tile.pixels + tile.channels) * block_k * 2
+    itemsize = problem.precision.itemsize
+    block_k = chunk(problem.in_channels, (128 if form == Form.DESCRIPTOR else 64) // itemsize)
+    stage = (tile.pixels + tile.channels) * block_k * itemsize
     # Some is left for barriers, and for what the compiler exchanges through shared memory.
     stages = min(_MAX_STAGES, (shared_memory(problem.capability) - (16 << 10)) // stage)
-    return Config(form, box, tile.channels - tile.rest, tile.rest, block_k, tile.warps, stages)
+    channels = tile.channels - tile.rest
+    return Config(form, box, channels, tile.rest, block_k, tile.warps, stages, problem.precision)
 
 
 def tiles(problem: Problem) -> tuple[Form, tuple[Tile, ...]]:
     """The form that a problem takes, and the tiles that it may take."""
+    descriptor, pointer = DESCRIPTOR_TILES, POINTER_TILES
+    if problem.precision.products == 3:
+        descriptor, pointer = SMALL_DESCRIPTOR_TILES, SMALL_POINTER_TILES
     if problem.capability not in DESCRIPTOR_CHIPS:
-        return Form.POINTER, POINTER_TILES
+        return Form.POINTER, pointer
     if problem.stride == (1, 1, 1) and problem.describable:
-        return Form.DESCRIPTOR, DESCRIPTOR_TILES
+        return Form.DESCRIPTOR, descriptor
     # With pointers and 8 warps, a loop over all taps gave wrong results on an H100 (pytorch #173068).
-    return Form.POINTER, tuple(tile for tile in POINTER_TILES if tile.warps == 4)
+    return Form.POINTER, tuple(tile for tile in pointer if tile.warps == 4)

@@ -27,9 +27,10 @@ from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import gpu_traits
+from fasti3d.runtime.precision import precision_of
 
-# Values of two bytes in the 16 that descriptors want.
-_VECTOR = 8
+# What descriptors want addresses and strides to be multiples of.
+_VECTOR_BYTES = 16
 _FOLD_BLOCK = 1024
 # A product and a sum are left as they are written: what triton does by default depends on its release.
 _OPTIONS = {"enable_fp_fusion": False}
@@ -47,7 +48,7 @@ def conv3d(
     """Writes the output frames from ``start`` on, as many as ``out`` holds.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16; or uint8 where it is folded, 0 to 255 for -1 to 1.
+        x: (N, Cin, T, H, W), float32, float16 or bfloat16; or uint8 where it is folded, 0 to 255 for -1 to 1.
         weight: what ``pack_triton`` made, in the dtype of ``out``, which is x's unless that is uint8.
         bias: (Cout,), float32.
         geometry: window and ReLU.
@@ -173,7 +174,7 @@ def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tenso
     """1x1x1 convolutions of one clip as one product, their channels written to two clips.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16.
+        x: (N, Cin, T, H, W), float32, float16 or bfloat16.
         weight: what ``pack_triton`` made of (Cout, Cin, 1, 1, 1), in x's dtype.
         bias: (Cout,), float32.
         relu: whether to zero what is negative.
@@ -226,9 +227,8 @@ def describe(
     describable = all(map(_is_describable, (weight, *clips)))
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
-    return Problem(
-        n, x.shape[1], channels, (t, h, w), kernel, stride, *gpu_traits(x.device), describable, split
-    )
+    where, precision = gpu_traits(x.device), precision_of(out.dtype)
+    return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *where, describable, split, precision)
 
 
 def _run_descriptors(config: Config, work: Prepared) -> None:
@@ -263,6 +263,7 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         work.second is not None,
         work.residual is not None,
         work.part is not None,
+        config.precision.products,
         *config.box,
         config.block_n,
         config.block_n_rest,
@@ -304,6 +305,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         work.second is not None,
         work.residual is not None,
         work.part is not None,
+        config.precision.products,
         vector_x,
         vector_y,
         config.block_m,
@@ -369,7 +371,8 @@ def _strides(x: Tensor) -> list[int]:
     """x's strides, with those of axes of length 1, which mean nothing, as of the axis around them."""
     strides = list(x.stride())
     longer = [axis for axis in range(x.dim() - 1) if x.shape[axis] > 1]
-    around = strides[longer[0]] * x.shape[longer[0]] if longer else -(-x.shape[-1] // _VECTOR) * _VECTOR
+    values = _VECTOR_BYTES // x.element_size()
+    around = strides[longer[0]] * x.shape[longer[0]] if longer else -(-x.shape[-1] // values) * values
     for axis in range(x.dim() - 1):
         if axis in longer:
             around = strides[axis]
@@ -390,8 +393,8 @@ def _is_describable(x: Tensor) -> bool:
         inner = length * stride
     return (
         strides[-1] == 1
-        and x.data_ptr() % 16 == 0
-        and all(s % _VECTOR == 0 for s in strides[:-1])
+        and x.data_ptr() % _VECTOR_BYTES == 0
+        and all(s * x.element_size() % _VECTOR_BYTES == 0 for s in strides[:-1])
         and all(s % t == 0 for s, t in pairwise(strides))
     )
 
