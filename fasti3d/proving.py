@@ -29,6 +29,7 @@ from fasti3d.ops.max_pool3d_taps.reference import (
 from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
 from fasti3d.ops.tiling import Triple
 from fasti3d.proof.subject import Layout, Subject
+from fasti3d.runtime.precision import full_float32
 
 ONE = (1, 1, 1)
 
@@ -38,7 +39,7 @@ _BESIDE = 1234.0
 # What outputs of bytes are filled with before; around them is 0.
 _NO_BYTE = 255
 # Max error of float32 sums that are rounded once, relative to the maximum value: two unit roundoffs. The
-# head's sums are not rounded.
+# head's sums are not rounded. Convolutions have the limits of their precision.
 _LIMITS = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 1e-5}
 # Mean and max error of flow in pixels after a few iterations, with approximate divisions and roots.
 _FLOW_LIMITS = 1e-3, 0.05
@@ -90,14 +91,14 @@ def _conv3d(
     its = Geometry(kernel, stride, padding, geometry["relu"])
     packed, bias = _weights(Layout(*weight), clip.shape[1], device, its.kernel, its.stride)
     added = None if residual is None else _random(Layout(*residual), device)
-    work = launch.prepare(clip, packed, bias, its, written, start, added)
+    work, chosen = launch.prepare(clip, packed, bias, its, written, start, added), Config.of(config)
     with torch.cuda.device_of(clip):
-        launch.run(Config.of(config), work)
+        launch.run(chosen, work)
     frames = start, written.shape[2]
     exact = as_floats(clip, packed.dtype).float(), packed.float()
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with full_float32():
         expected = plain.conv3d(*exact, bias, its, frames, torch.float32, added)
-    return _compare([(written, expected, memory)])
+    return _compare([(written, expected, memory)], chosen.precision.max_error(written.dtype))
 
 
 def _conv3d_stats(
@@ -109,17 +110,18 @@ def _conv3d_stats(
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
     geometry = Geometry(tuple(kernel), tuple(stride), None, False)
     packed, bias = _weights(Layout(*weight), clip.shape[1], device, geometry.kernel, geometry.stride)
-    stats = torch.full((2, len(packed)), math.nan, device=device)
+    stats, chosen = torch.full((2, len(packed)), math.nan, device=device), Config.of(config)
     with torch.cuda.device_of(clip):
-        launch.run(Config.of(config), clip, packed, geometry, written, stats[0], stats[1])
-    with torch.backends.cudnn.flags(allow_tf32=False):
+        launch.run(chosen, clip, packed, geometry, written, stats[0], stats[1])
+    with full_float32():
         frames = 0, written.shape[2]
         exact = plain.conv3d(
             clip.float(), packed.float(), torch.zeros_like(bias), geometry, frames, torch.float32
         )
     expected = torch.var_mean(exact, (0, 2, 3, 4), correction=0)[::-1]
     found = [(its, right, None) for its, right in zip(stats, expected, strict=True)]
-    return _compare([(written, exact, memory)]) or _compare(found, limit=_STATS_LIMIT)
+    limit = chosen.precision.max_error(written.dtype)
+    return _compare([(written, exact, memory)], limit) or _compare(found, _STATS_LIMIT)
 
 
 def _conv3d_split(
@@ -130,14 +132,15 @@ def _conv3d_split(
 
     clip, both = _random(Layout(*x), device), [_poisoned(Layout(*out), device) for out in outs]
     packed, bias = _weights(Layout(*weight), clip.shape[1], device)
-    work = launch.prepare_split(clip, packed, bias, relu, both[0][0], both[1][0])
+    work, chosen = launch.prepare_split(clip, packed, bias, relu, both[0][0], both[1][0]), Config.of(config)
     with torch.cuda.device_of(clip):
-        launch.run(Config.of(config), work)
+        launch.run(chosen, work)
     geometry, frames = Geometry(ONE, ONE, None, relu), (0, clip.shape[2])
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with full_float32():
         y = plain.conv3d(clip.float(), packed.float(), bias, geometry, frames, torch.float32)
     parts = y.split([out.shape[1] for out, _ in both], dim=1)
-    return _compare([(out, part, memory) for (out, memory), part in zip(both, parts, strict=True)])
+    limit = chosen.precision.max_error(clip.dtype)
+    return _compare([(out, part, memory) for (out, memory), part in zip(both, parts, strict=True)], limit)
 
 
 def _pooled_conv3d(
@@ -148,12 +151,12 @@ def _pooled_conv3d(
 
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
     packed, bias = _weights(Layout(*weight), clip.shape[1], device)
-    config = Config(**{**config, "box": tuple(config["box"])})
+    chosen = Config.of(config)
     with torch.cuda.device_of(clip):
-        launch.run(config, clip, packed, bias, relu, written)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+        launch.run(chosen, clip, packed, bias, relu, written)
+    with full_float32():
         expected = pooled_conv3d(clip.float(), packed.float(), bias, relu)
-    return _compare([(written, expected, memory)])
+    return _compare([(written, expected, memory)], chosen.precision.max_error(written.dtype))
 
 
 def _max_pool3d(

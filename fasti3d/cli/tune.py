@@ -17,7 +17,7 @@ from fasti3d.cli.options import checked, to_device, to_shape
 if TYPE_CHECKING:
     from fasti3d.inspect.tune import Result
 
-_DTYPES = ("float16", "bfloat16")
+_DTYPES = ("float16", "bfloat16", "float32")
 # Min width of the table, even if the terminal or pipe is narrower.
 _WIDTH = 150
 _SHAPES = ["1,3,64,224,224", "8,3,64,224,224"]
@@ -32,7 +32,7 @@ def tune(
             show_default=" and ".join(_SHAPES),
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the clips: float16 or bfloat16.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Of the clips: float16, bfloat16 or float32.")] = "float16",
     device: Annotated[
         str, typer.Option(help="auto, cuda or cuda:N.", callback=checked(check_device))
     ] = "auto",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.proof import guard
+from fasti3d.runtime.precision import precision_of
 
 Maps = dict[str, Tensor]
 Work = Callable[[Tensor, set[str], torch.dtype], Maps]
@@ -164,14 +165,15 @@ class Graphs:
         self._refused: set[Key] = set()
 
     def run(self, work: Work, x: Tensor, wanted: set[str], dtype: torch.dtype) -> Maps:
-        """``work(x, wanted, dtype)``, which must do the same launches whenever x has the same layout."""
+        """``work(x, wanted, dtype)``, which must do the same launches whenever x has the same layout,
+        and torch's switches of float32 are the same."""
         with self._cuda.device_of(x):
             off = _is_off() or x.device in self._cuda.wrong
             if off or type(x) is not Tensor or not self._cuda.serves(x):
                 return work(x, wanted, dtype)
             # Of a dense copy, as which it will be read.
             strides = torch.empty_like(x, device="meta").stride()
-            key = (x.device, x.shape, strides, x.dtype, frozenset(wanted), dtype)
+            key = (x.device, x.shape, strides, x.dtype, frozenset(wanted), dtype, precision_of(dtype))
             with self._cuda.lock:
                 self._calls += 1
                 if key in self._graphs:

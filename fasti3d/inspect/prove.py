@@ -18,14 +18,13 @@ from fasti3d.proof.verdicts import Verdict
 from fasti3d.runtime import gpu
 
 SHAPES = ((1, 3, 64, 224, 224), (8, 3, 64, 224, 224), (1, 2, 64, 224, 224))
-DTYPES = (torch.float16, torch.bfloat16)
 
 
 def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Subject]:
-    """The kernels of clips of these shapes in half precision, from floats and from bytes, and TV-L1."""
+    """The kernels of clips of these shapes in each dtype, from floats and from bytes, and TV-L1."""
     found: dict[str, Subject] = {}
     for shape in shapes:
-        for dtype in DTYPES:
+        for dtype in gpu.DTYPES:
             if gpu.why_not(device, dtype):
                 continue
             plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)

@@ -152,7 +152,7 @@ def tune(
 
     Args:
         shapes: of the clips.
-        dtype: float16 or bfloat16.
+        dtype: float32, float16 or bfloat16.
         device: a GPU.
         measure: instead of ``Meter``.
         progress: called with the launches done and those there are.
@@ -229,11 +229,11 @@ def reference(work: Prepared) -> Tensor:
 
 
 def fault(work: Prepared, expected: Tensor) -> str | None:
-    """What is wrong with what a launch wrote, in sums of float32 that are rounded once."""
+    """What is wrong with what a launch wrote."""
     out = work.out if work.second is None else torch.cat((work.out, work.second), dim=1)
     scale = expected.abs().max().item()
     error = (out.float() - expected).abs().max().item()
-    if error <= torch.finfo(out.dtype).eps * scale:  # which a NaN is not
+    if error <= work.problem.precision.max_error(out.dtype) * scale:  # which a NaN is not
         return None
     return f"wrong by {error:.3g}, where values are up to {scale:.3g}"
 

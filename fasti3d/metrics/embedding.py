@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from fasti3d.inputs import range_is_known
 from fasti3d.metrics.presets import Preset, prepare
 from fasti3d.reference import head_pool
 from fasti3d.runtime.devices import resolve_device, resolve_dtype
+from fasti3d.runtime.precision import full_float32
 from fasti3d.runtime.upload import upload
 
 # Frames per forward pass: enough to occupy the device, few enough to bound the memory.
@@ -79,8 +78,8 @@ class Embedding:
         """
         parts = clips.split(self.batch_size(clips.shape[1]))
         found = []
-        # Without it, a training loop's autocast would change the dtype that the receipt records.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._exact():
+        # A training loop's autocast would change the dtype that the receipt records, and TF32 the score.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), full_float32():
             here = upload(parts[0], self.device)
             for following in (*parts[1:], None):
                 part = self._forward(here, low, high)
@@ -98,12 +97,3 @@ class Embedding:
             last = self._network.forward_endpoints(x, ("Mixed_5c",))["Mixed_5c"]
         pooled = head_pool(last.double()).mean(dim=(2, 3, 4))
         return F.linear(pooled, self._weight, self._bias)
-
-    def _exact(self) -> contextlib.AbstractContextManager[None]:
-        # Else cuDNN would round float32 to the 10 bits of TF32.
-        if self.device.type == "cuda":
-            cudnn = torch.backends.cudnn
-            return cudnn.flags(
-                enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-            )
-        return contextlib.nullcontext()

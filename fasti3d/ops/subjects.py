@@ -96,7 +96,7 @@ def pooled_conv3d(
     return Subject.of(
         "pooled_conv3d",
         f"max_pool3d and conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels: {_times(config.box)} "
-        f"by {config.block_n}, {config.block_k} deep",
+        f"by {config.block_n}, {config.block_k} deep{config.precision.note}",
         x=Layout.of(x).smaller((clips, x.shape[1], *size)),
         weight=Layout.of(weight),
         out=Layout.of(out).smaller((clips, out.shape[1], *size)),

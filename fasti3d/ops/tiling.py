@@ -19,7 +19,7 @@ def count(total: int, size: int) -> int:
 
 def chunk(channels: int, largest: int) -> int:
     """Input channels per step of a GEMM: as many as cost little padding, at most 64."""
-    if channels <= 16:
+    if min(channels, largest) <= 16:
         return 16
     sizes = [size for size in (64, 32) if size <= largest]
     padded = {size: count(channels, size) * size for size in sizes}

@@ -12,6 +12,7 @@ from fasti3d.proof.guard import triton_fault
 
 # Older GPUs have no bfloat16 and no asynchronous copies to shared memory.
 MIN_CAPABILITY = (8, 0)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class GpuTraits(NamedTuple):
@@ -49,8 +50,8 @@ def synchronize_unless_capturing(device: torch.device) -> bool:
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernels do not take clips of ``dtype`` on ``device``, as a sentence; None if they do."""
-    if device.type == "cuda" and torch.version.cuda and dtype not in (torch.float16, torch.bfloat16):
-        return "the fused kernels take float16 and bfloat16: torch's own (cuDNN) run"
+    if device.type == "cuda" and torch.version.cuda and dtype not in DTYPES:
+        return "the fused kernels take float32, float16 and bfloat16: torch's own (cuDNN) run"
     return why_no_triton(device)
 
 

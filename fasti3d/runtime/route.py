@@ -13,6 +13,13 @@ from enum import Enum
 import torch
 
 from fasti3d.runtime import extension, gpu
+from fasti3d.runtime.precision import Precision, precision_of
+
+_ARITHMETIC = {
+    Precision.HALF: "float32 sums",
+    Precision.TF32: "one TF32 product per value, as torch's switches allow",
+    Precision.TF32X3: "three TF32 products per value, which give the results of float32",
+}
 
 
 class Path(str, Enum):
@@ -52,9 +59,8 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
         if why := gpu.why_not(device, dtype):
             return Route(Path.REFERENCE, dtype, why)
         capability = "{}.{}".format(*gpu.gpu_traits(device).capability)
-        return Route(
-            Path.FUSED_GPU, dtype, f"Triton kernels for compute capability {capability}, float32 sums"
-        )
+        why = f"Triton kernels for compute capability {capability}, {_ARITHMETIC[precision_of(dtype)]}"
+        return Route(Path.FUSED_GPU, dtype, why)
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return Route(Path.REFERENCE, dtype, f"there are no fused kernels for {dtype}: torch's own run")
     if extension.CORE is None:

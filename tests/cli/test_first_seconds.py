@@ -119,7 +119,7 @@ WRONG = (
     "fvd a b --plot x.gif",
     "plan --shape a,b",
     "plan --dtype int8",
-    "tune --dtype float32",
+    "tune --dtype float64",
     "doctor --colour",
 )
 

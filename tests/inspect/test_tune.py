@@ -29,6 +29,7 @@ from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d, pack_triton
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu
 from fasti3d.runtime import gpu
+from fasti3d.runtime.precision import Precision
 from fasti3d.same_padding import pad_same
 from fasti3d.utils.cache_dir import cache_dir
 
@@ -142,17 +143,23 @@ def test_the_reference_is_the_convolution(
 
 
 def test_what_counts_as_wrong() -> None:
-    exact = torch.tensor([[1.0, -8.0, 3.001]])
+    exact, its = torch.tensor([[1.0, -8.0, 3.001]]), PROBLEM
 
     def found(out: Tensor) -> str:
-        whole = fault(SimpleNamespace(out=out, second=None), exact)  # type: ignore[arg-type]
-        halves = SimpleNamespace(out=out[:, :1], second=out[:, 1:])
+        whole = fault(SimpleNamespace(out=out, second=None, problem=its), exact)  # type: ignore[arg-type]
+        halves = SimpleNamespace(out=out[:, :1], second=out[:, 1:], problem=its)
         assert fault(halves, exact) == whole  # type: ignore[arg-type]
         return str(whole)
 
     assert found(exact.half()) == found(exact.bfloat16()) == "None"
     assert "wrong by 0.0" in found(exact.half() + torch.tensor([0.02, 0, 0]).half())
     assert "wrong by nan" in found(torch.tensor([[1.0, -8.0, torch.nan]]).half())
+    rounded = exact.half().float()
+    its = replace(PROBLEM, precision=Precision.TF32)
+    assert found(rounded) == "None"
+    its = replace(PROBLEM, precision=Precision.TF32X3)
+    assert found(exact) == "None"
+    assert "wrong by 0.0" in found(rounded), "as one product in place of three"
 
 
 A, B, C = candidates(PROBLEM)[:3]
@@ -252,7 +259,7 @@ def test_what_breaks_off_keeps_what_was_measured(
     [
         (["--device", "cpu"], "no GPU to tune for", 1),
         (["--device", "tpu"], "--device", 2),
-        (["--dtype", "float32"], "must be one of float16, bfloat16, got 'float32'", 2),
+        (["--dtype", "float64"], "must be one of float16, bfloat16, float32, got 'float64'", 2),
         (["--shape", "1,3,x"], "five whole numbers", 2),
         (["--shape", "1,3,-1,224,224"], "must not be below 0", 2),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreting import CHIPS, SENTINEL, bfloat16_products, check_sums, clip, pack, weights
+from interpreting import CHIPS, SENTINEL, check_sums, clip, pack, tensor_cores, weights
 from tolerances import assert_close
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
+from fasti3d.runtime.precision import Precision
 from fasti3d.same_padding import pad_same
 
 Triple = tuple[int, int, int]
@@ -30,7 +31,7 @@ Triple = tuple[int, int, int]
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
 
 
-_bfloat16_products = pytest.fixture(autouse=True)(bfloat16_products)
+_tensor_cores = pytest.fixture(autouse=True)(tensor_cores)
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +73,11 @@ def check(
     padding: Triple | None = None,
     residual: Tensor | None = None,
     in_place: bool = False,
+    weight_dtype: torch.dtype = torch.float32,
 ) -> None:
     """Convolves into a slice, in pieces of so many frames, and compares."""
     weight, bias = weights(out_channels, x.shape[1], kernel)
+    weight = weight.to(weight_dtype).float()
     packed = pack(weight, bias, stride, relu, x.dtype, padding)
     padded = pad_same(x.double(), kernel, stride) if padding is None else x.double()
     exact = F.conv3d(padded, weight.double(), bias.double(), stride, padding or 0)
@@ -228,6 +231,38 @@ def test_bfloat16(form: str) -> None:
     check(clip(1, 3, (3, 6, 5), torch.bfloat16), 16, THREE, TWO)
 
 
+FLOAT32: dict[str, tuple[int, int, Triple, Triple]] = {
+    "three": (40, 44, THREE, ONE),
+    "one": (20, 12, ONE, ONE),
+    "strided": (16, 24, (1, 3, 3), (1, 2, 2)),
+    "odd": (17, 9, (3, 1, 1), ONE),
+    "stem": (3, 16, (7, 7, 7), TWO),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT32)
+def test_float32(form: str, name: str, chosen: list[Config]) -> None:
+    """Four values are 16 bytes: more channels and slices are aligned than in half precision."""
+    channels, out_channels, kernel, stride = FLOAT32[name]
+    check(clip(2, channels, (3, 4, 5), torch.float32), out_channels, kernel, stride, around=(4, 12), pieces=2)
+    assert {c.form for c in chosen} == {form if name in ("three", "one") else "pointer"}
+    assert {c.precision for c in chosen} == {Precision.TF32X3}
+    if name == "one":
+        residual = clip(2, out_channels, (3, 4, 5), torch.float32, seed=5)
+        check(clip(2, channels, (3, 4, 5), torch.float32), out_channels, kernel, residual=residual)
+        check_split(clip(2, channels, (3, 4, 5), torch.float32), (12, 20), around=(4, 4))
+        assert {c.form for c in chosen} == {form}
+
+
+def test_float32_as_one_product_is_less_exact(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what passes above makes three."""
+    monkeypatch.setattr(launch, "precision_of", lambda dtype: Precision.TF32)
+    x = clip(2, 32, (3, 4, 5), torch.float32)
+    with pytest.raises(AssertionError, match=r"conv3d in torch\.float32: error 0\.000"):
+        check(x, 16, THREE)
+    check(x.half().float(), 16, THREE, weight_dtype=torch.float16)
+
+
 @pytest.mark.parametrize("size", [(4, 8, 7), (3, 5, 6), (1, 1, 1)])
 def test_the_stem(form: str, size: Triple, chosen: list[Config]) -> None:
     check(clip(2, 3, size), 64, (7, 7, 7), TWO)
@@ -308,6 +343,22 @@ def test_pieces_of_frames(form: str, channels: int, kernel: Triple, stride: Trip
     check(clip(2, channels, (7, 4, 5)), 16, kernel, stride, pieces=3)
 
 
+@pytest.mark.parametrize("tile", config.SMALL_DESCRIPTOR_TILES)
+def test_every_descriptor_tile_in_float32(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["descriptor"])
+    monkeypatch.setattr(config, "SMALL_DESCRIPTOR_TILES", (tile,))
+    config.choose.cache_clear()
+    check(clip(2, 36, (3, 5, 6), torch.float32), tile.channels + 8, (1, 3, 1))
+
+
+@pytest.mark.parametrize("tile", config.SMALL_POINTER_TILES)
+def test_every_pointer_tile_in_float32(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["pointer"])
+    monkeypatch.setattr(config, "SMALL_POINTER_TILES", (tile,))
+    config.choose.cache_clear()
+    check(clip(2, 36, (3, 5, 6), torch.float32), tile.channels + 8, (1, 3, 1))
+
+
 @pytest.mark.parametrize("tile", config.DESCRIPTOR_TILES)
 def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second clip and the last channels are beyond the edge of their tiles."""
@@ -318,6 +369,19 @@ def test_every_descriptor_tile(tile: config.Tile, monkeypatch: pytest.MonkeyPatc
     residual = clip(2, tile.channels - 8, (3, 5, 6), seed=5)
     check(clip(2, 96, (3, 5, 6)), tile.channels - 8, ONE, residual=residual)
     check_split(clip(2, 24, (3, 5, 6)), (tile.channels + 16, tile.channels - 16))
+
+
+def test_bytes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they had been scaled before, but for that one's rounding."""
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["pointer"])
+    frames = torch.arange(3 * 4 * 11 * 2).reshape(1, 3, 4, 11, 2).to(torch.uint8)[..., [0, 1, 0]]
+    weight, bias = weights(16, 3, THREE)
+    packed = pack(weight, bias, TWO, False, torch.float32)
+    x = frames.permute(0, 4, 1, 2, 3)
+    expected = packed(as_floats(x, torch.float32))
+    out = torch.full_like(expected, torch.nan)
+    packed(x, out)
+    assert_close("conv3d", out, expected)
 
 
 @pytest.mark.parametrize("tile", config.POINTER_TILES)

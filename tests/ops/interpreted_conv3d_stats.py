@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreting import CHIPS, bfloat16_products, clip, weights
+from interpreting import CHIPS, clip, tensor_cores, weights
 from tolerances import assert_close
 from torch import Tensor
 
@@ -35,7 +35,7 @@ CONVS: dict[str, tuple[int, int, Triple, Triple, Triple]] = {
     "odd": (17, 9, THREE, (2, 1, 1), (3, 5, 4)),
 }
 
-_bfloat16_products = pytest.fixture(autouse=True)(bfloat16_products)
+_tensor_cores = pytest.fixture(autouse=True)(tensor_cores)
 
 
 @pytest.fixture(params=CHIPS, autouse=True)
@@ -63,7 +63,7 @@ def check_stats(mean: Tensor, var: Tensor, exact: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", CONVS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_convolutions_and_their_statistics(name: str, dtype: torch.dtype) -> None:
     """Those of sums that are not rounded yet: rounded to bfloat16, they would be off by far more."""
     (*its, out, mean, var), exact = call(name, dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fasti3d.network import HEAD_POOL
 from fasti3d.ops.i3d_head import launch
 
-DTYPES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @pytest.fixture(autouse=True)

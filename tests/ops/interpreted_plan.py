@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from i3d_making import NARROW, random_clip, randomise
-from interpreting import CHIPS, pack
+from interpreting import CHIPS, pack, tensor_cores
 from tolerances import assert_close
 from torch import Tensor
 
@@ -28,8 +28,11 @@ from fasti3d.runtime import gpu
 Triple = tuple[int, int, int]
 
 
-def planned(model: I3D) -> Plan:
-    return Plan(graph_of(model), torch.float16, torch.device("cpu"))
+_tensor_cores = pytest.fixture(autouse=True)(tensor_cores)
+
+
+def planned(model: I3D, dtype: torch.dtype = torch.float16) -> Plan:
+    return Plan(graph_of(model), dtype, torch.device("cpu"))
 
 
 @pytest.fixture(params=CHIPS)
@@ -86,15 +89,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_every_endpoint(form: str, model: I3D, seen: list[str]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_every_endpoint(form: str, model: I3D, seen: list[str], dtype: torch.dtype) -> None:
     x = random_clip(1, 3, 16, 32, 32)
     names = list(network.OUTPUTS)
     with torch.no_grad():
         expected = reference.I3D.forward_endpoints(model, x, names)
-        actual = planned(model).run(x.half(), set(names), torch.float16)
+        actual = planned(model, dtype).run(x.to(dtype), set(names), dtype)
     assert list(actual) == names
     for name in names:
-        assert_close("i3d_half", actual[name], expected[name])
+        assert_close("i3d_half" if dtype == torch.float16 else "i3d", actual[name], expected[name])
     assert set(seen) == {"pointer", form, "pooled"}
     assert 0 < seen.count("pooled") < 9  # where it pays
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreting import CHIPS, SENTINEL, bfloat16_products, clip, pack, weights
+from interpreting import CHIPS, SENTINEL, clip, pack, tensor_cores, weights
 from tolerances import assert_close
 from torch import Tensor
 
@@ -27,7 +27,7 @@ ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 I3D_POOLS = [((1, 3, 3), (1, 2, 2)), (THREE, TWO), (TWO, TWO), (THREE, ONE)]
 
-_bfloat16_products = pytest.fixture(autouse=True)(bfloat16_products)
+_tensor_cores = pytest.fixture(autouse=True)(tensor_cores)
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +159,11 @@ def test_pooled_convolution(channels: int, size: Triple) -> None:
 def test_output_channels_of_a_pooled_convolution(out_channels: int) -> None:
     check_pooled_conv(clip(2, 72, (2, 3, 5)), out_channels)
     check_pooled_conv(clip(2, 72, (2, 3, 5), torch.bfloat16), out_channels)
+
+
+@pytest.mark.parametrize(("channels", "out_channels"), [(20, 24), (17, 9), (72, 128)])
+def test_pooled_convolution_in_float32(channels: int, out_channels: int) -> None:
+    check_pooled_conv(clip(2, channels, (2, 3, 5), torch.float32), out_channels, around=(4, 12))
 
 
 def test_slices_and_layouts_of_a_pooled_convolution() -> None:

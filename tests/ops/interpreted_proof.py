@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreting import CHIPS, clip, pack, weights
+from interpreting import CHIPS, clip, pack, tensor_cores, weights
 from torch import Tensor
 
 from fasti3d.network import HEAD_POOL
@@ -24,6 +24,7 @@ from fasti3d.proof.guard import Guard, collected
 from fasti3d.proof.subject import Subject
 from fasti3d.proof.verdicts import Environment
 from fasti3d.proving import prove
+from fasti3d.runtime.precision import Precision
 
 CPU = torch.device("cpu")
 ONE, THREE = (1, 1, 1), (3, 3, 3)
@@ -37,23 +38,28 @@ CONVS: dict[str, tuple[Any, ...]] = {
 }
 
 
+_tensor_cores = pytest.fixture(autouse=True)(tensor_cores)
+
+
 @pytest.fixture(params=CHIPS, autouse=True)
 def _chip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (conv_launch, pool_launch, pooled_launch):
         monkeypatch.setattr(module, "gpu_traits", lambda device: CHIPS[request.param]._replace(sms=1))
 
 
-def convolution(name: str, dtype: torch.dtype = torch.float16) -> tuple[Any, ...]:
+def convolution(
+    name: str, dtype: torch.dtype = torch.float16, *, computed_in: torch.dtype = torch.float16
+) -> tuple[Any, ...]:
     """What ``launch.conv3d`` takes: a piece from within a clip, into a slice."""
     channels, out_channels, kernel, stride, size, padding = CONVS[name]
     weight, bias = weights(out_channels, channels, kernel)
-    x = clip(2, channels, size)
+    x = clip(2, channels, size).to(dtype if dtype != torch.uint8 else computed_in)
     if dtype == torch.uint8:
         x = (x.float() * 60 + 128).clamp(0, 255).to(dtype)
-    packed = pack(weight, bias, stride, True, torch.float16, padding)
+    packed = pack(weight, bias, stride, True, computed_in, padding)
     geometry = Geometry(kernel, stride, padding, True)
     shape = (2, *geometry.output_size(size), out_channels + 16)
-    out = torch.zeros(shape, dtype=torch.float16).permute(0, 4, 1, 2, 3)[:, 8 : 8 + out_channels, 1:3]
+    out = torch.zeros(shape, dtype=computed_in).permute(0, 4, 1, 2, 3)[:, 8 : 8 + out_channels, 1:3]
     return x, packed.weight, bias, geometry, out, 1
 
 
@@ -106,15 +112,15 @@ def test_convolutions_with_residuals_are_proved(name: str, monkeypatch: pytest.M
     assert (out - expected.relu()).abs().max() < 0.01
 
 
-def others() -> dict[str, Callable[[], Any]]:
-    x, (weight, bias) = clip(1, 24, (3, 9, 10)), weights(24, 24, ONE)
-    packed = pack(weight, bias, ONE, True, torch.float16).weight
-    out, second = clip(1, 16, (3, 9, 10)), clip(1, 8, (3, 9, 10))
-    pooled = clip(1, 24, (2, 5, 5))
-    last = clip(1, 32, (2, 7, 7))
+def others(dtype: torch.dtype = torch.float16) -> dict[str, Callable[[], Any]]:
+    x, (weight, bias) = clip(1, 24, (3, 9, 10), dtype), weights(24, 24, ONE)
+    packed = pack(weight, bias, ONE, True, dtype).weight
+    out, second = clip(1, 16, (3, 9, 10), dtype), clip(1, 8, (3, 9, 10), dtype)
+    pooled = clip(1, 24, (2, 5, 5), dtype)
+    last = clip(1, 32, (2, 7, 7), dtype)
     return {
         "split": lambda: conv_launch.conv3d_split(x, packed, bias, True, out, second),
-        "pooled": lambda: pooled_launch.pooled_conv3d(x, packed, bias, True, clip(1, 24, (3, 9, 10))),
+        "pooled": lambda: pooled_launch.pooled_conv3d(x, packed, bias, True, torch.empty_like(x)),
         "pool": lambda: pool_launch.max_pool3d(x, THREE, (2, 2, 2), pooled),
         "head": lambda: guard.guarded(
             CPU,
@@ -127,8 +133,32 @@ def others() -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("name", ["split", "pooled", "pool", "head"])
-def test_the_other_kernels_are_proved(name: str) -> None:
-    assert prove(subject_of(others()[name]), CPU) == ("good", "")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_the_other_kernels_are_proved(name: str, dtype: torch.dtype) -> None:
+    assert prove(subject_of(others(dtype)[name]), CPU) == ("good", "")
+
+
+FLOAT32: dict[str, Callable[[], Any]] = {
+    "three": lambda: conv_launch.conv3d(*convolution("three", torch.float32, computed_in=torch.float32)),
+    "bytes": lambda: conv_launch.conv3d(*convolution("stem", torch.uint8, computed_in=torch.float32)),
+    **{name: lambda name=name: others(torch.float32)[name]() for name in ("split", "pooled")},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("name", FLOAT32)
+def test_one_product_does_not_pass_for_three(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is proved as what it is; the switch that chose it may be another one where that is done."""
+    whole = subject_of(FLOAT32[name])
+    for module in (conv_launch, pooled_launch):
+        monkeypatch.setattr(module, "precision_of", lambda dtype: Precision.TF32)
+    less = subject_of(FLOAT32[name])
+    assert whole.key != less.key
+    assert (whole.title.endswith(", tf32x3"), less.title.endswith(", tf32")) == (True, True)
+    assert prove(whole, CPU) == prove(less, CPU) == ("good", "")
+    monkeypatch.setattr(Precision, "products", 1)
+    kind, fault = prove(whole, CPU)
+    assert (kind, "wrong by 0.00" in fault) == ("wrong", True)
+    assert prove(less, CPU) == ("good", "")
 
 
 def test_triton_itself_is_proved() -> None:

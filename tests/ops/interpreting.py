@@ -1,4 +1,4 @@
-"""What the tests in Triton's interpreter share: chips, clips, packed convolutions, and bfloat16 products."""
+"""What the tests in Triton's interpreter share: chips, clips, packed convolutions, and tensor cores."""
 
 from __future__ import annotations
 
@@ -26,9 +26,14 @@ def check_sums(wanted: bool) -> None:
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=wanted)
 
 
-def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fixture: the interpreter keeps bfloat16 as bits, and multiplies those."""
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixture: products read what tensor cores read of a value. The interpreter keeps bfloat16 as bits, and
+    multiplies those; and of float32 it reads all bits.
+    """
     dot = interpreter.InterpreterBuilder.create_dot
+
+    def like(value: Any, data: Any) -> interpreter.TensorHandle:
+        return interpreter.TensorHandle(data, value.dtype.scalar)
 
     def as_float32(value: interpreter.TensorHandle) -> interpreter.TensorHandle:
         if value.dtype.scalar != tl.bfloat16:
@@ -36,9 +41,16 @@ def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
         return interpreter.TensorHandle((value.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
 
     def create_dot(builder: object, a: Any, b: Any, *rest: Any) -> interpreter.TensorHandle:
+        if a.dtype.scalar == tl.float32:
+            a, b = (like(value, tf32(value.data)) for value in (a, b))
         return dot(builder, as_float32(a), as_float32(b), *rest)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def tf32(data: Any) -> Any:
+    """float32 with the bits of the mantissa that tensor cores read."""
+    return (np.ascontiguousarray(data).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def clip(

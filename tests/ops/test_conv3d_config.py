@@ -14,6 +14,7 @@ from tolerances import assert_close
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, fold_weight, folded_kernel, is_folded
+from fasti3d.runtime.precision import Precision
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
 H200, A100, RTX4090 = ((9, 0), 132), ((8, 0), 108), ((8, 9), 128)
@@ -29,6 +30,9 @@ def test_the_largest_convolution_of_the_network() -> None:
 def test_it_prints_as_it_is_written() -> None:
     config = choose(Problem(*CONV_2C, *H200))
     assert eval(str(config)) == config
+    float32 = choose(replace(Problem(*CONV_2C, *H200), precision=Precision.TF32X3))
+    assert eval(str(float32)) == float32 != config
+    assert float32.short.endswith(", tf32x3")
     assert str(config).startswith("Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64")
 
 

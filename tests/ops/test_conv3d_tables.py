@@ -20,6 +20,7 @@ from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, Tile, choose
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, Tuned
+from fasti3d.runtime.precision import Precision
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
@@ -30,15 +31,22 @@ CHIPS = [((8, 0), 108), ((8, 6), 82), ((8, 9), 128), ((9, 0), 132), ((10, 0), 14
 @pytest.mark.parametrize("chip", CHIPS, ids=str)
 def test_candidates_are_few_and_fit(chip: tuple[tuple[int, int], int]) -> None:
     """Of every kind of convolution: at most a dozen, what would be chosen first, no two alike."""
-    for batch, cin, cout, size, kernel, stride in itertools.product(
-        (1, 8), (16, 24, 96, 832), (16, 64, 192, 384), ((32, 56, 56), (8, 7, 7)), (ONE, THREE), (ONE, TWO)
+    for batch, cin, cout, size, kernel, stride, precision in itertools.product(
+        (1, 8),
+        (16, 24, 96, 832),
+        (16, 64, 192, 384),
+        ((32, 56, 56), (8, 7, 7)),
+        (ONE, THREE),
+        (ONE, TWO),
+        Precision,
     ):
-        problem = Problem(batch, cin, cout, size, kernel, stride, *chip)
+        problem = Problem(batch, cin, cout, size, kernel, stride, *chip, precision=precision)
         found = candidates(problem)
         assert found[0] == choose(problem)
         assert len(set(found)) == len(found) <= 12
         for one in found:
-            tile = (one.block_m + one.block_n + one.block_n_rest) * one.block_k * 2
+            tile = (one.block_m + one.block_n + one.block_n_rest) * one.block_k * precision.itemsize
+            assert one.precision is precision
             assert one.stages >= 2
             assert one.stages * tile < shared_memory(chip[0])
             if chip[0][0] in (9, 10) and one.form == "pointer":
@@ -76,11 +84,12 @@ def make(*problems: Problem, gpu: Gpu = H200) -> Table:
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
-    table = make(PROBLEM, replace(PROBLEM, kernel=ONE), replace(PROBLEM, describable=False))
+    float32 = replace(PROBLEM, precision=Precision.TF32X3)
+    table = make(PROBLEM, replace(PROBLEM, kernel=ONE), replace(PROBLEM, describable=False), float32)
     path = tmp_path / "table.json"
     path.write_text(table.dumps())
     assert tables.read(path, H200) == table
-    assert len(path.read_text().splitlines()) == 7 + 1 + 3 + 2
+    assert len(path.read_text().splitlines()) == 7 + 1 + 4 + 2
 
 
 def test_only_what_was_measured_is_served(tmp_path: Path) -> None:
@@ -96,6 +105,7 @@ def test_only_what_was_measured_is_served(tmp_path: Path) -> None:
         {"describable": False},
         {"split": 64},
         {"multiprocessors": 114},
+        {"precision": Precision.TF32X3},
     ):
         assert used.get(replace(PROBLEM, **change)) is None  # type: ignore[arg-type]
 
@@ -122,6 +132,9 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a fraction": (lambda d: first(d).update(batch=1.5), "1.5 is not int"),
     "a length for a size": (lambda d: first(d).update(size=56), "iterable"),
     "a text for a flag": (lambda d: first(d).update(describable="yes"), "'yes' is not int"),
+    "no precision, as before there was float32": (lambda d: first(d).pop("precision"), "no 'precision'"),
+    "another precision": (lambda d: first(d).update(precision="tf32"), "is not a candidate"),
+    "an unknown precision": (lambda d: first(d).update(precision="fp8"), "'fp8' is not a valid Precision"),
     "no time": (lambda d: first(d).update(seconds=float("nan")), "nan is not a time"),
     "the same twice": (lambda d: d["entries"].append(first(d)), "twice"),
     "entries of another kind": (lambda d: d.update(entries=3), "not iterable"),

@@ -28,17 +28,17 @@ def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.
     found: set[Launch] = set()
     monkeypatch.setattr(launch, "_average_head_kernel", Recorder(launch._average_head_kernel, found))
     windows = {(2, 7, 7): [(1, 1024, 2, 7, 7), (2, 1024, 2, 9, 8), (8, 1024, 8, 8, 10), (1, 1024, 16, 7, 7)]}
-    halves: tuple[torch.dtype, ...] = (torch.float16,)
+    dtypes: tuple[torch.dtype, ...] = (torch.float16,)
     # The builds of different chips differ in the assembler alone.
     if IN_FULL or device == "H200":
         windows |= {(5, 7, 7): [(1, 1024, 5, 7, 7), (2, 1024, 8, 8, 8)], (8, 4, 4): [(1, 2048, 8, 4, 4)]}
-        halves += (torch.bfloat16,)
+        dtypes += (torch.bfloat16, torch.float32)
     for window, shapes in windows.items():
-        for dtype, shape in itertools.product(halves, shapes):
+        for dtype, shape in itertools.product(dtypes, shapes):
             arguments = head_arguments(shape, 4, dtype)
             launch.head(*(argument.to("meta") for argument in arguments), window)
     # Of one window or more, of an odd number of frames or an even one.
-    assert len(found) == len(halves) * 2 * (2 if (5, 7, 7) in windows else 1), "one build serves every size"
+    assert len(found) == len(dtypes) * 2 * (2 if (5, 7, 7) in windows else 1), "one build serves every size"
     for one in found:
         built = build(one, CHIPS[device].capability)
         assert (built.stack, built.local) == (0, 0)

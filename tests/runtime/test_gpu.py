@@ -9,10 +9,11 @@ from torch._subclasses import FakeTensorMode
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.runtime import gpu
 from fasti3d.runtime import route as routing
+from fasti3d.runtime.precision import Precision
 from fasti3d.runtime.route import has_kernel
 
 CUDA = torch.device("cuda", 0)
-HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @pytest.fixture
@@ -26,13 +27,25 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     return machine
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_runs_fused(capability: dict[str, tuple[int, int]], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_these_dtypes_run_fused(capability: dict[str, tuple[int, int]], dtype: torch.dtype) -> None:
     for capability["is"] in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
         assert has_kernel(CUDA, dtype)
         route = routing.route(CUDA, dtype)
         assert (route.path, route.compute_dtype) == ("fused-gpu", dtype)
         assert "{}.{}".format(*capability["is"]) in route.why
+
+
+def test_the_route_of_float32_says_how_it_multiplies(
+    capability: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = {}
+    for precision in Precision:
+        monkeypatch.setattr(routing, "precision_of", lambda dtype, its=precision: its)
+        routes[precision] = routing.route(CUDA, torch.float32).why
+    assert len(set(routes.values())) == 3
+    assert "three TF32 products" in routes[Precision.TF32X3]
+    assert "one TF32 product" in routes[Precision.TF32]
 
 
 def test_what_does_not_says_why(
@@ -44,7 +57,7 @@ def test_what_does_not_says_why(
         assert (route.path, route.compute_dtype) == ("reference", dtype)
         return route.why
 
-    assert "float16 and bfloat16" in why(torch.float32)
+    assert "float32, float16 and bfloat16" in why(torch.float64)
     capability["is"] = (7, 5)
     assert "need compute capability 8.0, this GPU has 7.5" in why()
     capability["is"] = (9, 0)

@@ -19,6 +19,7 @@ from fasti3d.ops.conv3d_bn_relu.config import (
     estimate,
     tiles,
 )
+from fasti3d.runtime.precision import Precision
 
 # Tiles expected to cost more than this many times the best are left out, as an estimate is not wrong by more;
 # of the others so many are candidates, as they are compiled and measured in minutes.
@@ -55,5 +56,6 @@ def candidate_set() -> str:
     for capability, size, cin, cout in product(((8, 6), *DESCRIPTOR_CHIPS), sizes, (16, 96, 528), (32, 192)):
         for kernel, describable in product(((1, 1, 1), (3, 3, 3)), (True, False)):
             problem = Problem(1, cin, cout, size, kernel, (1, 1, 1), capability, 100, describable)
-            digest.update(repr(candidates(problem)).encode())
+            for precision in Precision:
+                digest.update(repr(candidates(replace(problem, precision=precision))).encode())
     return digest.hexdigest()[:16]

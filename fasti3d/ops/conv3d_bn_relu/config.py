@@ -2,7 +2,8 @@
 
 >>> problem = Problem(1, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), (9, 0), 132)
 >>> print(choose(problem))
-Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3)
+Config(form='descriptor', box=(1, 4, 8, 8), block_n=128, block_n_rest=64, block_k=64, warps=8, stages=3, \
+precision='half')
 >>> round(modelled(problem, choose(problem)))  # nanoseconds
 97692
 """
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from fasti3d.ops.conv3d_bn_relu import model
 from fasti3d.ops.tiling import Box, Triple, best_box, count
+from fasti3d.runtime.precision import Precision
 
 # Where the copy engine feeds a matrix unit that reads shared memory by itself (wgmma, tcgen05).
 DESCRIPTOR_CHIPS = ((9, 0), (10, 0), (10, 3))
@@ -59,12 +61,15 @@ POINTER_TILES = (
     Tile(128, 32, 0, 4),
     Tile(128, 16, 0, 4),
 )
+# Of three products, which have twice the sums in registers and their parts beside them: larger ones spill.
+SMALL_DESCRIPTOR_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
+SMALL_POINTER_TILES = (Tile(128, 128, 0, 8), Tile(64, 64, 0, 4))
 
 # With fewer stages nothing is loaded ahead; more hide nothing more.
 MIN_STAGES, _MAX_STAGES = 2, 4
-# Input channels of a step, the deepest first: rows of 128 bytes for the copy engine, and what threads copy
-# without a spill. 16 only where there are no more, as so short rows are slow to load.
-_DEPTHS = {Form.DESCRIPTOR: (64, 32), Form.POINTER: (32,)}
+# Bytes of a pixel's input channels in a step, the deepest first: rows of 128 for the copy engine, and what
+# threads copy without a spill. 16 channels only where there are no more, as so short rows are slow to load.
+_DEPTHS = {Form.DESCRIPTOR: (128, 64), Form.POINTER: (64,)}
 _MIN_DEPTH = 16
 # Instructions of a warp in a step, with one accumulator and with two, and a thread's registers besides its
 # sums (counted for sm_90, with Triton 3.6 and 3.9).
@@ -91,6 +96,7 @@ class Problem:
     multiprocessors: int
     describable: bool = True
     split: int = 0
+    precision: Precision = Precision.HALF
 
     def channel_tiles(self, channels: int) -> tuple[int, int]:
         """Tiles of so many channels that cover the outputs, and those of them over the first."""
@@ -114,11 +120,13 @@ class Config:
     block_k: int
     warps: int
     stages: int
+    precision: Precision = Precision.HALF
 
     @staticmethod
     def of(fields: Mapping[str, Any]) -> Config:
         """From what ``dataclasses.asdict`` made of one, perhaps by way of JSON."""
-        return Config(**{**fields, "form": Form(fields["form"]), "box": tuple(fields["box"])})
+        enums = {"form": Form(fields["form"]), "precision": Precision(fields["precision"])}
+        return Config(**{**fields, **enums, "box": tuple(fields["box"])})
 
     @property
     def block_m(self) -> int:
@@ -132,6 +140,7 @@ class Config:
         box = "x".join(map(str, self.box))
         return (
             f"{self.form} {box} by {channels}, {self.block_k} deep, {self.warps} warps, {self.stages} stages"
+            f"{self.precision.note}"
         )
 
 
@@ -159,7 +168,7 @@ def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
     """The configuration of a tile in a box: the steps and stages expected to take the least time."""
     channels = tile.channels - tile.rest, tile.rest
     made = (
-        Config(form, box, *channels, depth, tile.warps, stages)
+        Config(form, box, *channels, depth, tile.warps, stages, problem.precision)
         for depth in depths(problem, form)
         # No more than there are steps, or two. The most that cost nothing are first: they hide a late load.
         for stages in range(min(_MAX_STAGES, max(steps(problem, depth), MIN_STAGES)), MIN_STAGES - 1, -1)
@@ -169,7 +178,8 @@ def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
 
 def depths(problem: Problem, form: Form) -> list[int]:
     """Input channels that a step may have: more than half of them are some."""
-    return [depth for depth in _DEPTHS[form] if problem.in_channels > depth // 2] or [_MIN_DEPTH]
+    possible = [size // problem.precision.itemsize for size in _DEPTHS[form]]
+    return [depth for depth in possible if problem.in_channels > depth // 2] or [_MIN_DEPTH]
 
 
 def modelled(problem: Problem, config: Config) -> float:
@@ -195,6 +205,7 @@ def cut(problem: Problem, config: Config) -> model.Tiles:
         warps=config.warps,
         instructions=INSTRUCTIONS[config.form][config.block_n_rest > 0],
         registers=REGISTERS[config.form],
+        precision=config.precision,
     )
 
 
@@ -205,9 +216,12 @@ def steps(problem: Problem, depth: int) -> int:
 
 def tiles(problem: Problem) -> tuple[Form, tuple[Tile, ...]]:
     """The form that a problem takes, and the tiles that it may take."""
+    few = problem.precision.products == 3
+    descriptor: tuple[Tile, ...] = SMALL_DESCRIPTOR_TILES if few else DESCRIPTOR_TILES
+    pointer: tuple[Tile, ...] = SMALL_POINTER_TILES if few else POINTER_TILES
     if problem.capability not in DESCRIPTOR_CHIPS:
-        return Form.POINTER, POINTER_TILES
+        return Form.POINTER, pointer
     if problem.stride == (1, 1, 1) and problem.describable:
-        return Form.DESCRIPTOR, DESCRIPTOR_TILES
+        return Form.DESCRIPTOR, descriptor
     # With pointers and 8 warps, a loop over all taps gave wrong results on an H100 (pytorch #173068).
-    return Form.POINTER, tuple(tile for tile in POINTER_TILES if tile.warps == 4)
+    return Form.POINTER, tuple(tile for tile in pointer if tile.warps == 4)

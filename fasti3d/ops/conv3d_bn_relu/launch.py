@@ -28,9 +28,10 @@ from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import gpu_traits
+from fasti3d.runtime.precision import precision_of
 
-# Values of two bytes in the 16 that descriptors want.
-_VECTOR = 8
+# What descriptors want addresses and strides to be multiples of.
+_VECTOR_BYTES = 16
 _FOLD_BLOCK = 1024
 # Layouts of tensors that are remembered.
 _LAYOUTS = 4096
@@ -50,7 +51,7 @@ def conv3d(
     """Writes the output frames from ``start`` on, as many as ``out`` holds.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16; or uint8 where it is folded, 0 to 255 for -1 to 1.
+        x: (N, Cin, T, H, W), float32, float16 or bfloat16; or uint8 where it is folded, 0 to 255 for -1 to 1.
         weight: what ``pack_triton`` made, in the dtype of ``out``, which is x's unless that is uint8.
         bias: (Cout,), float32.
         geometry: window and ReLU.
@@ -176,7 +177,7 @@ def conv3d_split(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tenso
     """1x1x1 convolutions of one clip as one product, their channels written to two clips.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16.
+        x: (N, Cin, T, H, W), float32, float16 or bfloat16.
         weight: what ``pack_triton`` made of (Cout, Cin, 1, 1, 1), in x's dtype.
         bias: (Cout,), float32.
         relu: whether to zero what is negative.
@@ -229,9 +230,8 @@ def describe(
     describable = all(map(_is_describable, (_matrix(weight), *clips)))
     n, channels, (t, h, w) = x.shape[0], weight.shape[0], out.shape[2:]
     split = 0 if second is None else out.shape[1]
-    return Problem(
-        n, x.shape[1], channels, (t, h, w), kernel, stride, *gpu_traits(x.device), describable, split
-    )
+    where, precision = gpu_traits(x.device), precision_of(out.dtype)
+    return Problem(n, x.shape[1], channels, (t, h, w), kernel, stride, *where, describable, split, precision)
 
 
 def _run_descriptors(config: Config, work: Prepared) -> None:
@@ -267,6 +267,7 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         work.second is not None,
         work.residual is not None,
         work.part is not None,
+        config.precision.products,
         *config.box,
         config.block_n,
         config.block_n_rest,
@@ -308,6 +309,7 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         work.second is not None,
         work.residual is not None,
         work.part is not None,
+        config.precision.products,
         vector_x,
         vector_y,
         config.block_m,
@@ -376,7 +378,7 @@ def _matrix(weight: Tensor) -> Tensor:
 
 def _is_describable(x: Tensor) -> bool:
     """Whether a descriptor can tell where x lies: aligned, and each axis in steps of whole inner ones."""
-    return x.data_ptr() % 16 == 0 and _is_nested(x.shape, x.stride())
+    return x.data_ptr() % _VECTOR_BYTES == 0 and _is_nested(x.shape, x.stride(), x.element_size())
 
 
 def _descriptor(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
@@ -393,16 +395,16 @@ def _layout(
 ) -> dict[str, Any]:
     """A descriptor's fields, of any tensor that lies so."""
     base = torch.empty(0, dtype=dtype, device="meta")
-    return vars(TensorDescriptor(base, list(shape), _strides(shape, strides), list(block)))
+    return vars(TensorDescriptor(base, list(shape), _strides(shape, strides, dtype.itemsize), list(block)))
 
 
 @lru_cache(_LAYOUTS)
-def _is_nested(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+def _is_nested(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
     """Whether each axis takes steps of whole inner ones, and of 16 bytes.
 
     Source: CUDA driver API, cuTensorMapEncodeTiled.
     """
-    steps = _strides(shape, strides)
+    steps = _strides(shape, strides, itemsize)
     inner = 1
     for length, step in zip(reversed(shape), reversed(steps), strict=True):
         if step < inner:
@@ -410,16 +412,17 @@ def _is_nested(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
         inner = length * step
     return (
         steps[-1] == 1
-        and all(s % _VECTOR == 0 for s in steps[:-1])
+        and all(s * itemsize % _VECTOR_BYTES == 0 for s in steps[:-1])
         and all(s % t == 0 for s, t in pairwise(steps))
     )
 
 
-def _strides(shape: tuple[int, ...], given: tuple[int, ...]) -> list[int]:
+def _strides(shape: tuple[int, ...], given: tuple[int, ...], itemsize: int) -> list[int]:
     """Strides, with those of axes of length 1, which mean nothing, as of the axis around them."""
     strides = list(given)
     longer = [axis for axis in range(len(shape) - 1) if shape[axis] > 1]
-    around = strides[longer[0]] * shape[longer[0]] if longer else -(-shape[-1] // _VECTOR) * _VECTOR
+    values = _VECTOR_BYTES // itemsize
+    around = strides[longer[0]] * shape[longer[0]] if longer else -(-shape[-1] // values) * values
     for axis in range(len(shape) - 1):
         if axis in longer:
             around = strides[axis]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fasti3d.ops.tiling import count
+from fasti3d.runtime.precision import Precision
 
 Capability = tuple[int, int]
 
@@ -28,8 +29,9 @@ _MIN_SHARED_MEMORY = 99 << 10
 _SHARED_BESIDE, _BARRIERS, _SHARED_LEFT = 1 << 10, 64, 16 << 10
 _REGISTERS = 1 << 16
 
-# Products per nanosecond and SM. Matrix products on an H200 were measured to reach 790 TFLOP/s of the 989
-# that are published; other chips are expected to reach as much of what is published for float32 sums.
+# Products of 16-bit values per nanosecond and SM; of TF32 half as many. Matrix products on an H200 were measured
+# to reach 790 TFLOP/s of the 989 that are published; other chips are expected to reach as much of what is
+# published for float32 sums.
 _PRODUCTS = {
     **dict.fromkeys([(8, 0), (8, 7)], 1150.0),
     (9, 0): 2990.0,
@@ -65,6 +67,7 @@ class Tiles(NamedTuple):
     warps: int
     instructions: int
     registers: int
+    precision: Precision = Precision.HALF
 
 
 class Step(NamedTuple):
@@ -89,12 +92,14 @@ def shared_memory(capability: Capability) -> int:
 def shared(tiles: Tiles) -> int:
     """Bytes of shared memory of a block: its stages, or its results on their way out."""
     stages = tiles.stages * (tiles.pixels + tiles.channels) * tiles.depth
-    return 2 * max(stages, tiles.pixels * tiles.channels) + _BARRIERS
+    return tiles.precision.itemsize * max(stages, tiles.pixels * tiles.channels) + _BARRIERS
 
 
 def registers(tiles: Tiles) -> int:
     """Registers of a thread, which are given out by eights."""
-    return count(tiles.pixels * tiles.channels // (32 * tiles.warps) + tiles.registers, 8) * 8
+    # Of three products the sums of a step are beside those of all.
+    sums = tiles.pixels * tiles.channels // (32 * tiles.warps) * (2 if tiles.precision.products > 1 else 1)
+    return count(sums + tiles.registers, 8) * 8
 
 
 def resident(tiles: Tiles, capability: Capability) -> int:
@@ -108,8 +113,9 @@ def resident(tiles: Tiles, capability: Capability) -> int:
 
 def step(tiles: Tiles, blocks: int, capability: Capability, sms: int) -> Step:
     """A step of ``blocks`` blocks side by side on each SM."""
-    products = tiles.pixels * tiles.channels * tiles.depth
-    read = 2 * (tiles.pixels + tiles.channels) * tiles.depth
+    itemsize = tiles.precision.itemsize
+    products = tiles.pixels * tiles.channels * tiles.depth * tiles.precision.products * itemsize // 2
+    read = itemsize * (tiles.pixels + tiles.channels) * tiles.depth
     # Few SMs have more of the cache's rate each.
     l2 = min(_L2_TO_ONE, _L2_PER_SM * sms / min(tiles.number, sms))
     return Step(
@@ -137,4 +143,4 @@ def nanoseconds(tiles: Tiles, capability: Capability, sms: int) -> float:
 
 
 def _written(tiles: Tiles, blocks: int) -> float:
-    return 2 * blocks * tiles.pixels * tiles.channels / _STORE
+    return tiles.precision.itemsize * blocks * tiles.pixels * tiles.channels / _STORE

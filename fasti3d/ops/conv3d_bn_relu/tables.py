@@ -26,6 +26,7 @@ import torch
 
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
+from fasti3d.runtime.precision import Precision
 from fasti3d.utils.cache_dir import cache_dir
 from fasti3d.utils.parsing import brief, parse_json
 
@@ -153,7 +154,8 @@ def _parse(data: Any, gpu: Gpu) -> Table:
         raise ValueError(f"it is of the GPU {its}, this is {gpu._asdict()}")
     entries: dict[Problem, Entry] = {}
     for one in data["entries"]:
-        its_fields = {name: _field(one[name]) for name in _OWN}
+        its_fields = {name: _field(one[name]) for name in _OWN if name != "precision"}
+        its_fields |= {"precision": Precision(one["precision"])}
         problem = Problem(**its_fields, capability=gpu.capability, multiprocessors=gpu.multiprocessors)
         config = Config.of(one["config"])
         if config not in candidates(problem):

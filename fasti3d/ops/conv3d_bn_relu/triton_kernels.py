@@ -64,6 +64,33 @@ def _next_chunk(
 
 
 @triton.jit
+def _parts(x):
+    """float32 as the sum of two values of 10 bits of the mantissa, all that tensor cores read of it."""
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return high, x - high
+
+
+@triton.jit
+def product(a, b, acc, PRODUCTS: tl.constexpr):
+    """Adds a step's product to the sums. With 3 PRODUCTS that of float32: of its parts, but for two low ones.
+
+    Each step's sums begin at zero and are added up outside the tensor cores, which round towards zero: over
+    thousands of channels and taps that would cost more than the third product brings.
+    """
+    if PRODUCTS == 1:
+        acc = tl.dot(a, b, acc, input_precision="tf32")
+    else:
+        a_high, a_low = _parts(a)
+        b_high, b_low = _parts(b)
+        small = tl.dot(a_low, b_high, input_precision="tf32")
+        small = tl.dot(a_high, b_low, small, input_precision="tf32")
+        # What is left of an infinity is not a number.
+        small = tl.where(small == small, small, 0.0)
+        acc += tl.dot(a_high, b_high, small, input_precision="tf32")
+    return acc
+
+
+@triton.jit
 def _store_stats(
     part_ptr,
     tile,
@@ -197,6 +224,7 @@ def _conv3d_descriptor_kernel(
     SPLIT: tl.constexpr,
     ADD: tl.constexpr,
     STATS: tl.constexpr,
+    PRODUCTS: tl.constexpr,  # 3 for the results of float32
     BLOCK_B: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -243,9 +271,9 @@ def _conv3d_descriptor_kernel(
         if BLOCK_N_REST > 0:
             weight_rest = w_rest_desc.load([w_row + BLOCK_N, c0])
         x = tl.reshape(x_desc.load([b0, t, h, w, c0]), (BLOCK_M, BLOCK_K)).T  # [BLOCK_K, BLOCK_M]
-        acc = tl.dot(weight, x, acc)
+        acc = product(weight, x, acc, PRODUCTS)
         if BLOCK_N_REST > 0:
-            acc_rest = tl.dot(weight_rest, x, acc_rest)
+            acc_rest = product(weight_rest, x, acc_rest, PRODUCTS)
         c0, w_row, t, h, w = _next_chunk(
             c0, w_row, t, h, w, in_channels, out_channels, h_first, w_first, KH, KW, BLOCK_K
         )
@@ -317,8 +345,9 @@ def _conv3d_pointer_kernel(
     SPLIT: tl.constexpr,
     ADD: tl.constexpr,
     STATS: tl.constexpr,
-    # Channels and strides come divided by these, so that the compiler knows them as multiples: 8 values are
-    # one 16-byte load.
+    PRODUCTS: tl.constexpr,
+    # Channels and strides come divided by these, so that the compiler knows them as multiples: one load is
+    # of 16 bytes.
     VECTOR_X: tl.constexpr,
     VECTOR_Y: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -392,7 +421,7 @@ def _conv3d_pointer_kernel(
             mask=(n < out_channels)[None, :] & channel[:, None],
             other=0.0,
         )  # [BLOCK_K, BLOCK_N]
-        acc = tl.dot(x, weight, acc)
+        acc = product(x, weight, acc, PRODUCTS)
         c0, w_row, t, h, w = _next_chunk(c0, w_row, t, h, w, in_channels, out_channels, 0, 0, KH, KW, BLOCK_K)
 
     if not STATS:
@@ -463,7 +492,8 @@ def _conv3d_fold_kernel(
     inside = inside & (e < cells_w * CELL)
     if x_ptr.dtype.element_ty == tl.uint8:
         byte = tl.load(x_ptr + source, mask=inside, other=0).to(tl.float32)
-        # In half precision the same as / 127.5 - 1, for every byte: the difference is exact.
+        # The difference is exact. In half precision the same as / 127.5 - 1, for every byte; in float32
+        # within that one's rounding.
         value = tl.where(inside, (byte - 127.5) * (1 / 127.5), 0.0).to(y_ptr.dtype.element_ty)
     else:
         value = tl.load(x_ptr + source, mask=inside, other=0.0)

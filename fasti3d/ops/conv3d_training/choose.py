@@ -81,6 +81,8 @@ def choose(which: Pass, problem: Problem) -> Choice:
 def _on_gpu(which: Pass, problem: Problem) -> Choice:
     if which != "grad_input" or problem.isa != "triton":
         return _torch("no kernel of this pass supports this GPU and dtype")
+    if problem.dtype == torch.float32:
+        return _torch("training in float32 is torch's own, with the products that its switches allow")
     if problem.stride != (1, 1, 1):
         return _torch("a gradient of strided windows is no convolution of one stride")
     if any(taps % 2 == 0 for taps in problem.kernel):

@@ -22,7 +22,7 @@ def conv3d_stats(
     """Writes a convolution, and mean and biased variance of each channel of its float32 sums.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16.
+        x: (N, Cin, T, H, W), float32, float16 or bfloat16.
         weight: what ``pack_triton`` made, in x's dtype.
         geometry: a window with neither padding nor ReLU.
         out: (N, Cout, T', H', W') in x's dtype, channels adjacent.

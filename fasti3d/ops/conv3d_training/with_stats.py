@@ -45,8 +45,13 @@ operator(
 
 
 def finds_statistics(x: Tensor) -> bool:
-    """Whether ``conv3d_with_stats`` of a map finds statistics while it convolves."""
-    return x.device.type == "cuda" and x.numel() > 0 and has_kernel(x.device, x.dtype)
+    """Whether ``conv3d_with_stats`` of a map finds statistics while it convolves.
+
+    In float32 training is torch's own, with the products that its switches allow.
+    """
+    if x.device.type != "cuda" or x.dtype == torch.float32:
+        return False
+    return x.numel() > 0 and has_kernel(x.device, x.dtype)
 
 
 def conv3d_with_stats(

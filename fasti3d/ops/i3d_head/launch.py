@@ -14,7 +14,7 @@ from fasti3d.ops.tiling import Triple
 _BLOCK_C = 32
 # Classes of a step, and programs whose shares are added up in one.
 _BLOCK_K, _BLOCK_J = 128, 32
-_VECTOR = 8
+_VECTOR_BYTES = 16
 _WARPS = 8
 # Left to itself ptxas makes do with 64, for which it spills on some chips and lets loads wait for each other.
 _REGISTERS = 128
@@ -31,13 +31,14 @@ def tile(steps: int) -> tuple[int, int, int]:
 def head(
     x: Tensor, weight: Tensor, bias: Tensor, window: Triple, *, empty: Callable[..., Tensor] = torch.empty
 ) -> tuple[Tensor, Tensor]:
-    """Features and logits, as ``fasti3d.ops.average_head`` says; x in half precision. ``empty`` allocates the
-    memory that they are written to.
+    """Features and logits, as ``fasti3d.ops.average_head`` says. ``empty`` allocates the memory that they are
+    written to.
     """
     x = x.contiguous(memory_format=torch.channels_last_3d)
     n, channels, frames, height, width = x.shape
     classes, chunks = len(bias), -(-channels // _BLOCK_C)
-    vector = _VECTOR if channels % _VECTOR == 0 else 1
+    values = _VECTOR_BYTES // x.element_size()
+    vector = values if channels % values == 0 else 1
 
     steps = frames - window[0] + 1
     shapes = (n, channels, steps), (n, classes), (n, chunks, classes)

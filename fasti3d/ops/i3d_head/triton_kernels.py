@@ -42,7 +42,7 @@ def _average_head_kernel(
     window_t,
     window_h,
     window_w,
-    # Channels come divided by this, so that the compiler knows them as multiples: 8 values are one load.
+    # Channels come divided by this, so that the compiler knows them as multiples: one load is of 16 bytes.
     VECTOR: tl.constexpr,
     # Frames of a window that are loaded together, 1 or 2.
     FRAMES: tl.constexpr,

@@ -1,15 +1,18 @@
 """Where pooling inside the convolution is expected to pay, and with which tile: pure functions, printable.
 
 >>> choose(Problem(8, 192, 32, (32, 28, 28), 132))
-Config(box=(1, 4, 4, 4), block_n=32, block_k=64)
+Config(box=(1, 4, 4, 4), block_n=32, block_k=64, precision='half')
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from fasti3d.ops.tiling import Box, Triple, best_box, chunk
+from fasti3d.runtime.precision import Precision
 
 WARPS = 4
 # Output channels of the one tile that has them all.
@@ -17,6 +20,8 @@ MAX_CHANNELS = 128
 _PIXELS = 64
 _WINDOW = (3, 3, 3)
 _TILES_PER_SM = 2
+# Of the channels of a pixel that are pooled at a time, in registers.
+_STEP_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Problem:
     out_channels: int
     size: Triple
     multiprocessors: int
+    precision: Precision = Precision.HALF
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,12 @@ class Config:
     box: Box
     block_n: int
     block_k: int
+    precision: Precision = Precision.HALF
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Config:
+        """From what ``dataclasses.asdict`` made of one, perhaps by way of JSON."""
+        return Config(**{**fields, "box": tuple(fields["box"]), "precision": Precision(fields["precision"])})
 
 
 @lru_cache(4096)
@@ -44,7 +56,8 @@ def choose(problem: Problem) -> Config:
     """The configuration for up to ``MAX_CHANNELS`` output channels."""
     box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
     block_n = max(1 << (problem.out_channels - 1).bit_length(), 16)
-    return Config(box, block_n, chunk(problem.in_channels, 64))
+    block_k = chunk(problem.in_channels, _STEP_BYTES // problem.precision.itemsize)
+    return Config(box, block_n, block_k, problem.precision)
 
 
 @lru_cache(4096)

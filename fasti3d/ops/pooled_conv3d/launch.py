@@ -18,6 +18,7 @@ from fasti3d.ops.tiling import count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
 from fasti3d.runtime.gpu import gpu_traits
+from fasti3d.runtime.precision import precision_of
 
 # Do not fuse products and sums: what Triton does by default depends on its release.
 # Unless told how many registers it may take, the assembler spills some to make room for a third tile.
@@ -28,7 +29,7 @@ def pooled_conv3d(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tens
     """Max-pool 3x3x3 (stride 1, SAME), then convolves 1x1x1, adds the bias and applies ReLU.
 
     Args:
-        x: (N, Cin, T, H, W), float16 or bfloat16.
+        x: (N, Cin, T, H, W), float32, float16 or bfloat16.
         weight: what ``pack_triton`` made of (Cout, Cin, 1, 1, 1), in x's dtype, Cout at most
             ``MAX_CHANNELS``.
         bias: (Cout,), float32.
@@ -41,7 +42,8 @@ def pooled_conv3d(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tens
         if x.stride(1) != 1:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         n, channels, t, h, w = out.shape
-        config = choose(Problem(n, x.shape[1], channels, (t, h, w), gpu_traits(x.device).sms))
+        sms, precision = gpu_traits(x.device).sms, precision_of(x.dtype)
+        config = choose(Problem(n, x.shape[1], channels, (t, h, w), sms, precision))
         call = (x, weight, bias, relu, out)
         guarded(
             x.device,
@@ -73,6 +75,7 @@ def run(config: Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out
         tiles_h,
         tiles_t,
         relu,
+        config.precision.products,
         vector_x,
         vector_y,
         *config.box,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fasti3d.ops.conv3d_bn_relu.triton_kernels import product
 from fasti3d.ops.max_pool3d_same.triton_kernels import pixels_of_box, window_maximum
 
 # Do not specialize on integer sizes: one build of a configuration serves every layer and size.
@@ -44,6 +45,7 @@ def _pooled_conv3d_kernel(
     tiles_h,
     tiles_t,
     RELU: tl.constexpr,
+    PRODUCTS: tl.constexpr,  # 3 for the results of float32
     # Channels and strides come divided by these, so that the compiler knows them as multiples.
     VECTOR_X: tl.constexpr,
     VECTOR_Y: tl.constexpr,
@@ -104,7 +106,7 @@ def _pooled_conv3d_kernel(
             mask=(n < out_channels)[None, :] & channel[:, None],
             other=0.0,
         )  # [BLOCK_K, BLOCK_N]
-        acc = tl.dot(x, weight, acc)
+        acc = product(x, weight, acc, PRODUCTS)
 
     acc += tl.load(bias_ptr + n, mask=n < out_channels, other=0.0)[None, :]
     if RELU:
