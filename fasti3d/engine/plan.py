@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -64,7 +64,7 @@ from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, is_folded
 from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
-from fasti3d.runtime import gpu
+from fasti3d.runtime import builds, gpu
 
 # Shapes of clips whose layouts are kept.
 _MAX_LAYOUTS = 16
@@ -158,6 +158,7 @@ class Plan:
         self.graphs = Graphs() if self._convs and on_gpu and own else None
         self._schedules: dict[frozenset[str], tuple[Graph, list[Step]]] = {}
         self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str], bool], Layout] = OrderedDict()
+        self._compiled: set[Hashable] = set()
         self._lock = threading.Lock()
         if device.type == "cuda":
             # From here on other streams may read the weights.
@@ -169,7 +170,15 @@ class Plan:
         """
         if self.graphs is None:
             return self.compute(x, wanted, dtype)
-        return self.graphs.run(self.compute, x, wanted, dtype, InGraph(self))
+        return self.graphs.run(self._compute, x, wanted, dtype, InGraph(self))
+
+    def _compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """``compute``, of whose kernels those that are not on disk are compiled side by side before."""
+        key = tuple(x.shape), x.dtype, frozenset(wanted), dtype
+        if key not in self._compiled and gpu.may_compile(x.device):
+            builds.prepare(lambda: self.compute(x, wanted, dtype))
+            self._compiled.add(key)
+        return self.compute(x, wanted, dtype)
 
     def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted outputs, step by step, of a clip that is rounded to ``dtype`` as they are."""
