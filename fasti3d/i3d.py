@@ -16,7 +16,14 @@ from fasti3d.engine.describe.watch import Watch
 from fasti3d.engine.graph_op import planned
 from fasti3d.engine.plan import Plan
 from fasti3d.forms import is_watched
-from fasti3d.inputs import as_floats, autocast_dtype, check_clip, check_range, warn_of_gradients
+from fasti3d.inputs import (
+    as_floats,
+    autocast_dtype,
+    check_clip,
+    check_range,
+    warn_of_gradients,
+    without_autocast,
+)
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
 from fasti3d.runtime.route import compute_dtype
@@ -253,7 +260,7 @@ class I3D(reference.I3D):
         trunk = _without_scores(wanted, described)
         if not described.names.keys() >= {_map_of(name) for name in trunk}:
             return None
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(x.device):
             maps = kept.plan.run(x, trunk, dtype)
         return self._with_scores(maps, wanted, described)
 

@@ -85,10 +85,7 @@ def _conv3d(
     from fasti3d.ops.conv3d_bn_relu.config import Config
 
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
-    kernel, stride, padding = (
-        it and tuple(it) for it in (geometry["kernel"], geometry["stride"], geometry["padding"])
-    )
-    its = Geometry(kernel, stride, padding, geometry["relu"])
+    its = _geometry(geometry)
     packed, bias = _weights(Layout(*weight), clip.shape[1], device, its.kernel, its.stride)
     added = None if residual is None else _random(Layout(*residual), device)
     work, chosen = launch.prepare(clip, packed, bias, its, written, start, added), Config.of(config)
@@ -99,6 +96,18 @@ def _conv3d(
     with full_float32():
         expected = plain.conv3d(*exact, bias, its, frames, torch.float32, added)
     return _compare([(written, expected, memory)], chosen.precision.max_error(written.dtype))
+
+
+def _conv3d_fold(device: torch.device, *, x: Any, cells: Any, geometry: Any) -> str | None:
+    from fasti3d.ops.conv3d_bn_relu import launch
+
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*cells), device)
+    its = _geometry(geometry)
+    with torch.cuda.device_of(clip):
+        launch.run_fold(clip, its, written)
+    expected = torch.empty_like(written)
+    plain.fold_into(clip, its, expected)
+    return _compare([(written, expected.float(), memory)], limit=0.0)
 
 
 def _conv3d_stats(
@@ -228,6 +237,11 @@ def _max_pool3d_taps_backward(
     return _compare([(written, expected.float(), memory)])
 
 
+def _geometry(fields: Any) -> Geometry:
+    kernel, stride, padding = (fields[k] and tuple(fields[k]) for k in ("kernel", "stride", "padding"))
+    return Geometry(kernel, stride, padding, fields["relu"])
+
+
 def _pool_config(config: Any) -> Any:
     from fasti3d.ops.max_pool3d_same.config import Config
 
@@ -286,6 +300,7 @@ def _triton(device: torch.device) -> str | None:
 CASES: dict[str, Callable[..., str | None]] = {
     "triton": _triton,
     "conv3d": _conv3d,
+    "conv3d_fold": _conv3d_fold,
     "conv3d_split": _conv3d_split,
     "conv3d_stats": _conv3d_stats,
     "pooled_conv3d": _pooled_conv3d,

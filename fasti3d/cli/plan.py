@@ -77,6 +77,7 @@ def _object(report: PlanReport) -> dict[str, object]:
         "flop": report.flop,
         "moved_bytes": report.moved_bytes,
         "arena_bytes": report.arena_bytes,
+        "graph_arena_bytes": report.graph_arena_bytes,
         "weight_bytes": report.weight_bytes,
         "floor_seconds": {chip.name: report.floor_seconds(chip) for chip in CHIPS},
     }
@@ -112,10 +113,12 @@ def _print(report: PlanReport) -> None:
     output.out.print()
     Console(highlight=False, width=max(output.out.width, _WIDTH)).print(rewrites)
     dtype = str(report.route.compute_dtype).removeprefix("torch.")
+    in_graph = report.graph_arena_bytes
+    beside = "" if in_graph is None else f" ({in_graph / 1e6:.1f} MB in a CUDA graph)"
     output.out.print(
         Text(
             f"\n{report.route.path} in {dtype}: {report.route.why}\n"
-            f"maps: {report.arena_bytes / 1e6:.1f} MB in one block; "
+            f"maps: {report.arena_bytes / 1e6:.1f} MB in one block{beside}; "
             f"packed weights: {report.weight_bytes / 1e6:.1f} MB"
         ),
         soft_wrap=True,

@@ -36,6 +36,13 @@ def tune(
     device: Annotated[
         str, typer.Option(help="auto, cuda or cuda:N.", callback=checked(check_device))
     ] = "auto",
+    warm: Annotated[
+        bool,
+        typer.Option(
+            "--warm",
+            help="Only compile the kernels of these clips, side by side, so that first calls are quick.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -58,12 +65,21 @@ def tune(
 
     from fasti3d.inspect.tune import to_table
     from fasti3d.inspect.tune import tune as measure
+    from fasti3d.inspect.tune import warm as compile_beside
     from fasti3d.ops.conv3d_bn_relu.tables import gpu, user_path
     from fasti3d.utils.files import write_atomically
 
     where = to_device(device)
     if where.type != "cuda":
         output.fail("there is no GPU to tune for: torch finds none, or --device is cpu")
+    if warm:
+        try:
+            done = compile_beside(shapes, getattr(torch, dtype), where)
+        except ValueError as error:
+            output.fail(error)
+        there = done.kernels - done.compiled
+        output.out.print(f"{done.compiled} kernels compiled in {done.seconds:.1f} s, {there} were there")
+        return
     its = gpu(where)
     path = out or user_path(its)
     if path is None:

@@ -1,8 +1,10 @@
 """CUDA graphs around a plan: the launches of a run recorded once, then replayed in one call.
 
-A shape that comes a second time is captured, so that one that comes once costs nothing. Clips are copied into
-the graph's own memory and results out of it, so that what a caller holds never changes. All graphs of a GPU
-share one pool of memory, which they take turns in: a replay waits, on the GPU, for the one before it.
+A shape that comes a second time is captured, so that one that comes once costs nothing. Before each replay
+the clip is brought into the graph's own memory, by a copy or by what reads it first (``Recorded``), and
+results are copied out of it, so that what a caller holds never changes. All graphs of a GPU share one pool of
+memory, which they take turns in: a replay waits, on the GPU, for the one before it. Steps that may run beside
+each other are captured on several streams.
 
 ``FASTI3D_CUDA_GRAPHS=0`` turns them off. For the milliseconds that a capture takes, two things fail in other
 threads, by CUDA's and torch's own rules: synchronising the whole device, and random numbers of the
@@ -15,15 +17,19 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from fasti3d.engine.graph import Shape
+from fasti3d.engine.lanes import MAX_LANES
+from fasti3d.engine.layout import ONE_LANE, Lanes
 from fasti3d.proof import guard
 from fasti3d.runtime.precision import precision_of
 
@@ -31,26 +37,80 @@ Maps = dict[str, Tensor]
 Work = Callable[[Tensor, set[str], torch.dtype], Maps]
 Key = tuple[object, ...]
 
-# A batch and the remainder of one, of two sizes of clips or for two sets of endpoints. Each holds a copy of a
-# batch and of its results.
+
+class Recorded(Protocol):
+    """What a graph records of some work, and what runs before each replay, on the caller's clip."""
+
+    def memory(self, x: Tensor) -> Tensor:
+        """New memory for what is made of clips like x."""
+
+    def enter(self, x: Tensor, memory: Tensor, dtype: torch.dtype) -> None:
+        """Makes it of a clip."""
+
+    def compute(
+        self, memory: Tensor, shape: Shape, wanted: set[str], dtype: torch.dtype, lanes: Lanes
+    ) -> Maps:
+        """The rest of the work, on clips of a shape."""
+
+
+class Copied:
+    """Work as it is, on a copy of the clip."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def memory(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+    def enter(self, x: Tensor, memory: Tensor, dtype: torch.dtype) -> None:
+        memory.copy_(x)
+
+    def compute(
+        self, memory: Tensor, shape: Shape, wanted: set[str], dtype: torch.dtype, lanes: Lanes
+    ) -> Maps:
+        return self._work(memory, wanted, dtype)
+
+
+class Streams:
+    """Lanes of a capture, of which the first is the stream that it began on."""
+
+    def __init__(self, streams: Sequence[torch.cuda.Stream]) -> None:
+        self._streams = streams
+
+    def on(self, lane: int) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._streams[lane])
+
+    def mark(self) -> torch.cuda.Event:
+        mark = torch.cuda.Event()
+        mark.record()
+        return mark
+
+    def wait(self, mark: torch.cuda.Event) -> None:
+        mark.wait()
+
+
+# A batch and the remainder of one, of two sizes of clips or for two sets of endpoints. Each holds what is
+# made of a batch, and its results.
 _MAX_GRAPHS = 4
 # Where less of a GPU's memory is free, it is left to others.
 _MIN_FREE = 0.1
+# Replays that are compared with a run without a graph, as steps beside each other may be wrong now and then.
+_PROOFS = 3
 
 
 @dataclass(eq=False)
 class Captured:
-    """A recorded run: it reads ``x`` and writes ``maps``, in memory of its own, whenever it is replayed."""
+    """A recorded run: it reads ``memory`` and writes ``maps``, both its own, whenever it is replayed."""
 
-    x: Tensor
+    memory: Tensor
     maps: Maps
     replay: Callable[[], None]
-    # Whether a replay gave what a run without a graph does.
-    proved: bool = False
+    # Replays that gave what a run without a graph does.
+    right: int = 0
 
     @property
     def nbytes(self) -> int:
-        return self.x.nbytes + sum(y.nbytes for y in self.maps.values())
+        return self.memory.nbytes + sum(y.nbytes for y in self.maps.values())
 
 
 class Cuda:
@@ -64,34 +124,36 @@ class Cuda:
         # Torch allows one capture at a time, and nothing may come between a replay and its copies.
         self.lock = threading.Lock()
         self._orders: dict[torch.device, torch.cuda.Event] = {}
-        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._streams: dict[torch.device, list[torch.cuda.Stream]] = {}
         self._pools: dict[torch.device, tuple[Any, WeakSet[Captured]]] = {}
         # Of which a replay gave something else than a run without a graph.
         self.wrong: set[torch.device] = set()
 
-    def run(self, captured: Captured, x: Tensor) -> Maps:
-        """Replays on the current stream; within the lock."""
-        if x.device not in self._orders:
-            self._orders[x.device] = self.new_event()
-        before = self._orders[x.device]
+    def run(self, captured: Captured, device: torch.device, enter: Callable[[Tensor], None]) -> Maps:
+        """Replays on the current stream, after ``enter`` has filled the graph's memory; within the lock."""
+        before = self._orders.get(device)
+        if before is None:
+            before = self._orders[device] = self.new_event()
         before.wait()
         try:
-            captured.x.copy_(x)
+            enter(captured.memory)
             captured.replay()
             return {name: y.clone() for name, y in captured.maps.items()}
         finally:
             before.record()
 
-    def capture(self, x: Tensor, work: Callable[[Tensor], Maps]) -> Captured:
-        """Records work on a tensor like x; within the lock. Nothing is computed."""
+    def capture(
+        self, device: torch.device, memory: Callable[[], Tensor], work: Callable[[Tensor, Lanes], Maps]
+    ) -> Captured:
+        """Records work on memory; within the lock. Nothing is computed."""
         # A pool ends with its last graph, and its name with it.
-        name, users = self._pools.get(x.device) or (None, None)
+        name, users = self._pools.get(device) or (None, None)
         if not users:
-            name, users = self._pools[x.device] = self.new_pool(), WeakSet()
-        # Memory goes back to the stream that had it, so graphs share a pool only where all have one stream.
-        if x.device not in self._streams:
-            self._streams[x.device] = self.new_stream(x.device)
-        captured = self.record(x, work, self._streams[x.device], name)
+            name, users = self._pools[device] = self.new_pool(), WeakSet()
+        # Memory goes back to the stream that had it, so graphs share a pool only where they share streams.
+        if device not in self._streams:
+            self._streams[device] = [self.new_stream(device) for _ in range(MAX_LANES)]
+        captured = self.record(memory, work, self._streams[device], name)
         users.add(captured)
         return captured
 
@@ -130,15 +192,19 @@ class Cuda:
         return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == tuple(name))
 
     def record(
-        self, x: Tensor, work: Callable[[Tensor], Maps], stream: torch.cuda.Stream, pool: Any
+        self,
+        memory: Callable[[], Tensor],
+        work: Callable[[Tensor, Lanes], Maps],
+        streams: Sequence[torch.cuda.Stream],
+        pool: Any,
     ) -> Captured:
         graph = torch.cuda.CUDAGraph()
         # torch.cuda.graph would first stop the device and give all cached memory back.
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(streams[0]):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                own = torch.empty_like(x)
-                maps = work(own)
+                own = memory()
+                maps = work(own, Streams(streams))
             finally:
                 graph.capture_end()
         return Captured(own, maps, graph.replay)
@@ -164,23 +230,33 @@ class Graphs:
         self._seen: OrderedDict[Key, int] = OrderedDict()
         self._refused: set[Key] = set()
 
-    def run(self, work: Work, x: Tensor, wanted: set[str], dtype: torch.dtype) -> Maps:
-        """``work(x, wanted, dtype)``, which must do the same launches whenever x has the same layout,
-        and torch's switches of float32 are the same."""
+    def run(
+        self,
+        work: Work,
+        x: Tensor,
+        wanted: set[str],
+        dtype: torch.dtype,
+        recorded: Recorded | None = None,
+    ) -> Maps:
+        """``work(x, wanted, dtype)``, which must do the same launches whenever x has the same layout
+        and torch's switches of float32 are the same.
+
+        ``recorded``: the same in two parts; by default on a copy of x.
+        """
         with self._cuda.device_of(x):
             off = _is_off() or x.device in self._cuda.wrong
             if off or type(x) is not Tensor or not self._cuda.serves(x):
                 return work(x, wanted, dtype)
-            # Of a dense copy, as which it will be read.
-            strides = torch.empty_like(x, device="meta").stride()
+            recorded = recorded or Copied(work)
+            strides = _dense_strides(x.shape, x.stride())
             key = (x.device, x.shape, strides, x.dtype, frozenset(wanted), dtype, precision_of(dtype))
             with self._cuda.lock:
                 self._calls += 1
                 if key in self._graphs:
                     _, captured = self._graphs.pop(key)
                     self._graphs[key] = self._calls, captured
-                    maps = self._cuda.run(captured, x)
-                    if captured.proved or guard.is_off():
+                    maps = self._cuda.run(captured, x.device, lambda own: recorded.enter(x, own, dtype))
+                    if captured.right == _PROOFS or guard.is_off():
                         return maps
                     return self._prove(captured, maps, work(x, wanted, dtype), x)
                 due = self._is_due(key)
@@ -188,10 +264,17 @@ class Graphs:
                 return work(x, wanted, dtype)
             # As in the graph's own memory, whose alignment may ask for other kernels than x's: all are to be
             # compiled before the capture, in which that is not allowed.
-            maps = work(x.clone(), wanted, dtype)
+            memory = recorded.memory(x)
+            recorded.enter(x, memory, dtype)
+            maps = recorded.compute(memory, x.shape, wanted, dtype, ONE_LANE)
             with self._cuda.lock:
                 if key not in self._graphs:
-                    self._capture(key, x, lambda own: work(own, wanted, dtype))
+                    self._capture(
+                        key,
+                        x,
+                        lambda: recorded.memory(x),
+                        lambda own, lanes: recorded.compute(own, x.shape, wanted, dtype, lanes),
+                    )
             return maps
 
     @property
@@ -216,9 +299,9 @@ class Graphs:
         return len(self._graphs) < self._max_graphs or next(iter(self._graphs.values()))[0] < before
 
     def _prove(self, captured: Captured, maps: Maps, expected: Maps, x: Tensor) -> Maps:
-        """The first replay's maps, or where they are not what was to be expected those and no graph again."""
+        """The replay's maps, or where they are not what was to be expected those and no graph again."""
         if _agree(maps, expected):
-            captured.proved = True
+            captured.right += 1
             return maps
         self._cuda.wrong.add(x.device)
         self._graphs.clear()
@@ -230,7 +313,9 @@ class Graphs:
         )
         return expected
 
-    def _capture(self, key: Key, x: Tensor, work: Callable[[Tensor], Maps]) -> None:
+    def _capture(
+        self, key: Key, x: Tensor, memory: Callable[[], Tensor], work: Callable[[Tensor, Lanes], Maps]
+    ) -> None:
         """Adds a graph; where that cannot be, the shape, and after some such shapes all, go without."""
         self._seen.pop(key, None)
         if self._cuda.is_short_of_memory(x.device):
@@ -241,7 +326,7 @@ class Graphs:
         try:
             # Tensors of inference mode could not be written to outside it.
             with torch.inference_mode(False), torch.no_grad():
-                captured = self._cuda.capture(x, work)
+                captured = self._cuda.capture(x.device, memory, work)
         except Exception as error:  # whatever it is, the plan itself has just run
             self._refused.add(key)
             warnings.warn(
@@ -251,6 +336,12 @@ class Graphs:
             )
             return
         self._graphs[key] = self._calls, captured
+
+
+@lru_cache(64)
+def _dense_strides(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a dense copy, as which a clip will be read."""
+    return torch.empty_like(torch.empty_strided(shape, strides, device="meta")).stride()
 
 
 def _is_off() -> bool:

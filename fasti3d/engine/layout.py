@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from fasti3d.engine.graph import (
     Shapes,
     Siblings,
 )
+from fasti3d.engine.lanes import Window
 from fasti3d.engine.place import Interval, place
 from fasti3d.engine.steps import Maps, Step
 
@@ -62,6 +64,8 @@ class Placed:
             what lies inside a wider map.
         named: the results that are asked for, by name.
         last: values that nothing reads any more afterwards.
+        lane: of the lanes of the layout that on which it runs.
+        waits: the steps of other lanes that it waits for, -1 for what was before the first.
     """
 
     step: Step
@@ -70,6 +74,37 @@ class Placed:
     foreign: Sequence[int]
     named: Mapping[str, int]
     last: Sequence[int]
+    lane: int = 0
+    waits: Sequence[int] = ()
+
+
+class Lanes(Protocol):
+    """Streams that steps run on; 0 is that on which what comes before and after runs."""
+
+    def on(self, lane: int) -> AbstractContextManager[object]:
+        """Makes a lane the one that steps run on."""
+
+    def mark(self) -> Any:
+        """A mark in the lane that is on, of all that was launched there."""
+
+    def wait(self, mark: Any) -> None:
+        """Lets the lane that is on wait for a mark."""
+
+
+class OneLane:
+    """The lane of layouts in which no steps run beside each other."""
+
+    def on(self, lane: int) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def mark(self) -> Any:
+        return None
+
+    def wait(self, mark: Any) -> None:
+        pass
+
+
+ONE_LANE = OneLane()
 
 
 @dataclass(frozen=True)
@@ -81,32 +116,53 @@ class Layout:
     shapes: Shapes
 
     def run(
-        self, maps: Maps, block: Tensor, keep: Callable[[Tensor], Any], *, exact: bool = False
+        self,
+        maps: Maps,
+        block: Tensor,
+        keep: Callable[[Tensor], Any],
+        *,
+        exact: bool = False,
+        lanes: Lanes = ONE_LANE,
     ) -> dict[str, Any]:
         """The named values, each after ``keep``, which must copy what lies in the block; what torch computed
         as it is, of views of the block copies.
 
         ``maps`` holds the clip. ``block`` is at least ``nbytes`` of memory, viewed in the plan's dtype.
+        ``lanes``: what a layout with windows runs on.
 
         Raises:
             SpreadError: with ``exact``, a value that is not finite may have reached more than it should.
         """
         found: dict[str, Any] = {}
-        for placed in self.steps:
-            for value, view in placed.written.items():
-                maps[value] = view.of(block)
-            for value in placed.foreign:
-                maps[value] = as_map(maps[value], block.dtype)
-            placed.step(maps, [view.of(block) for view in placed.scratch])
-            if exact and placed.step.spread(maps):
-                raise SpreadError
-            for name, value in placed.named.items():
-                found[name] = (
-                    _owned(maps[value], block) if isinstance(placed.step.node, Opaque) else keep(maps[value])
-                )
-            for value in placed.last:
-                del maps[value]
+        marked = {j for placed in self.steps for j in placed.waits}
+        marks: dict[int, Any] = {}
+        if -1 in marked:
+            marks[-1] = lanes.mark()
+        for i, placed in enumerate(self.steps):
+            with lanes.on(placed.lane):
+                for j in placed.waits:
+                    lanes.wait(marks[j])
+                found.update(self._run(placed, maps, block, keep, exact))
+                if i in marked:
+                    marks[i] = lanes.mark()
         return found
+
+    def _run(
+        self, placed: Placed, maps: Maps, block: Tensor, keep: Callable[[Tensor], Any], exact: bool
+    ) -> Iterator[tuple[str, Any]]:
+        """Runs a step, and gives what is asked for of its results."""
+        for value, view in placed.written.items():
+            maps[value] = view.of(block)
+        for value in placed.foreign:
+            maps[value] = as_map(maps[value], block.dtype)
+        placed.step(maps, [view.of(block) for view in placed.scratch])
+        if exact and placed.step.spread(maps):
+            raise SpreadError
+        for name, value in placed.named.items():
+            its = maps[value]
+            yield name, _owned(its, block) if isinstance(placed.step.node, Opaque) else keep(its)
+        for value in placed.last:
+            del maps[value]
 
 
 class SpreadError(Exception):
@@ -127,18 +183,30 @@ def as_map(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def lay_out(
-    graph: Graph, steps: Sequence[Step], of: Shapes, dtype: torch.dtype, device: torch.device
+    graph: Graph,
+    steps: Sequence[Step],
+    of: Shapes,
+    dtype: torch.dtype,
+    device: torch.device,
+    windows: Sequence[Window] = (),
 ) -> Layout:
-    """The layout of a schedule whose values have the shapes ``of``; nothing is computed."""
-    found = _Values(steps, of)
-    intervals = [
-        Interval(math.prod(of[whole]) * dtype.itemsize, found.begin[whole], found.end[whole])
-        for whole in found.begin
-    ]
+    """The layout of a schedule whose values have the shapes ``of``; nothing is computed.
+
+    What steps of one of the windows keep, they keep as long as that lasts: nobody knows which is the last.
+    """
+    window_of = {i: window for window in windows for i in range(window.begin, window.end + 1)}
+
+    def interval(shape: Shape, begin: int, end: int) -> Interval:
+        begin = window_of[begin].begin if begin in window_of else begin
+        end = window_of[end].end if end in window_of else end
+        return Interval(math.prod(shape) * dtype.itemsize, begin, end)
+
+    found = _Values(steps, of, window_of)
+    intervals = [interval(of[whole], found.begin[whole], found.end[whole]) for whole in found.begin]
     wholes = list(found.begin)
     scratch: list[list[Shape]] = [list(step.scratch(of, dtype, device)) for step in steps]
     for i, shapes in enumerate(scratch):
-        intervals += [Interval(math.prod(shape) * dtype.itemsize, i, i) for shape in shapes]
+        intervals += [interval(shape, i, i) for shape in shapes]
     offsets, nbytes = place(intervals)
     offset_of = dict(zip(wholes, offsets, strict=False))
     free = iter(offsets[len(wholes) :])
@@ -148,6 +216,13 @@ def lay_out(
         offset = offset_of[whole] // dtype.itemsize + channel
         return View(offset, of[value], _strides(of[whole]))
 
+    waits: dict[int, Sequence[int]] = {}
+    lane: dict[int, int] = {}
+    nodes = [step.node for step in steps]
+    for window in windows:
+        inside = range(window.begin, window.end + 1)
+        waits.update(zip(inside, window.waits(nodes), strict=True))
+        lane.update(zip(inside, window.lanes, strict=True))
     placed = []
     for i, (step, shapes) in enumerate(zip(steps, scratch, strict=True)):
         written = {value: view(value) for value in step.node.writes if value in found.placed}
@@ -156,14 +231,16 @@ def lay_out(
         last = [value for value, end in found.value_end.items() if end == i]
         foreign = found.not_dense if isinstance(step.node, Opaque) else found.foreign
         foreign = foreign.intersection(step.node.reads)
-        placed.append(Placed(step, written, views, tuple(foreign), named, last))
+        placed.append(
+            Placed(step, written, views, tuple(foreign), named, last, lane.get(i, 0), waits.get(i, ()))
+        )
     return Layout(placed, nbytes, of)
 
 
 class _Values:
     """Where the values of a schedule lie, and from which step to which they are kept."""
 
-    def __init__(self, steps: Sequence[Step], of: Shapes) -> None:
+    def __init__(self, steps: Sequence[Step], of: Shapes, in_windows: Container[int] = ()) -> None:
         self.placed = {v for step in steps if isinstance(step.node, _PLACED) for v in step.node.writes}
         self.foreign = {step.node.out for step in steps if isinstance(step.node, Opaque)}
         self._homes: dict[int, tuple[int, int]] = {}
@@ -175,7 +252,9 @@ class _Values:
         self.value_end: dict[int, int] = {}
         reads = {value: i for i, step in enumerate(steps) for value in step.node.reads}
         for i, step in enumerate(steps):
-            self._reuse_residual(step.node, i, reads, of)
+            # Which a step beside this one may still read.
+            if i not in in_windows:
+                self._reuse_residual(step.node, i, reads, of)
             for value in step.node.writes:
                 self._roots[value] = (
                     frozenset((self.home(value)[0],))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,7 +34,8 @@ from fasti3d.engine.graph import (
     Softmax,
     shapes,
 )
-from fasti3d.engine.layout import Layout, lay_out
+from fasti3d.engine.lanes import Window, windows
+from fasti3d.engine.layout import ONE_LANE, Lanes, Layout, lay_out
 from fasti3d.engine.rewrite import (
     absorb_adds,
     absorb_relus,
@@ -61,8 +62,9 @@ from fasti3d.engine.steps import (
 )
 from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
-from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, is_folded
 from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
+from fasti3d.runtime import builds, gpu
 
 # Shapes of clips whose layouts are kept.
 _MAX_LAYOUTS = 16
@@ -146,14 +148,17 @@ class Plan:
                 node = _norm_in_float32(node)
             nodes.append(node)
         self.graph = graph.with_nodes(nodes)
-        first = [self._convs.get(node.out) for node in graph.nodes if graph.input in node.reads]
+        readers = [node for node in graph.nodes if graph.input in node.reads]
+        first = [self._convs.get(node.out) for node in readers]
+        self.folding = _folding(readers, first[0]) if first else None
         self.reads_bytes = bool(first) and all(isinstance(conv, TritonConv3d) for conv in first)
         # What torch runs may do something that cannot be captured.
         own = not any(isinstance(node, Opaque) for node in graph.nodes)
         on_gpu = all(isinstance(conv, TritonConv3d) for conv in self._convs.values())
         self.graphs = Graphs() if self._convs and on_gpu and own else None
         self._schedules: dict[frozenset[str], tuple[Graph, list[Step]]] = {}
-        self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str]], Layout] = OrderedDict()
+        self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str], bool], Layout] = OrderedDict()
+        self._compiled: set[Hashable] = set()
         self._lock = threading.Lock()
         if device.type == "cuda":
             # From here on other streams may read the weights.
@@ -165,34 +170,60 @@ class Plan:
         """
         if self.graphs is None:
             return self.compute(x, wanted, dtype)
-        return self.graphs.run(self.compute, x, wanted, dtype)
+        return self.graphs.run(self._compute, x, wanted, dtype, InGraph(self))
+
+    def _compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """``compute``, of whose kernels those that are not on disk are compiled side by side before."""
+        key = tuple(x.shape), x.dtype, frozenset(wanted), dtype
+        if key not in self._compiled and gpu.may_compile(x.device):
+            builds.prepare(lambda: self.compute(x, wanted, dtype))
+            self._compiled.add(key)
+        return self.compute(x, wanted, dtype)
 
     def compute(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted outputs, step by step, of a clip that is rounded to ``dtype`` as they are."""
-        layout = self.layout(x.shape, wanted)
-        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(self.dtype)
+        return self.compute_from(self.rounded(x, dtype), self.layout(x.shape, wanted), wanted, dtype)
+
+    def rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """A clip as the first step reads it."""
         if x.dtype != torch.uint8 or not self.reads_bytes:
             x = as_floats(x, dtype).to(self.dtype)
-        if x.shape[1] >= FEW_CHANNELS:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True))
+        return x.contiguous(memory_format=torch.channels_last_3d) if x.shape[1] >= FEW_CHANNELS else x
+
+    def compute_from(
+        self, x: Tensor, layout: Layout, wanted: set[str], dtype: torch.dtype, lanes: Lanes = ONE_LANE
+    ) -> dict[str, Tensor]:
+        """The wanted outputs of what the first step of a layout reads."""
+        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(self.dtype)
+        found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True), lanes=lanes)
         return {name: found[name] for name in self.graph.names if name in wanted}
 
     def layout(
-        self, shape: Sequence[int], wanted: Iterable[str], opaque: Mapping[int, Shape] | None = None
+        self,
+        shape: Sequence[int],
+        wanted: Iterable[str],
+        opaque: Mapping[int, Shape] | None = None,
+        *,
+        in_graph: bool = False,
     ) -> Layout:
         """Steps and memory for clips of a shape, kept for those that come again.
 
-        ``opaque``: the shapes of what torch computes.
+        ``opaque``: the shapes of what torch computes. ``in_graph``: of a CUDA graph, where the first step
+        reads what ``InGraph`` makes of the clip, and steps may run beside each other.
         """
-        key = (tuple(shape), frozenset(wanted))
+        key = (tuple(shape), frozenset(wanted), in_graph)
         with self._lock:
             layout = self._layouts.get(key)
             if layout is not None:
                 self._layouts.move_to_end(key)
                 return layout
         graph, steps = self.schedule(key[1])
-        layout = lay_out(graph, steps, shapes(graph, shape, opaque), self.dtype, self.device)
+        of = shapes(graph, shape, opaque)
+        beside: list[Window] = []
+        if in_graph:
+            steps = [self._over_cells(step) for step in steps]
+            beside = windows(graph.nodes, of, _multiprocessors(self.device))
+        layout = lay_out(graph, steps, of, self.dtype, self.device, beside)
         with self._lock:
             self._layouts[key] = layout
             while len(self._layouts) > _MAX_LAYOUTS:
@@ -272,6 +303,13 @@ class Plan:
         _, steps = self.schedule(frozenset(wanted))
         return sum(conv.nbytes for step in steps for conv in step.convs)
 
+    def _over_cells(self, step: Step) -> Step:
+        """The step in a graph, where the convolution that folds the clip finds it folded."""
+        if isinstance(step, ConvStep | ConvPoolStep) and step.conv is self.folding is not None:
+            conv = self.folding.over_cells()
+            return ConvStep(step.node, conv) if isinstance(step, ConvStep) else ConvPoolStep(step.node, conv)
+        return step
+
     def _step(self, node: Node) -> Step:
         if isinstance(node, Conv) and node.groups > 1:
             return DepthwiseStep(node, self._depthwise[node.out])
@@ -286,6 +324,49 @@ class Plan:
         if isinstance(node, PoolConv):
             return PoolConvStep(node, self._convs[node.conv.out])
         return _SIMPLE[type(node)](node)
+
+
+class InGraph:
+    """A plan as a CUDA graph has it.
+
+    Where a convolution that folds alone reads the clip, folding takes the place of a copy, and the graph
+    begins with the cells.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def memory(self, x: Tensor) -> Tensor:
+        folding = self._plan.folding
+        return torch.empty_like(x) if folding is None else folding.new_cells(x)
+
+    def enter(self, x: Tensor, memory: Tensor, dtype: torch.dtype) -> None:
+        if self._plan.folding is None:
+            memory.copy_(x)
+        else:
+            self._plan.folding.fold(self._plan.rounded(x, dtype), memory)
+
+    def compute(
+        self, memory: Tensor, shape: Shape, wanted: set[str], dtype: torch.dtype, lanes: Lanes
+    ) -> dict[str, Tensor]:
+        plan = self._plan
+        x = plan.rounded(memory, dtype) if plan.folding is None else plan.folding.windows(memory)
+        return plan.compute_from(x, plan.layout(shape, wanted, in_graph=True), wanted, dtype, lanes)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """SMs that steps could leave idle."""
+    return gpu.gpu_traits(device).sms if device.type == "cuda" else 0
+
+
+def _folding(readers: Sequence[Node], conv: PackedConv3d | None) -> TritonConv3d | None:
+    """The convolution that alone reads the clip, if it folds it."""
+    node = readers[0] if len(readers) == 1 else None
+    if not (isinstance(node, Conv) and isinstance(conv, TritonConv3d)):
+        return None
+    # Of few channels themselves, windows would be folded again.
+    folds = is_folded(node.weight.shape[1], conv.kernel) and conv.weight.shape[2] >= FEW_CHANNELS
+    return conv if folds else None
 
 
 def _in_float32(node: Conv | Siblings | Head) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,8 @@ class PlanReport:
         steps: in order; the head (average, classifier) is the last.
         rewrites: the graph as it is described, then after each rewrite.
         arena_bytes: the block that holds all maps but the clip and the logits.
+        graph_arena_bytes: the same in a CUDA graph, where maps of steps beside each other share no memory;
+            None where there are no graphs.
         weight_bytes: packed weights, kept from call to call.
     """
 
@@ -70,6 +72,7 @@ class PlanReport:
     steps: tuple[StepReport, ...]
     rewrites: tuple[RewriteReport, ...]
     arena_bytes: int
+    graph_arena_bytes: int | None
     weight_bytes: int
 
     @property
@@ -159,6 +162,7 @@ def _report(
         steps,
         tuple(_rewrites(made, without_values(graph), wanted, shape, opaque)),
         layout.nbytes,
+        made.layout(shape, wanted, in_graph=True).nbytes if made.graphs else None,
         made.weight_bytes(wanted),
     )
 

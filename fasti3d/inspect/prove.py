@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from fasti3d.engine.describe.inception import graph_of
-from fasti3d.engine.plan import Plan
+from fasti3d.engine.layout import ONE_LANE
+from fasti3d.engine.plan import InGraph, Plan
 from fasti3d.flow.params import PRESETS
 from fasti3d.flow.solve import subject
 from fasti3d.i3d import I3D
@@ -29,8 +30,13 @@ def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -
                 continue
             plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
             for kind in (dtype, torch.uint8)[: 2 if shape[1] == 3 else 1]:
+                x = torch.zeros(shape, dtype=kind, device=device)
                 with torch.no_grad(), collected() as its:
-                    plan.compute(torch.zeros(shape, dtype=kind, device=device), {"Logits"}, dtype)
+                    plan.compute(x, {"Logits"}, dtype)
+                    inside = InGraph(plan)
+                    memory = inside.memory(x)
+                    inside.enter(x, memory, dtype)
+                    inside.compute(memory, x.shape, {"Logits"}, dtype, ONE_LANE)
                 found |= its
     if has_kernel(device):
         found |= {its.key: its for its in map(subject, PRESETS.values())}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +27,7 @@ from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
-from fasti3d.runtime import gpu
+from fasti3d.runtime import builds, gpu
 
 if TYPE_CHECKING:
     from fasti3d.ops.conv3d_bn_relu.launch import Prepared
@@ -161,6 +163,43 @@ def tune(
         ValueError: a device or dtype that the Triton kernels do not serve, or a shape that the network
             does not take.
     """
+    _check(shapes, dtype, device)
+    found: list[Convolution] = []
+    for shape in shapes:
+        plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
+        found += convolutions(plan, torch.zeros(tuple(shape), dtype=dtype, device=device))
+    return _measure_all(found, measure or Meter(device), progress)
+
+
+class Warmed(NamedTuple):
+    """The kernels that clips of some shapes need, those of them that were compiled now, and the seconds."""
+
+    kernels: int
+    compiled: int
+    seconds: float
+
+
+def warm(shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> Warmed:
+    """Compiles the kernels of clips (N, 3 or 2, T, H, W), in floats and in bytes, side by side.
+
+    Raises:
+        ValueError: as of ``tune``.
+    """
+    _check(shapes, dtype, device)
+    began = time.monotonic()
+    found: dict[builds.Build, None] = {}
+    for shape in shapes:
+        plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
+        for kind in (dtype, torch.uint8)[: 2 if shape[1] == 3 else 1]:
+            x = torch.zeros(tuple(shape), dtype=kind, device=device)
+            with torch.no_grad():
+                its = builds.recorded(partial(plan.compute, x, {"Logits"}, dtype))
+            found.update(dict.fromkeys(its))
+    compiled = builds.compile_beside(list(found))
+    return Warmed(len(found), compiled, time.monotonic() - began)
+
+
+def _check(shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> None:
     if why := gpu.why_not(device, dtype):
         raise ValueError(f"nothing to tune for {dtype} on {device}: {why}")
     for shape in shapes:
@@ -168,11 +207,6 @@ def tune(
         check_clip(
             torch.empty(tuple(shape), dtype=dtype, device="meta"), channels, None, window=network.HEAD_POOL
         )
-    found: list[Convolution] = []
-    for shape in shapes:
-        plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
-        found += convolutions(plan, torch.zeros(tuple(shape), dtype=dtype, device=device))
-    return _measure_all(found, measure or Meter(device), progress)
 
 
 def _measure_all(

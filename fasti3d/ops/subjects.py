@@ -52,6 +52,23 @@ def conv3d(
     )
 
 
+def conv3d_fold(x: Tensor, geometry: Geometry, cells: Tensor) -> Subject:
+    """Of ``launch.fold``: two clips of a few cells, with padding on every side."""
+    whole = geometry.output_size(x.shape[2:])
+    few = [min(n, 3) for n in whole]
+    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, geometry.stride, strict=True)]
+    clips = min(len(x), 2)
+    size = [n - (w - f) for n, w, f in zip(cells.shape[1:4], whole, few, strict=True)]
+    return Subject.of(
+        "conv3d_fold",
+        f"cells of {_name(x)}, {x.shape[1]} channels, kernel {_times(geometry.kernel)}, stride "
+        f"{_times(geometry.stride)}",
+        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        cells=Layout.of(cells).smaller((clips, *size, cells.shape[4])),
+        geometry=geometry._asdict(),
+    )
+
+
 def conv3d_stats(config: conv.Config, x: Tensor, weight: Tensor, geometry: Geometry, out: Tensor) -> Subject:
     """Of the convolution that finds statistics."""
     clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)

@@ -48,6 +48,11 @@ def synchronize_unless_capturing(device: torch.device) -> bool:
     return True
 
 
+def may_compile(device: torch.device) -> bool:
+    """Whether Triton compiles kernels for a device, and may do so now."""
+    return why_no_triton(device) is None and not torch.cuda.is_current_stream_capturing()
+
+
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernels do not take clips of ``dtype`` on ``device``, as a sentence; None if they do."""
     if device.type == "cuda" and torch.version.cuda and dtype not in DTYPES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from typing import Any
 
 import torch
 
@@ -53,7 +54,8 @@ def precision_of(dtype: torch.dtype) -> Precision:
     """
     if dtype != torch.float32:
         return Precision.HALF
-    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    switches = cudnn.conv, torch.backends.cuda.matmul
     return Precision.TF32 if all(its.fp32_precision == "tf32" for its in switches) else Precision.TF32X3
 
 
@@ -64,7 +66,8 @@ def full_float32() -> Iterator[None]:
     Unlike ``torch.backends.cudnn.flags`` it also holds, and does not raise, where a program uses torch's
     newer switches.
     """
-    switch = torch.backends.cudnn.conv
+    cudnn: Any = torch.backends.cudnn
+    switch = cudnn.conv
     before = switch.fp32_precision
     switch.fp32_precision = "ieee"
     try:

@@ -80,7 +80,8 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
 
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """What a convolution of clips of ``dtype`` is computed in; itself is computed in itself."""
-    return route(device, dtype).compute_dtype
+    # Whichever path they take there: asked before every call.
+    return route(device, dtype).compute_dtype if device.type == "cpu" else dtype
 
 
 # For compilers, which cannot look into the extension; torch.compiler.assume_constant_result would load one.

@@ -22,6 +22,8 @@ from waiting import PATIENCE
 from fasti3d.engine import plan
 from fasti3d.engine.cuda_graphs import Captured, Cuda, Graphs, Maps
 from fasti3d.engine.describe.inception import graph_of
+from fasti3d.engine.lanes import MAX_LANES
+from fasti3d.engine.layout import ONE_LANE, Lanes
 
 HALF = torch.float16
 
@@ -71,20 +73,23 @@ class Machine(Cuda):
     def pool_bytes(self, name: Any) -> int:
         return 1000 + name
 
-    def record(self, x: Tensor, work: Callable[[Tensor], Maps], stream: Any, pool: Any) -> Captured:
+    def record(
+        self, memory: Callable[[], Tensor], work: Callable[[Tensor, Lanes], Maps], streams: Any, pool: Any
+    ) -> Captured:
         assert self.lock.locked()
-        assert stream == f"stream of {x.device}"
+        own = memory()
+        assert streams == [f"stream of {own.device}"] * MAX_LANES
         assert pool == self.pools[-1]
         self.log.append("capture")
         if self.error:
             raise self.error
-        own = torch.empty_like(x).fill_(torch.nan)
-        maps = work(own)
+        own.fill_(torch.nan)
+        maps = work(own, ONE_LANE)
 
         def replay() -> None:
             assert self.lock.locked()
             self.log.append("replay")
-            for name, y in work(own).items():
+            for name, y in work(own, ONE_LANE).items():
                 maps[name].copy_(y)
 
         return Captured(own, maps, replay)

@@ -50,9 +50,9 @@ def test_the_arena_is_as_large_as_said(report: PlanReport, monkeypatch: pytest.M
     sizes: list[int] = []
     real = Layout.run
 
-    def record(self: Layout, maps: Any, block: torch.Tensor, keep: Any) -> Any:
+    def record(self: Layout, maps: Any, block: torch.Tensor, keep: Any, **options: Any) -> Any:
         sizes.append(block.nbytes)
-        return real(self, maps, block, keep)
+        return real(self, maps, block, keep, **options)
 
     monkeypatch.setattr(Layout, "run", record)
     model = I3D().eval()

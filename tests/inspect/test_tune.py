@@ -28,7 +28,7 @@ from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d, pack_triton
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu
-from fasti3d.runtime import gpu
+from fasti3d.runtime import builds, gpu
 from fasti3d.runtime.precision import Precision
 from fasti3d.same_padding import pad_same
 from fasti3d.utils.cache_dir import cache_dir
@@ -252,6 +252,39 @@ def test_what_breaks_off_keeps_what_was_measured(
     assert code != 0
     assert "nothing was measured, and nothing written" in out
     assert not (tmp_path / "none.json").exists()
+
+
+def test_warming_only_compiles(verb: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "warm", lambda shapes, dtype, device: tune.Warmed(27, 20, 3.14))
+    code, out, _ = invoke("--warm", "--shape", SMALLEST)
+    assert (code, out) == (0, "20 kernels compiled in 3.1 s, 7 were there\n")
+    assert not (cache_dir() / "tuned").exists()
+
+
+def test_what_is_warmed_is_what_clips_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Floats and bytes, of every kind of kernel; the rest is of all."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from benchmarks import stub_gpu
+
+    monkeypatch.setattr(network, "TRUNK", NARROW)
+    monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
+    monkeypatch.setattr(gpu, "why_not", lambda device, dtype: None)
+    asked: list[builds.Build] = []
+    monkeypatch.setattr(builds, "compile_beside", lambda found: asked.extend(found) or len(found))
+    with stub_gpu.h200() as driver:
+        done = tune.warm([(1, 3, 9, 193, 193)], torch.float16, CPU)
+    assert driver.launched == []
+    assert (done.kernels, done.compiled) == (len(asked), len(asked))
+    names = [build.name for build in asked]
+    assert sum('"*u8"' in build.data for build in asked) == 1
+    assert set(names) == {
+        "_conv3d_fold_kernel",
+        "_conv3d_pointer_kernel",
+        "_conv3d_descriptor_kernel",
+        "_max_pool3d_same_kernel",
+        "_pooled_conv3d_kernel",
+        "_average_head_kernel",
+    }
 
 
 @pytest.mark.parametrize(

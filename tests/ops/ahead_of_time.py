@@ -41,7 +41,7 @@ _TYPES = {
     torch.int32: "i32",
     torch.uint8: "u8",
 }
-_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 class Launch(NamedTuple):
@@ -64,7 +64,10 @@ class Recorder:
         return self
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
-        named = dict(zip(self.kernel.arg_names, arguments, strict=True))
+        others = {name: options.pop(name) for name in self.kernel.arg_names if name in options}
+        bound = self.kernel.signature.bind(*arguments, **others)
+        bound.apply_defaults()
+        named = bound.arguments
         constant = {p.name for p in self.kernel.params if p.is_constexpr or named[p.name] is None}
         signature = {name: "constexpr" if name in constant else _type(v) for name, v in named.items()}
         constants = {name: v for name, v in named.items() if name in constant}
@@ -108,12 +111,26 @@ def build(launch: Launch, capability: tuple[int, int]) -> Built:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        command = [_CUOBJDUMP, "-res-usage", file.name]
+        command = [CUOBJDUMP, "-res-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack, local = (int(re.search(rf"{w}:(\d+)", usage)[1]) for w in ("REG", "STACK", "LOCAL"))
     loop = _first_loop(compiled.asm["ttgir"])
     asm = compiled.asm
     return Built(asm["ptx"], asm["cubin"], loop, compiled.metadata.shared, registers, stack, local)
+
+
+def check_turn(launch: Launch, ptx: str, capability: tuple[int, int]) -> None:
+    """Where kernels are launched early, each waits before it touches memory, and lets the next one come."""
+    early = dict(launch.options).get("launch_pdl", False)
+    assert early == dict(launch.constants)["PDL"] == (capability >= (9, 0))
+    if not early:
+        assert "griddepcontrol" not in ptx
+        return
+    before, waits, after = ptx[ptx.index(".entry") :].partition("griddepcontrol.wait")
+    assert waits, "it does not wait"
+    touched = re.search(r"\b(ld\.global|st\.global|cp\.|atom\.|red\.|bra\b|ret;)[^\n]*", before)
+    assert touched is None, f"before it waits: {touched}"
+    assert "griddepcontrol.launch_dependents" in after
 
 
 def _first_loop(ttgir: str) -> str:

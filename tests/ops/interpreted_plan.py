@@ -14,7 +14,7 @@ from torch import Tensor
 from fasti3d import I3D, network, reference
 from fasti3d.engine import layout, steps
 from fasti3d.engine.describe.inception import graph_of
-from fasti3d.engine.plan import Plan
+from fasti3d.engine.plan import InGraph, Plan
 from fasti3d.inputs import as_floats
 from fasti3d.inspect import plan_report
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
@@ -132,6 +132,28 @@ def test_bytes_go_to_the_stem(form: str, model: I3D, monkeypatch: pytest.MonkeyP
     )
     assert folded == [torch.uint8, torch.float16]
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("wanted", ["Conv3d_1a_7x7", "MaxPool3d_2a_3x3"])
+@pytest.mark.parametrize("kind", ["half", "bytes"])
+def test_what_a_graph_begins_with_is_the_clip_folded(
+    form: str, kind: str, wanted: str, model: I3D, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one launch for all pieces, of a clip that lies in any order; the bits are the same."""
+    monkeypatch.setattr(steps, "_GPU_PIECE_BYTES", 1)
+    monkeypatch.setattr(steps, "_PIECE_BYTES", 1)
+    plan = planned(model)
+    x = torch.arange(2 * 9 * 5 * 6 * 3).reshape(2, 9, 5, 6, 3).to(torch.uint8).permute(0, 4, 1, 2, 3)
+    if kind == "half":
+        x = as_floats(x, torch.float16)[:, :, 1:]
+    expected = plan.compute(x, {wanted}, torch.float16)[wanted]
+    inside = InGraph(plan)
+    memory = inside.memory(x).fill_(torch.nan)
+    inside.enter(x, memory, torch.float16)
+    assert memory.isfinite().all()
+    monkeypatch.delattr(conv_launch, "_fold")
+    found = inside.compute(memory, x.shape, {wanted}, torch.float16, layout.ONE_LANE)[wanted]
+    assert torch.equal(found, expected)
 
 
 def test_joint_steps(form: str, model: I3D, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

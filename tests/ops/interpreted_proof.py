@@ -16,6 +16,7 @@ from fasti3d.ops import subjects
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import cells_shape
 from fasti3d.ops.i3d_head import launch as head_launch
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
 from fasti3d.ops.pooled_conv3d import launch as pooled_launch
@@ -82,6 +83,20 @@ def test_bytes_are_proved() -> None:
         "good",
         "",
     )
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.uint8])
+def test_what_folds_a_clip_for_a_graph_is_proved(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _, _, geometry, *_ = convolution("stem", kind)
+    cells = torch.zeros(
+        cells_shape(2, 3, geometry.kernel, geometry.stride, geometry.output_size(x.shape[2:]))
+    )
+    subject = subject_of(lambda: conv_launch.fold(x, geometry, cells.half()))
+    assert prove(subject, CPU) == ("good", "")
+    run = conv_launch._run_fold
+    shifted = lambda x, stride, pad, *rest: run(x, stride, [pad[0], pad[1], pad[2] + 1], *rest)  # noqa: E731
+    monkeypatch.setattr(conv_launch, "_run_fold", shifted)
+    assert prove(subject, CPU)[0] == "wrong"
 
 
 def with_residual(name: str) -> tuple[Any, ...]:

@@ -16,11 +16,12 @@ from fasti3d.ops.conv3d_bn_relu import model
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import INSTRUCTIONS, REGISTERS, Config, Form
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
+from fasti3d.ops.dependent_launch import launch as dependent_launch
 from fasti3d.runtime.gpu import GpuTraits
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, DEVICES, IN_FULL, Built, Launch, Recorder, build
+from ahead_of_time import CHIPS, DEVICES, IN_FULL, Built, Launch, Recorder, build, check_turn
 from kernel_processes import assert_passes_interpreted
 from sass import main_loop
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -87,6 +88,7 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     """
     found: set[Launch] = set()
     monkeypatch.setattr(launch, "gpu_traits", lambda device: chip)
+    monkeypatch.setattr(dependent_launch, "overlaps", lambda device: chip.capability >= (9, 0))
     for name in KERNELS:
         monkeypatch.setattr(launch, name, Recorder(getattr(launch, name), found))
     float16 = itertools.product((1, 8), [torch.float16], convolutions())
@@ -230,6 +232,8 @@ def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: py
     assert {one.kernel.__name__ for one in found} == set(expected)
     for one in found:
         try:
-            check(one, chip, build(one, chip.capability))
+            built = build(one, chip.capability)
+            check(one, chip, built)
+            check_turn(one, built.ptx, chip.capability)
         except AssertionError as error:
             raise AssertionError(f"{one.kernel.__name__} {one.constants} {one.options}: {error}") from error

@@ -10,10 +10,11 @@ import torch
 from i3d_head_making import head_arguments
 
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
+from fasti3d.ops.dependent_launch import launch as dependent_launch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, DEVICES, IN_FULL, Launch, Recorder, build
+from ahead_of_time import CHIPS, DEVICES, IN_FULL, Launch, Recorder, build, check_turn
 from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.i3d_head import launch
@@ -26,6 +27,8 @@ def test_in_the_interpreter() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[Launch] = set()
+    capability = CHIPS[device].capability
+    monkeypatch.setattr(dependent_launch, "overlaps", lambda device: capability >= (9, 0))
     monkeypatch.setattr(launch, "_average_head_kernel", Recorder(launch._average_head_kernel, found))
     windows = {(2, 7, 7): [(1, 1024, 2, 7, 7), (2, 1024, 2, 9, 8), (8, 1024, 8, 8, 10), (1, 1024, 16, 7, 7)]}
     dtypes: tuple[torch.dtype, ...] = (torch.float16,)
@@ -40,9 +43,10 @@ def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.
     # Of one window or more, of an odd number of frames or an even one.
     assert len(found) == len(dtypes) * 2 * (2 if (5, 7, 7) in windows else 1), "one build serves every size"
     for one in found:
-        built = build(one, CHIPS[device].capability)
+        built = build(one, capability)
         assert (built.stack, built.local) == (0, 0)
-        assert built.shared <= shared_memory(CHIPS[device].capability)
+        assert built.shared <= shared_memory(capability)
+        check_turn(one, built.ptx, capability)
         constants = dict(one.constants)
         assert built.ptx.count("ld.global.v4.b32") >= constants["FRAMES"] * constants["STEPS"], "16 bytes"
         # What a chunk has written is there for whoever learns that it is: all its threads have come this far

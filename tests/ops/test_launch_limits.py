@@ -52,7 +52,8 @@ class Probe:
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
         self.seen.append(self.kernel.__name__)
-        for name, value in zip(self.kernel.arg_names, arguments, strict=True):
+        named = {name: value for name, value in options.items() if name in self.kernel.arg_names}
+        for name, value in self.kernel.signature.bind(*arguments, **named).arguments.items():
             if isinstance(value, TensorDescriptor):
                 check_tensor_map(name, value)
             elif value is not None and not isinstance(value, Tensor):

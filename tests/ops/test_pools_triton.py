@@ -14,13 +14,14 @@ from torch import Tensor
 
 from fasti3d import network
 from fasti3d.inspect.layers import layers
+from fasti3d.ops.dependent_launch import launch as dependent_launch
 from fasti3d.ops.max_pool3d_same import config as pool_config
 from fasti3d.ops.pooled_conv3d import config as conv_config
 from fasti3d.runtime.gpu import GpuTraits
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from ahead_of_time import CHIPS, DEVICES, IN_FULL, Launch, Recorder, build
+from ahead_of_time import CHIPS, DEVICES, IN_FULL, Launch, Recorder, build, check_turn
 from kernel_processes import assert_passes_interpreted
 
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
@@ -46,6 +47,7 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     large batch, and in front of a convolution in float16, in all dtypes and every layer on an H200.
     """
     found: set[Launch] = set()
+    monkeypatch.setattr(dependent_launch, "overlaps", lambda device: chip.capability >= (9, 0))
     for module, name in ((pool_launch, "_max_pool3d_same_kernel"), (conv_launch, "_pooled_conv3d_kernel")):
         monkeypatch.setattr(module, "gpu_traits", lambda device: chip)
         monkeypatch.setattr(module, name, Recorder(getattr(module, name), found))
@@ -80,6 +82,7 @@ def test_every_configuration_compiles_to_what_it_should(device: str, monkeypatch
         assert built.shared <= 48 << 10, what
         assert "ld.global.v4" in built.ptx, what
         assert "max.NaN" in built.ptx, what
+        check_turn(one, built.ptx, chip.capability)
         if one.kernel.__name__ == "_pooled_conv3d_kernel":
             assert product in built.ptx, what
 

@@ -43,6 +43,10 @@ class Watch:
         self._owns = [vars(module) for module in self._modules]
         self._names = tuple(names)
         self._root = weakref.ref(root)  # which holds the watch
+        # Looked up where they are, as a module's own way to its parts is slow.
+        self._parts = vars(root)["_modules"]
+        self._shadowing = frozenset(name for name in self._names if name in self._parts)
+        self._elsewhere = [name for name in self._names if name not in self._parts]
         self._getters = [
             (itemgetter(*_HELD, *(key for key in own if key not in _COMMON)), own) for own in self._owns
         ]
@@ -68,7 +72,9 @@ class Watch:
             [get(own) for get, own in self._getters],
             any(self._empty),
             list(map(id, chain.from_iterable(self._values))),
-            [getattr(root, name, None) for name in self._names],
+            list(map(self._parts.get, self._names)),
+            vars(root)["_modules"] is self._parts and self._shadowing.isdisjoint(vars(root)),
+            [getattr(root, name, None) for name in self._elsewhere],
             self._look(self._hooks),
             any(self._no_hooks),
         )

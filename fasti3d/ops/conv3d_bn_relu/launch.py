@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,13 +17,14 @@ from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.config import Config, Form, Problem, choose
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
-from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, folded_kernel, is_folded
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import cells_shape, folded_kernel, is_folded, windows
 from fasti3d.ops.conv3d_bn_relu.tables import tuned
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_descriptor_kernel,
     _conv3d_fold_kernel,
     _conv3d_pointer_kernel,
 )
+from fasti3d.ops.dependent_launch.launch import in_turn_options
 from fasti3d.ops.tiling import Triple, count
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
@@ -275,6 +276,7 @@ def _run_descriptors(config: Config, work: Prepared) -> None:
         num_warps=config.warps,
         num_stages=config.stages,
         **_OPTIONS,
+        **in_turn_options(x.device),
     )
 
 
@@ -318,36 +320,59 @@ def _run_pointers(config: Config, work: Prepared) -> None:
         num_warps=config.warps,
         num_stages=config.stages,
         **_OPTIONS,
+        **in_turn_options(x.device),
     )
 
 
-def _cells(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
-    """Memory for the clip that a window of one column steps over, and that window: its channels are whole
-    rows of cells, which overlap.
+def fold(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
+    """Writes the cells of whole clips: the part of a convolution of few channels that reads the clip.
+
+    Args:
+        x: as ``conv3d`` takes it where it is folded.
+        geometry: of the convolution.
+        cells: dense memory of ``cells_shape``, in half precision.
     """
-    n, channels = x.shape[:2]
-    t, h, w = folded_kernel(kernel, stride)
-    frames, rows, columns = (m + k - 1 for m, k in zip(out.shape[2:], (t, h, w), strict=True))
-    cell = cell_channels(channels, stride)
-    cells = torch.empty((n, frames, rows, columns * cell), dtype=out.dtype, device=x.device)
-    view = cells.as_strided((n, frames, rows, out.shape[4], w * cell), (*cells.stride()[:3], cell, 1))
-    return view.permute(0, 4, 1, 2, 3), (t, h, 1)
+    with torch.cuda.device_of(x):
+        call = (x, geometry, cells)
+        guarded(
+            x.device,
+            ("conv3d_fold", Layout.of(x), geometry, Layout.of(cells)),
+            lambda: subjects.conv3d_fold(*call),
+            lambda: run_fold(*call),
+            lambda: plain.fold_into(*call),
+        )
+
+
+def run_fold(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
+    """Launches it; the current device must be x's."""
+    before = [zeros for zeros, _ in geometry.pads(x.shape[2:])]
+    _run_fold(x, geometry.stride, before, cells, cells.shape)
+
+
+def _cells(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
+    """Memory for the clip that a window of one column steps over, and that window."""
+    shape = cells_shape(x.shape[0], x.shape[1], kernel, stride, out.shape[2:])
+    cells = torch.empty(shape, dtype=out.dtype, device=x.device)
+    t, h, _ = folded_kernel(kernel, stride)
+    return windows(cells, kernel, stride), (t, h, 1)
 
 
 def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
     """The same with the cells written."""
     view, window = _cells(x, kernel, stride, pad, out)
-    n, channels, frames, rows, columns = *x.shape[:2], *view.shape[2:]
-    columns += folded_kernel(kernel, stride)[2] - 1
-    cell = cell_channels(channels, stride)
-    x_stride_n, x_stride_c, *x_strides = x.stride()
-    _conv3d_fold_kernel[(n * frames * rows, -(-columns * cell // _FOLD_BLOCK))](
+    shape = cells_shape(x.shape[0], x.shape[1], kernel, stride, out.shape[2:])
+    _run_fold(x, stride, pad, view, shape)
+    return view, window
+
+
+def _run_fold(x: Tensor, stride: Triple, pad: Sequence[int], cells: Tensor, shape: Sequence[int]) -> None:
+    n, frames, rows, columns, cell = shape
+    channels, *size = x.shape[1:]
+    _conv3d_fold_kernel[(n * frames * rows, count(columns * cell, _FOLD_BLOCK))](
         x,
-        view,
-        *x.shape[2:],
-        x_stride_n,
-        x_stride_c,
-        *x_strides,
+        cells,
+        *size,
+        *x.stride(),
         frames,
         rows,
         columns,
@@ -357,8 +382,8 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
         cell,
         _FOLD_BLOCK,
         **_OPTIONS,
+        **in_turn_options(x.device),
     )
-    return view, window
 
 
 def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import ClassVar
 
@@ -18,7 +18,14 @@ from fasti3d.ops.border import check_in_place
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, fold_weight, is_folded
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
+    FEW_CHANNELS,
+    cells_shape,
+    fold_weight,
+    folded_kernel,
+    is_folded,
+    windows,
+)
 from fasti3d.ops.conv3d_bn_relu.torch_conv3d import adds_in_onednn, onednn_conv3d_add
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, winograd_tile
 from fasti3d.ops.tiling import Triple
@@ -234,6 +241,28 @@ class TritonConv3d(PackedConv3d):
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
         torch.ops.fasti3d.conv3d_triton_(x, self.weight, self.bias, *self.geometry, out, start, residual)
+
+    def over_cells(self) -> TritonConv3d:
+        """Where clips are folded, the same convolution of the ``windows`` of their cells."""
+        t, h, _ = folded_kernel(self.kernel, self.stride)
+        return replace(self, geometry=Geometry((t, h, 1), (1, 1, 1), (0, 0, 0), self.relu))
+
+    def new_cells(self, x: Tensor) -> Tensor:
+        """Memory for the cells of clips like x."""
+        size = self.geometry.output_size(x.shape[2:])
+        shape = cells_shape(x.shape[0], x.shape[1], self.kernel, self.stride, size)
+        return torch.empty(shape, dtype=self.weight.dtype, device=x.device)
+
+    def windows(self, cells: Tensor) -> Tensor:
+        """Cells as what the convolution over them reads."""
+        return windows(cells, self.kernel, self.stride)
+
+    def fold(self, x: Tensor, cells: Tensor) -> None:
+        """Writes the cells of x, which may be uint8."""
+        # Here and not at the top: triton is slow to import, and absent where there is no GPU.
+        from fasti3d.ops.conv3d_bn_relu import launch
+
+        launch.fold(x, self.geometry, cells)
 
     def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
         """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.

@@ -9,7 +9,7 @@ from torch import Tensor
 from fasti3d.inputs import as_floats, without_autocast
 from fasti3d.ops.conv3d_bn_relu import torch_conv3d
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
-from fasti3d.ops.conv3d_bn_relu.space_to_depth import is_folded, unfold_weight
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import fold_clip, is_folded, unfold_weight
 
 
 def conv3d(
@@ -68,3 +68,11 @@ def conv3d_split_into(
     y = conv3d(x, weight, bias, geometry, (0, x.shape[2]), out.dtype)
     for target, values in zip((out, second), y.split([out.shape[1], second.shape[1]], dim=1), strict=True):
         target.copy_(values)
+
+
+def fold_into(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
+    """In place of ``launch.fold``."""
+    before = [zeros for zeros, _ in geometry.pads(x.shape[2:])]
+    n, t, h, w, channels = cells.shape
+    clip = as_floats(x, cells.dtype)
+    cells.copy_(fold_clip(clip, geometry.kernel, geometry.stride, before, (n, t, h, w, channels)))

@@ -10,11 +10,13 @@ right before it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 Triple = tuple[int, int, int]
+Shape = tuple[int, int, int, int, int]
 
 # Clips of fewer channels are folded.
 FEW_CHANNELS = 16
@@ -35,6 +37,35 @@ def cell_channels(channels: int, stride: Triple) -> int:
 def folded_kernel(kernel: Triple, stride: Triple) -> Triple:
     """The window in cells."""
     return tuple(-(-k // s) for k, s in zip(kernel, stride, strict=True))  # type: ignore[return-value]
+
+
+def cells_shape(clips: int, channels: int, kernel: Triple, stride: Triple, size: Sequence[int]) -> Shape:
+    """(N, T', H', W', channels of a cell) of the cells for an output of (T, H, W) ``size``."""
+    t, h, w = (n + k - 1 for n, k in zip(size, folded_kernel(kernel, stride), strict=True))
+    return clips, t, h, w, cell_channels(channels, stride)
+
+
+def windows(cells: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """Cells as a clip (N, C, T', H', W) that a window of one column steps over: its channels are whole rows
+    of the window, which overlap.
+    """
+    n, t, h, w, channels = cells.shape
+    columns = folded_kernel(kernel, stride)[2]
+    shape, strides = (n, t, h, w - columns + 1, columns * channels), (*cells.stride()[:3], channels, 1)
+    return cells.as_strided(shape, strides).permute(0, 4, 1, 2, 3)
+
+
+def fold_clip(x: Tensor, kernel: Triple, stride: Triple, before: Sequence[int], shape: Shape) -> Tensor:
+    """The cells of (N, C, T, H, W) in plain PyTorch, with so many zeros before each axis."""
+    n, *size, channels = shape
+    t, h, w = size
+    edges: list[int] = []
+    for length, front, cells, step in zip(x.shape[2:], before, size, stride, strict=True):
+        edges = [front, cells * step - length - front, *edges]  # the last axis first
+    st, sh, sw = stride
+    whole = F.pad(x, edges).reshape(n, x.shape[1], t, st, h, sh, w, sw)
+    folded = whole.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4)
+    return F.pad(folded, (0, channels - folded.shape[4]))
 
 
 def fold_weight(weight: Tensor, stride: Triple) -> Tensor:

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from fasti3d.ops.batch_norm_relu.triton_kernels import store_part
+from fasti3d.ops.dependent_launch.triton_kernels import in_turn
 
 # Do not specialize on integer sizes: one binary serves all shapes.
 _DESCRIPTOR_SIZES = [
@@ -232,6 +233,7 @@ def _conv3d_descriptor_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_N_REST: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr = False,
 ):
     """Stride 1: a tap's pixels are the tile's box, shifted. Weights stand on the left, so that both operands
     of a product stay in shared memory. BLOCK_N_REST, if not 0, is a second tile of channels over the
@@ -239,6 +241,7 @@ def _conv3d_descriptor_kernel(
     outputs: what it computes beyond its own output's last channel, that output's descriptor drops. With STATS
     neither bias nor ReLU, and the statistics of the sums as they are before they are rounded.
     """
+    in_turn(PDL)
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
     tile = tl.program_id(0)
     n0 = (tile % tiles_n) * (BLOCK_N + BLOCK_N_REST)
@@ -353,10 +356,12 @@ def _conv3d_pointer_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr = False,
 ):
     """Any strides, any channels, every architecture. With SPLIT no tile has channels of both outputs; STATS
     is as above.
     """
+    in_turn(PDL)
     in_channels *= VECTOR_X
     stride_x_n = stride_x_n.to(tl.int64) * VECTOR_X
     stride_x_t = stride_x_t.to(tl.int64) * VECTOR_X
@@ -469,10 +474,12 @@ def _conv3d_fold_kernel(
     SW: tl.constexpr,
     CELL: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr = False,
 ):
     """Space-to-depth: a window's step of ST x SH x SW pixels becomes one cell of that many times C channels,
     zero outside the clip and from there up to CELL. Bytes of 0 to 255 become -1 to 1.
     """
+    in_turn(PDL)
     row = tl.program_id(0)
     h_cell = row % cells_h
     frame = row // cells_h

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fasti3d.ops.dependent_launch.launch import in_turn_options
 from fasti3d.ops.i3d_head.triton_kernels import _average_head_kernel
 from fasti3d.ops.tiling import Triple
 
@@ -70,5 +71,6 @@ def head(
             num_warps=_WARPS,
             maxnreg=_REGISTERS,
             enable_fp_fusion=False,
+            **in_turn_options(x.device),
         )
     return features, logits

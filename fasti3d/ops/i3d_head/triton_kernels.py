@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fasti3d.ops.dependent_launch.triton_kernels import in_turn
+
 # Do not specialize on integer sizes: one build serves every size.
 _SIZES = [
     *("frames", "height", "width", "channels", "classes", "chunks"),
@@ -52,10 +54,12 @@ def _average_head_kernel(
     STEPS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_J: tl.constexpr,
+    PDL: tl.constexpr = False,
 ):
     """A program sums a chunk of a clip's channels; the last one to finish a clip adds up the chunks' shares
     of the logits, in their order, whatever the order in which they came.
     """
+    in_turn(PDL)
     channels *= VECTOR
     n = (tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
+from fasti3d.ops.dependent_launch.launch import in_turn_options
 from fasti3d.ops.max_pool3d_same.config import WARPS, Config, Problem, choose
 from fasti3d.ops.max_pool3d_same.reference import max_pool3d_reference
 from fasti3d.ops.max_pool3d_same.triton_kernels import _max_pool3d_same_kernel
@@ -90,4 +91,5 @@ def run(
         config.block_c,
         num_warps=WARPS,
         **_OPTIONS,
+        **in_turn_options(x.device),
     )

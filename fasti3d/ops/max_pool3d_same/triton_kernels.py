@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fasti3d.ops.dependent_launch.triton_kernels import in_turn
+
 # Do not specialize on integer sizes: one build of a configuration serves every size.
 _SIZES = [
     *("batch", "size_t", "size_h", "size_w", "out_t", "out_h", "out_w", "channels"),
@@ -126,8 +128,10 @@ def _max_pool3d_same_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PDL: tl.constexpr = False,
 ):
     """A box of output pixels, so that windows share what they read through the L1 cache."""
+    in_turn(PDL)
     channels *= VECTOR
     tile = tl.program_id(0)
     c = (tile % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
+from fasti3d.ops.dependent_launch.launch import in_turn_options
 from fasti3d.ops.pooled_conv3d import plain
 from fasti3d.ops.pooled_conv3d.config import WARPS, Config, Problem, choose
 from fasti3d.ops.pooled_conv3d.triton_kernels import _pooled_conv3d_kernel
@@ -83,4 +84,5 @@ def run(config: Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out
         config.block_k,
         num_warps=WARPS,
         **_OPTIONS,
+        **in_turn_options(x.device),
     )

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import product
+from fasti3d.ops.dependent_launch.triton_kernels import in_turn
 from fasti3d.ops.max_pool3d_same.triton_kernels import pixels_of_box, window_maximum
 
 # Do not specialize on integer sizes: one build of a configuration serves every layer and size.
@@ -55,6 +56,7 @@ def _pooled_conv3d_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr = False,
 ):
     """A chunk of channels is pooled in registers and goes from there into the product. All output channels
     are in one tile, so that nothing is pooled twice.
@@ -62,6 +64,7 @@ def _pooled_conv3d_kernel(
     No tensor descriptors: the copy engine reads past the L1 cache, which has most of the 27 shifted
     boxes, and would pad with zeros.
     """
+    in_turn(PDL)
     BLOCK_M: tl.constexpr = BLOCK_B * BLOCK_T * BLOCK_H * BLOCK_W
     in_channels *= VECTOR_X
     out_channels *= VECTOR_Y
