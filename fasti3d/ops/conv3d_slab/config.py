@@ -1,0 +1,272 @@
+"""Which tile a convolution over slabs takes, and what it is expected to cost: a pure function, printable.
+
+>>> print(choose(Problem(1, 64, 192, (32, 56, 56), (32, 56, 56), (3, 3, 3), (1, 1, 1), 132)))
+Config(positions=232, across=3, along=1, by_frames=False, box=(1, 4, 56), units=2, buffers=2, stages=7)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+
+from fasti3d.ops.tiling import Triple, count
+
+# What csrc/conv3d_slab/plan.h has by the same names.
+GROUP, ROWS, BLOCK_BYTES = 8, 64, 2048
+_POSITION_BYTES, _CORE, _CLUSTER, _CONSUMERS = 16, 8, 2, 3
+_MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 4
+_PASS_BYTES = 16 * (ROWS + 4) * 4
+_BARRIER_BYTES = 2 * (_MAX_BUFFERS + _MAX_STAGES) * 8
+SHARED_BYTES = 227 << 10
+CAPABILITY = (9, 0)
+
+# Columns of a product that the kernel is compiled for: rows of 56 and 28 with a zero between them need 227,
+# of 28 (seven) 202, frames of 14 x 14 need 209.
+POSITIONS = (64, 128, 208, 216, 232, 256)
+# Products of a stage of weights: more make it longer without hiding more.
+_MAX_BLOCKS = 4
+_MIN_STAGES = 3
+
+# Rates of an H200: products by its tensor cores (measured on one: 790 TFLOP/s), bytes from the L2 cache
+# (estimated: 7.5 TB/s), clock.
+_FLOPS, _L2_BYTES, _CLOCK = 790e12, 7.5e12, 1.755e9
+# Estimated: what the copy engine writes in boxes of 16 bytes, per clock and SM; clocks that a pass of results
+# takes, and a chunk's end; seconds of a launch.
+_BOX_BYTES, _PASS_CLOCKS, _CHUNK_CLOCKS, _LAUNCH = 16, 120, 200, 3e-6
+# Slabs are worth a race with a tap-by-tap product unless they are expected to take this many times as long:
+# the models are not wrong by more. The latter's tiles to compare with, (pixels, channels).
+_WORST = 1.2
+_TAP_TILES = ((256, 192), (256, 128), (256, 64), (128, 128), (128, 64), (64, 64))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution of stride 1: ``size`` and ``out`` are (T, H, W) of the clip and of the output, ``before``
+    the zeros before each axis.
+    """
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    size: Triple
+    out: Triple
+    kernel: Triple
+    before: Triple
+    multiprocessors: int
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether a product's K is one group of channels at two columns, not two groups."""
+        return count(self.in_channels, GROUP) % 2 == 1 and self.kernel[2] % 2 == 0
+
+    @property
+    def unit_groups(self) -> int:
+        """Groups of channels that are loaded and multiplied together."""
+        return 1 if self.by_columns else 2
+
+    @property
+    def unit_blocks(self) -> int:
+        """Products per unit of channels and tap."""
+        return self.kernel[2] // 2 if self.by_columns else 1
+
+    @property
+    def units(self) -> int:
+        """Units of all channels."""
+        return count(count(self.in_channels, GROUP), self.unit_groups)
+
+    @property
+    def taps(self) -> int:
+        """Taps; rows of the window where a product takes two columns."""
+        return math.prod(self.kernel[:2]) * (1 if self.by_columns else self.kernel[2])
+
+
+@dataclass(frozen=True)
+class Config:
+    """A tile.
+
+    Each of ``along`` warpgroups takes ``box`` outputs with products of ``positions`` columns, beside each
+    other by frames or by rows, and ``across`` as many, with 64 output channels each. ``units`` of channels
+    are in a slab, of which there are ``buffers``, and ``stages`` of weights.
+    """
+
+    positions: int
+    across: int
+    along: int
+    by_frames: bool
+    box: Triple
+    units: int
+    buffers: int
+    stages: int
+
+    @property
+    def numbers(self) -> list[int]:
+        """As the operator takes them."""
+        return [
+            int(it) for value in astuple(self) for it in (value if isinstance(value, tuple) else (value,))
+        ]
+
+    @property
+    def short(self) -> str:
+        """For tables that people read."""
+        box = "x".join(map(str, self.block))
+        return (
+            f"slab {box} by {ROWS * self.across}, {self.positions} columns, {self.units} units, "
+            f"{self.buffers} slabs, {self.stages} stages"
+        )
+
+    @property
+    def block(self) -> Triple:
+        """Outputs of a block of threads."""
+        t, h, w = self.box
+        return (t * self.along, h, w) if self.by_frames else (t, h * self.along, w)
+
+
+@dataclass(frozen=True)
+class Slab:
+    """The slab of a tile: columns from row to row, rows from frame to frame, positions in all, and with the
+    zeros after them.
+    """
+
+    pitch: int
+    rows: int
+    frames: int
+    positions: int
+    group: int
+
+    @staticmethod
+    def of(problem: Problem, config: Config) -> Slab:
+        """As make_plan in plan.h has it."""
+        (kt, kh, kw), block = problem.kernel, config.block
+        zeros = tuple(
+            0 if b < out else max(0, min(before, out + k - 1 - before - n))
+            for n, out, k, before, b in zip(
+                problem.size, problem.out, problem.kernel, problem.before, block, strict=True
+            )
+        )
+        pitch, rows, frames = block[2] + kw - 1 - zeros[2], block[1] + kh - 1 - zeros[1], block[0] + kt - 1
+        positions = frames * rows * pitch
+        step = (config.box[0] * rows if config.by_frames else config.box[1]) * pitch
+        last = (config.along - 1) * step + config.positions + ((kt - 1) * rows + kh - 1) * pitch + kw - 1
+        return Slab(pitch, rows, frames, positions, count(max(positions, last), _CORE) * _CORE)
+
+    def columns(self, box: Triple) -> int:
+        """Positions from the first of a box's outputs to its last."""
+        return ((box[0] - 1) * self.rows + box[1] - 1) * self.pitch + box[2]
+
+
+def shared_bytes(problem: Problem, config: Config) -> int:
+    """Bytes of shared memory that a tile takes."""
+    slab = config.units * problem.unit_groups * Slab.of(problem, config).group * _POSITION_BYTES
+    stage = config.across * config.units * problem.unit_blocks * BLOCK_BYTES
+    passes = config.across * config.along * _PASS_BYTES
+    return config.buffers * slab + config.stages * stage + passes + _BARRIER_BYTES
+
+
+def work(problem: Problem, config: Config) -> int:
+    """Tiles of pairs of blocks."""
+    pixels = problem.batch * math.prod(map(count, problem.out, config.block))
+    return count(pixels, _CLUSTER) * count(count(problem.out_channels, ROWS), config.across)
+
+
+def nanoseconds(problem: Problem, config: Config) -> float:
+    """What a tile is expected to take, by a model: per tile the longest of products, reads from the L2 cache
+    and copies of slabs, which overlap where there are two.
+    """
+    sms = problem.multiprocessors
+    slab = Slab.of(problem, config)
+    groups = problem.units * problem.unit_groups
+    slab_bytes = groups * slab.positions * _POSITION_BYTES
+    blocks = problem.taps * problem.units * problem.unit_blocks
+    weights = config.across * blocks * BLOCK_BYTES / _CLUSTER
+    flops = config.across * config.along * blocks * 2 * ROWS * 16 * config.positions
+    products = flops / (_FLOPS / sms)
+    copies = slab_bytes / (_BOX_BYTES * _CLOCK)
+    reads = (slab_bytes + weights) / (_L2_BYTES / sms)
+    chunks = count(problem.units, config.units)
+    busy = max(products, reads, copies) if config.buffers > 1 else max(products, reads) + copies
+    ends = chunks * _CHUNK_CLOCKS + count(config.positions, 16) * _PASS_CLOCKS
+    waves = count(work(problem, config), sms // _CLUSTER)
+    return 1e9 * (_LAUNCH + copies / chunks + waves * (busy + ends / _CLOCK))
+
+
+def by_taps(problem: Problem) -> float:
+    """Nanoseconds of a tap-by-tap product that is bound by the tensor cores or by the L2 cache, by a model."""
+    sms, pixels = problem.multiprocessors, problem.batch * math.prod(problem.out)
+    depth = math.prod(problem.kernel) * problem.in_channels
+
+    def of(tile: tuple[int, int]) -> float:
+        waves = count(count(pixels, tile[0]) * count(problem.out_channels, tile[1]), sms)
+        products, reads = 2 * math.prod(tile) / _FLOPS, 2 * sum(tile) / _L2_BYTES
+        return 1e9 * (_LAUNCH + waves * sms * depth * max(products, reads))
+
+    return min(map(of, _TAP_TILES))
+
+
+@lru_cache(4096)
+def choose(problem: Problem) -> Config | None:
+    """The tile expected to take the least time; None where none fits, or a tap-by-tap product takes less."""
+    best = min(candidates(problem), key=lambda one: nanoseconds(problem, one), default=None)
+    if best is None or nanoseconds(problem, best) > _WORST * by_taps(problem):
+        return None
+    return best
+
+
+def candidates(problem: Problem) -> Iterator[Config]:
+    """All tiles that fit."""
+    if not (problem.out_channels % GROUP == 0 and min(*problem.out, problem.batch, problem.in_channels) > 0):
+        return
+    for across in range(1, min(_CONSUMERS, count(problem.out_channels, ROWS)) + 1):
+        for along in range(1, _CONSUMERS // across + 1):
+            for by_frames in (False, True)[:along]:
+                for positions in POSITIONS:
+                    for box in _boxes(problem, positions, along, by_frames):
+                        yield from _filled(problem, positions, across, along, by_frames, box)
+
+
+def _boxes(problem: Problem, positions: int, along: int, by_frames: bool) -> Iterator[Triple]:
+    """Boxes that so many positions hold, as large as they may be, and then as even as the output allows."""
+    t, h, w = problem.out
+    for parts in range(1, 5):
+        columns = count(w, parts)
+        rows = _most(h, lambda n: _holds(problem, positions, along, by_frames, (1, n, columns)))
+        if not rows:
+            continue
+        rows = _evenly(h, rows, 1 if by_frames else along)
+        frames = _most(t, lambda n: _holds(problem, positions, along, by_frames, (n, rows, columns)))
+        yield _evenly(t, frames, along if by_frames else 1), rows, columns
+        if frames > 1:
+            yield 1, rows, columns
+        if count(w, parts) == 1:
+            return
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to a limit that fits, 0 if none does."""
+    return next((n for n in range(limit, 0, -1) if fits(n)), 0)
+
+
+def _evenly(length: int, most: int, beside: int) -> int:
+    """At most ``most``, as few as cover a length with as many tiles of ``beside`` times as many."""
+    return min(most, count(count(length, count(length, most * beside)), beside))
+
+
+def _holds(problem: Problem, positions: int, along: int, by_frames: bool, box: Triple) -> bool:
+    slab = Slab.of(problem, Config(positions, 1, along, by_frames, box, 1, 1, 1))
+    return slab.columns(box) <= positions and max(slab.pitch, slab.rows, slab.frames) <= _MAX_BOX
+
+
+def _filled(
+    problem: Problem, positions: int, across: int, along: int, by_frames: bool, box: Triple
+) -> Iterator[Config]:
+    """The tiles of a box: all depths of a slab, with as many stages as there is memory for."""
+    for units in range(1, min(problem.units, max(1, _MAX_BLOCKS // problem.unit_blocks)) + 1):
+        if units > 1 and count(problem.units, units) == count(problem.units, units - 1):
+            continue
+        for buffers in (1, 2, 3):
+            for stages in range(_MAX_STAGES, _MIN_STAGES - 1, -1):
+                config = Config(positions, across, along, by_frames, box, units, buffers, stages)
+                if shared_bytes(problem, config) <= SHARED_BYTES:
+                    yield config
+                    break
