@@ -26,11 +26,14 @@ constexpr int kRows = 64, kHalf = kRows * kPosition, kBlock = 2 * kHalf;
 // Positions that lie together in a core matrix, and its bytes.
 constexpr int kCore = 8, kCoreBytes = kCore * kPosition;
 // Blocks of threads that share the weights, and warpgroups of a block that multiply.
-constexpr int kCluster = 2, kMaxConsumers = 3;
-constexpr int kWarpgroup = 128, kThreads = kWarpgroup * (kMaxConsumers + 1);
+constexpr int kCluster = 2, kMaxConsumers = 2;
+constexpr int kWarpgroup = 128, kThreads = kWarpgroup * kMaxConsumers + 2 * 32;
 // The most places of a tensor map's box along an axis, and what it must be aligned to in shared
 // memory.
 constexpr int kMaxBox = 256, kAlignment = 128;
+constexpr int kMaxKernel = 16;
+// Products of a stage of weights, and columns of a product, whose sums a thread has registers for.
+constexpr int kMaxBlocks = 4, kMaxColumns = 232;
 constexpr int kMaxStages = 8, kMaxBuffers = 4, kBarriers = 2 * (kMaxBuffers + kMaxStages);
 constexpr int kSharedBytes = 227 << 10;
 // Results go through shared memory in passes of so many positions; rows there are apart by what
@@ -87,8 +90,11 @@ struct Plan {
   // case a tap is a row of the window.
   int unit_groups, unit_blocks, all_units, chunks;
   Triple taps;
+  // From the first product of a stage to the others, in bytes of the slab.
+  int block_at[kMaxBlocks];
   int row_blocks, row_tiles, tiles_t, tiles_h, tiles_w, pixel_tiles;
   int64_t work;  // of clusters
+  bool fits;
   int slab_bytes, stage_bytes, stages_at, passes_at, barriers_at, shared_bytes;
 
   FASTI3D_HOST_DEVICE int consumers() const { return tile.across * tile.along; }
@@ -137,6 +143,10 @@ struct Plan {
     return its;
   }
 
+  FASTI3D_HOST_DEVICE int64_t weight_bytes() const {
+    return int64_t(row_blocks) * taps.t * taps.h * taps.w * all_units * unit_blocks * kBlock;
+  }
+
   // Weights of a row of products, a tap and a chunk, as bytes from the first: blocks lie as
   // [row][tap][block]. Rows beyond the last take its weights, and what comes of them is dropped.
   FASTI3D_HOST_DEVICE int64_t weights_from(int row, int tap, int chunk) const {
@@ -175,8 +185,11 @@ FASTI3D_HOST_DEVICE constexpr uint64_t descriptor(uint32_t address, uint32_t lea
   return encode(address) | encode(leading) << 16 | encode(stride) << 32;
 }
 
+// By so many bytes. The address is in the lower half, which never overflows: shared memory is
+// smaller.
 FASTI3D_HOST_DEVICE constexpr uint64_t advance(uint64_t descriptor, int bytes) {
-  return descriptor + (bytes >> 4);
+  const uint32_t low = static_cast<uint32_t>(descriptor) + (static_cast<uint32_t>(bytes) >> 4);
+  return descriptor >> 32 << 32 | low;
 }
 
 // Where a thread's accumulators belong in the product: row and column of register i, of thread
@@ -230,6 +243,11 @@ FASTI3D_HOST_DEVICE inline Plan make_plan(const Problem& problem, const Tile& ti
                    p.shift(kernel.t - 1, kernel.h - 1, kernel.w - 1);
   p.group_positions = round_up(at_least(p.slab_positions, last), kAlignment / kPosition);
 
+  for (int i = 0; i < kMaxBlocks; ++i) {
+    p.block_at[i] =
+        i / p.unit_blocks * p.unit_groups * p.group_bytes() + i % p.unit_blocks * 2 * kPosition;
+  }
+
   p.row_blocks = ceil_divide(problem.out_channels, kRows);
   p.row_tiles = ceil_divide(p.row_blocks, tile.across);
   p.tiles_t = ceil_divide(out.t, p.box.t);
@@ -238,40 +256,51 @@ FASTI3D_HOST_DEVICE inline Plan make_plan(const Problem& problem, const Tile& ti
   p.pixel_tiles = problem.batch * p.tiles_t * p.tiles_h * p.tiles_w;
   p.work = static_cast<int64_t>(ceil_divide(p.pixel_tiles, kCluster)) * p.row_tiles;
 
-  p.slab_bytes = tile.units * p.unit_groups * p.group_bytes();
-  p.stage_bytes = tile.across * tile.units * p.unit_blocks * kBlock;
+  // What does not fit need not be a number of 32 bits.
+  const int64_t slab = int64_t(tile.units) * p.unit_groups * p.group_positions * kPosition;
+  const int64_t stage = int64_t(tile.across) * tile.units * p.unit_blocks * kBlock;
+  const int64_t passes_at = tile.buffers * slab + tile.stages * stage;
+  const int64_t barriers_at = passes_at + p.consumers() * kPassBytes;
+  p.fits = barriers_at + kBarriers * 8 <= kSharedBytes;
+  if (!p.fits) return p;
+  p.slab_bytes = static_cast<int>(slab);
+  p.stage_bytes = static_cast<int>(stage);
   p.stages_at = tile.buffers * p.slab_bytes;
-  p.passes_at = p.stages_at + tile.stages * p.stage_bytes;
-  p.barriers_at = p.passes_at + p.consumers() * kPassBytes;
+  p.passes_at = static_cast<int>(passes_at);
+  p.barriers_at = static_cast<int>(barriers_at);
   p.shared_bytes = p.barriers_at + kBarriers * 8;
   return p;
 }
 
-// Why a plan cannot run; null if it can.
-FASTI3D_HOST_DEVICE inline const char* refusal(const Plan& p) {
-  const Tile& tile = p.tile;
+// Why a tile cannot run; null if it can.
+FASTI3D_HOST_DEVICE inline const char* refusal(const Problem& problem, const Tile& tile) {
   const auto within = [](int value, int low, int high) { return value >= low && value <= high; };
-  if (!within(tile.positions, 8, 256) || tile.positions % 8 != 0) {
-    return "positions must be a multiple of 8 up to 256";
+  for (const int length : {problem.kernel.t, problem.kernel.h, problem.kernel.w}) {
+    if (!within(length, 1, kMaxKernel)) return "the kernel must be 1 to 16 on every axis";
+  }
+  if (!within(tile.positions, 8, kMaxColumns) || tile.positions % 8 != 0) {
+    return "positions must be a multiple of 8 up to 232";
   }
   if (!within(tile.across, 1, kMaxConsumers) || !within(tile.along, 1, kMaxConsumers) ||
-      p.consumers() > kMaxConsumers) {
-    return "a tile must have 1 to 3 warpgroups";
+      tile.across * tile.along > kMaxConsumers) {
+    return "a tile must have 1 or 2 warpgroups";
   }
-  if (tile.box.t < 1 || tile.box.h < 1 || tile.box.w < 1 || tile.units < 1) {
-    return "a tile must have outputs and channels";
+  for (const int length : {tile.box.t, tile.box.h, tile.box.w}) {
+    if (!within(length, 1, kMaxColumns)) return "a box must have outputs, as many as positions";
   }
+  if (!within(tile.units, 1, kMaxBlocks)) return "a slab must have 1 to 4 units of channels";
   if (!within(tile.buffers, 1, kMaxBuffers) || !within(tile.stages, 2, kMaxStages)) {
     return "a tile must have 1 to 4 slabs and 2 to 8 stages of weights";
   }
+  const Plan p = make_plan(problem, tile);
+  if (tile.units * p.unit_blocks > kMaxBlocks) return "a stage must have at most 4 products";
   if (p.shift(tile.box.t - 1, tile.box.h - 1, tile.box.w - 1) >= tile.positions) {
     return "positions must hold the box";
   }
   if (p.pitch > kMaxBox || p.rows > kMaxBox || p.frames > kMaxBox) {
     return "a slab must have at most 256 frames, rows and columns";
   }
-  if (p.shared_bytes > kSharedBytes) return "the tile must fit into shared memory";
-  return nullptr;
+  return p.fits ? nullptr : "the tile must fit into shared memory";
 }
 
 }  // namespace fasti3d::conv3d_slab

@@ -1,6 +1,6 @@
 // The schedule of a block: what its warps do, in which order, and what they wait for.
 //
-// One warp loads slabs, one loads weights, and up to three warpgroups multiply and write. They meet
+// One warp loads slabs, one loads weights, and one or two warpgroups multiply and write. They meet
 // at barriers in shared memory (mbarrier): "full" is completed by copies, "empty" by warpgroups
 // that have read. Blocks of a cluster load half of the weights each, for both.
 //
@@ -71,16 +71,30 @@ FASTI3D_HOST_DEVICE void load_weights(M& machine, const Plan& p) {
   }
 }
 
+// The products of a stage, as one group, and waits for all groups before it. Their number is known
+// to the compiler: products under way do not outlast a loop around them.
+template <int kBlocks, class M>
+FASTI3D_HOST_DEVICE void multiply(M& machine, const Plan& p, uint64_t weights, uint64_t positions,
+                                  bool accumulate) {
+  machine.begin();
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) {
+    machine.multiply(advance(weights, block * kBlock), advance(positions, p.block_at[block]),
+                     accumulate || block > 0);
+  }
+  machine.commit();
+  machine.wait_for_products(1);
+}
+
 template <class M>
 FASTI3D_HOST_DEVICE void multiply_and_write(M& machine, const Plan& p, int consumer) {
   const int row = consumer % p.tile.across, along = consumer / p.tile.across;
   const int row_from = row * (p.stage_bytes / p.tile.across);
-  const int unit_step = p.unit_groups * p.group_bytes();
   Ring slab, stage;
   for (int64_t item = machine.cluster(); item < p.work; item += machine.clusters()) {
     bool accumulate = false;
     for (int chunk = 0; chunk < p.chunks; ++chunk) {
-      const int units = p.chunk_units(chunk);
+      const int blocks = p.chunk_units(chunk) * p.unit_blocks;
       const uint64_t first =
           descriptor(machine.address(p.slab_at(slab.slot)) + p.first_position(along) * kPosition,
                      p.leading(), kCoreBytes);
@@ -89,24 +103,17 @@ FASTI3D_HOST_DEVICE void multiply_and_write(M& machine, const Plan& p, int consu
       for (int t = 0; t < p.taps.t; ++t) {
         for (int h = 0; h < p.taps.h; ++h) {
           for (int w = 0; w < p.taps.w; ++w) {
-            uint64_t weights =
+            const uint64_t weights =
                 descriptor(machine.address(p.stage_at(stage.slot)) + row_from, kHalf, kCoreBytes);
-            uint64_t unit_positions = advance(first, p.shift(t, h, w) * kPosition);
+            const uint64_t positions = advance(first, p.shift(t, h, w) * kPosition);
             machine.wait(p.stage_full(stage.slot), stage.phase);
-            machine.begin();
-            for (int unit = 0; unit < units; ++unit) {
-              uint64_t positions = unit_positions;
-              for (int block = 0; block < p.unit_blocks; ++block) {
-                machine.multiply(weights, positions, accumulate);
-                accumulate = true;
-                weights = advance(weights, kBlock);
-                positions = advance(positions, 2 * kPosition);
-              }
-              unit_positions = advance(unit_positions, unit_step);
+            switch (blocks) {
+              case 1: multiply<1>(machine, p, weights, positions, accumulate); break;
+              case 2: multiply<2>(machine, p, weights, positions, accumulate); break;
+              case 3: multiply<3>(machine, p, weights, positions, accumulate); break;
+              default: multiply<4>(machine, p, weights, positions, accumulate);
             }
-            machine.commit();
-            // All products but the newest are done.
-            machine.wait_for_products(1);
+            accumulate = true;
             if (read >= 0) machine.arrive_at_both(p.stage_empty(read));
             read = stage.slot;
             stage.advance(p.tile.stages);

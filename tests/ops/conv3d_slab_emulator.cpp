@@ -24,6 +24,7 @@
 #include <iostream>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -498,7 +499,8 @@ Triple read_triple(std::istream& in) {
   return its;
 }
 
-Plan read_plan(std::istream& in) {
+// Without a tile that can run nothing.
+std::optional<Plan> read_plan(std::istream& in) {
   Problem problem;
   Tile tile;
   in >> problem.batch >> problem.channels >> problem.out_channels;
@@ -507,6 +509,7 @@ Plan read_plan(std::istream& in) {
   in >> tile.positions >> tile.across >> tile.along >> tile.by_frames;
   tile.box = read_triple(in);
   in >> tile.units >> tile.buffers >> tile.stages;
+  if (refusal(problem, tile) != nullptr) return std::nullopt;
   return make_plan(problem, tile);
 }
 
@@ -527,9 +530,10 @@ int run(const char* in_path, const char* out_path) {
   for (int64_t& stride : s.out_strides) in >> stride;
   in >> s.clusters >> s.order >> fault;
   s.fault = static_cast<Fault>(fault);
-  s.plan = read_plan(in);
+  const std::optional<Plan> plan = read_plan(in);
+  if (!plan) fail("the tile cannot run");
+  s.plan = *plan;
   in.ignore(1);
-  if (const char* const why = refusal(s.plan)) fail(why);
   if (fault < 0 || fault >= kFaults) fail("no such fault");
 
   Data data;
@@ -551,10 +555,13 @@ int run(const char* in_path, const char* out_path) {
 
 int plan() {
   while (std::cin >> std::ws && !std::cin.eof()) {
-    const Plan p = read_plan(std::cin);
-    std::cout << (refusal(p) == nullptr) << ' ' << p.shared_bytes << ' ' << p.pitch << ' ' << p.rows
-              << ' ' << p.slab_positions << ' ' << p.all_units << ' ' << p.unit_blocks << ' '
-              << p.pixel_tiles << ' ' << p.row_tiles << ' ' << p.work << '\n';
+    const std::optional<Plan> p = read_plan(std::cin);
+    if (p) {
+      std::cout << p->shared_bytes << ' ' << p->pitch << ' ' << p->rows << ' ' << p->slab_positions
+                << ' ' << p->all_units << ' ' << p->unit_blocks << ' ' << p->pixel_tiles << ' '
+                << p->row_tiles << ' ' << p->work;
+    }
+    std::cout << '\n';
   }
   return 0;
 }

@@ -80,7 +80,7 @@ def case(
     target = out or size
 
     def clip(n: int, lengths: Triple, around: float) -> tuple[Tensor, Tensor]:
-        whole = torch.full((batch, *lengths, n + 24), around, dtype=dtype)
+        whole = torch.full((batch, *lengths, -(-n // 8) * 8 + 16), around, dtype=dtype)
         part = whole[..., 8 : 8 + n].permute(0, 4, 1, 2, 3)
         part.copy_(torch.randn(part.shape, generator=generator))
         return part, whole
@@ -132,8 +132,8 @@ class Emulator:
         return result_of
 
     def plans(self, lines: list[tuple[Problem, Config]]) -> list[list[int]]:
-        """Of each: whether it can run, bytes of shared memory, pitch, rows and positions of the slab, units of
-        channels, products per unit and tap, tiles of pixels and of channels, tiles of pairs of blocks.
+        """Of each that can run: bytes of shared memory, pitch, rows and positions of the slab, units
+        of channels, products per unit and tap, tiles of pixels and of channels, tiles of pairs of blocks.
         """
         text = "\n".join(
             " ".join(map(str, [*_problem(problem), *config.numbers])) for problem, config in lines

@@ -7,15 +7,15 @@ Config(positions=232, across=3, along=1, by_frames=False, box=(1, 4, 56), units=
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from fasti3d.ops.tiling import Triple, count
 
 # What csrc/conv3d_slab/plan.h has by the same names.
 GROUP, ROWS, BLOCK_BYTES = 8, 64, 2048
-_POSITION_BYTES, _CORE, _CLUSTER, _CONSUMERS = 16, 8, 2, 3
+_POSITION_BYTES, _CORE, _CLUSTER, _CONSUMERS = 16, 8, 2, 2
 _MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 4
 _PASS_BYTES = 16 * (ROWS + 4) * 4
 _BARRIER_BYTES = 2 * (_MAX_BUFFERS + _MAX_STAGES) * 8
@@ -24,10 +24,12 @@ CAPABILITY = (9, 0)
 
 # Columns of a product that the kernel is compiled for: rows of 56 and 28 with a zero between them need 227,
 # of 28 (seven) 202, frames of 14 x 14 need 209.
-POSITIONS = (64, 128, 208, 216, 232, 256)
+POSITIONS = (64, 128, 208, 216, 232)
 # Products of a stage of weights: more make it longer without hiding more.
 _MAX_BLOCKS = 4
 _MIN_STAGES = 3
+# Tiles that are narrower than the output, at most so many beside each other.
+_MAX_PARTS = 4
 
 # Rates of an H200: products by its tensor cores (measured on one: 790 TFLOP/s), bytes from the L2 cache
 # (estimated: 7.5 TB/s), clock.
@@ -103,9 +105,8 @@ class Config:
     @property
     def numbers(self) -> list[int]:
         """As the operator takes them."""
-        return [
-            int(it) for value in astuple(self) for it in (value if isinstance(value, tuple) else (value,))
-        ]
+        first = (self.positions, self.across, self.along, int(self.by_frames))
+        return [*first, *self.box, self.units, self.buffers, self.stages]
 
     @property
     def short(self) -> str:
@@ -192,7 +193,7 @@ def nanoseconds(problem: Problem, config: Config) -> float:
 
 
 def by_taps(problem: Problem) -> float:
-    """Nanoseconds of a tap-by-tap product that is bound by the tensor cores or by the L2 cache, by a model."""
+    """Nanoseconds of a tap-by-tap product, bound by the tensor cores or by the L2 cache, by a model."""
     sms, pixels = problem.multiprocessors, problem.batch * math.prod(problem.out)
     depth = math.prod(problem.kernel) * problem.in_channels
 
@@ -228,33 +229,31 @@ def candidates(problem: Problem) -> Iterator[Config]:
 def _boxes(problem: Problem, positions: int, along: int, by_frames: bool) -> Iterator[Triple]:
     """Boxes that so many positions hold, as large as they may be, and then as even as the output allows."""
     t, h, w = problem.out
-    for parts in range(1, 5):
+    for parts in range(1, min(w, _MAX_PARTS) + 1):
         columns = count(w, parts)
-        rows = _most(h, lambda n: _holds(problem, positions, along, by_frames, (1, n, columns)))
+        shapes = [(1, n, columns) for n in range(h, 0, -1)]
+        rows = _first(problem, positions, along, by_frames, shapes)[1]
         if not rows:
             continue
         rows = _evenly(h, rows, 1 if by_frames else along)
-        frames = _most(t, lambda n: _holds(problem, positions, along, by_frames, (n, rows, columns)))
-        yield _evenly(t, frames, along if by_frames else 1), rows, columns
-        if frames > 1:
-            yield 1, rows, columns
-        if count(w, parts) == 1:
-            return
+        shapes = [(n, rows, columns) for n in range(t, 0, -1)]
+        frames = _first(problem, positions, along, by_frames, shapes)[0]
+        frames = _evenly(t, frames, along if by_frames else 1)
+        yield from dict.fromkeys([(frames, rows, columns), (1, rows, columns)])
 
 
-def _most(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest number up to a limit that fits, 0 if none does."""
-    return next((n for n in range(limit, 0, -1) if fits(n)), 0)
+def _first(problem: Problem, positions: int, along: int, by_frames: bool, boxes: list[Triple]) -> Triple:
+    """The first box whose outputs so many positions hold, and whose slab can be copied; zeros if none is."""
+    for box in boxes:
+        slab = Slab.of(problem, Config(positions, 1, along, by_frames, box, 1, 1, 1))
+        if slab.columns(box) <= positions and max(slab.pitch, slab.rows, slab.frames) <= _MAX_BOX:
+            return box
+    return (0, 0, 0)
 
 
 def _evenly(length: int, most: int, beside: int) -> int:
     """At most ``most``, as few as cover a length with as many tiles of ``beside`` times as many."""
     return min(most, count(count(length, count(length, most * beside)), beside))
-
-
-def _holds(problem: Problem, positions: int, along: int, by_frames: bool, box: Triple) -> bool:
-    slab = Slab.of(problem, Config(positions, 1, along, by_frames, box, 1, 1, 1))
-    return slab.columns(box) <= positions and max(slab.pitch, slab.rows, slab.frames) <= _MAX_BOX
 
 
 def _filled(

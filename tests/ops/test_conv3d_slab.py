@@ -1,0 +1,254 @@
+"""The kernel for slabs without a GPU: its index arithmetic and schedule, run on the CPU, against torch.
+
+What is left for a GPU is in test_conv3d_slab_cuda.py; what nvcc makes of it in test_conv3d_slab_build.py.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from conv3d_slab_making import LIMITS, Case, Emulator, EmulatorError, Fault, build, case, error
+
+from fasti3d.ops.conv3d_slab.config import (
+    POSITIONS,
+    SHARED_BYTES,
+    Config,
+    Problem,
+    Slab,
+    by_taps,
+    candidates,
+    choose,
+    nanoseconds,
+    shared_bytes,
+    work,
+)
+from fasti3d.ops.conv3d_slab.pack import pack_slab, unpack_slab
+from fasti3d.ops.tiling import Triple, count
+
+Shape = tuple[int, int, Triple, Triple]  # input and output channels, (T, H, W), kernel
+K333, K311, K133 = (3, 3, 3), (3, 1, 1), (1, 3, 3)
+
+
+def shapes_of_i3d() -> Iterator[Shape]:
+    """Its 3x3x3 convolutions, of 64 frames of 224x224."""
+    yield 64, 192, (32, 56, 56), K333
+    for size, mixed in {
+        (32, 28, 28): ((96, 128, 16, 32), (128, 192, 32, 96)),
+        (16, 14, 14): (
+            (96, 208, 16, 48),
+            (112, 224, 24, 64),
+            (128, 256, 24, 64),
+            (144, 288, 32, 64),
+            (160, 320, 32, 128),
+        ),
+        (8, 7, 7): ((160, 320, 32, 128), (192, 384, 48, 128)),
+    }.items():
+        for first, second, third, fourth in mixed:
+            yield first, second, size, K333
+            yield third, fourth, size, K333
+
+
+def shapes_of_i3d_resnet() -> Iterator[Shape]:
+    """Its convolutions of stride 1 beside the 1x1x1, of 8 frames of 224x224; of 3-D ResNet-18 too."""
+    for width, size in zip(
+        (64, 128, 256, 512), ((8, 56, 56), (4, 28, 28), (4, 14, 14), (4, 7, 7)), strict=True
+    ):
+        yield width, width, size, K133
+        yield 4 * width, width, size, K311
+        yield width, width, size, K333
+
+
+SHAPES = [*shapes_of_i3d(), *shapes_of_i3d_resnet()]
+
+
+def best(problem: Problem) -> Config:
+    """The tile expected to be the fastest, whether it pays or not."""
+    return min(candidates(problem), key=lambda one: nanoseconds(problem, one))
+
+
+def of_shape(shape: Shape, batch: int) -> Problem:
+    channels, out_channels, size, kernel = shape
+    before = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    return Problem(batch, channels, out_channels, size, size, kernel, before, 132)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return build(tmp_path_factory.mktemp("slab"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def check(emulator: Emulator, its: Case, config: Config, clusters: int = 1, order: int = 0) -> None:
+    found = emulator.run(its, config, clusters=clusters, order=order)
+    assert error(its, found) <= LIMITS[found.dtype]  # False for NaN
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes_of_the_networks(emulator: Emulator, shape: Shape) -> None:
+    """With the tile that each takes, on a few of them: the last does not fit."""
+    channels, out_channels, (t, h, w), kernel = shape
+    config = best(of_shape(shape, batch=8))
+    bt, bh, bw = config.block
+    size = (min(t, bt + 1), min(h, bh + 1) if bh < h else h, min(w, bw + 1) if bw < w else w)
+    check(emulator, case(channels, out_channels, size, kernel), config)
+
+
+@pytest.mark.parametrize("order", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("cells", "kernel"), [(24, (4, 4, 4)), (24, (3, 4, 4)), (16, (5, 4, 4)), (8, (2, 6, 2))]
+)
+def test_stems(emulator: Emulator, cells: int, kernel: Triple, order: int) -> None:
+    """Over cells of space-to-depth, which hold their own padding."""
+    columns = 112 if order == 0 else 13
+    out = (3, 5, columns)
+    size = (out[0] + kernel[0] - 1, out[1] + kernel[1] - 1, out[2] + kernel[2] - 1)
+    its = case(cells, 64, size, kernel, before=(0, 0, 0), out=out)
+    real = Problem(1, cells, 64, (35, 115, columns + 3), (32, 112, columns), kernel, (0, 0, 0), 132)
+    config = best(real if order == 0 else its.problem)
+    assert its.problem.by_columns == (cells % 16 == 8)
+    check(emulator, its, config, order=order)
+
+
+def random_problem(chance: random.Random) -> Case:
+    """With odd sizes, any channels, a window that may begin anywhere."""
+    kernel = chance.choice([K333, K333, K311, K133, (2, 4, 4), (1, 2, 5), (3, 5, 2)])
+    size = (chance.randint(1, 5), chance.randint(1, 11), chance.randint(1, 13))
+    out, before = [], []
+    for n, k in zip(size, kernel, strict=True):
+        start = chance.choice([k // 2, 0, -1 if n > k else 0, k])
+        before.append(start)
+        out.append(max(1, chance.choice([n, n + start - k + 1, 2])))
+    return case(
+        chance.choice([1, 8, 16, 24, 40, 48, 112]),
+        chance.choice([8, 32, 64, 72, 136]),
+        size,
+        kernel,
+        before=(before[0], before[1], before[2]),
+        out=(out[0], out[1], out[2]),
+        batch=chance.choice([1, 2, 3]),
+        dtype=chance.choice([torch.float16, torch.bfloat16]),
+        relu=chance.random() < 0.5,
+        residual=chance.random() < 0.5,
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_odd_sizes(emulator: Emulator, seed: int) -> None:
+    """With any tile that fits, in any order of what happens at the same time."""
+    chance = random.Random(seed)
+    its = random_problem(chance)
+    config = chance.choice(list(candidates(its.problem)))
+    # Fewer stages and slabs than there is memory for, so that they go round.
+    config = replace(config, stages=chance.randint(2, config.stages))
+    check(emulator, its, config, clusters=chance.choice([1, 2]), order=chance.choice([0, 1, seed + 2]))
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault != Fault.NONE])
+def test_a_fault_is_noticed(emulator: Emulator, fault: Fault) -> None:
+    """So that the tests above mean something: a wrong stride between core matrices, a tap beside its place,
+    a wait that is missing, channels beside their slice.
+    """
+    its = case(64, 64, (4, 6, 7))
+    config = Config(64, 1, 1, False, (1, 6, 7), 1, 2, 2)
+    check(emulator, its, config)
+    try:
+        found = emulator.run(its, config, fault=fault)
+    except EmulatorError:
+        return
+    assert not error(its, found) <= LIMITS[found.dtype]
+
+
+def test_a_value_reaches_what_its_windows_reach_and_no_more(emulator: Emulator) -> None:
+    """Through the zeros that rows and frames share nothing leaks: not even an infinity."""
+    its = case(16, 32, (3, 5, 6), relu=False)
+    its.x[0, :, 1, 2, 5] = math.inf
+    config = Config(128, 1, 1, False, (3, 5, 6), 1, 1, 2)
+    found = emulator.run(its, config)
+    assert torch.equal(found.isfinite(), its.expected.isfinite())
+    assert not found.isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", [K333, K311, (4, 4, 4), (2, 3, 2)])
+@pytest.mark.parametrize(("channels", "out_channels"), [(24, 64), (16, 32), (100, 72)])
+def test_packed_weights(kernel: Triple, channels: int, out_channels: int) -> None:
+    weight = torch.randn(out_channels, channels, *kernel)
+    packed = pack_slab(weight)
+    problem = Problem(1, channels, out_channels, (9, 9, 9), (9, 9, 9), kernel, (1, 1, 1), 132)
+    rows = -(-out_channels // 64)
+    assert packed.shape == (rows, problem.taps, problem.units * problem.unit_blocks, 2, 64, 8)
+    assert torch.equal(unpack_slab(packed, out_channels, channels, kernel), weight)
+    assert packed.count_nonzero() == weight.count_nonzero()
+
+
+def test_choice_and_kernel_agree_on_every_tile(emulator: Emulator) -> None:
+    """What config.py computes to choose is what plan.h computes to run."""
+    lines = []
+    for shape, batch in product(SHAPES, (1, 8)):
+        problem = of_shape(shape, batch)
+        lines += [(problem, config) for config in list(candidates(problem))[::41]]
+    assert len(lines) > 500
+    for (problem, config), plan in zip(lines, emulator.plans(lines), strict=True):
+        slab = Slab.of(problem, config)
+        assert plan == [
+            shared_bytes(problem, config),
+            slab.pitch,
+            slab.rows,
+            slab.positions,
+            problem.units,
+            problem.unit_blocks,
+            problem.batch * math.prod(map(count, problem.out, config.block)),
+            count(count(problem.out_channels, 64), config.across),
+            work(problem, config),
+        ]
+
+
+def test_refuses_what_cannot_run(emulator: Emulator) -> None:
+    problem = of_shape((64, 192, (8, 56, 56), K333), 1)
+    good = best(problem)
+    bad = [
+        replace(good, positions=good.positions - 1),
+        replace(good, positions=64),
+        replace(good, across=2, along=2),
+        replace(good, units=5),
+        replace(good, stages=1),
+        replace(good, buffers=5),
+        replace(good, box=(1, 56, 56)),
+        replace(good, box=(0, 4, 56)),
+    ]
+    answers = emulator.plans([(problem, config) for config in [good, *bad]])
+    assert [bool(answer) for answer in answers] == [True] + [False] * len(bad)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_choice(shape: Shape, batch: int) -> None:
+    problem = of_shape(shape, batch)
+    config = choose(problem)
+    if config is None:
+        assert nanoseconds(problem, best(problem)) > by_taps(problem)
+        return
+    assert config.positions in POSITIONS
+    assert shared_bytes(problem, config) <= SHARED_BYTES
+    assert Slab.of(problem, config).columns(config.box) <= config.positions
+
+
+def test_no_choice_where_no_slab_fits() -> None:
+    problem = of_shape((64, 192, (8, 56, 56), K333), 1)
+    assert choose(replace(problem, out_channels=60)) is None
+    assert choose(replace(problem, batch=0)) is None
+    assert choose(replace(problem, size=(8, 56, 2000), out=(8, 56, 2000))) is None
+    pointwise = replace(problem, kernel=(1, 1, 1), before=(0, 0, 0))
+    assert choose(pointwise) is None
