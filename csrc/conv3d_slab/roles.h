@@ -37,6 +37,7 @@ FASTI3D_HOST_DEVICE void load_slabs(M& machine, const Plan& p) {
       const int full = p.slab_full(slab.slot);
       machine.wait(p.slab_empty(slab.slot), slab.phase ^ 1);
       machine.expect(full, groups * bytes);
+#pragma unroll 1
       for (int group = 0; group < groups; ++group) {
         machine.load_box(full, p.slab_at(slab.slot) + group * p.group_bytes(), bytes,
                          (first + group) * kGroup, place.w - before.w, place.h - before.h,
@@ -60,6 +61,7 @@ FASTI3D_HOST_DEVICE void load_weights(M& machine, const Plan& p) {
         const int full = p.stage_full(stage.slot);
         machine.wait(p.stage_empty(stage.slot), stage.phase ^ 1);
         machine.expect(full, p.tile.across * bytes);
+#pragma unroll 1
         for (int row = 0; row < p.tile.across; ++row) {
           machine.load_for_both(
               full, p.stage_at(stage.slot) + row * (p.stage_bytes / p.tile.across) + from,
