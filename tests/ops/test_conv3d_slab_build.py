@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections import Counter
 from pathlib import Path
@@ -87,8 +90,8 @@ def test_the_kernel_is_compiled_for_what_is_chosen(kernels: dict[tuple[int, bool
 
 @pytest.mark.timeout(600)
 def test_instructions_of_the_loops(kernels: dict[tuple[int, bool], list[str]]) -> None:
-    """A stage has 1 to 4 products, each known to the compiler: one group each, of which one is under way while
-    the next begins. Copies are one instruction each, and products read shared memory alone.
+    """The 1 to 4 products of a stage are one group, which is under way while the next begins. Copies are one
+    instruction each, and products read shared memory alone.
     """
     for (columns, bfloat), lines in kernels.items():
         products = [line for line in lines if "HGMMA" in line]
@@ -116,3 +119,38 @@ def test_length_of_the_loop_over_taps(kernels: dict[tuple[int, bool], list[str]]
         assert not {"MUFU", "I2F", "F2I", "MEMBAR", "CCTL", "BAR"} & set(loop)
         # All four forms of a stage, of which one runs.
         assert last - first < 160
+
+
+def test_setup_compiles_it_for_hopper_alone() -> None:
+    """In a library of its own, where Hopper is asked for; the other kernels for all that is asked for."""
+    if shutil.which("nvcc") is None or not SOURCE.exists():
+        pytest.skip("nvcc is not installed, or there are no sources beside the tests")
+    asked = {"": True, "9.0": True, "8.0 9.0a+PTX": True, "Hopper": True, "8.0;10.0": False}
+    script = """
+import json, os, runpy, sys
+asked, sys.argv[:] = json.loads(sys.argv[1]), ["setup.py", "--name"]
+its = runpy.run_path("setup.py")
+its["find_toolkit"]()
+from torch.utils import cpp_extension
+cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"]
+for architectures in asked:
+    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
+    found = its["extensions"]("cuda")
+    print(json.dumps({it.name: (it.sources, it.extra_compile_args) for it in found}))
+"""
+    command = [sys.executable, "-c", script, json.dumps(list(asked))]
+    environment = os.environ | {"FASTI3D_BUILD": "none"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    source = str(SOURCE.relative_to(ROOT))
+    for built, line in zip(asked.values(), result.stdout.splitlines()[-len(asked) :], strict=True):
+        found = json.loads(line)
+        sources, options = found["fasti3d._C_cuda"]
+        assert source not in sources
+        assert not any("arch" in flag for flag in options["nvcc"]), "torch adds what was asked for"
+        assert ("fasti3d._C_sm90a" in found) == built
+        if built:
+            sources, options = found["fasti3d._C_sm90a"]
+            assert source in sources
+            flags = [flag for flag in options["nvcc"] if "arch" in flag]
+            assert flags == ["-gencode=arch=compute_90a,code=sm_90a"]

@@ -132,6 +132,13 @@ def outline(
     return _prepare(_cells, x, weight, bias, geometry, out, start, residual)
 
 
+def fold(x: Tensor, geometry: Geometry, out: Tensor, start: int) -> Tensor:
+    """The cells of a clip of few channels, as a window of one column steps over them."""
+    pads = [before for before, _ in geometry.pads(x.shape[2:])]
+    pad = (pads[0] - start * geometry.stride[0], pads[1], pads[2])
+    return _fold(x, geometry.kernel, geometry.stride, pad, out)[0]
+
+
 def _prepare(
     fold: Callable[[Tensor, Triple, Triple, Triple, Tensor], tuple[Tensor, Triple]],
     x: Tensor,

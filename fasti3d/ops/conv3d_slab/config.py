@@ -20,6 +20,8 @@ _MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 4
 _PASS_BYTES = 16 * (ROWS + 4) * 4
 _BARRIER_BYTES = 2 * (_MAX_BUFFERS + _MAX_STAGES) * 8
 SHARED_BYTES = 227 << 10
+MAX_KERNEL = 16
+# The GPUs whose instructions the kernel is made of.
 CAPABILITY = (9, 0)
 
 # Columns of a product that the kernel is compiled for: rows of 56 and 28 with a zero between them need 227,

@@ -21,7 +21,7 @@ def conv3d_slab_reference(
 ) -> None:
     """Write to ``out`` what the operator does, computed in float32 and rounded once.
 
-    ``before`` are zeros before each axis, negative to skip places; those after it are as many as ``out`` asks.
+    ``before`` are zeros before each axis, negative to skip places; after it are as many as ``out`` asks for.
     """
     pads: list[int] = []
     for n, length, k, start in zip(x.shape[2:], out.shape[2:], kernel, before, strict=True):

@@ -1,0 +1,109 @@
+"""Runs a convolution over slabs where that is proved and faster, and its Triton form elsewhere.
+
+Imports triton: to be imported where it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from fasti3d.ops import subjects
+from fasti3d.ops.channels_last import channels_last, vector
+from fasti3d.ops.conv3d_bn_relu import launch as triton
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import is_folded
+from fasti3d.ops.conv3d_slab.config import GROUP, Config, choose
+from fasti3d.ops.conv3d_slab.describe import describe
+from fasti3d.ops.conv3d_slab.race import wins
+from fasti3d.proof.guard import guarded
+from fasti3d.proof.subject import Layout
+from fasti3d.runtime.gpu import gpu_traits
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    slab_weight: Tensor,
+    bias: Tensor,
+    geometry: Geometry,
+    out: Tensor,
+    start: int,
+    residual: Tensor | None = None,
+) -> None:
+    """As the ``conv3d`` of Triton, with the weights also as ``describe.pack`` made them."""
+    call = (x, weight, bias, geometry, out, start, residual)
+    config = _choice(x, geometry, out, start, residual)
+    if config is None:
+        triton.conv3d(*call)
+        return
+    key = ("conv3d_slab", config, *(Layout.of(it) if isinstance(it, Tensor) else it for it in call))
+    guarded(
+        x.device,
+        key,
+        lambda: subjects.conv3d_slab(config, x, slab_weight, geometry, out, start, residual),
+        lambda: _run_faster(key, config, call, slab_weight),
+        lambda: triton.conv3d(*call),
+    )
+
+
+def run(
+    config: Config,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    geometry: Geometry,
+    out: Tensor,
+    start: int,
+    residual: Tensor | None = None,
+) -> None:
+    """Launches a tile; ``weight`` is what ``describe.pack`` made."""
+    problem = describe(x, geometry, out, start, 1)
+    if is_folded(x.shape[1], geometry.kernel):
+        cells = triton.fold(x, geometry, out, start)
+        # Their channels are rows of the window, which overlap: these are the cells beneath.
+        x = cells.as_strided((problem.batch, problem.in_channels, *problem.size), cells.stride())
+    elif x.stride(1) != 1:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    torch.ops.fasti3d.conv3d_slab_(
+        x, weight, bias, problem.kernel, problem.before, geometry.relu, out, config.numbers, residual
+    )
+
+
+def _choice(x: Tensor, geometry: Geometry, out: Tensor, start: int, residual: Tensor | None) -> Config | None:
+    """The tile; None where Triton's form is to run."""
+    clips = [it for it in (out, residual) if it is not None]
+    if not is_folded(x.shape[1], geometry.kernel) and x.stride(1) == 1:
+        clips.append(x)
+    if out.numel() == 0 or any(vector(channels_last(it)) != GROUP for it in clips):
+        return None
+    return choose(describe(x, geometry, out, start, gpu_traits(x.device).sms))
+
+
+def _run_faster(
+    key: Hashable,
+    config: Config,
+    call: tuple[Tensor, Tensor, Tensor, Geometry, Tensor, int, Tensor | None],
+    slab_weight: Tensor,
+) -> None:
+    x, weight, bias, geometry, out, start, residual = call
+
+    def over_slabs(into: Tensor) -> None:
+        run(config, x, slab_weight, bias, geometry, into, start, residual)
+
+    def by_taps(into: Tensor) -> None:
+        triton.conv3d(x, weight, bias, geometry, into, start, residual)
+
+    with torch.cuda.device_of(x):
+        # A race is run over and over, and a residual may be ``out`` itself.
+        scratch: list[Tensor] = []
+
+        def spare() -> Tensor:
+            if not scratch:
+                scratch.append(torch.empty_like(out))
+            return scratch[0]
+
+        faster = wins(key, lambda: over_slabs(spare()), lambda: by_taps(spare()))
+        (over_slabs if faster else by_taps)(out)
