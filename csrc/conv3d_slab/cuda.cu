@@ -77,10 +77,19 @@ CUtensorMap tensor_map(const ClipView& x, const void* data, bool bfloat, const P
   static const EncodeTiled encode = find_encode_tiled();
   const auto size = [](int64_t n) { return static_cast<cuuint64_t>(n); };
   const cuuint64_t sizes[5] = {size(x.c), size(x.w), size(x.h), size(x.t), size(x.n)};
-  // The stride of an axis of one place means nothing, but must be allowed.
-  const auto stride = [&](int64_t n, int64_t its) { return size(n > 1 ? its * 2 : 16); };
-  const cuuint64_t strides[4] = {stride(x.w, x.stride_w), stride(x.h, x.stride_h),
-                                 stride(x.t, x.stride_t), stride(x.n, x.stride_n)};
+  // Each must be a multiple of those before. That of an axis of one place means nothing, and is
+  // that of the axis around it, or whatever goes on from the outermost.
+  const int64_t lengths[4] = {x.w, x.h, x.t, x.n};
+  const int64_t given[4] = {x.stride_w, x.stride_h, x.stride_t, x.stride_n};
+  int64_t around = (x.c + kGroup - 1) / kGroup * kGroup;
+  for (int i = 0; i < 4; ++i) {
+    if (lengths[i] > 1) around = given[i] * lengths[i];
+  }
+  cuuint64_t strides[4];
+  for (int i = 3; i >= 0; --i) {
+    if (lengths[i] > 1) around = given[i];
+    strides[i] = size(around * 2);
+  }
   const auto length = [](int n) { return static_cast<cuuint32_t>(n); };
   const cuuint32_t box[5] = {kGroup, length(p.pitch), length(p.rows), length(p.frames), 1};
   const cuuint32_t every[5] = {1, 1, 1, 1, 1};
@@ -99,10 +108,6 @@ CUtensorMap tensor_map(const ClipView& x, const void* data, bool bfloat, const P
 template <int kColumns, bool kBfloat>
 void launch(const CUtensorMap& map, const Arguments& arguments, cudaStream_t stream, int device) {
   const auto kernel = _conv3d_slab_kernel<kColumns, kBfloat>;
-  cudaFuncAttributes compiled{};
-  STD_CUDA_CHECK(cudaFuncGetAttributes(&compiled, kernel));
-  check(compiled.numRegs > kGroup,
-        "conv3d_slab: this build has no kernel for this GPU: build with TORCH_CUDA_ARCH_LIST=9.0");
   const Plan& p = arguments.plan;
   STD_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared_bytes));

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from interpreting import clip, weights
+from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d.ops.conv3d_bn_relu import packed, plain
@@ -49,7 +50,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["raced"] += 1
         return state["times"][(state["raced"] - 1) % 2]
 
-    monkeypatch.setattr(launch, "gpu_traits", lambda device: GpuTraits((9, 0), 132))
+    monkeypatch.setattr(launch.triton, "gpu_traits", lambda device: GpuTraits((9, 0), 132))
     monkeypatch.setattr(launch.triton, "conv3d", by_taps)
     monkeypatch.setattr(race, "milliseconds", milliseconds)
     monkeypatch.setattr(race, "is_capturing", lambda: state["capturing"])
@@ -88,7 +89,7 @@ def test_slabs_get_the_convolution(machine: dict[str, Any], name: str, dtype: to
     launch.conv3d(*call)
     assert machine["raced"] == 2
     assert machine["by_taps"] == 2, "they ran in the race alone"
-    torch.testing.assert_close(call[5], wanted(call), rtol=2e-3, atol=2e-3)
+    assert_close("conv3d_forms", call[5], wanted(call))
 
 
 def test_a_race_is_run_once_and_decides(machine: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ def test_a_race_leaves_a_residual_in_place_alone() -> None:
     out.copy_(clip(2, 16, (2, 9, 8), seed=5))
     expected = wanted(call, residual=out.clone())
     launch.conv3d(*call, out)
-    torch.testing.assert_close(out, expected, rtol=2e-3, atol=2e-3)
+    assert_close("conv3d_forms", out, expected)
 
 
 def test_triton_runs_what_copies_cannot_read(machine: dict[str, Any]) -> None:
@@ -157,7 +158,7 @@ def test_a_packed_convolution_has_both_forms(monkeypatch: pytest.MonkeyPatch) ->
     assert its.nbytes > TritonConv3d.of(weight, bias, its.geometry, HALF).nbytes
     x = clip(1, 24, (4, 6, 7))
     exact = plain.conv3d(x, its.weight, bias, its.geometry, (0, 4), torch.float32)
-    torch.testing.assert_close(its(x).float(), exact, rtol=2e-3, atol=2e-3)
+    assert_close("conv3d_forms", its(x), exact)
 
 
 @pytest.mark.parametrize(

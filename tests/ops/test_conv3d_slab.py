@@ -13,7 +13,21 @@ from itertools import product
 
 import pytest
 import torch
-from conv3d_slab_making import LIMITS, Case, Emulator, EmulatorError, Fault, build, case, error
+from conv3d_slab_making import (
+    K311,
+    K333,
+    SHAPES,
+    Case,
+    Emulator,
+    EmulatorError,
+    Fault,
+    Shape,
+    build,
+    case,
+    is_right,
+    of_shape,
+    random_case,
+)
 
 from fasti3d.ops.conv3d_slab.config import (
     POSITIONS,
@@ -31,51 +45,10 @@ from fasti3d.ops.conv3d_slab.config import (
 from fasti3d.ops.conv3d_slab.pack import pack_slab, unpack_slab
 from fasti3d.ops.tiling import Triple, count
 
-Shape = tuple[int, int, Triple, Triple]  # input and output channels, (T, H, W), kernel
-K333, K311, K133 = (3, 3, 3), (3, 1, 1), (1, 3, 3)
-
-
-def shapes_of_i3d() -> Iterator[Shape]:
-    """Its 3x3x3 convolutions, of 64 frames of 224x224."""
-    yield 64, 192, (32, 56, 56), K333
-    for size, mixed in {
-        (32, 28, 28): ((96, 128, 16, 32), (128, 192, 32, 96)),
-        (16, 14, 14): (
-            (96, 208, 16, 48),
-            (112, 224, 24, 64),
-            (128, 256, 24, 64),
-            (144, 288, 32, 64),
-            (160, 320, 32, 128),
-        ),
-        (8, 7, 7): ((160, 320, 32, 128), (192, 384, 48, 128)),
-    }.items():
-        for first, second, third, fourth in mixed:
-            yield first, second, size, K333
-            yield third, fourth, size, K333
-
-
-def shapes_of_i3d_resnet() -> Iterator[Shape]:
-    """Its convolutions of stride 1 beside the 1x1x1, of 8 frames of 224x224; of 3-D ResNet-18 too."""
-    for width, size in zip(
-        (64, 128, 256, 512), ((8, 56, 56), (4, 28, 28), (4, 14, 14), (4, 7, 7)), strict=True
-    ):
-        yield width, width, size, K133
-        yield 4 * width, width, size, K311
-        yield width, width, size, K333
-
-
-SHAPES = [*shapes_of_i3d(), *shapes_of_i3d_resnet()]
-
 
 def best(problem: Problem) -> Config:
     """The tile expected to be the fastest, whether it pays or not."""
     return min(candidates(problem), key=lambda one: nanoseconds(problem, one))
-
-
-def of_shape(shape: Shape, batch: int) -> Problem:
-    channels, out_channels, size, kernel = shape
-    before = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return Problem(batch, channels, out_channels, size, size, kernel, before, 132)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +66,7 @@ def _one_thread() -> Iterator[None]:
 
 def check(emulator: Emulator, its: Case, config: Config, clusters: int = 1, order: int = 0) -> None:
     found = emulator.run(its, config, clusters=clusters, order=order)
-    assert error(its, found) <= LIMITS[found.dtype]  # False for NaN
+    assert is_right(its, found)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -122,34 +95,11 @@ def test_stems(emulator: Emulator, cells: int, kernel: Triple, order: int) -> No
     check(emulator, its, config, order=order)
 
 
-def random_problem(chance: random.Random) -> Case:
-    """With odd sizes, any channels, a window that may begin anywhere."""
-    kernel = chance.choice([K333, K333, K311, K133, (2, 4, 4), (1, 2, 5), (3, 5, 2)])
-    size = (chance.randint(1, 5), chance.randint(1, 11), chance.randint(1, 13))
-    out, before = [], []
-    for n, k in zip(size, kernel, strict=True):
-        start = chance.choice([k // 2, 0, -1 if n > k else 0, k])
-        before.append(start)
-        out.append(max(1, chance.choice([n, n + start - k + 1, 2])))
-    return case(
-        chance.choice([1, 8, 16, 24, 40, 48, 112]),
-        chance.choice([8, 32, 64, 72, 136]),
-        size,
-        kernel,
-        before=(before[0], before[1], before[2]),
-        out=(out[0], out[1], out[2]),
-        batch=chance.choice([1, 2, 3]),
-        dtype=chance.choice([torch.float16, torch.bfloat16]),
-        relu=chance.random() < 0.5,
-        residual=chance.random() < 0.5,
-    )
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_odd_sizes(emulator: Emulator, seed: int) -> None:
     """With any tile that fits, in any order of what happens at the same time."""
     chance = random.Random(seed)
-    its = random_problem(chance)
+    its = random_case(chance)
     config = chance.choice(list(candidates(its.problem)))
     # Fewer stages and slabs than there is memory for, so that they go round.
     config = replace(config, stages=chance.randint(2, config.stages))
@@ -168,7 +118,7 @@ def test_a_fault_is_noticed(emulator: Emulator, fault: Fault) -> None:
         found = emulator.run(its, config, fault=fault)
     except EmulatorError:
         return
-    assert not error(its, found) <= LIMITS[found.dtype]
+    assert not is_right(its, found)
 
 
 def test_a_value_reaches_what_its_windows_reach_and_no_more(emulator: Emulator) -> None:

@@ -1,7 +1,7 @@
 """Which tile a convolution over slabs takes, and what it is expected to cost: a pure function, printable.
 
 >>> print(choose(Problem(1, 64, 192, (32, 56, 56), (32, 56, 56), (3, 3, 3), (1, 1, 1), 132)))
-Config(positions=232, across=3, along=1, by_frames=False, box=(1, 4, 56), units=2, buffers=2, stages=7)
+Config(positions=208, across=1, along=2, by_frames=True, box=(1, 7, 28), units=2, buffers=2, stages=8)
 """
 
 from __future__ import annotations

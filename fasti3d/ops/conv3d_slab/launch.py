@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from fasti3d.ops import subjects
-from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu import launch as triton
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import is_folded
-from fasti3d.ops.conv3d_slab.config import GROUP, Config, choose
+from fasti3d.ops.conv3d_slab.config import Config, choose
 from fasti3d.ops.conv3d_slab.describe import describe
 from fasti3d.ops.conv3d_slab.race import wins
 from fasti3d.proof.guard import guarded
 from fasti3d.proof.subject import Layout
-from fasti3d.runtime.gpu import gpu_traits
 
 
 def conv3d(
@@ -35,7 +33,7 @@ def conv3d(
 ) -> None:
     """As the ``conv3d`` of Triton, with the weights also as ``describe.pack`` made them."""
     call = (x, weight, bias, geometry, out, start, residual)
-    config = _choice(x, geometry, out, start, residual)
+    config = _choice(x, weight, geometry, out, start, residual)
     if config is None:
         triton.conv3d(*call)
         return
@@ -72,14 +70,18 @@ def run(
     )
 
 
-def _choice(x: Tensor, geometry: Geometry, out: Tensor, start: int, residual: Tensor | None) -> Config | None:
+def _choice(
+    x: Tensor, weight: Tensor, geometry: Geometry, out: Tensor, start: int, residual: Tensor | None
+) -> Config | None:
     """The tile; None where Triton's form is to run."""
-    clips = [it for it in (out, residual) if it is not None]
-    if not is_folded(x.shape[1], geometry.kernel) and x.stride(1) == 1:
-        clips.append(x)
-    if out.numel() == 0 or any(vector(channels_last(it)) != GROUP for it in clips):
+    if out.numel() == 0:
         return None
-    return choose(describe(x, geometry, out, start, gpu_traits(x.device).sms))
+    copied = is_folded(x.shape[1], geometry.kernel) or x.stride(1) != 1
+    read = out if copied else x
+    by_taps = triton.describe(read, weight, geometry.kernel, geometry.stride, out, residual=residual)
+    if not by_taps.describable:
+        return None
+    return choose(describe(x, geometry, out, start, by_taps.multiprocessors))
 
 
 def _run_faster(
