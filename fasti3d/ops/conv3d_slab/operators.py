@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fasti3d.ops.border import MAX_PADDING, triple
-from fasti3d.ops.conv3d_bn_relu.checks import check_triton
-from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.triton_operators import checked
 from fasti3d.ops.registry import operator
 
 
@@ -23,13 +21,7 @@ def _conv3d(
     start: int,
     residual: Tensor | None = None,
 ) -> None:
-    window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
-    zeros = None if padding is None else triple("padding must be", padding, 0, MAX_PADDING)
-    geometry = Geometry(window, step, zeros, relu)
-    frames, *pixels = geometry.output_size(x.shape[2:])
-    if start < 0 or start + out.shape[2] > frames:
-        raise ValueError(f"out must hold frames from {start} on of {frames}, got {out.shape[2]}")
-    check_triton(x, weight, bias, (out.shape[2], *pixels), out, residual=residual)
+    geometry = checked(x, weight, bias, kernel, stride, padding, relu, out, start, residual)
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.conv3d_slab.launch import conv3d
 
