@@ -34,7 +34,7 @@ constexpr int kMaxBox = 256, kAlignment = 128;
 constexpr int kMaxKernel = 16;
 // Products of a stage of weights, and columns of a product, whose sums a thread has registers for.
 constexpr int kMaxBlocks = 4, kMaxColumns = 232;
-constexpr int kMaxStages = 8, kMaxBuffers = 4, kBarriers = 2 * (kMaxBuffers + kMaxStages);
+constexpr int kMaxStages = 8, kMaxBuffers = 2, kBarriers = 2 * (kMaxBuffers + kMaxStages);
 constexpr int kSharedBytes = 227 << 10;
 // Results go through shared memory in passes of so many positions; rows there are apart by what
 // spreads them over the banks.
@@ -290,7 +290,7 @@ FASTI3D_HOST_DEVICE inline const char* refusal(const Problem& problem, const Til
   }
   if (!within(tile.units, 1, kMaxBlocks)) return "a slab must have 1 to 4 units of channels";
   if (!within(tile.buffers, 1, kMaxBuffers) || !within(tile.stages, 2, kMaxStages)) {
-    return "a tile must have 1 to 4 slabs and 2 to 8 stages of weights";
+    return "a tile must have 1 or 2 slabs and 2 to 8 stages of weights";
   }
   const Plan p = make_plan(problem, tile);
   if (tile.units * p.unit_blocks > kMaxBlocks) return "a stage must have at most 4 products";

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import product
+from typing import NamedTuple
 
 from fasti3d.ops.tiling import Triple, count
 
 # What csrc/conv3d_slab/plan.h has by the same names.
 GROUP, ROWS, BLOCK_BYTES = 8, 64, 2048
 _POSITION_BYTES, _CORE, _CLUSTER, _CONSUMERS = 16, 8, 2, 2
-_MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 4
+_MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 2
 _PASS_BYTES = 16 * (ROWS + 4) * 4
 _BARRIER_BYTES = 2 * (_MAX_BUFFERS + _MAX_STAGES) * 8
 SHARED_BYTES = 227 << 10
@@ -45,6 +47,37 @@ _WORST = 1.2
 _TAP_TILES = ((256, 192), (256, 128), (256, 64), (128, 128), (128, 64), (64, 64))
 
 
+class Reduction(NamedTuple):
+    """The products that a convolution's taps and channels are cut into.
+
+    A product's K is two groups of channels at one tap; or, ``by_columns``, one group at two columns of the
+    window, and then a tap is a row of it. ``units`` of ``unit_groups`` are loaded together, and make
+    ``unit_blocks`` products per tap.
+    """
+
+    by_columns: bool
+    taps: int
+    units: int
+    unit_groups: int
+    unit_blocks: int
+
+
+@cache
+def reduction(channels: int, kernel: Triple) -> Reduction:
+    """By columns if the groups are odd and the window's columns are not: no product is half empty then."""
+    t, h, w = kernel
+    groups = count(channels, GROUP)
+    if groups % 2 == 1 and w % 2 == 0:
+        return Reduction(True, t * h, groups, 1, w // 2)
+    return Reduction(False, t * h * w, count(groups, 2), 2, 1)
+
+
+def packed_shape(out_channels: int, channels: int, kernel: Triple) -> tuple[int, ...]:
+    """Of the weights: rows of output channels, taps, products, 2 halves of K, output and input channels."""
+    its = reduction(channels, kernel)
+    return count(out_channels, ROWS), its.taps, its.units * its.unit_blocks, 2, ROWS, GROUP
+
+
 @dataclass(frozen=True)
 class Problem:
     """A convolution of stride 1: ``size`` and ``out`` are (T, H, W) of the clip and of the output, ``before``
@@ -61,29 +94,9 @@ class Problem:
     multiprocessors: int
 
     @property
-    def by_columns(self) -> bool:
-        """Whether a product's K is one group of channels at two columns, not two groups."""
-        return count(self.in_channels, GROUP) % 2 == 1 and self.kernel[2] % 2 == 0
-
-    @property
-    def unit_groups(self) -> int:
-        """Groups of channels that are loaded and multiplied together."""
-        return 1 if self.by_columns else 2
-
-    @property
-    def unit_blocks(self) -> int:
-        """Products per unit of channels and tap."""
-        return self.kernel[2] // 2 if self.by_columns else 1
-
-    @property
-    def units(self) -> int:
-        """Units of all channels."""
-        return count(count(self.in_channels, GROUP), self.unit_groups)
-
-    @property
-    def taps(self) -> int:
-        """Taps; rows of the window where a product takes two columns."""
-        return math.prod(self.kernel[:2]) * (1 if self.by_columns else self.kernel[2])
+    def reduction(self) -> Reduction:
+        """How it is cut into products."""
+        return reduction(self.in_channels, self.kernel)
 
 
 @dataclass(frozen=True)
@@ -161,8 +174,9 @@ class Slab:
 
 def shared_bytes(problem: Problem, config: Config) -> int:
     """Bytes of shared memory that a tile takes."""
-    slab = config.units * problem.unit_groups * Slab.of(problem, config).group * _POSITION_BYTES
-    stage = config.across * config.units * problem.unit_blocks * BLOCK_BYTES
+    its = problem.reduction
+    slab = config.units * its.unit_groups * Slab.of(problem, config).group * _POSITION_BYTES
+    stage = config.across * config.units * its.unit_blocks * BLOCK_BYTES
     passes = config.across * config.along * _PASS_BYTES
     return config.buffers * slab + config.stages * stage + passes + _BARRIER_BYTES
 
@@ -177,17 +191,15 @@ def nanoseconds(problem: Problem, config: Config) -> float:
     """What a tile is expected to take, by a model: per tile the longest of products, reads from the L2 cache
     and copies of slabs, which overlap where there are two.
     """
-    sms = problem.multiprocessors
-    slab = Slab.of(problem, config)
-    groups = problem.units * problem.unit_groups
-    slab_bytes = groups * slab.positions * _POSITION_BYTES
-    blocks = problem.taps * problem.units * problem.unit_blocks
+    sms, its, slab = problem.multiprocessors, problem.reduction, Slab.of(problem, config)
+    slab_bytes = its.units * its.unit_groups * slab.positions * _POSITION_BYTES
+    blocks = its.taps * its.units * its.unit_blocks
     weights = config.across * blocks * BLOCK_BYTES / _CLUSTER
     flops = config.across * config.along * blocks * 2 * ROWS * 16 * config.positions
     products = flops / (_FLOPS / sms)
     copies = slab_bytes / (_BOX_BYTES * _CLOCK)
     reads = (slab_bytes + weights) / (_L2_BYTES / sms)
-    chunks = count(problem.units, config.units)
+    chunks = count(its.units, config.units)
     busy = max(products, reads, copies) if config.buffers > 1 else max(products, reads) + copies
     ends = chunks * _CHUNK_CLOCKS + count(config.positions, 16) * _PASS_CLOCKS
     waves = count(work(problem, config), sms // _CLUSTER)
@@ -261,13 +273,13 @@ def _evenly(length: int, most: int, beside: int) -> int:
 def _filled(
     problem: Problem, positions: int, across: int, along: int, by_frames: bool, box: Triple
 ) -> Iterator[Config]:
-    """The tiles of a box: all depths of a slab, with as many stages as there is memory for."""
-    for units in range(1, min(problem.units, max(1, _MAX_BLOCKS // problem.unit_blocks)) + 1):
-        if units > 1 and count(problem.units, units) == count(problem.units, units - 1):
+    """The tiles of a box: all depths of a slab; two slabs if they fit, and as many stages."""
+    its = problem.reduction
+    for units in range(1, min(its.units, _MAX_BLOCKS // its.unit_blocks) + 1):
+        if units > 1 and count(its.units, units) == count(its.units, units - 1):
             continue
-        for buffers in (1, 2, 3):
-            for stages in range(_MAX_STAGES, _MIN_STAGES - 1, -1):
-                config = Config(positions, across, along, by_frames, box, units, buffers, stages)
-                if shared_bytes(problem, config) <= SHARED_BYTES:
-                    yield config
-                    break
+        for buffers, stages in product((2, 1), range(_MAX_STAGES, _MIN_STAGES - 1, -1)):
+            config = Config(positions, across, along, by_frames, box, units, buffers, stages)
+            if shared_bytes(problem, config) <= SHARED_BYTES:
+                yield config
+                break

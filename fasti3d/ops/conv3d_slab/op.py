@@ -9,10 +9,11 @@ tile: a ``Config``'s numbers, which change nothing of the result. residual: what
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fasti3d.ops.border import MAX_LENGTH, check_map, check_out, check_residual, triple
-from fasti3d.ops.conv3d_slab.config import MAX_KERNEL
+from fasti3d.ops.conv3d_slab.config import MAX_KERNEL, packed_shape
 from fasti3d.ops.conv3d_slab.reference import conv3d_slab_reference
 from fasti3d.ops.registry import operator
 
@@ -31,10 +32,18 @@ def _conv3d_slab(
     window = triple("kernel must be", kernel, 1, MAX_KERNEL)
     zeros = triple("before must be", before, -MAX_LENGTH, MAX_KERNEL)
     check_map(x)
+    if bias.dim() != 1 or bias.dtype != torch.float32:
+        raise ValueError(f"bias must be float32 of one axis, got {bias.dtype} of {tuple(bias.shape)}")
     check_out(
         out, (len(x), len(bias), *out.shape[2:]), x.dtype, residual=residual, x=x, weight=weight, bias=bias
     )
     check_residual(residual, out.shape, x)
+    wanted = packed_shape(out.shape[1], x.shape[1], window)
+    if weight.shape != wanted or weight.dtype != x.dtype:
+        raise ValueError(
+            f"weight must be what pack_slab makes, {x.dtype} of {wanted}, got {weight.dtype} of "
+            f"{tuple(weight.shape)}"
+        )
     conv3d_slab_reference(x, weight, bias, window, zeros, relu, out, residual)
 
 
