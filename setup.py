@@ -1,5 +1,6 @@
 """Builds fasti3d's extension: ``fasti3d._C`` with the C++ operators and, where there is a CUDA toolkit and
-a CUDA build of torch, ``fasti3d._C_cuda`` with the CUDA ones.
+a CUDA build of torch, ``fasti3d._C_cuda`` with the CUDA ones. What only Hopper (sm_90a) runs is in
+``fasti3d._C_sm90a``.
 
 FASTI3D_BUILD chooses: ``auto`` (what this machine can build), ``cpu``, ``cuda`` (both; fails if it
 cannot), ``none`` (pure Python: the references of the operators run instead). What is built never
@@ -24,6 +25,9 @@ VERSION = runpy.run_path(str(ROOT / "fasti3d" / "version.py"))["__version__"]
 TORCH_TARGET = "0x020b000000000000"
 # Ampere to Blackwell, as far as the toolkit knows them; the last also as PTX, for what comes after.
 CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# What has instructions of Hopper alone, for which there is an architecture of its own.
+HOPPER_SOURCES = ("csrc/conv3d_slab/cuda.cu", "csrc/library_sm90a.cu")
+HOPPER = "-gencode=arch=compute_90a,code=sm_90a"
 WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
 
 
@@ -122,6 +126,12 @@ def cuda_architectures() -> str:
     return ";".join(a for a in CUDA_ARCHITECTURES if f"sm_{a.replace('.', '')}" in known) + "+PTX"
 
 
+def builds_for_hopper(architectures: str) -> bool:
+    """Whether Hopper is among the architectures, by number or by name."""
+    asked = {one.removesuffix("+PTX") for one in architectures.split(";")}
+    return bool(asked & {"9.0", "9.0a", "Hopper"})
+
+
 def extensions(build: str) -> list:
     import pybind11
     import torch
@@ -152,16 +162,20 @@ def extensions(build: str) -> list:
             depends=depends,
         )
     ]
-    if build == "cuda":
-        built.append(
-            CUDAExtension(
-                "fasti3d._C_cuda",
-                files("*.cu"),
-                define_macros=[*target, ("USE_CUDA", None)],
-                extra_compile_args={"cxx": host, "nvcc": ["-O3", "-std=c++20", "-lineinfo"]},
-                depends=depends,
-            )
+
+    def cuda(name: str, sources: list[str], *flags: str) -> CUDAExtension:
+        return CUDAExtension(
+            f"fasti3d.{name}",
+            sources,
+            define_macros=[*target, ("USE_CUDA", None)],
+            extra_compile_args={"cxx": host, "nvcc": ["-O3", "-std=c++20", "-lineinfo", *flags]},
+            depends=depends,
         )
+
+    if build == "cuda":
+        built.append(cuda("_C_cuda", [file for file in files("*.cu") if file not in HOPPER_SOURCES]))
+        if builds_for_hopper(architectures):
+            built.append(cuda("_C_sm90a", list(HOPPER_SOURCES), HOPPER))
     return built
 
 

@@ -29,7 +29,7 @@ from fasti3d.ops.max_pool3d_taps.reference import (
 from fasti3d.ops.pooled_conv3d.plain import pooled_conv3d
 from fasti3d.ops.tiling import Triple
 from fasti3d.proof.subject import Layout, Subject
-from fasti3d.runtime.precision import full_float32
+from fasti3d.runtime.precision import Precision, full_float32
 
 ONE = (1, 1, 1)
 
@@ -84,18 +84,15 @@ def _conv3d(
     from fasti3d.ops.conv3d_bn_relu import launch
     from fasti3d.ops.conv3d_bn_relu.config import Config
 
-    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
     its = _geometry(geometry)
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
     packed, bias = _weights(Layout(*weight), clip.shape[1], device, its.kernel, its.stride)
     added = None if residual is None else _random(Layout(*residual), device)
     work, chosen = launch.prepare(clip, packed, bias, its, written, start, added), Config.of(config)
     with torch.cuda.device_of(clip):
         launch.run(chosen, work)
-    frames = start, written.shape[2]
-    exact = as_floats(clip, packed.dtype).float(), packed.float()
-    with full_float32():
-        expected = plain.conv3d(*exact, bias, its, frames, torch.float32, added)
-    return _compare([(written, expected, memory)], chosen.precision.max_error(written.dtype))
+    limit = chosen.precision.max_error(written.dtype)
+    return _compare_convolved(clip, packed, bias, its, written, memory, start, added, limit)
 
 
 def _conv3d_fold(device: torch.device, *, x: Any, cells: Any, geometry: Any) -> str | None:
@@ -108,6 +105,52 @@ def _conv3d_fold(device: torch.device, *, x: Any, cells: Any, geometry: Any) -> 
     expected = torch.empty_like(written)
     plain.fold_into(clip, its, expected)
     return _compare([(written, expected.float(), memory)], limit=0.0)
+
+
+def _conv3d_slab(
+    device: torch.device,
+    *,
+    x: Any,
+    out: Any,
+    dtype: str,
+    geometry: Any,
+    start: int,
+    residual: Any,
+    config: Any,
+) -> str | None:
+    from fasti3d.ops.conv3d_slab import describe, launch
+    from fasti3d.ops.conv3d_slab.config import Config
+
+    its, layout = _geometry(geometry), Layout(*out)
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(layout, device)
+    weight = _filters(layout.shape[1], clip.shape[1], device, its.kernel)
+    bias = torch.randn(len(weight), device=device)
+    added = None if residual is None else _random(Layout(*residual), device)
+    slab = describe.pack(weight, its, getattr(torch, dtype))
+    tile = Config(**{**config, "box": tuple(config["box"])})
+    launch.run(tile, clip, slab, bias, its, written, start, added)
+    packed = pack_triton(weight, its.stride, slab.dtype)
+    limit = Precision.HALF.max_error(written.dtype)
+    return _compare_convolved(clip, packed, bias, its, written, memory, start, added, limit)
+
+
+def _compare_convolved(
+    clip: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    geometry: Geometry,
+    written: Tensor,
+    memory: Tensor,
+    start: int,
+    added: Tensor | None,
+    limit: float,
+) -> str | None:
+    """With torch's own; ``packed`` is what ``pack_triton`` made."""
+    frames = start, written.shape[2]
+    exact = as_floats(clip, packed.dtype).float(), packed.float()
+    with full_float32():
+        expected = plain.conv3d(*exact, bias, geometry, frames, torch.float32, added)
+    return _compare([(written, expected, memory)], limit)
 
 
 def _conv3d_stats(
@@ -301,6 +344,7 @@ CASES: dict[str, Callable[..., str | None]] = {
     "triton": _triton,
     "conv3d": _conv3d,
     "conv3d_fold": _conv3d_fold,
+    "conv3d_slab": _conv3d_slab,
     "conv3d_split": _conv3d_split,
     "conv3d_stats": _conv3d_stats,
     "pooled_conv3d": _pooled_conv3d,
@@ -327,11 +371,13 @@ def _random(layout: Layout, device: torch.device) -> Tensor:
 def _weights(
     layout: Layout, channels: int, device: torch.device, kernel: Triple = ONE, stride: Triple = ONE
 ) -> tuple[Tensor, Tensor]:
-    weight = (
-        torch.randn(layout.shape[0], channels, *kernel, device=device) / (channels * math.prod(kernel)) ** 0.5
-    )
+    weight = _filters(layout.shape[0], channels, device, kernel)
     packed = pack_triton(weight, stride, getattr(torch, layout.dtype))
     return packed, torch.randn(layout.shape[0], device=device)
+
+
+def _filters(out_channels: int, channels: int, device: torch.device, kernel: Triple) -> Tensor:
+    return torch.randn(out_channels, channels, *kernel, device=device) / (channels * math.prod(kernel)) ** 0.5
 
 
 def _poisoned(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -120,8 +120,11 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             outputs: tuple[Tensor, ...]
             rest: dict[str, Any]
-            if func is torch.ops.fasti3d.conv3d_triton_.default:
-                x, weight, bias, kernel, stride, padding, relu, out, start, *residual = args
+            over_slabs = func is torch.ops.fasti3d.conv3d_slab_or_triton_.default
+            if over_slabs or func is torch.ops.fasti3d.conv3d_triton_.default:
+                # The slab's weights aside: what is measured here is what a slab races with.
+                x, weight, *others = args
+                bias, kernel, stride, padding, relu, out, start, *residual = others[over_slabs:]
                 outputs, taps = (out,), math.prod(kernel)
                 window = conv3d.Geometry(tuple(kernel), tuple(stride), padding and tuple(padding), relu)
                 rest = {"geometry": window, "start": start}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fasti3d.ops.tiling import Triple
+from fasti3d.ops.tiling import Box, Triple
 from fasti3d.proof.subject import Layout, Subject, few_tiles
 
 if TYPE_CHECKING:
     from fasti3d.ops.batch_norm_relu import config as batch_norm
     from fasti3d.ops.conv3d_bn_relu import config as conv
     from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+    from fasti3d.ops.conv3d_slab import config as slab
     from fasti3d.ops.max_pool3d_same import config as pool
     from fasti3d.ops.pooled_conv3d import config as pooled
 
@@ -33,22 +34,54 @@ def conv3d(
     residual: Tensor | None = None,
 ) -> Subject:
     """Of ``launch.conv3d``: a piece from within a clip stays one."""
-    clips, *size = few_tiles((out.shape[0], *out.shape[2:]), config.box)
-    whole = geometry.output_size(x.shape[2:])
-    first, after = min(start, 1), whole[0] > start + out.shape[2]
-    few = (first + size[0] + after, *size[1:])
-    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, geometry.stride, strict=True)]
     return Subject.of(
         "conv3d",
         f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(geometry.kernel)}, "
         f"stride {_times(geometry.stride)}{'' if residual is None else ', residual'}: {config.short}",
-        x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
         weight=Layout.of(weight),
-        out=Layout.of(out).smaller((clips, out.shape[1], *size)),
-        geometry=geometry._asdict(),
-        start=first,
-        residual=residual if residual is None else Layout.of(residual).smaller((clips, out.shape[1], *size)),
         config=asdict(config),
+        **_few_convolved(config.box, x, geometry, out, start, residual),
+    )
+
+
+def _few_convolved(
+    box: Box, x: Tensor, geometry: Geometry, out: Tensor, start: int, residual: Tensor | None
+) -> dict[str, Any]:
+    """A convolution into a few tiles of ``box``; a piece from within a clip stays one."""
+    clips, *size = few_tiles((out.shape[0], *out.shape[2:]), box)
+    whole = geometry.output_size(x.shape[2:])
+    first, after = min(start, 1), whole[0] > start + out.shape[2]
+    few = (first + size[0] + after, *size[1:])
+    lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, geometry.stride, strict=True)]
+    return {
+        "x": Layout.of(x).smaller((clips, x.shape[1], *lengths)),
+        "out": Layout.of(out).smaller((clips, out.shape[1], *size)),
+        "geometry": geometry._asdict(),
+        "start": first,
+        "residual": residual
+        if residual is None
+        else Layout.of(residual).smaller((clips, out.shape[1], *size)),
+    }
+
+
+def conv3d_slab(
+    config: slab.Config,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    out: Tensor,
+    start: int,
+    residual: Tensor | None = None,
+) -> Subject:
+    """Of a convolution over slabs, by the kernel that nvcc compiled."""
+    its = _few_convolved((1, *config.block), x, geometry, out, start, residual)
+    return Subject.of(
+        "conv3d_slab",
+        f"conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels, kernel {_times(geometry.kernel)}, "
+        f"stride {_times(geometry.stride)}{'' if residual is None else ', residual'}: {config.short}",
+        dtype=_name(weight),
+        config=asdict(config),
+        **its,
     )
 
 

@@ -52,7 +52,8 @@ def _load_all() -> tuple[ModuleType | None, str | None]:
         if isa:
             core.limit_isa(isa)
         if torch.version.cuda is not None:
-            _, error = _load("_C_cuda")
+            errors = [_load(name)[1] for name in ("_C_cuda", "_C_sm90a")]
+            error = next(filter(None, errors), None)
     return core, error
 
 

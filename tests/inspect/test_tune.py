@@ -26,7 +26,7 @@ from fasti3d.ops.conv3d_bn_relu import PackedConv3d, tables
 from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, choose
-from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d, pack_triton
+from fasti3d.ops.conv3d_bn_relu.packed import SlabConv3d, TritonConv3d, pack_triton
 from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu
 from fasti3d.runtime import builds, gpu
 from fasti3d.runtime.precision import Precision
@@ -71,6 +71,22 @@ def second_is_best(work: Any, configs: Sequence[Config]) -> list[float | str]:
 
 def run(shape: Sequence[int] = (1, 3, 9, 193, 193), measure: tune.Measure = second_is_best) -> list[Result]:
     return list(tune.tune([shape], torch.float16, CPU, measure))
+
+
+def test_what_slabs_race_with_is_measured_too(h200: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution that has both forms is one of the plan's like any other."""
+    expected = [result.problem for result in run()]
+    by_taps = PackedConv3d.pack
+
+    def pack(weight: Tensor, bias: Tensor, stride: Any, **options: Any) -> PackedConv3d:
+        its = by_taps(weight, bias, stride, **options)
+        if its.geometry.pointwise:
+            return its
+        return SlabConv3d(its.weight, its.bias, its.out_channels, its.geometry, torch.empty(0))
+
+    monkeypatch.setattr(PackedConv3d, "pack", pack)
+    assert [result.problem for result in run()] == expected
+    assert any(problem.kernel == (3, 3, 3) for problem in expected)
 
 
 def test_every_convolution_is_measured_once(h200: None) -> None:

@@ -137,6 +137,13 @@ def outline(
     return _prepare(_cells, x, weight, bias, geometry, out, start, residual)
 
 
+def folded(x: Tensor, geometry: Geometry, out: Tensor, start: int) -> Tensor:
+    """A clip of few channels as ``windows`` of its cells, as far as the frames of ``out`` read it."""
+    pads = [before for before, _ in geometry.pads(x.shape[2:])]
+    pad = (pads[0] - start * geometry.stride[0], pads[1], pads[2])
+    return _fold(x, geometry.kernel, geometry.stride, pad, out)[0]
+
+
 def _prepare(
     fold: Callable[[Tensor, Triple, Triple, Triple, Tensor], tuple[Tensor, Triple]],
     x: Tensor,

@@ -30,8 +30,8 @@ _SHARED_BESIDE, _BARRIERS, _SHARED_LEFT = 1 << 10, 64, 16 << 10
 _REGISTERS = 1 << 16
 
 # Products of 16-bit values per nanosecond and SM; of TF32 half as many. Matrix products on an H200 were
-# measured to reach 790 TFLOP/s of the 989 that are published; other chips are expected to reach as much of what
-# is published for float32 sums.
+# measured to reach 790 TFLOP/s of the 989 that are published; other chips are expected to reach as much of
+# what is published for float32 sums.
 _PRODUCTS = {
     **dict.fromkeys([(8, 0), (8, 7)], 1150.0),
     (9, 0): 2990.0,

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import fasti3d.ops.conv3d_bn_relu.triton_operators  # noqa: F401 - registers what TritonConv3d calls
+import fasti3d.ops.conv3d_bn_relu.triton_operators
+import fasti3d.ops.conv3d_slab.operators  # noqa: F401 - these register what the GPU's classes call
 from fasti3d.ops.border import check_in_place
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
@@ -28,6 +29,7 @@ from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
 )
 from fasti3d.ops.conv3d_bn_relu.torch_conv3d import adds_in_onednn, onednn_conv3d_add
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, winograd_tile
+from fasti3d.ops.conv3d_slab import describe as slabs
 from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.route import has_kernel
 from fasti3d.same_padding import pad_same
@@ -92,6 +94,8 @@ class PackedConv3d(ABC):
         channels = weight.shape[1]
         if not has_kernel(weight.device, dtype, few_channels=channels < FEW_CHANNELS):
             return ReferenceConv3d.of(weight, bias, geometry, dtype)
+        if slabs.takes_slabs(weight.device, dtype, channels, len(weight), geometry):
+            return SlabConv3d.of(weight, bias, geometry, dtype)
         if weight.device.type == "cuda":
             return TritonConv3d.of(weight, bias, geometry, dtype)
         if winograd:
@@ -271,6 +275,28 @@ class TritonConv3d(PackedConv3d):
         """
         if not x.is_meta:
             torch.ops.fasti3d.conv3d_split_triton_(x, self.weight, self.bias, self.relu, out, second)
+
+
+@dataclass(frozen=True)
+class SlabConv3d(TritonConv3d):
+    """The same, or a kernel that reads clips less often, where that is proved and faster."""
+
+    slab_weight: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.slab_weight.nbytes
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> SlabConv3d:
+        its = TritonConv3d.of(weight, bias, geometry, dtype)
+        slab_weight = slabs.pack(weight, geometry, dtype)
+        return cls(its.weight, its.bias, its.out_channels, geometry, slab_weight)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        torch.ops.fasti3d.conv3d_slab_or_triton_(
+            x, self.weight, self.slab_weight, self.bias, *self.geometry, out, start, residual
+        )
 
 
 def pack_triton(weight: Tensor, stride: Triple, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,29 @@ from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.registry import operator
 
 
+def checked(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int] | None,
+    relu: bool,
+    out: Tensor,
+    start: int,
+    residual: Tensor | None,
+) -> Geometry:
+    """The window of a convolution whose arguments are right; ValueError if they are not."""
+    window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
+    zeros = None if padding is None else triple("padding must be", padding, 0, MAX_PADDING)
+    geometry = Geometry(window, step, zeros, relu)
+    frames, *pixels = geometry.output_size(x.shape[2:])
+    if start < 0 or start + out.shape[2] > frames:
+        raise ValueError(f"out must hold frames from {start} on of {frames}, got {out.shape[2]}")
+    check_triton(x, weight, bias, (out.shape[2], *pixels), out, residual=residual)
+    return geometry
+
+
 def _conv3d_triton(
     x: Tensor,
     weight: Tensor,
@@ -22,13 +45,7 @@ def _conv3d_triton(
     start: int,
     residual: Tensor | None = None,
 ) -> None:
-    window, step = triple("kernel must be", kernel, 1), triple("stride must be", stride, 1)
-    zeros = None if padding is None else triple("padding must be", padding, 0, MAX_PADDING)
-    geometry = Geometry(window, step, zeros, relu)
-    frames, *pixels = geometry.output_size(x.shape[2:])
-    if start < 0 or start + out.shape[2] > frames:
-        raise ValueError(f"out must hold frames from {start} on of {frames}, got {out.shape[2]}")
-    check_triton(x, weight, bias, (out.shape[2], *pixels), out, residual=residual)
+    geometry = checked(x, weight, bias, kernel, stride, padding, relu, out, start, residual)
     # Here and not at the top: triton is slow to import, and absent where there is no GPU.
     from fasti3d.ops.conv3d_bn_relu.launch import conv3d
 

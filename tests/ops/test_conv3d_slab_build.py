@@ -1,0 +1,156 @@
+"""What nvcc makes of the kernel for slabs on sm_90a: registers, and the instructions of its loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from compiling import ROOT, compiled
+from torch.utils.cpp_extension import include_paths
+
+from fasti3d.ops.conv3d_slab.config import POSITIONS
+
+SOURCE = ROOT / "csrc" / "conv3d_slab" / "cuda.cu"
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+# Between ptxas' report and the listing.
+CUT = "\n======\n"
+# 2 warpgroups and 2 warps that copy: 3 warps on one of an SM's 4 parts, of 16384 registers each.
+MAX_REGISTERS = 168
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    """ptxas' report, and the listing of the kernels' machine code."""
+    nvcc = shutil.which("nvcc")
+    triton = pytest.importorskip("triton")
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if nvcc is None or not cuobjdump.exists():
+        pytest.skip("nvcc or cuobjdump is not installed")
+    if not SOURCE.exists():
+        pytest.skip("no sources beside the tests")
+    command = [nvcc, "-cubin", "-O3", "-std=c++20", "-DUSE_CUDA", TORCH_TARGET, "-Xptxas", "-v"]
+    for path in [*include_paths("cpu"), sysconfig.get_path("include")]:
+        command += ["-isystem", path]
+    command += ["-arch=sm_90a", str(SOURCE)]
+
+    def make(target: Path) -> None:
+        cubin = target.with_suffix(".cubin")
+        result = subprocess.run([*command, "-o", str(cubin)], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        listing = subprocess.run([cuobjdump, "-sass", cubin], capture_output=True, text=True, check=True)
+        cubin.unlink()
+        target.write_text(result.stderr + CUT + listing.stdout)
+
+    return compiled(command, SOURCE, make).read_text()
+
+
+@pytest.fixture(scope="module")
+def kernels(report: str) -> dict[tuple[int, bool], list[str]]:
+    """The instructions of each kernel, by columns of its products and whether they are of bfloat16."""
+    found = {}
+    for part in report.split(CUT)[1].split("Function : ")[1:]:
+        name = re.match(r"\w*_conv3d_slab_kernelILi(\d+)ELb([01])E", part)
+        assert name, part[:100]
+        lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", part, re.MULTILINE)
+        found[int(name[1]), name[2] == "1"] = lines
+    return found
+
+
+def opcodes(lines: list[str]) -> Counter[str]:
+    """How often each instruction stands there, without its predicate and its modifiers."""
+    return Counter(re.sub(r"^@!?U?P\w+ ", "", line).split()[0].partition(".")[0] for line in lines)
+
+
+@pytest.mark.timeout(600)
+def test_no_kernel_spills_registers(report: str) -> None:
+    text = report.split(CUT)[0]
+    assert "warning" not in text
+    # What ptxas says where it cannot keep products under way.
+    assert "serialized" not in text
+    assert "injected" not in text
+    assert text.count("Compiling entry function") == 2 * len(POSITIONS)
+    assert text.count("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") == 2 * len(POSITIONS)
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", text)]
+    assert len(registers) == 2 * len(POSITIONS)
+    assert max(registers) <= MAX_REGISTERS
+
+
+@pytest.mark.timeout(600)
+def test_the_kernel_is_compiled_for_what_is_chosen(kernels: dict[tuple[int, bool], list[str]]) -> None:
+    assert set(kernels) == {(columns, bfloat) for columns in POSITIONS for bfloat in (False, True)}
+
+
+@pytest.mark.timeout(600)
+def test_instructions_of_the_loops(kernels: dict[tuple[int, bool], list[str]]) -> None:
+    """The 1 to 4 products of a stage are one group, which is under way while the next begins. Copies are one
+    instruction each, and products read shared memory alone.
+    """
+    for (columns, bfloat), lines in kernels.items():
+        products = [line for line in lines if "HGMMA" in line]
+        kind = f"HGMMA.64x{columns}x16.F32{'.BF16' if bfloat else ''} "
+        assert all(kind in line and "gdesc" in line for line in products), products
+        assert len(products) == 1 + 2 + 3 + 4
+        assert sum("gsb0" in line for line in products) == 4
+        waits = [line for line in lines if "WARPGROUP.DEPBAR" in line]
+        assert sorted(line.split()[-1] for line in waits) == ["0x0", *["0x1"] * 4]
+        counts = opcodes(lines)
+        assert counts["UTMALDG"] == counts["UBLKCP"] == 1
+        assert sum("UTMALDG.5D" in line for line in lines) == 1
+        assert sum("UBLKCP.S.G.MULTICAST" in line for line in lines) == 1
+        assert not {"LDL", "STL"} & set(counts), "it keeps registers in memory"
+        assert not {"LDGSTS", "HMMA"} & set(counts)
+
+
+@pytest.mark.timeout(600)
+def test_length_of_the_loop_over_taps(kernels: dict[tuple[int, bool], list[str]]) -> None:
+    """From a stage's products to those of the next: no division, no fence across the cluster."""
+    for lines in kernels.values():
+        first = next(i for i, line in enumerate(lines) if "HGMMA" in line)
+        last = len(lines) - next(i for i, line in enumerate(reversed(lines)) if "HGMMA" in line)
+        loop = opcodes(lines[first - 40 : last + 40])
+        assert not {"MUFU", "I2F", "F2I", "MEMBAR", "CCTL", "BAR"} & set(loop)
+        # All four forms of a stage, of which one runs.
+        assert last - first < 160
+
+
+def test_setup_compiles_it_for_hopper_alone() -> None:
+    """In a library of its own, where Hopper is asked for; the other kernels for all that is asked for."""
+    if shutil.which("nvcc") is None or not SOURCE.exists():
+        pytest.skip("nvcc is not installed, or there are no sources beside the tests")
+    asked = {"": True, "9.0": True, "8.0 9.0a+PTX": True, "Hopper": True, "8.0;10.0": False}
+    script = """
+import json, os, runpy, sys
+asked, sys.argv[:] = json.loads(sys.argv[1]), ["setup.py", "--name"]
+its = runpy.run_path("setup.py")
+its["find_toolkit"]()
+from torch.utils import cpp_extension
+cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"]
+for architectures in asked:
+    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
+    found = its["extensions"]("cuda")
+    print(json.dumps({it.name: (it.sources, it.extra_compile_args) for it in found}))
+"""
+    command = [sys.executable, "-c", script, json.dumps(list(asked))]
+    environment = os.environ | {"FASTI3D_BUILD": "none"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    source = str(SOURCE.relative_to(ROOT))
+    for built, line in zip(asked.values(), result.stdout.splitlines()[-len(asked) :], strict=True):
+        found = json.loads(line)
+        sources, options = found["fasti3d._C_cuda"]
+        assert source not in sources
+        assert not any("arch" in flag for flag in options["nvcc"]), "torch adds what was asked for"
+        assert ("fasti3d._C_sm90a" in found) == built
+        if built:
+            sources, options = found["fasti3d._C_sm90a"]
+            assert source in sources
+            flags = [flag for flag in options["nvcc"] if "arch" in flag]
+            assert flags == ["-gencode=arch=compute_90a,code=sm_90a"]
