@@ -306,6 +306,31 @@ def test_tvl1_that_is_wrong_runs_on_the_cpu(
     assert its.asked == ["tvl1"]
 
 
+def test_tvl1_is_proved_in_one_launch_and_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in no other than the user asks for."""
+    real = torch.ops.fasti3d.tvl1
+    seen: list[tuple[str | None, int]] = []
+    wrong = "none"
+
+    def recorded(frame0: torch.Tensor, *rest: Any) -> Any:
+        design = os.environ.get("FASTI3D_TVL1_CUDA_DESIGN")
+        seen.append((design, len(frame0)))
+        flow, iterations = real(frame0, *rest)
+        return (flow * float("nan") if design == wrong else flow), iterations
+
+    monkeypatch.setattr(torch.ops.fasti3d, "tvl1", recorded)
+    for asked, wanted in ((None, ["groups/1", "groups/2"]), ("auto/1", ["auto/1"])):
+        if asked:
+            monkeypatch.setenv("FASTI3D_TVL1_CUDA_DESIGN", asked)
+        subject = solve.subject(tvl1.__kwdefaults__["params"])
+        for wrong in ("none", *wanted):
+            seen.clear()
+            assert cases.prove(subject, CPU)[0] == ("good" if wrong == "none" else "wrong")
+            assert os.environ.get("FASTI3D_TVL1_CUDA_DESIGN") == asked
+            designs = [design for design, _ in seen]
+            assert designs == [asked, *(wanted[: wanted.index(wrong) + 1] if wrong in wanted else wanted)]
+
+
 def test_a_graph_that_replays_something_else_is_given_up() -> None:
     machine = Machine()
     record = machine.record
