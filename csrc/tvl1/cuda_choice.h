@@ -129,8 +129,9 @@ class Planner {
         add(in_groups(refused.first, refused.end, blocks));
       }
       // Blocks of their own wait for no other, and every driver takes them.
-      const int64_t groups = std::min(batch_.pairs, device_.blocks);
-      add(timed({false, refused.first, refused.end, groups, 1}));
+      const int64_t groups = std::max<int64_t>(1, kRoom / state_bytes(refused.first));
+      add(timed({false, refused.first, refused.end,
+                 std::min({batch_.pairs, device_.blocks, groups}), 1}));
     }
     std::stable_sort(found.begin(), found.end(),
                      [](const Timed& a, const Timed& b) { return a.time < b.time; });
@@ -150,6 +151,15 @@ class Planner {
     double time;
     Part part;
   };
+
+  // For the states of blocks that are alone, of which there may be more than the L2 cache holds.
+  static constexpr int64_t kRoom = int64_t(1) << 31;
+
+  // What a pair's iterations on a level read and write.
+  int64_t state_bytes(int32_t level) const {
+    const int64_t planes = 4 + 6 * batch_.components;
+    return batch_.sizes[level].pixels() * planes * static_cast<int64_t>(sizeof(float));
+  }
 
   Timed timed(const Part& part) { return {time(part), part}; }
 
@@ -171,10 +181,7 @@ class Planner {
   // groups waste less time waiting for each other; but what they iterate on should stay in the L2
   // cache, and no block should be idle.
   std::optional<Timed> in_groups(int32_t first, int32_t end, int64_t available) {
-    const Size finest = batch_.sizes[first];
-    const int64_t planes = 4 + 6 * batch_.components;
-    const int64_t bytes = finest.pixels() * planes * static_cast<int64_t>(sizeof(float));
-    const int64_t cached = std::max<int64_t>(1, device_.l2_bytes / bytes);
+    const int64_t cached = std::max<int64_t>(1, device_.l2_bytes / state_bytes(first));
     std::optional<Timed> best;
     int64_t groups = 1;
     const int64_t most = std::min({batch_.pairs, available, cached});

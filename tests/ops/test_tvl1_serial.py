@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from tvl1_making import arguments, frames
@@ -145,6 +145,9 @@ def test_random_sizes_and_tilings(
     assert_same(serial.solve(*pair(size), tiling=tiling, **changes), expected(size, TVL1Params(**changes)))
 
 
+@example(
+    size=(31, 57), more=0, form=FORMS[2]
+)  # the column beside the image reads what lies right of the piece
 @given(
     size=st.tuples(st.integers(3, 90), st.integers(3, 140)),
     more=st.integers(0, 3),
@@ -469,6 +472,10 @@ def test_a_refused_launch_becomes_a_smaller_one(serial: Serial) -> None:
             assert (launch.groups, launch.blocks) == (64, 1) or 33 < launch.groups * launch.blocks <= most
     alone = serial.plan(replace(DEVICES["A100"], max_blocks=1), [many])[0]
     assert {(launch.groups, launch.blocks) for launch in launches_of(alone)} == {(64, 1)}
+    (large,) = launches_of(
+        serial.plan(replace(DEVICES["A100"], max_blocks=1), [(256, 1080, 1920, TVL1Params())], "groups/1")[0]
+    )
+    assert large.groups * large.floats * 4 < 2**32  # bytes
     alone = serial.plan(replace(DEVICES["A100"], cooperative=False), [many])[0]
     assert {launch.blocks for launch in launches_of(alone)} == {1}
 
