@@ -1,9 +1,9 @@
-// fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one kernel for the whole batch, or one for its
-// coarse levels and another one for its fine levels (cuda_choice.h).
+// fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one launch for the whole batch, or a few, each
+// for some of the levels, the coarsest first (cuda_choice.h).
 //
-// Its blocks run in groups; a group takes a pair from a queue, solves it from the frames to the
-// flow (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so no group waits
-// for other pairs, and the host waits for nothing.
+// Blocks run in groups; a group takes a pair from a queue, solves the levels of the launch
+// (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so no group waits for
+// other pairs before the launch ends, and the host waits for nothing.
 //
 // There are two designs, which give the same bits. In "groups" all blocks of the GPU run at the
 // same time, and those of a group exchange tiles through the L2 cache (cuda_sweep.h). In "cluster"
