@@ -250,10 +250,10 @@ def _average_head(device: torch.device, *, x: Any, classes: int, window: Sequenc
     return _compare([(y.cpu(), z, None) for y, z in zip(found, exact, strict=True) if y.numel()])
 
 
-def _tvl1(device: torch.device, *, design: str, launches: Sequence[str], **code: Any) -> str | None:
+def _tvl1(device: torch.device, *, designs: Sequence[str], **code: Any) -> str | None:
     """The GPU's solver against the CPU's, on pairs of frames of smooth noise, the second one shifted.
 
-    There are five levels, for each number of launches, and more pairs than the GPU solves at a time.
+    There are five levels, as coarse and fine ones need, and more pairs than the GPU solves at a time.
     """
     its = TVL1Params(epsilon=0.0, warps=2, inner_iterations=5, outer_iterations=2, **code)
     noise = F.interpolate(torch.rand(1, 1, 16, 16), 2 * _FLOW_SIDE, mode="bicubic")[0, 0].clamp(0, 1)
@@ -270,13 +270,13 @@ def _tvl1(device: torch.device, *, design: str, launches: Sequence[str], **code:
         at_once = _BLOCKS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
     many = torch.arange(at_once + 1) % _FLOW_PAIRS
     on_device = frame0[many].to(device), frame1[many].to(device)
-    for number in launches:
+    for design in designs:
         try:
-            with _design(f"{design}/{number}"):
+            with _design(design):
                 found = torch.ops.fasti3d.tvl1(*on_device, None, *values)[0]
         except RuntimeError as error:
             if "FASTI3D_TVL1_CUDA_DESIGN" in str(error):
-                continue  # the user chose a design that the solver refuses
+                continue  # the solver refuses this design here, as it will the user
             raise
         off = (found.cpu() - expected[many]).square().sum(1).sqrt()
         if not (off.mean() <= _FLOW_LIMITS[0] and off.max() <= _FLOW_LIMITS[1]):  # True for NaN

@@ -387,8 +387,8 @@ def test_memory_does_not_grow_with_the_batch() -> None:
     first = working_memory(256)
     assert working_memory(512) <= first + 2**21
     plane = 240 * 328 * 4
-    # Of pairs of which the L2 cache holds 16 planes there are 20 planes, and two pyramids of up to 2.8 planes of
-    # the finest level, whose pixels may be 6 times as many.
+    # Of pairs of which the L2 cache holds 16 planes there are 20 planes, and two pyramids of up to 2.8 planes
+    # of the finest level, whose pixels may be 6 times as many.
     in_work = torch.cuda.get_device_properties(0).L2_cache_size / (16 * plane) + 1
     assert first <= in_work * (20 + 6 * 5.6) * plane + 2**21
 
