@@ -200,22 +200,19 @@ void solve(const Kernels& kernels, Task task, const Params& params, Size size,
         allocate("tvl1", {task.pairs, task.illumination_pixels}, ScalarType::Float, frames);
     task.illumination = static_cast<float*>(illumination->mutable_data_ptr());
   }
-  for (const Part& part : parts) {
+  cudaError_t error = cudaSuccess;
+  const auto take = [&](const Part& part) {
     task.part = part;
-    cudaError_t error = launch(kernels, task, levels, batch.components, frames);
-    if (is_refusal(error)) {
-      if (asked.design == Design::kGroups) {
-        add_clusters(gpu, kernels.cluster, batch.components, device);
-      }
-      for (const Part& other : planner.retreats(part, asked.design)) {
-        task.part = other;
-        error = launch(kernels, task, levels, batch.components, frames);
-        if (!is_refusal(error)) break;
-      }
-      check(!part.clusters || asked.design == Design::kAuto || !is_refusal(error),
-            "FASTI3D_TVL1_CUDA_DESIGN=", asked.name, ": the driver refuses thread-block clusters (",
-            cudaGetErrorString(error), "): use groups");
-    }
+    error = launch(kernels, task, levels, batch.components, frames);
+    if (!is_refusal(error)) return true;
+    add_clusters(gpu, kernels.cluster, batch.components, device);  // which may replace groups
+    return false;
+  };
+  for (const Part& part : parts) {
+    const bool taken = planner.launch(part, asked.design, take);
+    check(taken || !part.clusters || asked.design == Design::kAuto,
+          "FASTI3D_TVL1_CUDA_DESIGN=", asked.name, ": the driver refuses thread-block clusters (",
+          cudaGetErrorString(error), "): use groups");
     STD_CUDA_CHECK(error);
   }
 }

@@ -113,6 +113,38 @@ class Planner {
     return result == nullptr ? std::vector<Part>{} : result->parts;
   }
 
+  // Has take(part) launch a part as it is planned or, as long as take returns false, otherwise;
+  // false if nothing was taken.
+  template <class Take>
+  bool launch(const Part& planned, Design design, Take take) {
+    if (take(planned)) return true;
+    const std::vector<Part> others = retreats(planned, design);
+    return std::any_of(others.begin(), others.end(), take);
+  }
+
+  // Modelled, of a launch.
+  double time(const Part& part) {
+    return launch_cycles(pair_cycles(part.clusters, part.blocks).of(part.first, part.end),
+                         batch_.pairs, part.groups);
+  }
+
+ private:
+  struct Timed {
+    double time;
+    Part part;
+  };
+
+  // For the states of blocks that are alone, of which there may be more than the L2 cache holds.
+  static constexpr int64_t kRoom = int64_t(1) << 31;
+
+  // What a pair's iterations on a level read and write.
+  int64_t state_bytes(int32_t level) const {
+    const int64_t planes = 4 + 6 * batch_.components;
+    return batch_.sizes[level].pixels() * planes * static_cast<int64_t>(sizeof(float));
+  }
+
+  Timed timed(const Part& part) { return {time(part), part}; }
+
   // What is to be launched in place of a part that the driver refused, the fastest first.
   std::vector<Part> retreats(const Part& refused, Design design) {
     std::vector<Timed> found;
@@ -139,29 +171,6 @@ class Planner {
     for (const Timed& its : found) parts.push_back(its.part);
     return parts;
   }
-
-  // Modelled, of a launch.
-  double time(const Part& part) {
-    return launch_cycles(pair_cycles(part.clusters, part.blocks).of(part.first, part.end),
-                         batch_.pairs, part.groups);
-  }
-
- private:
-  struct Timed {
-    double time;
-    Part part;
-  };
-
-  // For the states of blocks that are alone, of which there may be more than the L2 cache holds.
-  static constexpr int64_t kRoom = int64_t(1) << 31;
-
-  // What a pair's iterations on a level read and write.
-  int64_t state_bytes(int32_t level) const {
-    const int64_t planes = 4 + 6 * batch_.components;
-    return batch_.sizes[level].pixels() * planes * static_cast<int64_t>(sizeof(float));
-  }
-
-  Timed timed(const Part& part) { return {time(part), part}; }
 
   std::optional<Timed> fastest(Design design, int32_t first, int32_t end) {
     const bool groups = design == Design::kGroups || design == Design::kAuto ||

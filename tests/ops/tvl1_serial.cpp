@@ -404,7 +404,9 @@ int plan() {
     const Params params = read_params(std::cin);
     const Batch batch{pyramid(size, params), pairs, components_of(params)};
     const std::vector<Level> levels = make_levels(batch.sizes, params);
-    const auto takes = [&](const Part& part) {
+    Part taken;
+    const auto take = [&](const Part& part) {
+      taken = part;
       if (part.clusters) return part.blocks <= max_cluster;
       return part.blocks == 1 || part.groups * part.blocks <= max_blocks;
     };
@@ -415,19 +417,14 @@ int plan() {
     }
     Planner planner(batch, device);
     for (const Part& planned : planner.choose(asked->design, asked->launches)) {
-      std::vector<Part> attempts{planned};
-      for (const Part& other : planner.retreats(planned, asked->design)) {
-        attempts.push_back(other);
-      }
-      const auto taken = std::find_if(attempts.begin(), attempts.end(), takes);
-      if (taken == attempts.end()) {
+      if (!planner.launch(planned, asked->design, take)) {
         std::cout << "refused ";
         continue;
       }
-      std::cout << taken->clusters << ' ' << taken->first << ' ' << taken->end << ' '
-                << taken->groups << ' ' << taken->blocks << ' '
-                << make_layout(levels, *taken, batch.components, false).floats << ' '
-                << static_cast<int64_t>(planner.time(*taken)) << ' ';
+      std::cout << taken.clusters << ' ' << taken.first << ' ' << taken.end << ' ' << taken.groups
+                << ' ' << taken.blocks << ' '
+                << make_layout(levels, taken, batch.components, false).floats << ' '
+                << static_cast<int64_t>(planner.time(taken)) << ' ';
     }
     std::cout << '\n';
   }
