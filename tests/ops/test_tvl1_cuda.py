@@ -451,7 +451,7 @@ torch.cuda.synchronize()
 @on_gpu
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("design")
-@in_both_designs
+@pytest.mark.parametrize("design", ["groups/2", "cluster/2"], indirect=True)
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     assert_sanitized(tool, SANITIZED)
