@@ -1,5 +1,5 @@
 // What the CUDA solver's kernels are told: the levels, their tiles, and the memory of a group of
-// blocks. cuda_choice.h decides over what is left open here, the time of a solve, never its result.
+// blocks. What is left open here cuda_choice.h chooses.
 #pragma once
 
 #include <algorithm>
@@ -49,8 +49,8 @@ struct Level {
   int64_t floats() const { return static_cast<int64_t>(pitch) * height; }
 };
 
-// Part of the levels, which one launch solves of all pairs. A group of blocks solves a pair at a
-// time; it may be a thread-block cluster.
+// Levels that one launch solves, of all pairs. A group of blocks, which may be a thread-block
+// cluster, solves a pair at a time.
 struct Part {
   bool clusters;
   int32_t first, end;      // the levels, of which the first is the finest
@@ -107,7 +107,7 @@ inline Layout make_layout(const std::vector<Level>& levels, const Part& part, in
   return layout;
 }
 
-// What a pair's illumination takes between launches, of which `last` is the last one.
+// Pixels of the illumination that a pair hands on from launch to launch, `last` being the last.
 inline int64_t illumination_pixels(const std::vector<Level>& levels, const Part& last,
                                    int components) {
   if (components == 2 || last.end == static_cast<int32_t>(levels.size())) return 0;
