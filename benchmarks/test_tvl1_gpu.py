@@ -21,7 +21,9 @@ SIZES = [(224, 224), (256, 340), (480, 640), (1080, 1920)]
 BATCHES = (1, 8, 64, 256)
 # Of one batch: more takes long and tells nothing new.
 MOST_PIXELS = 2**28
-DESIGNS = ("groups", "cluster")
+# All levels in one launch, or as many launches as are modelled to be fastest: their ratio is what the latter
+# are worth.
+DESIGNS = ("groups/1", "groups", "cluster/1", "cluster", "mixed", "auto")
 # The CPU's and the GPU's flow of a pair, mean endpoint error in pixels: as close as OpenCV's has to be.
 TOLERANCE = 0.03
 FRAMES = 65
@@ -72,6 +74,8 @@ def test_tvl1_gpu(
 ) -> None:
     if batch * size[0] * size[1] > MOST_PIXELS:
         pytest.skip("more pixels at once than the benchmark takes")
+    if preset != "i3d" and design not in ("groups", "cluster"):
+        pytest.skip("the number of launches is compared for one preset")
     monkeypatch.setenv("FASTI3D_TVL1_CUDA_DESIGN", design)
     images = clip(size, batch)
 

@@ -91,7 +91,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
         pytest.skip("nvcc is not installed")
     from torch.utils.cpp_extension import include_paths
 
-    sources = sorted(ROOT.glob("csrc/**/cuda.cu"))
+    sources = sorted(ROOT.glob("csrc/**/cuda*.cu"))
     if not sources:
         pytest.skip("no sources beside the tests")
     command = [nvcc, "-cubin", "-O3", "-std=c++20", "-DUSE_CUDA", TORCH_TARGET, "-Xptxas", "-v"]
@@ -101,7 +101,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
 
     def compile_for(job: tuple[Path, str]) -> list[Kernel]:
         source, architecture = job
-        cubin = folder / f"{source.parent.name}-{architecture}.cubin"
+        cubin = folder / f"{source.parent.name}-{source.stem}-{architecture}.cubin"
         whole = [*command, f"-arch=sm_{architecture}", str(source)]
 
         def make(report: Path) -> None:

@@ -1,13 +1,14 @@
-// fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one kernel for the whole batch.
+// fasti3d::tvl1 and fasti3d::tvl1_exact on CUDA: one launch for the whole batch, or a few, each
+// for some of the levels, the coarsest first (cuda_choice.h).
 //
-// Its blocks run in groups; a group takes a pair from a queue, solves it from the frames to the
-// flow (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so no group waits
-// for other pairs, and the host waits for nothing.
+// Blocks run in groups; a group takes a pair from a queue, solves the levels of the launch
+// (cuda_solver.h), and takes the next. Pairs differ tenfold in iterations, so no group waits for
+// other pairs before the launch ends, and the host waits for nothing.
 //
 // There are two designs, which give the same bits. In "groups" all blocks of the GPU run at the
 // same time, and those of a group exchange tiles through the L2 cache (cuda_sweep.h). In "cluster"
 // a group is a thread-block cluster that keeps the pair it iterates on the chip (cuda_resident.h);
-// that takes a GPU with clusters, and frames that fit into one.
+// that takes a GPU with clusters, and levels that fit into one.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -19,41 +20,17 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "../common/cuda.h"
-#include "cuda_block.h"
+#include "cuda_choice.h"
+#include "cuda_kernels.h"
 #include "cuda_plan.h"
 #include "cuda_resident.h"
-#include "cuda_solver.h"
-#include "cuda_sweep.h"
 #include "operator.h"
 
 namespace fasti3d::tvl1 {
 namespace {
-
-// Two blocks per SM, of different groups where there are several: one computes while the
-// other waits. With the illumination term the registers only suffice for one.
-template <class V, int kComponents>
-__global__ void __launch_bounds__(kThreads, kComponents == 2 ? 2 : 1)
-    _tvl1_kernel(const __grid_constant__ Task task, Queue* queue, GroupState* groups) {
-  using GroupSolver = Solver<Sweeper, GroupBlock, V, kComponents>;
-  __shared__ typename GroupSolver::Shared shared;
-  GroupBlock block(queue, groups);
-  GroupSolver(block, shared, task).run();
-}
-
-// One block per SM.
-template <class V, int kComponents>
-__global__ void __launch_bounds__(kResidentThreads, 1)
-    _tvl1_cluster_kernel(const __grid_constant__ Task task, Queue* queue, GroupState* groups) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  using ClusterSolver = Solver<Resident, ClusterBlock, V, kComponents>;
-  extern __shared__ __align__(16) char memory[];
-  __shared__ ClusterBlock::Barriers barriers;
-  ClusterBlock block(queue, groups, barriers);
-  ClusterSolver(block, *reinterpret_cast<typename ClusterSolver::Shared*>(memory), task).run();
-#endif
-}
 
 // The levels' table, through a kernel's arguments: a copy from host memory could not be captured in
 // a graph.
@@ -71,130 +48,173 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-enum class Design { kGroups, kCluster, kAuto };
-
-// FASTI3D_TVL1_CUDA_DESIGN: groups, cluster, or auto for clusters wherever a pair fits into one.
-// Groups are the default as long as no GPU has timed the two side by side.
-Design asked_design() {
+// FASTI3D_TVL1_CUDA_DESIGN, see parse_design. Groups are the default as long as no GPU has timed
+// the designs side by side.
+Asked asked_design() {
   const char* const value = std::getenv("FASTI3D_TVL1_CUDA_DESIGN");
-  const std::string name = value == nullptr || *value == 0 ? "groups" : value;
-  check(name == "groups" || name == "cluster" || name == "auto",
-        "FASTI3D_TVL1_CUDA_DESIGN must be groups, cluster or auto, got ", name);
-  return name == "groups" ? Design::kGroups : name == "auto" ? Design::kAuto : Design::kCluster;
+  const std::string text = value == nullptr || *value == 0 ? "groups" : value;
+  const auto asked = parse_design(text);
+  check(asked.has_value(),
+        "FASTI3D_TVL1_CUDA_DESIGN must be groups, cluster, mixed or auto, alone or followed by a "
+        "number of launches, as in groups/1, got ",
+        text);
+  return *asked;
 }
 
-// A kernel, how to launch it, and the plan that it works by.
-struct Launch {
-  const void* kernel;
-  cudaLaunchConfig_t config;
-  cudaLaunchAttribute attribute;
-  Plan plan;
+// Of one arithmetic and number of components.
+struct Kernels {
+  Kernel groups, cluster;
 };
 
-template <class V, int kComponents>
-Launch in_groups(Size size, int64_t pairs, const Params& params, int device) {
-  void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_kernel<V, kComponents>;
-  int blocks_per_sm = 0;
-  STD_CUDA_CHECK(
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_sm, kernel, kThreads, 0));
-  const int64_t blocks = int64_t(blocks_per_sm) * attribute(cudaDevAttrMultiProcessorCount, device);
-  check(blocks > 0 && attribute(cudaDevAttrCooperativeLaunch, device) == 1,
-        "tvl1: this GPU cannot run the solver's blocks side by side: move the frames to the CPU");
-  Launch launch{};
-  launch.kernel = reinterpret_cast<const void*>(kernel);
-  launch.config.blockDim = dim3(kThreads);
-  launch.attribute.id = cudaLaunchAttributeCooperative;
-  launch.attribute.val.cooperative = 1;
-  launch.plan = make_plan(size, pairs, params, {blocks, attribute(cudaDevAttrL2CacheSize, device)});
-  return launch;
+// Whether an error says that a launch needs more at the same time than this process may have; then
+// the error is over.
+bool is_refusal(cudaError_t error) {
+  const bool refused = error == cudaErrorCooperativeLaunchTooLarge ||
+                       error == cudaErrorLaunchOutOfResources ||
+                       error == cudaErrorInvalidClusterSize || error == cudaErrorNotSupported;
+  if (refused) cudaGetLastError();
+  return refused;
 }
 
-// Nothing if this GPU has no clusters, or none that a pair fits into.
-template <class V, int kComponents>
-std::optional<Launch> in_clusters(Size size, int64_t pairs, const Params& params, int device) {
-  void (*const kernel)(Task, Queue*, GroupState*) = _tvl1_cluster_kernel<V, kComponents>;
-  constexpr int kBytes = sizeof(ResidentShared<kComponents>);
+struct LaunchConfig {
+  cudaLaunchConfig_t its{};
+  cudaLaunchAttribute attribute{};
+
+  LaunchConfig(const Part& part, int components) {
+    its.gridDim = dim3(static_cast<unsigned>(part.blocks), static_cast<unsigned>(part.groups));
+    its.blockDim = dim3(part.clusters ? kResidentThreads : kThreads);
+    its.attrs = &attribute;
+    if (part.clusters) {
+      its.dynamicSmemBytes = resident_bytes(components);
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = static_cast<unsigned>(part.blocks);
+      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+      its.numAttrs = 1;
+    } else if (part.blocks > 1) {
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+      its.numAttrs = 1;
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;  // one member points to the other
+
+  static int resident_bytes(int components) {
+    return components == 2 ? sizeof(ResidentShared<2>) : sizeof(ResidentShared<3>);
+  }
+};
+
+void add_clusters(Device& gpu, Kernel kernel, int components, int device) {
+  const int bytes = LaunchConfig::resident_bytes(components);
   cudaFuncAttributes compiled{};
   STD_CUDA_CHECK(cudaFuncGetAttributes(&compiled, kernel));
   // What was compiled for an older GPU, if only to be translated for this one, is empty.
   if (compiled.ptxVersion < 90 || attribute(cudaDevAttrClusterLaunch, device) != 1 ||
       attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) <
-          kBytes + static_cast<int>(compiled.sharedSizeBytes)) {
-    return std::nullopt;
+          bytes + static_cast<int>(compiled.sharedSizeBytes)) {
+    return;
   }
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-  Launch launch{};
-  launch.kernel = reinterpret_cast<const void*>(kernel);
-  launch.config.gridDim = dim3(kMaxClusterBlocks);
-  launch.config.blockDim = dim3(kResidentThreads);
-  launch.config.dynamicSmemBytes = kBytes;
-  int max_blocks = 0, clusters = 0;
-  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&max_blocks, kernel, &launch.config));
-  const int64_t blocks = choose_cluster(size, pairs, kComponents, max_blocks,
-                                        attribute(cudaDevAttrMultiProcessorCount, device));
-  if (blocks == 0) return std::nullopt;
-  launch.config.gridDim = dim3(static_cast<unsigned>(blocks));
-  launch.attribute.id = cudaLaunchAttributeClusterDimension;
-  launch.attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
-  launch.attribute.val.clusterDim.y = launch.attribute.val.clusterDim.z = 1;
-  launch.config.attrs = &launch.attribute;
-  launch.config.numAttrs = 1;
-  STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config));
-  if (clusters == 0) return std::nullopt;
-  launch.plan = make_cluster_plan(size, params, std::min<int64_t>(pairs, clusters), blocks);
-  return launch;
-}
-
-template <class V, int kComponents>
-Launch choose_launch(Size size, int64_t pairs, const Params& params, int device) {
-  const Design design = asked_design();
-  if (design != Design::kGroups) {
-    const auto launch = in_clusters<V, kComponents>(size, pairs, params, device);
-    if (launch) return *launch;
-    check(design == Design::kAuto, "FASTI3D_TVL1_CUDA_DESIGN=cluster: images of ", size.height,
-          " x ", size.width, " do not fit into a thread-block cluster of this GPU: use groups");
+  LaunchConfig largest({true, 0, 0, 1, kMaxClusterBlocks}, components);
+  largest.its.numAttrs = 0;
+  int max_blocks = 0;
+  STD_CUDA_CHECK(cudaOccupancyMaxPotentialClusterSize(&max_blocks, kernel, &largest.its));
+  for (int i = 0; i < kClusterSizes && 1 << i <= max_blocks; ++i) {
+    const LaunchConfig config({true, 0, 0, 1, 1 << i}, components);
+    int clusters = 0;
+    const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config.its);
+    if (is_refusal(error)) continue;
+    STD_CUDA_CHECK(error);
+    gpu.clusters[i] = clusters;
   }
-  return in_groups<V, kComponents>(size, pairs, params, device);
 }
 
-template <class V, int kComponents>
-void solve(Task task, const Params& params, Size size, const Tensor& frames) {
+Device describe(const Kernels& kernels, int device) {
+  int blocks_per_sm = 0;
+  STD_CUDA_CHECK(
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_sm, kernels.groups, kThreads, 0));
+  check(blocks_per_sm > 0, "tvl1: this GPU cannot run the solver: move the frames to the CPU");
+  Device gpu{};
+  gpu.blocks = int64_t(blocks_per_sm) * attribute(cudaDevAttrMultiProcessorCount, device);
+  gpu.cooperative = attribute(cudaDevAttrCooperativeLaunch, device) == 1;
+  gpu.l2_bytes = attribute(cudaDevAttrL2CacheSize, device);
+  return gpu;
+}
+
+// Solves the levels of task.part.
+cudaError_t launch(const Kernels& kernels, Task task, std::vector<Level> levels, int components,
+                   const Tensor& frames) {
   const cudaStream_t stream = current_stream(frames);
-  Launch launch =
-      choose_launch<V, kComponents>(size, task.pairs, params, frames.get_device_index());
-  const Plan& plan = launch.plan;
+  const Part& part = task.part;
+  if (!part.clusters) cut_into_tiles(levels, part);
+  task.layout = make_layout(levels, part, components, task.initial != nullptr);
 
   const auto aligned = [](int64_t bytes) { return round_up_to(bytes, 128); };
-  const int64_t level_count = static_cast<int64_t>(plan.levels.size());
-  const int64_t states = aligned(sizeof(Queue) + plan.groups * sizeof(GroupState));
+  const int64_t level_count = static_cast<int64_t>(levels.size());
+  const int64_t states = aligned(sizeof(Queue) + part.groups * sizeof(GroupState));
   const int64_t table = aligned(level_count * sizeof(Level));
-  const int64_t bytes = states + table + plan.groups * plan.layout.floats * sizeof(float);
+  const int64_t bytes = states + table + part.groups * task.layout.floats * sizeof(float);
   Tensor workspace = allocate("tvl1", {bytes}, ScalarType::Byte, frames);
   char* const memory = static_cast<char*>(workspace.mutable_data_ptr());
   Queue* queue = reinterpret_cast<Queue*>(memory);
   GroupState* groups = reinterpret_cast<GroupState*>(queue + 1);
-  Level* const levels = reinterpret_cast<Level*>(memory + states);
+  Level* const to = reinterpret_cast<Level*>(memory + states);
   STD_CUDA_CHECK(cudaMemsetAsync(memory, 0, states, stream));
   for (int64_t first = 0; first < level_count; first += kLevelsAtOnce) {
     const int64_t count = std::min<int64_t>(level_count - first, kLevelsAtOnce);
-    Levels part{};
-    std::copy_n(plan.levels.data() + first, count, part.level);
-    _tvl1_levels_kernel<<<1, kLevelsAtOnce, 0, stream>>>(part, static_cast<int>(count),
-                                                         levels + first);
+    Levels some{};
+    std::copy_n(levels.data() + first, count, some.level);
+    _tvl1_levels_kernel<<<1, kLevelsAtOnce, 0, stream>>>(some, static_cast<int>(count), to + first);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  task.levels = levels;
-  task.level_count = static_cast<int32_t>(level_count);
-  task.layout = plan.layout;
+  task.levels = to;
   task.workspace = reinterpret_cast<float*>(memory + states + table);
   void* arguments[] = {&task, &queue, &groups};
-  launch.config.gridDim =
-      dim3(static_cast<unsigned>(plan.blocks_per_group), static_cast<unsigned>(plan.groups));
-  launch.config.stream = stream;
-  launch.config.attrs = &launch.attribute;
-  launch.config.numAttrs = 1;
-  STD_CUDA_CHECK(cudaLaunchKernelExC(&launch.config, launch.kernel, arguments));
+  LaunchConfig config(part, components);
+  config.its.stream = stream;
+  const void* const kernel =
+      reinterpret_cast<const void*>(part.clusters ? kernels.cluster : kernels.groups);
+  return cudaLaunchKernelExC(&config.its, kernel, arguments);
+}
+
+void solve(const Kernels& kernels, Task task, const Params& params, Size size,
+           const Tensor& frames) {
+  const int device = frames.get_device_index();
+  const Asked asked = asked_design();
+  const Batch batch{pyramid(size, params), task.pairs, components_of(params)};
+  Device gpu = describe(kernels, device);
+  if (asked.design != Design::kGroups) {
+    add_clusters(gpu, kernels.cluster, batch.components, device);
+  }
+  Planner planner(batch, gpu);
+  const std::vector<Part> parts = planner.choose(asked.design, asked.launches);
+  check(!parts.empty(), "FASTI3D_TVL1_CUDA_DESIGN=", asked.name, ": images of ", size.height, " x ",
+        size.width, " do not fit into a thread-block cluster of this GPU: use groups");
+
+  const std::vector<Level> levels = make_levels(batch.sizes, params);
+  task.level_count = batch.levels();
+  task.illumination_pixels = illumination_pixels(levels, parts.back(), batch.components);
+  std::optional<Tensor> illumination;
+  if (task.illumination_pixels > 0) {
+    illumination =
+        allocate("tvl1", {task.pairs, task.illumination_pixels}, ScalarType::Float, frames);
+    task.illumination = static_cast<float*>(illumination->mutable_data_ptr());
+  }
+  cudaError_t error = cudaSuccess;
+  const auto take = [&](const Part& part) {
+    task.part = part;
+    error = launch(kernels, task, levels, batch.components, frames);
+    if (!is_refusal(error)) return true;
+    add_clusters(gpu, kernels.cluster, batch.components, device);  // which may replace groups
+    return false;
+  };
+  for (const Part& part : parts) {
+    const bool taken = planner.launch(part, asked.design, take);
+    check(taken || !part.clusters || asked.design == Design::kAuto,
+          "FASTI3D_TVL1_CUDA_DESIGN=", asked.name, ": the driver refuses thread-block clusters (",
+          cudaGetErrorString(error), "): use groups");
+    STD_CUDA_CHECK(error);
+  }
 }
 
 template <class V>
@@ -225,11 +245,9 @@ std::tuple<Tensor, Tensor> tvl1(Tensor frame0, std::optional<Tensor> frame1,
   task.initial = initial_flow ? static_cast<const float*>(initial_flow->const_data_ptr()) : nullptr;
   task.flow = static_cast<float*>(flow.mutable_data_ptr());
   task.iterations = static_cast<int32_t*>(iterations.mutable_data_ptr());
-  if (params.gamma != 0.0) {
-    solve<V, 3>(task, params, problem.size, frame0);
-  } else {
-    solve<V, 2>(task, params, problem.size, frame0);
-  }
+  const int components = components_of(params);
+  const Kernels kernels{group_kernel<V>(components), cluster_kernel<V>(components)};
+  solve(kernels, task, params, problem.size, frame0);
   return {flow, iterations};
 }
 

@@ -1,5 +1,5 @@
-// How the CUDA solver divides a batch among thread blocks, a level into tiles, and its memory. Host
-// code only; the choices made here change the time a solve takes, never its result.
+// What the CUDA solver's kernels are told: the levels, their tiles, and the memory of a group of
+// blocks. What is left open here cuda_choice.h chooses.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +45,18 @@ struct Level {
   double tolerance;         // as Params::tolerance
   double scale_y, scale_x;  // size of the next coarser level over that of this one
 
+  Size size() const { return {height, width}; }
   int64_t floats() const { return static_cast<int64_t>(pitch) * height; }
+};
+
+// Levels that one launch solves, of all pairs. A group of blocks, which may be a thread-block
+// cluster, solves a pair at a time.
+struct Part {
+  bool clusters;
+  int32_t first, end;      // the levels, of which the first is the finest
+  int64_t groups, blocks;  // blocks: of a group
+
+  bool operator==(const Part&) const = default;
 };
 
 // The part of the workspace that a group of blocks solves its pairs in: offsets in floats.
@@ -53,17 +64,6 @@ struct Layout {
   int64_t image[2], taps, data[4], u[2][3], px[2][3], py[2][3];
   int64_t errors;  // double[2][kMaxSweep][blocks of the group]
   int64_t floats;
-};
-
-struct Device {
-  int64_t blocks;  // that run at the same time
-  int64_t l2_bytes;
-};
-
-struct Plan {
-  std::vector<Level> levels;  // finest first
-  Layout layout;
-  int64_t groups, blocks_per_group;
 };
 
 template <class T>
@@ -79,79 +79,39 @@ inline Tiling make_tiling(Size size, int halo, int step_y) {
   return {halo, halo, count(size.width, kTileWidth - 2 * halo), count(size.height, step_y), step_y};
 }
 
-// Estimated clock cycles of one iteration of a level by so many blocks, two per SM, to compare
-// tilings by: from counts of instructions and usual latencies, not measured.
-inline double cycles(const Tiling& tiling, int64_t blocks) {
-  constexpr double kMeeting = 3000, kTile = 1500, kTransfer = 250, kIteration = 300, kWarp = 150;
-  const int64_t rounds = ceil_div<int64_t>(tiling.tiles(), blocks);
-  const double warps = static_cast<double>(tiling.step_y + 2 * tiling.halo) / kRows;
-  // Tiles that stay with their block need only their halos renewed.
-  const double transfer = kTile + kTransfer * warps * (rounds == 1 ? 1 : 3);
-  const double compute = tiling.sweep * (kIteration + kWarp * warps);
-  return (kMeeting + static_cast<double>(rounds) * (transfer + compute)) / tiling.sweep;
-}
+inline int components_of(const Params& params) { return params.gamma != 0.0 ? 3 : 2; }
 
-// The tiling of a level that takes so many blocks the minimum time.
-inline Tiling choose_tiling(Size size, int64_t blocks) {
-  Tiling best{};
-  for (int halo = kRows; halo <= kMaxSweep; halo += kRows) {
-    for (int step = kRows; step + 2 * halo <= kTileHeight; step += kRows) {
-      const Tiling tiling = make_tiling(size, halo, step);
-      if (best.halo == 0 || cycles(tiling, blocks) < cycles(best, blocks)) best = tiling;
-    }
-  }
-  return best;
-}
-
-// The number of groups of blocks, each of which solves one pair at a time. Many small groups waste
-// less time waiting for each other; but what they iterate on should stay in the L2 cache, and no
-// block should be idle.
-inline int64_t choose_groups(const std::vector<Size>& sizes, int64_t pairs, int components,
-                             const Device& device) {
-  // Finer levels than these take nearly all the time.
-  const size_t levels = std::min<size_t>(sizes.size(), 8);
-  const int64_t planes = 4 + 6 * components;
-  const int64_t bytes = sizes[0].pixels() * planes * static_cast<int64_t>(sizeof(float));
-  const int64_t cached = std::max<int64_t>(1, device.l2_bytes / bytes);
-  const int64_t max_groups = std::min({pairs, device.blocks, cached});
-  int64_t best = 1;
-  double least = 0;
-  for (int64_t groups = 1; groups <= max_groups; ++groups) {
-    double time = 0;
-    for (size_t i = 0; i < levels; ++i) {
-      const int64_t blocks = device.blocks / groups;
-      time += cycles(choose_tiling(sizes[i], blocks), blocks);
-    }
-    time *= static_cast<double>(ceil_div(pairs, groups));
-    if (groups == 1 || time < least) {
-      best = groups;
-      least = time;
-    }
-  }
-  return best;
-}
-
-inline Layout make_layout(const Plan& plan, int components) {
+// Of a group of a part. An initial flow is scaled down from the finest level of all.
+inline Layout make_layout(const std::vector<Level>& levels, const Part& part, int components,
+                          bool initial_flow) {
   Layout layout{};
   const auto take = [&](int64_t floats) {
     const int64_t offset = layout.floats;
     layout.floats += round_up_to(floats, 32);
     return offset;
   };
-  const Level &finest = plan.levels.front(), &coarsest = plan.levels.back();
-  const int64_t plane = finest.floats();
+  const Level& coarsest = levels[part.end - 1];
+  const bool starts = initial_flow && part.end == static_cast<int32_t>(levels.size());
+  const int64_t plane = levels[part.first].floats();
   for (int64_t& image : layout.image) image = take(coarsest.image + coarsest.floats());
   layout.taps = take(4 * plane);
   for (int64_t& data : layout.data) data = take(plane);
   for (int side = 0; side < 2; ++side) {
     for (int c = 0; c < components; ++c) {
-      layout.u[side][c] = take(plane);
+      layout.u[side][c] = take(starts && c < 2 ? levels[0].floats() : plane);
       layout.px[side][c] = take(plane);
       layout.py[side][c] = take(plane);
     }
   }
-  layout.errors = take(2 * kMaxSweep * plan.blocks_per_group * 2);
+  layout.errors = take(2 * kMaxSweep * part.blocks * 2);
   return layout;
+}
+
+// Pixels of the illumination that a pair hands on from launch to launch, `last` being the last.
+inline int64_t illumination_pixels(const std::vector<Level>& levels, const Part& last,
+                                   int components) {
+  if (components == 2 || last.end == static_cast<int32_t>(levels.size())) return 0;
+  return levels[last.end].size().pixels();
 }
 
 // Finest first, without tilings.
@@ -174,48 +134,6 @@ inline std::vector<Level> make_levels(const std::vector<Size>& sizes, const Para
     levels.push_back(level);
   }
   return levels;
-}
-
-inline int components_of(const Params& params) { return params.gamma != 0.0 ? 3 : 2; }
-
-inline Plan make_plan(Size size, int64_t pairs, const Params& params, const Device& device) {
-  const std::vector<Size> sizes = pyramid(size, params);
-  const int components = components_of(params);
-  Plan plan{make_levels(sizes, params), {}, 0, 0};
-  plan.groups = choose_groups(sizes, pairs, components, device);
-  const int64_t available = device.blocks / plan.groups;
-  int32_t max_tiles = 0;
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    plan.levels[i].tiling = choose_tiling(sizes[i], available);
-    max_tiles = std::max(max_tiles, plan.levels[i].tiling.tiles());
-  }
-  // Blocks without a tile even in the level with the max number of tiles only make meetings longer.
-  plan.blocks_per_group = std::min<int64_t>(available, max_tiles);
-  plan.layout = make_layout(plan, components);
-  return plan;
-}
-
-// Blocks of the clusters that solve a pair each and keep every level on the chip; 0 if no cluster
-// of at most so many blocks can. Beside a level of a pair a block has room for nothing else, and
-// more blocks than the minimum only pay where SMs would be idle.
-inline int64_t choose_cluster(Size size, int64_t pairs, int components, int64_t max_blocks,
-                              int64_t sms) {
-  const int64_t pieces = ceil_div<int64_t>(size.width, kTileWidth) *
-                         ceil_div<int64_t>(size.height, resident_strips(components) * kRows);
-  int64_t blocks = 1;
-  while (ceil_div(pieces, blocks) > kResidentWarps) blocks *= 2;
-  if (blocks > std::min<int64_t>(max_blocks, kMaxClusterBlocks)) return 0;
-  while (2 * blocks <= std::min<int64_t>(max_blocks, kMaxClusterBlocks) && blocks < pieces &&
-         2 * blocks * pairs <= sms) {
-    blocks *= 2;
-  }
-  return blocks;
-}
-
-inline Plan make_cluster_plan(Size size, const Params& params, int64_t clusters, int64_t blocks) {
-  Plan plan{make_levels(pyramid(size, params), params), {}, clusters, blocks};
-  plan.layout = make_layout(plan, components_of(params));
-  return plan;
 }
 
 }  // namespace fasti3d::tvl1

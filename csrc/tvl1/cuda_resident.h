@@ -55,7 +55,8 @@ struct ResidentShared {
   Constants constants[kSide * kColumns][kResidentThreads];
   union {
     // What a warp receives: u from below and from the right, p from above and from the left. Where
-    // no warp sends it, p is zero.
+    // no warp sends it, p is zero, and so is u on the right: columns beside the image are computed
+    // too.
     struct {
       float below[kComponents][kResidentWarps][kTileWidth];
       float above[kComponents][kResidentWarps][kTileWidth];
@@ -208,6 +209,10 @@ class Resident {
       if (!piece(thread).left.exists() && lane == 0) {
 #pragma unroll
         for (int row = 0; row < kSide; ++row) shared_.left[warp][c][row] = 0.0f;
+      }
+      if (!piece(thread).right.exists() && lane == kWarpSize - 1) {
+#pragma unroll
+        for (int row = 0; row < kSide; ++row) shared_.right[warp][c][row] = 0.0f;
       }
     }
     send_p(thread, pixels);

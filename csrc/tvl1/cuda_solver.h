@@ -1,4 +1,4 @@
-// TV-L1 of one pair by a group of thread blocks, as one block sees it.
+// TV-L1 of one pair by a group of thread blocks, as one block sees it: the levels of one launch.
 //
 // The blocks of a group run this code side by side, each on its share of the pixels or tiles, and
 // meet at block.meet(). Between two meetings no block reads what another one writes. Inside a
@@ -41,11 +41,12 @@ class Solver {
 
  private:
   FASTI3D_BLOCK void solve(int64_t pair) {
+    const int32_t coarsest = task_.part.end - 1;
     build_pyramids(pair);
-    start(pair);
+    if (coarsest + 1 == task_.level_count) start(pair);
     block_.meet();
-    for (int32_t i = task_.level_count - 1; i >= 0; --i) {
-      if (i + 1 < task_.level_count) upsample(i);
+    for (int32_t i = coarsest; i >= task_.part.first; --i) {
+      if (i + 1 < task_.level_count) upsample(i, pair, i == coarsest);
       prepare(task_.levels[i]);
       block_.meet();
       for (int64_t w = 0; w < task_.warps; ++w) {
@@ -78,14 +79,14 @@ class Solver {
     if (x + 1 == level.width && level.width % kColumns > 0) to[1] = value;
   }
 
-  // Pixel (x, y) of a level, bilinear between the pixels of another.
-  FASTI3D_BLOCK V resized(const float* from, const Level& in, int32_t x, int32_t y, double scale_x,
-                          double scale_y) const {
+  // Pixel (x, y) of a level, bilinear between the pixels of another, whose rows lie so far apart.
+  FASTI3D_BLOCK V resized(const float* from, const Level& in, int32_t pitch, int32_t x, int32_t y,
+                          double scale_x, double scale_y) const {
     const Between bx = between(x, scale_x, in.width, task_.cuda_form);
     const Between by = between(y, scale_y, in.height, task_.cuda_form);
     const V one{1.0f}, wx{bx.weight}, wy{by.weight};
-    const float* upper = from + by.first * in.pitch;
-    const float* lower = from + by.second * in.pitch;
+    const float* upper = from + by.first * pitch;
+    const float* lower = from + by.second * pitch;
     const V above = V{upper[bx.first]} * (one - wx) + V{upper[bx.second]} * wx;
     const V below = V{lower[bx.first]} * (one - wx) + V{lower[bx.second]} * wx;
     return above * (one - wy) + below * wy;
@@ -103,12 +104,13 @@ class Solver {
                         : rounded(static_cast<const float*>(frames)[from], 255.0f);
       }
     });
-    for (int32_t i = 1; i < task_.level_count; ++i) {
+    for (int32_t i = 1; i < task_.part.end; ++i) {
       block_.meet();
       const Level &in = task_.levels[i - 1], &out = task_.levels[i];
       each_pixel(out, [&](int32_t x, int32_t y) {
         for (int which = 0; which < 2; ++which) {
-          const V value = resized(state_.image(which, in), in, x, y, task_.scale, task_.scale);
+          const V value =
+              resized(state_.image(which, in), in, in.pitch, x, y, task_.scale, task_.scale);
           state_.image(which, out)[at(out, x, y)] = value.value;
         }
       });
@@ -132,7 +134,7 @@ class Solver {
         const Level &in = task_.levels[i - 1], &out = task_.levels[i];
         each_pixel(out, [&](int32_t x, int32_t y) {
           for (int c = 0; c < 2; ++c) {
-            const V value = resized(state_.u(c), in, x, y, task_.scale, task_.scale);
+            const V value = resized(state_.u(c), in, in.pitch, x, y, task_.scale, task_.scale);
             put(state_.next_u(c), out, x, y, V(value * V{task_.step}).value);
           }
         });
@@ -144,12 +146,14 @@ class Solver {
     }
   }
 
-  // The flow of level i from that of the next coarser one.
-  FASTI3D_BLOCK void upsample(int32_t i) {
+  // The flow of level i from that of the next coarser one, which another launch may have solved.
+  FASTI3D_BLOCK void upsample(int32_t i, int64_t pair, bool handed) {
     const Level &in = task_.levels[i + 1], &out = task_.levels[i];
     each_pixel(out, [&](int32_t x, int32_t y) {
       for (int c = 0; c < kComponents; ++c) {
-        V value = resized(state_.u(c), in, x, y, out.scale_x, out.scale_y);
+        const float* const from = handed ? handed_on(pair, c) : state_.u(c);
+        const int32_t pitch = handed ? in.width : in.pitch;
+        V value = resized(from, in, pitch, x, y, out.scale_x, out.scale_y);
         if (c < 2) value = value * V{task_.inverse_step};
         put(state_.next_u(c), out, x, y, value.value);
       }
@@ -309,12 +313,20 @@ class Solver {
       });
     }
   }
+
+  // A component of the flow of a pair between two launches, without gaps between rows; in the end
+  // the result.
+  FASTI3D_BLOCK float* handed_on(int64_t pair, int c) const {
+    if (c == 2) return task_.illumination + pair * task_.illumination_pixels;
+    return task_.flow + (pair * 2 + c) * (task_.levels[0].height * task_.levels[0].width);
+  }
+
   FASTI3D_BLOCK void write(int64_t pair) {
-    const Level& level = task_.levels[0];
+    const Level& level = task_.levels[task_.part.first];
+    const int components = task_.part.first > 0 ? kComponents : 2;
     each_pixel(level, [&](int32_t x, int32_t y) {
-      for (int c = 0; c < 2; ++c) {
-        const int64_t to = ((pair * 2 + c) * level.height + y) * level.width + x;
-        task_.flow[to] = state_.u(c)[at(level, x, y)];
+      for (int c = 0; c < components; ++c) {
+        handed_on(pair, c)[y * level.width + x] = state_.u(c)[at(level, x, y)];
       }
     });
   }

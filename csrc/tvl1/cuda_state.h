@@ -26,11 +26,16 @@ struct Task {
   bool bytes;                     // uint8 of 0 to 255 instead of float of 0 to 1
   const float* initial;           // or null
   float* flow;
+  // Launches hand the flow of coarser levels on in the memory of the result, and the illumination,
+  // if there is any, here: so many floats per pair.
+  float* illumination;
+  int64_t illumination_pixels;
   int32_t* iterations;
   int64_t pairs, nscales;
 
   const Level* levels;
   int32_t level_count;
+  Part part;  // of the levels that this launch solves
   Layout layout;
   float* workspace;  // of all groups
 };

@@ -175,13 +175,16 @@ def _solve(frame0: Tensor, frame1: Tensor | None, start: Tensor | None, params: 
 
 
 def subject(params: TVL1Params) -> Subject:
-    """What is to be proved of the GPU's solver: its code for these parameters and in the design in use."""
+    """What is to be proved of the GPU's solver: its code for these parameters, in one launch and in two, in
+    every design that it may use.
+    """
     code = {"mode": params.mode, "median_filtering": params.median_filtering, "gamma": params.gamma}
-    design = os.environ.get("FASTI3D_TVL1_CUDA_DESIGN", "groups")
+    design = (os.environ.get("FASTI3D_TVL1_CUDA_DESIGN") or "groups").partition("/")[0]
+    kernels = (design,) if design in ("groups", "cluster") else ("groups", "cluster")
     return Subject.of(
         "tvl1",
         f"the TV-L1 solver ({params.mode}, median {params.median_filtering}, gamma {params.gamma}, {design})",
-        design=design,
+        designs=[f"{kernel}/{launches}" for kernel in kernels for launches in (1, 2)],
         **code,
     )
 

@@ -306,6 +306,37 @@ def test_tvl1_that_is_wrong_runs_on_the_cpu(
     assert its.asked == ["tvl1"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "kernels"), [(None, ["groups"]), ("cluster/1", ["cluster"]), ("auto", ["groups", "cluster"])]
+)
+def test_tvl1_is_proved_in_one_launch_and_in_two(
+    asked: str | None, kernels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each design that may be chosen, and any of them may be wrong."""
+    real = torch.ops.fasti3d.tvl1
+    seen: list[str | None] = []
+    wrong: list[str] = []
+
+    def recorded(*arguments: Any) -> Any:
+        seen.append(os.environ.get("FASTI3D_TVL1_CUDA_DESIGN"))
+        flow, iterations = real(*arguments)
+        return (flow * float("nan") if seen[-1] in wrong else flow), iterations
+
+    if asked is None:
+        monkeypatch.delenv("FASTI3D_TVL1_CUDA_DESIGN", raising=False)
+    else:
+        monkeypatch.setenv("FASTI3D_TVL1_CUDA_DESIGN", asked)
+    monkeypatch.setattr(torch.ops.fasti3d, "tvl1", recorded)
+    subject = solve.subject(tvl1.__kwdefaults__["params"])
+    designs = [f"{kernel}/{launches}" for kernel in kernels for launches in (1, 2)]
+    assert cases.prove(subject, CPU) == ("good", "")
+    assert seen == [asked, *designs]
+    assert os.environ.get("FASTI3D_TVL1_CUDA_DESIGN") == asked
+    for design in designs:
+        wrong[:] = [design]
+        assert cases.prove(subject, CPU)[0] == "wrong"
+
+
 def test_a_graph_that_replays_something_else_is_given_up() -> None:
     machine = Machine()
     record = machine.record

@@ -10,9 +10,9 @@
 //     IN: a line of settings, as solve() reads them, then frame0, frame1 and, if given, the initial
 //     flow. OUT: the flow, then the iterations.
 //   tvl1_serial plan
-//   tvl1_serial clusters
-//     For every line of settings on the standard input, as plan() and clusters() read them, a line
-//     with what cuda_plan.h makes of them.
+//   tvl1_serial tiles
+//     For every line of settings on the standard input, as plan() and tiles() read them, a line
+//     with what cuda_choice.h makes of them.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -28,6 +28,7 @@
 #include <thread>
 #include <vector>
 
+#include "../../csrc/tvl1/cuda_choice.h"
 #include "../../csrc/tvl1/cuda_plan.h"
 #include "../../csrc/tvl1/cuda_resident.h"
 #include "../../csrc/tvl1/cuda_solver.h"
@@ -216,14 +217,14 @@ class ClusterBlock : public SerialBlock<kResidentThreads> {
 };
 
 template <class Solver, class MakeBlock>
-void run(const Task& task, const Plan& plan, MakeBlock make_block) {
+void run(const Task& task, MakeBlock make_block) {
   using Shared = typename Solver::Shared;
-  const int count = static_cast<int>(plan.blocks_per_group);
+  const int count = static_cast<int>(task.part.blocks);
   Queue queue;
   std::vector<std::unique_ptr<Group>> groups;
   std::vector<std::unique_ptr<Shared[]>> memory;
   std::vector<std::thread> blocks;
-  for (int group = 0; group < plan.groups; ++group) {
+  for (int group = 0; group < task.part.groups; ++group) {
     groups.push_back(std::make_unique<Group>(count));
     memory.push_back(std::make_unique<Shared[]>(count));
     std::memset(static_cast<void*>(memory.back().get()), 0xff, count * sizeof(Shared));
@@ -239,16 +240,16 @@ void run(const Task& task, const Plan& plan, MakeBlock make_block) {
 }
 
 template <class V, int kComponents>
-void run(const Task& task, const Plan& plan, bool clusters, int order, int skipped) {
+void run(const Task& task, int order, int skipped) {
   using InGroups = Solver<Sweeper, GroupBlock, V, kComponents>;
   using InClusters = Solver<Resident, ClusterBlock, V, kComponents>;
-  if (clusters) {
-    run<InClusters>(task, plan, [&](auto& queue, auto& state, int group, int index, int count) {
+  if (task.part.clusters) {
+    run<InClusters>(task, [&](auto& queue, auto& state, int group, int index, int count) {
       return ClusterBlock(queue, state, group, index, count, order, skipped,
                           sizeof(typename InClusters::Shared));
     });
   } else {
-    run<InGroups>(task, plan, [&](auto& queue, auto& state, int group, int index, int count) {
+    run<InGroups>(task, [&](auto& queue, auto& state, int group, int index, int count) {
       return GroupBlock(queue, state, group, index, count, order, skipped);
     });
   }
@@ -272,18 +273,44 @@ Params read_params(std::istream& in) {
   return p;
 }
 
+// A launch, and what it is to do otherwise than planned, if not 0.
+struct Launch {
+  Part part;
+  int halo, step_y, sweep;
+};
+
+// Coarsest levels first; 0 levels are all that are left.
+std::vector<Launch> read_launches(std::istream& in, int32_t levels) {
+  int count;
+  in >> count;
+  std::vector<Launch> launches(count);
+  int32_t end = levels;
+  for (Launch& launch : launches) {
+    Part& part = launch.part;
+    int32_t its_levels;
+    in >> part.clusters >> its_levels >> part.groups >> part.blocks >> launch.halo >>
+        launch.step_y >> launch.sweep;
+    part.end = end;
+    end = part.first = its_levels > 0 ? end - its_levels : 0;
+  }
+  if (end != 0) {
+    std::cerr << "the launches do not cover the levels\n";
+    std::exit(1);
+  }
+  return launches;
+}
+
 int solve(const char* in_path, const char* out_path) {
   std::ifstream in(in_path, std::ios::binary);
   int64_t pairs;
   Size size;
-  bool bytes, given, exact, clusters;
+  bool bytes, given, exact;
   int order, skipped;
-  // Of the plan; zeros leave it as it is.
-  int64_t groups, blocks;
-  int halo, step_y, sweep;
-  in >> pairs >> size.height >> size.width >> bytes >> given >> exact >> clusters >> order >>
-      skipped >> groups >> blocks >> halo >> step_y >> sweep;
+  in >> pairs >> size.height >> size.width >> bytes >> given >> exact >> order >> skipped;
   const Params p = read_params(in);
+  std::vector<Level> levels = make_levels(pyramid(size, p), p);
+  const int32_t level_count = static_cast<int32_t>(levels.size());
+  const std::vector<Launch> launches = read_launches(in, level_count);
   in.ignore(1);
 
   const int64_t pixels = pairs * size.pixels(), frame_bytes = pixels * (bytes ? 1 : 4);
@@ -292,21 +319,13 @@ int solve(const char* in_path, const char* out_path) {
   const std::vector<float> initial = read<float>(in, given ? 2 * pixels : 0);
 
   const int components = components_of(p);
-  Plan plan = clusters
-                  ? make_cluster_plan(size, p, groups, blocks)
-                  : make_plan(size, pairs, p, {std::max<int64_t>(groups * blocks, 1), 50 << 20});
-  if (groups > 0) plan.groups = groups;
-  if (blocks > 0) plan.blocks_per_group = blocks;
-  for (Level& level : plan.levels) {
-    if (halo > 0) level.tiling = make_tiling({level.height, level.width}, halo, step_y);
-    if (sweep > 0) level.tiling.sweep = sweep;
-  }
-  plan.layout = make_layout(plan, components);
-
-  std::vector<float> flow(2 * pixels);
+  const auto unwritten = [](int64_t floats) {
+    std::vector<float> memory(floats);
+    std::memset(memory.data(), 0xff, floats * sizeof(float));
+    return memory;
+  };
+  std::vector<float> flow = unwritten(2 * pixels);
   std::vector<int32_t> iterations(pairs * p.nscales * p.warps, 0);
-  std::vector<float> workspace(plan.groups * plan.layout.floats);
-  std::memset(workspace.data(), 0xff, workspace.size() * sizeof(float));
   Task task = make_task(p);
   task.pairs = pairs;
   task.bytes = bytes;
@@ -314,17 +333,27 @@ int solve(const char* in_path, const char* out_path) {
   task.frames1 = frames1.data();
   task.initial = given ? initial.data() : nullptr;
   task.flow = flow.data();
+  task.illumination_pixels = illumination_pixels(levels, launches.back().part, components);
+  std::vector<float> illumination = unwritten(pairs * task.illumination_pixels);
+  task.illumination = illumination.data();
   task.iterations = iterations.data();
-  task.levels = plan.levels.data();
-  task.level_count = static_cast<int32_t>(plan.levels.size());
-  task.layout = plan.layout;
-  task.workspace = workspace.data();
-  if (exact) {
-    components == 3 ? run<Exact, 3>(task, plan, clusters, order, skipped)
-                    : run<Exact, 2>(task, plan, clusters, order, skipped);
-  } else {
-    components == 3 ? run<Fast, 3>(task, plan, clusters, order, skipped)
-                    : run<Fast, 2>(task, plan, clusters, order, skipped);
+  task.levels = levels.data();
+  task.level_count = level_count;
+  for (const Launch& launch : launches) {
+    const int its_skipped = &launch == &launches.back() ? skipped : -1;
+    task.part = launch.part;
+    if (!launch.part.clusters) cut_into_tiles(levels, launch.part);
+    for (int32_t i = launch.part.first; i < launch.part.end; ++i) {
+      Tiling& tiling = levels[i].tiling;
+      if (launch.halo > 0) tiling = make_tiling(levels[i].size(), launch.halo, launch.step_y);
+      if (launch.sweep > 0) tiling.sweep = launch.sweep;
+    }
+    task.layout = make_layout(levels, launch.part, components, given);
+    std::vector<float> workspace = unwritten(launch.part.groups * task.layout.floats);
+    task.workspace = workspace.data();
+    const auto solve_part = exact ? (components == 3 ? run<Exact, 3> : run<Exact, 2>)
+                                  : (components == 3 ? run<Fast, 3> : run<Fast, 2>);
+    solve_part(task, order, its_skipped);
   }
   std::ofstream out(out_path, std::ios::binary);
   out.write(reinterpret_cast<const char*>(flow.data()), flow.size() * sizeof(float));
@@ -332,17 +361,18 @@ int solve(const char* in_path, const char* out_path) {
   return out ? 0 : 1;
 }
 
-int plan() {
-  Device device;
+int tiles() {
+  int64_t blocks;
   Size size;
-  int64_t pairs;
-  while (std::cin >> device.blocks >> device.l2_bytes >> pairs >> size.height >> size.width) {
-    const Plan plan = make_plan(size, pairs, read_params(std::cin), device);
-    std::cout << plan.groups << ' ' << plan.blocks_per_group << ' ' << plan.layout.floats;
-    for (const Level& level : plan.levels) {
+  while (std::cin >> blocks >> size.height >> size.width) {
+    const Params params = read_params(std::cin);
+    std::vector<Level> levels = make_levels(pyramid(size, params), params);
+    const int32_t count = static_cast<int32_t>(levels.size());
+    cut_into_tiles(levels, {false, 0, count, 1, blocks});
+    for (const Level& level : levels) {
       const Tiling& t = level.tiling;
-      std::cout << ' ' << level.height << ' ' << level.width << ' ' << t.halo << ' ' << t.sweep
-                << ' ' << t.tiles();
+      std::cout << level.height << ' ' << level.width << ' ' << t.halo << ' ' << t.sweep << ' '
+                << t.tiles();
       // How often each pixel belongs to a core, and the farthest that a window reaches.
       std::vector<int> cores(level.height * level.width);
       int rows = 0;
@@ -354,20 +384,49 @@ int plan() {
         }
       }
       const auto [least, most] = std::minmax_element(cores.begin(), cores.end());
-      std::cout << ' ' << *least << ' ' << *most << ' ' << rows;
+      std::cout << ' ' << *least << ' ' << *most << ' ' << rows << ' ';
     }
     std::cout << '\n';
   }
   return 0;
 }
 
-int clusters() {
-  int64_t max_blocks, sms, pairs;
-  int components;
+int plan() {
+  std::string design;
+  int64_t pairs;
   Size size;
-  while (std::cin >> max_blocks >> sms >> pairs >> size.height >> size.width >>
-         components) {
-    std::cout << choose_cluster(size, pairs, components, max_blocks, sms) << '\n';
+  Device device;
+  // Of what the driver takes: blocks in a cooperative launch, and those of a cluster.
+  int64_t max_blocks, max_cluster;
+  while (std::cin >> design >> device.blocks >> device.cooperative >> device.l2_bytes) {
+    for (int64_t& clusters : device.clusters) std::cin >> clusters;
+    std::cin >> max_blocks >> max_cluster >> pairs >> size.height >> size.width;
+    const Params params = read_params(std::cin);
+    const Batch batch{pyramid(size, params), pairs, components_of(params)};
+    const std::vector<Level> levels = make_levels(batch.sizes, params);
+    Part taken;
+    const auto take = [&](const Part& part) {
+      taken = part;
+      if (part.clusters) return part.blocks <= max_cluster;
+      return part.blocks == 1 || part.groups * part.blocks <= max_blocks;
+    };
+    const auto asked = parse_design(design);
+    if (!asked) {
+      std::cout << "unknown\n";
+      continue;
+    }
+    Planner planner(batch, device);
+    for (const Part& planned : planner.choose(asked->design, asked->launches)) {
+      if (!planner.launch(planned, asked->design, take)) {
+        std::cout << "refused ";
+        continue;
+      }
+      std::cout << taken.clusters << ' ' << taken.first << ' ' << taken.end << ' ' << taken.groups
+                << ' ' << taken.blocks << ' '
+                << make_layout(levels, taken, batch.components, false).floats << ' '
+                << static_cast<int64_t>(planner.time(taken)) << ' ';
+    }
+    std::cout << '\n';
   }
   return 0;
 }
@@ -379,7 +438,7 @@ int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "";
   if (what == "solve" && count == 4) return fasti3d::tvl1::solve(arguments[2], arguments[3]);
   if (what == "plan" && count == 2) return fasti3d::tvl1::plan();
-  if (what == "clusters" && count == 2) return fasti3d::tvl1::clusters();
-  std::cerr << "usage: tvl1_serial solve IN OUT | plan | clusters\n";
+  if (what == "tiles" && count == 2) return fasti3d::tvl1::tiles();
+  std::cerr << "usage: tvl1_serial solve IN OUT | plan | tiles\n";
   return 2;
 }

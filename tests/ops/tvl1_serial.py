@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ RACES = ("-fsanitize=thread", "-g1", "-O0")  # which compiles in half the time, 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How blocks share the work; zeros leave a choice to csrc/tvl1/cuda_plan.h."""
+    """How the groups of a launch share the work; zeros leave a choice to csrc/tvl1/cuda_choice.h."""
 
     groups: int = 1
     blocks: int = 1  # of a group
     halo: int = 0
     step: int = 0  # rows from tile to tile
     sweep: int = 0  # the most iterations between two exchanges
+    levels: int = 0  # of the launch; 0 for all that are left
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,36 @@ class Clusters:
 
     clusters: int = 1
     blocks: int = 1  # of a cluster
+    levels: int = 0
+
+
+# One launch, or several with the coarsest levels first.
+Launches = Tiling | Clusters | tuple[Tiling | Clusters, ...]
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What runs at the same time on a GPU, and what its driver takes."""
+
+    blocks: int
+    l2_bytes: int
+    clusters: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)  # of 1, 2, 4, 8 and 16 blocks
+    cooperative: bool = True
+    max_blocks: int = 1 << 30  # that wait for each other
+    max_cluster: int = 16
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A part of the levels, as it is launched."""
+
+    clusters: bool
+    first: int  # level
+    end: int
+    groups: int
+    blocks: int  # of a group
+    floats: int  # of a group
+    cycles: int  # modelled
 
 
 @dataclass(frozen=True)
@@ -51,7 +82,7 @@ class Serial:
         frame0: Tensor,
         frame1: Tensor,
         initial_flow: Tensor | None = None,
-        tiling: Tiling | Clusters = Tiling(),
+        tiling: Launches = Tiling(),
         *,
         exact: bool = True,
         order: int = 0,
@@ -59,18 +90,18 @@ class Serial:
         **changes: Any,
     ) -> tuple[Tensor, Tensor]:
         """What ``fasti3d::tvl1`` returns. ``order`` of the threads of a block: 0 forward, 1 backward, else
-        shuffled; ``skipped`` is a meeting or exchange of the blocks to leave out.
+        shuffled; ``skipped`` is a meeting or exchange of the blocks to leave out, in the last launch.
         """
         params = TVL1Params(**changes)
         pairs, height, width = frame0.shape
         given = initial_flow is not None
-        clusters = isinstance(tiling, Clusters)
-        settings = [pairs, height, width, frame0.dtype == torch.uint8, given, exact, clusters, order, skipped]
-        settings += [*astuple(tiling), 0, 0, 0][:5]
+        settings = [pairs, height, width, frame0.dtype == torch.uint8, given, exact, order, skipped]
+        launches = tiling if isinstance(tiling, tuple) else (tiling,)
+        parts = "".join(_launch(launch) for launch in launches)
         tensors = [frame0, frame1, *([initial_flow] if initial_flow is not None else [])]
         source, target = self.program.with_suffix(".in"), self.program.with_suffix(".out")
         with source.open("wb") as file:
-            file.write((_line(settings) + _parameters(params)).encode())
+            file.write((_line(settings) + _parameters(params) + _line([len(launches)]) + parts).encode())
             for tensor in tensors:
                 file.write(tensor.contiguous().numpy().tobytes())
         command = [str(self.program), "solve", str(source), str(target)]
@@ -86,24 +117,57 @@ class Serial:
             iterations.view(pairs, params.nscales, params.warps),
         )
 
-    def plan(self, lines: list[tuple[int, int, int, int, int, TVL1Params]]) -> list[list[int]]:
-        """For (blocks, bytes of L2, pairs, height, width, parameters): groups, blocks of a group, floats of a
-        group; and for every level height, width, halo, sweep, tiles, the least and most cores that a pixel
-        lies in, and the rows of the highest tile.
+    def plan(
+        self,
+        gpu: GPU,
+        cases: list[tuple[int, int, int, TVL1Params]],
+        design: str = "groups",
+    ) -> list[list[Launch | None]]:
+        """For (pairs, height, width, parameters): the launches; None for one that the driver does not take.
+        ``design`` is what FASTI3D_TVL1_CUDA_DESIGN says.
         """
-        text = "\n".join(_line(list(line[:5])) + _parameters(line[5]) for line in lines)
-        command = [str(self.program), "plan"]
-        result = subprocess.run(command, input=text, check=True, capture_output=True, text=True)
-        return [[int(word) for word in line.split()] for line in result.stdout.splitlines()]
+        device = _line(
+            [gpu.blocks, gpu.cooperative, gpu.l2_bytes, *gpu.clusters, gpu.max_blocks, gpu.max_cluster]
+        )
+        lines = [f"{design} {device}" + _line(list(case[:3])) + _parameters(case[3]) for case in cases]
+        return [_launches(line) for line in self._ask("plan", lines)]
 
-    def clusters(self, lines: list[tuple[int, int, int, int, int, int]]) -> list[int]:
-        """For (blocks of the largest cluster, sms, pairs, height, width, components): the blocks
-        of a cluster, 0 for none.
+    def knows(self, design: str) -> bool:
+        """Whether FASTI3D_TVL1_CUDA_DESIGN may say so."""
+        line = f"{design} " + _line([1, True, 1, *[0] * 5, 1, 1, 1, 16, 16]) + _parameters(TVL1Params())
+        return self._ask("plan", [line])[0].strip() != "unknown"
+
+    def tiles(self, cases: list[tuple[int, int, int, TVL1Params]]) -> list[list[tuple[int, ...]]]:
+        """For (blocks, height, width, parameters), of every level height, width, halo, sweep, tiles, the
+        least and most cores that a pixel lies in, and the rows of the highest tile.
         """
-        text = "\n".join(_line(list(line)) for line in lines)
-        command = [str(self.program), "clusters"]
-        result = subprocess.run(command, input=text, check=True, capture_output=True, text=True)
-        return [int(line) for line in result.stdout.splitlines()]
+        lines = [_line(list(case[:3])) + _parameters(case[3]) for case in cases]
+        numbers = [[int(word) for word in line.split()] for line in self._ask("tiles", lines)]
+        return [list(zip(*[iter(its)] * 8, strict=True)) for its in numbers]
+
+    def _ask(self, what: str, lines: list[str]) -> list[str]:
+        command = [str(self.program), what]
+        result = subprocess.run(command, input="\n".join(lines), check=True, capture_output=True, text=True)
+        return result.stdout.splitlines()
+
+
+def _launch(launch: Tiling | Clusters) -> str:
+    if isinstance(launch, Clusters):
+        return _line([True, launch.levels, launch.clusters, launch.blocks, 0, 0, 0])
+    return _line([False, launch.levels, launch.groups, launch.blocks, launch.halo, launch.step, launch.sweep])
+
+
+def _launches(line: str) -> list[Launch | None]:
+    words, found = line.split(), list[Launch | None]()
+    while words:
+        if words[0] == "refused":
+            found.append(None)
+            del words[0]
+            continue
+        numbers = [int(word) for word in words[:7]]
+        found.append(Launch(bool(numbers[0]), *numbers[1:]))
+        del words[:7]
+    return found
 
 
 def _line(values: list[Any]) -> str:

@@ -2,7 +2,9 @@
 
 On a GPU there are two designs with bit-equal results (csrc/tvl1/cuda.cu). FASTI3D_TVL1_CUDA_DESIGN, read at
 every call, chooses ``groups`` (the default), ``cluster`` (an error if no thread-block cluster can hold a
-pair) or ``auto`` (clusters where one can, else groups).
+pair), ``mixed`` (the coarse levels in clusters, the fine ones in groups) or ``auto`` (for each level the one
+that is modelled to be faster). Coarse and fine levels are solved in launches of their own where that is
+modelled to pay; for benchmarks ``groups/1`` is one launch, ``cluster/2`` two, and so on.
 """
 
 from __future__ import annotations
