@@ -20,7 +20,7 @@ _ONE = (1, 1, 1)
 def takes_slabs(
     device: torch.device, dtype: torch.dtype, channels: int, out_channels: int, geometry: Geometry
 ) -> bool:
-    """Whether the kernel may be chosen for a convolution: its GPU, build, dtype, window and channels are right.
+    """Whether the kernel may be chosen for a convolution: GPU, build, dtype, window and channels are right.
 
     A single tap reads nothing twice.
     """
@@ -47,8 +47,8 @@ def pack(weight: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
 
 
 def beneath(x: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """The cells of a clip whose channels are rows of them, which overlap (``space_to_depth.windows``), and the
-    window over the cells; any other clip, and its window, as they are.
+    """The cells of a clip whose channels are rows of them, which overlap (``space_to_depth.windows``), and
+    the window over the cells; any other clip, and its window, as they are.
     """
     cell, channels = x.stride(4), x.shape[1]
     if x.stride(1) != 1 or not 0 < cell < channels or channels % cell:
