@@ -32,7 +32,7 @@ CONVS: dict[str, tuple[int, int, Triple, Triple, Triple]] = {
     "stem": (3, 16, (7, 7, 7), TWO, (5, 9, 11)),
     "pointwise": (24, 40, ONE, ONE, (3, 5, 7)),
     "three": (16, 24, THREE, ONE, (3, 5, 9)),
-    "odd": (17, 9, THREE, (2, 1, 1), (3, 5, 4)),
+    "odd": (17, 9, THREE, (2, 1, 1), (3, 7, 6)),
 }
 
 _tensor_cores = pytest.fixture(autouse=True)(tensor_cores)
