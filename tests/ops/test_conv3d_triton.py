@@ -86,7 +86,10 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     float16 = itertools.product((1, 8), [torch.float16], convolutions())
     # The configurations do not depend on it: one build of each kind.
     bfloat16 = itertools.product([1], [torch.bfloat16], itertools.islice(convolutions(), 3))
-    for batch, dtype, (channels, out_channels, size, kernel, stride) in itertools.chain(float16, bfloat16):
+    # The stem, and the first of each kernel, of which others are in the same tiles.
+    few = itertools.islice(convolutions(), None if every else 3)
+    float32 = itertools.product([8], [torch.float32], few)
+    for batch, dtype, (channels, out_channels, size, kernel, stride) in (*float16, *bfloat16, *float32):
         options: dict[str, Any] = {"dtype": dtype, "device": "meta"}
         x = torch.empty((batch, *size, channels), **options).permute(0, 4, 1, 2, 3)
         weight = pack_triton(torch.empty((out_channels, channels, *kernel), **options), stride, dtype)
@@ -94,13 +97,14 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         wide = torch.empty((batch, *same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         work = launch.prepare(x, weight, bias, Geometry(kernel, stride, None, True), out, 0)
-        for config in candidates(work.problem)[: None if every and dtype == torch.float16 else 1]:
+        for config in candidates(work.problem)[: None if every and dtype != torch.bfloat16 else 1]:
             launch.run(config, work)
         if channels == 3:
             launch.prepare(x.to(torch.uint8), weight, bias, Geometry(kernel, stride, None, True), out, 0)
-    for channels, out_channels, size, kernel in RESIDUALS:
+    residuals = [(torch.float16, its) for its in RESIDUALS] + [(torch.float32, its) for its in RESIDUALS[:1]]
+    for dtype, (channels, out_channels, size, kernel) in residuals:
         x, out = (
-            torch.empty((1, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            torch.empty((1, *size, c), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
             for c in (channels, out_channels)
         )
         weight = pack_triton(x.new_empty((out_channels, channels, *kernel)), (1, 1, 1), x.dtype)
@@ -108,9 +112,11 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         work = launch.prepare(x, weight, bias, Geometry(kernel, (1, 1, 1), None, True), out, 0, out)
         for config in candidates(work.problem)[: None if every else 1]:
             launch.run(config, work)
-    for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
+    half = itertools.product([torch.float16], (1, 8), blocks())
+    float32 = itertools.product([torch.float32], [8], itertools.islice(blocks(), None if every else 1))
+    for dtype, batch, (channels, size, part) in (*half, *float32):
         x, block, second = (
-            torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            torch.empty((batch, *size, c), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
             for c in (channels, part.out_channels, part.b1a + part.b2a)
         )
         weight = torch.empty((part.b0 + part.b1a + part.b2a, 1, channels), dtype=x.dtype, device="meta")
