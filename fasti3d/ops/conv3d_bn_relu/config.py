@@ -57,9 +57,10 @@ DESCRIPTOR_TILES = (
     Tile(64, 64, 0, 4),
 )
 POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
-# Of three products, which have twice the sums in registers and their parts beside them: larger ones spill.
+# Of float32: three products have twice the sums in registers, and pointers a residual of twice the size. Larger
+# ones spill.
 SMALL_DESCRIPTOR_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
-SMALL_POINTER_TILES = (Tile(128, 128, 0, 8), Tile(64, 64, 0, 4))
+SMALL_POINTER_TILES = (Tile(128, 64, 0, 8), Tile(64, 64, 0, 4))
 
 # Reading a value into a tile counts as this many of its products: an estimate (not measured) from some
 # 3e12 products and 40 GB from the L2 cache per second and SM, which partly overlap.
@@ -175,9 +176,9 @@ def configure(problem: Problem, form: Form, tile: Tile, box: Box) -> Config:
 
 def tiles(problem: Problem) -> tuple[Form, tuple[Tile, ...]]:
     """The form that a problem takes, and the tiles that it may take."""
-    descriptor, pointer = DESCRIPTOR_TILES, POINTER_TILES
-    if problem.precision.products == 3:
-        descriptor, pointer = SMALL_DESCRIPTOR_TILES, SMALL_POINTER_TILES
+    precision = problem.precision
+    descriptor = DESCRIPTOR_TILES if precision.products == 1 else SMALL_DESCRIPTOR_TILES
+    pointer = POINTER_TILES if precision is Precision.HALF else SMALL_POINTER_TILES
     if problem.capability not in DESCRIPTOR_CHIPS:
         return Form.POINTER, pointer
     if problem.stride == (1, 1, 1) and problem.describable:
