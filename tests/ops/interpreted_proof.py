@@ -140,7 +140,6 @@ def test_the_other_kernels_are_proved(name: str, dtype: torch.dtype) -> None:
 
 FLOAT32: dict[str, Callable[[], Any]] = {
     "three": lambda: conv_launch.conv3d(*convolution("three", torch.float32, computed_in=torch.float32)),
-    "bytes": lambda: conv_launch.conv3d(*convolution("stem", torch.uint8, computed_in=torch.float32)),
     **{name: lambda name=name: others(torch.float32)[name]() for name in ("split", "pooled")},  # type: ignore[misc]
 }
 

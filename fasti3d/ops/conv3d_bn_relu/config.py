@@ -57,8 +57,8 @@ DESCRIPTOR_TILES = (
     Tile(64, 64, 0, 4),
 )
 POINTER_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
-# Of float32: three products have twice the sums in registers, and pointers a residual of twice the size. Larger
-# ones spill.
+# Of float32, where larger ones spill: three products have twice the sums in registers, and with pointers a
+# residual has twice the size.
 SMALL_DESCRIPTOR_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
 SMALL_POINTER_TILES = (Tile(128, 64, 0, 8), Tile(64, 64, 0, 4))
 
