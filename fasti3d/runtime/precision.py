@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from typing import Any
 
 import torch
 
@@ -39,6 +40,8 @@ class Precision(str, Enum):
         return _MAX_ERRORS.get(self, torch.finfo(dtype).eps)
 
 
+# torch's switch, an object without a type.
+_CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
 # Of values of two bytes two unit roundoffs, as float32 sums are rounded once. Emulated for the network's
 # convolutions, one product errs by 8e-4, since tensor cores cut values off, and three by 8e-7.
 _MAX_ERRORS = {Precision.TF32: 2.0**-9, Precision.TF32X3: 1e-5}
@@ -54,7 +57,7 @@ def precision_of(dtype: torch.dtype) -> Precision:
     """
     if dtype != torch.float32:
         return Precision.HALF
-    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    switches = _CONVOLUTIONS, torch.backends.cuda.matmul
     return Precision.TF32 if all(its.fp32_precision == "tf32" for its in switches) else Precision.TF32X3
 
 
@@ -65,10 +68,9 @@ def full_float32() -> Iterator[None]:
     Unlike ``torch.backends.cudnn.flags`` it also holds, and does not raise, where a program uses torch's
     newer switches.
     """
-    switch = torch.backends.cudnn.conv
-    before = switch.fp32_precision
-    switch.fp32_precision = "ieee"
+    before = _CONVOLUTIONS.fp32_precision
+    _CONVOLUTIONS.fp32_precision = "ieee"
     try:
         yield
     finally:
-        switch.fp32_precision = before
+        _CONVOLUTIONS.fp32_precision = before
