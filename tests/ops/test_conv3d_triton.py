@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fasti3d import network
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import shared_memory
 from fasti3d.runtime.gpu import GpuTraits
+from fasti3d.runtime.precision import Precision
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -26,6 +28,8 @@ from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
 
+# Of the chips those whose builds in float32 are not only for the slow tests.
+IN_FLOAT32 = CHIPS["H200"], CHIPS["A100"]
 KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
 
 
@@ -86,9 +90,9 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     float16 = itertools.product((1, 8), [torch.float16], convolutions())
     # The configurations do not depend on it: one build of each kind.
     bfloat16 = itertools.product([1], [torch.bfloat16], itertools.islice(convolutions(), 3))
-    # The stem, and the first of each kernel, of which others are in the same tiles.
-    few = itertools.islice(convolutions(), None if every else 3)
-    float32 = itertools.product([8], [torch.float32], few)
+    # The stem and the largest, with three products and one.
+    few = list(convolutions()) if every else list(convolutions())[:3:2]
+    float32 = itertools.product([8] if every or chip in IN_FLOAT32 else [], [torch.float32], few)
     for batch, dtype, (channels, out_channels, size, kernel, stride) in (*float16, *bfloat16, *float32):
         options: dict[str, Any] = {"dtype": dtype, "device": "meta"}
         x = torch.empty((batch, *size, channels), **options).permute(0, 4, 1, 2, 3)
@@ -97,11 +101,17 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         wide = torch.empty((batch, *same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         work = launch.prepare(x, weight, bias, Geometry(kernel, stride, None, True), out, 0)
-        for config in candidates(work.problem)[: None if every and dtype != torch.bfloat16 else 1]:
-            launch.run(config, work)
+        problems = [work.problem]
+        if dtype == torch.float32:
+            problems.append(replace(work.problem, precision=Precision.TF32))
+        for problem in problems:
+            for config in candidates(problem)[: None if every and dtype != torch.bfloat16 else 1]:
+                launch.run(config, work)
         if channels == 3:
             launch.prepare(x.to(torch.uint8), weight, bias, Geometry(kernel, stride, None, True), out, 0)
-    residuals = [(torch.float16, its) for its in RESIDUALS] + [(torch.float32, its) for its in RESIDUALS[:1]]
+    residuals = [(torch.float16, its) for its in RESIDUALS]
+    if every or chip in IN_FLOAT32:
+        residuals += [(torch.float32, its) for its in RESIDUALS[: None if every else 1]]
     for dtype, (channels, out_channels, size, kernel) in residuals:
         x, out = (
             torch.empty((1, *size, c), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
@@ -113,8 +123,8 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         for config in candidates(work.problem)[: None if every else 1]:
             launch.run(config, work)
     half = itertools.product([torch.float16], (1, 8), blocks())
-    float32 = itertools.product([torch.float32], [8], itertools.islice(blocks(), None if every else 1))
-    for dtype, batch, (channels, size, part) in (*half, *float32):
+    whole = itertools.product([torch.float32], [8], blocks() if every else [])
+    for dtype, batch, (channels, size, part) in (*half, *whole):
         x, block, second = (
             torch.empty((batch, *size, c), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
             for c in (channels, part.out_channels, part.b1a + part.b2a)
@@ -127,7 +137,7 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     return found
 
 
-def check(name: str, chip: GpuTraits, built: Built) -> None:
+def check(name: str, chip: GpuTraits, built: Built, products: int = 1) -> None:
     """The gates: nothing spilled, shared memory that the chip has, its matrix and copy units in use."""
     assert (built.stack, built.local) == (0, 0)
     assert built.shared <= shared_memory(chip.capability)
@@ -143,7 +153,8 @@ def check(name: str, chip: GpuTraits, built: Built) -> None:
     if chip.capability[0] == 9:
         assert "wgmma" in built.main_loop or "warp_group_dot" in built.main_loop
         assert "convert_layout" not in built.main_loop
-        assert "local_load" not in built.main_loop
+        # Values are cut into parts in registers, each of both operands once.
+        assert built.main_loop.count("local_load") == (0 if products == 1 else 2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -154,6 +165,7 @@ def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: py
     assert {one.kernel.__name__ for one in found} == set(expected)
     for one in found:
         try:
-            check(one.kernel.__name__, chip, build(one, chip.capability))
+            products = dict(one.constants).get("PRODUCTS", 1)
+            check(one.kernel.__name__, chip, build(one, chip.capability), products)
         except AssertionError as error:
             raise AssertionError(f"{one.kernel.__name__} {one.constants} {one.options}: {error}") from error
