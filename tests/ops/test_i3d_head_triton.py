@@ -33,8 +33,8 @@ def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.
         for dtype, shape in itertools.product((torch.float16, torch.bfloat16, torch.float32), shapes):
             arguments = head_arguments(shape, 4, dtype)
             launch.head(*(argument.to("meta") for argument in arguments), window)
-    # Of one window or more, of an odd number of frames or an even one.
-    assert len(found) == 3 * 2 * 2, "one build serves every size"
+    # Of one window or more, of an odd number of frames or, in half precision, an even one.
+    assert len(found) == 2 * 2 * 2 + 2, "one build serves every size"
     for one in found:
         built = build(one, CHIPS[device].capability)
         assert (built.stack, built.local) == (0, 0)
