@@ -443,8 +443,10 @@ def test_strides_beyond_two_to_the_31(form: str, channels: int, kernel: Triple, 
     assert torch.equal(out, expected)
 
 
-def test_non_finite_values_reach_every_output_they_touch(form: str) -> None:
-    x = clip(2, 16, (3, 4, 5))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_non_finite_values_reach_every_output_they_touch(form: str, dtype: torch.dtype) -> None:
+    """As what they are: of the parts of an infinite float32 one is not a number."""
+    x = clip(2, 16, (3, 4, 5), dtype)
     weight, bias = weights(16, 16, THREE)
     packed = pack(weight, bias, ONE, True, x.dtype)
     clean = packed(x)
