@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from allowing_tf32 import tf32_allowed
 from i3d_making import SMALL, make_i3d, random_clip
 from torch import Tensor
 from waiting import PATIENCE
@@ -120,6 +121,22 @@ def happened(machine: Machine) -> list[str]:
     found = [entry for entry in machine.log if entry in ("capture", "replay")]
     machine.log.clear()
     return found
+
+
+def test_float32_of_another_precision_is_another_graph(machine: Machine) -> None:
+    graphs = Graphs(machine)
+    for _ in range(2):
+        call(graphs, clip(4), dtype=torch.float32)
+        call(graphs, clip(4))
+    assert happened(machine) == ["capture"] * 2
+    with tf32_allowed():
+        for _ in range(2):
+            call(graphs, clip(4), dtype=torch.float32)
+        assert happened(machine) == ["capture"]
+        call(graphs, clip(4))
+        assert happened(machine) == ["replay"], "half precision has one"
+    call(graphs, clip(4), dtype=torch.float32)
+    assert happened(machine) == ["replay"]
 
 
 def test_a_shape_is_captured_when_it_comes_again_and_replayed_from_then_on(machine: Machine) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from allowing_tf32 import tf32_allowed
 from clip_making import noise
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 import fasti3d
 from fasti3d.metrics.embedding import Embedding
 from fasti3d.metrics.presets import PRESETS, prepare
+from fasti3d.runtime.precision import Precision, precision_of
 
 TF = PRESETS["tf"]
 # Float32 through 21 convolutions; see tests/tolerances.py.
@@ -127,3 +129,21 @@ def test_wrong_arguments(random_weights: Path, tmp_path: Path) -> None:
     save_file(fasti3d.I3D(5, 2).state_dict(), flow)
     with pytest.raises(ValueError, match=r"must take RGB, but .* takes 2 channels"):
         Embedding(TF, flow)
+
+
+def test_a_program_that_allows_tf32_gets_the_score_of_float32(
+    random_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Precision, str]] = []
+
+    def forward(x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        seen.append((precision_of(x.dtype), torch.backends.cudnn.conv.fp32_precision))
+        return {name: torch.zeros(len(x), embedding._weight.shape[1], 2, 7, 7) for name in names}
+
+    embedding = Embedding(TF, random_weights, device="cpu", batch=1)
+    monkeypatch.setattr(embedding._network, "forward_endpoints", forward)
+    with tf32_allowed():
+        assert precision_of(torch.float32) is Precision.TF32
+        embedding(noise(2, frames=9, size=(32, 32)).permute(0, 1, 4, 2, 3), 0, 255)
+        assert precision_of(torch.float32) is Precision.TF32
+    assert seen == [(Precision.TF32X3, "ieee")] * 2

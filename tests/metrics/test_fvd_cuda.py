@@ -56,7 +56,7 @@ def test_features(weights: Path, clips_on: str, dtype: str) -> None:
     expected = Embedding(PRESETS["tf"], weights, device="cpu")(clips, 0, 255)
     assert (expected[0] - expected[1]).abs().max() > 10 * LIMITS[dtype] * expected.abs().max()
     embedding = Embedding(PRESETS["tf"], weights, device="cuda", dtype=dtype)
-    for _ in range(3):  # in float16 the last one from a CUDA graph
+    for _ in range(3):  # the last one from a CUDA graph
         assert_close(embedding(clips.to(clips_on), 0, 255), expected, LIMITS[dtype])
 
 

@@ -443,9 +443,14 @@ def test_strides_beyond_two_to_the_31(form: str, channels: int, kernel: Triple, 
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("channels", [16, 24])
-def test_non_finite_values_reach_every_output_they_touch(form: str, channels: int) -> None:
-    x = clip(2, channels, (3, 4, 5))
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(16, torch.float16), (24, torch.float16), (16, torch.float32)], ids=str
+)
+def test_non_finite_values_reach_every_output_they_touch(
+    form: str, channels: int, dtype: torch.dtype
+) -> None:
+    """As what they are: of the parts of an infinite float32 one is not a number."""
+    x = clip(2, channels, (3, 4, 5), dtype)
     weight, bias = weights(16, channels, THREE)
     packed = pack(weight, bias, ONE, True, x.dtype)
     clean = packed(x)

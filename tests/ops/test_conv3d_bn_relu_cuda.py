@@ -33,7 +33,8 @@ pytestmark = pytest.mark.gpu
 Triple = tuple[int, int, int]
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
-DTYPES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (*HALVES, torch.float32)
 BATCHES = (1, 3, 8)
 SENTINEL = 1234.0
 # (input channels, output channels, input size, kernel, stride) of I3D's on 64 frames of 224x224.
@@ -354,7 +355,7 @@ def test_non_finite_values_are_kept() -> None:
         assert torch.equal(y[1].isfinite(), exact[1].isfinite())
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_bytes_are_taken_as_the_clip_scaled_before(dtype: torch.dtype) -> None:
     """To the bit, in any memory layout."""
     model = make_i3d().cuda().to(dtype)

@@ -82,7 +82,7 @@ def check(chip: GpuTraits, found: set[Launch]) -> None:
 def test_compiles_to_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tiles of channels over the same pixels, which take the most registers, and the stem."""
     names = ("Conv3d_2c_3x3", "Conv3d_1a_7x7")
-    found = launches(CHIPS["H200"], names, [16], [torch.bfloat16], monkeypatch)
+    found = launches(CHIPS["H200"], names, [16], [torch.bfloat16, torch.float32], monkeypatch)
     assert {one.kernel.__name__ for one in found} == set(KERNELS)
     assert any(dict(one.constants).get("BLOCK_N_REST") for one in found)
     check(CHIPS["H200"], found)
@@ -92,4 +92,4 @@ def test_compiles_to_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("device", CHIPS)
 def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chip = CHIPS[device]
-    check(chip, launches(chip, None, [1, 16], [torch.bfloat16, torch.float16], monkeypatch))
+    check(chip, launches(chip, None, [1, 16], [torch.bfloat16, torch.float16, torch.float32], monkeypatch))

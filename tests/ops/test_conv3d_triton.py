@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fasti3d.ops.conv3d_bn_relu.config import INSTRUCTIONS, REGISTERS, Config, F
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
 from fasti3d.ops.dependent_launch import launch as dependent_launch
 from fasti3d.runtime.gpu import GpuTraits
+from fasti3d.runtime.precision import Precision
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -34,6 +36,8 @@ from fasti3d.same_padding import same_shape
 
 Triple = tuple[int, int, int]
 
+# Of the chips those whose builds in float32 are not only for the slow tests.
+IN_FLOAT32 = CHIPS["H200"], CHIPS["A100"]
 KERNELS = ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel")
 
 
@@ -95,7 +99,10 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     float16 = itertools.product((1, 8), [torch.float16], convolutions())
     # The configurations do not depend on it: one build of each kind.
     bfloat16 = itertools.product([1], [torch.bfloat16], itertools.islice(convolutions(), 3))
-    for batch, dtype, (channels, out_channels, size, kernel, stride) in itertools.chain(float16, bfloat16):
+    # The stem and the largest, with three products and one.
+    few = list(convolutions()) if every else list(convolutions())[:3:2]
+    float32 = itertools.product([8] if every or chip in IN_FLOAT32 else [], [torch.float32], few)
+    for batch, dtype, (channels, out_channels, size, kernel, stride) in (*float16, *bfloat16, *float32):
         options: dict[str, Any] = {"dtype": dtype, "device": "meta"}
         x = torch.empty((batch, *size, channels), **options).permute(0, 4, 1, 2, 3)
         weight = pack_triton(torch.empty((out_channels, channels, *kernel), **options), stride, dtype)
@@ -103,13 +110,20 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         wide = torch.empty((batch, *same_shape(size, stride), out_channels + 64), **options)
         out = wide.permute(0, 4, 1, 2, 3)[:, 32:-32]
         work = launch.prepare(x, weight, bias, Geometry(kernel, stride, None, True), out, 0)
-        for config in candidates(work.problem)[: None if every and dtype == torch.float16 else 1]:
-            launch.run(config, work)
+        problems = [work.problem]
+        if dtype == torch.float32:
+            problems.append(replace(work.problem, precision=Precision.TF32))
+        for problem in problems:
+            for config in candidates(problem)[: None if every and dtype != torch.bfloat16 else 1]:
+                launch.run(config, work)
         if channels == 3:
             launch.prepare(x.to(torch.uint8), weight, bias, Geometry(kernel, stride, None, True), out, 0)
-    for channels, out_channels, size, kernel in RESIDUALS:
+    residuals = [(torch.float16, its) for its in RESIDUALS]
+    if every or chip in IN_FLOAT32:
+        residuals += [(torch.float32, its) for its in RESIDUALS[: None if every else 1]]
+    for dtype, (channels, out_channels, size, kernel) in residuals:
         x, out = (
-            torch.empty((1, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            torch.empty((1, *size, c), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
             for c in (channels, out_channels)
         )
         weight = pack_triton(x.new_empty((out_channels, channels, *kernel)), (1, 1, 1), x.dtype)
@@ -117,9 +131,11 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         work = launch.prepare(x, weight, bias, Geometry(kernel, (1, 1, 1), None, True), out, 0, out)
         for config in candidates(work.problem)[: None if every else 1]:
             launch.run(config, work)
-    for batch, (channels, size, part) in itertools.product((1, 8), blocks()):
+    half = itertools.product([torch.float16], (1, 8), blocks())
+    whole = itertools.product([torch.float32], [8], blocks() if every else [])
+    for dtype, batch, (channels, size, part) in (*half, *whole):
         x, block, second = (
-            torch.empty((batch, *size, c), dtype=torch.float16, device="meta").permute(0, 4, 1, 2, 3)
+            torch.empty((batch, *size, c), dtype=dtype, device="meta").permute(0, 4, 1, 2, 3)
             for c in (channels, part.out_channels, part.b1a + part.b2a)
         )
         weight = torch.empty((part.b0 + part.b1a + part.b2a, 1, channels), dtype=x.dtype, device="meta")
@@ -149,7 +165,15 @@ def tiles_of(one: Launch) -> model.Tiles:
         warps=fields["num_warps"],
         instructions=INSTRUCTIONS[form][rest > 0],
         registers=REGISTERS[form],
+        precision=precision_of(one),
     )
+
+
+def precision_of(one: Launch) -> Precision:
+    """What a launch multiplies."""
+    if not any("fp32" in kind for name, kind in one.signature if name in ("x_desc", "x_ptr")):
+        return Precision.HALF
+    return Precision.TF32X3 if dict(one.constants)["PRODUCTS"] == 3 else Precision.TF32
 
 
 def check_step(one: Launch, built: Built) -> None:
@@ -172,7 +196,8 @@ def check(one: Launch, chip: GpuTraits, built: Built) -> None:
     name = one.kernel.__name__
     if name == "_conv3d_fold_kernel":
         return
-    if chip.capability[0] == 9:
+    precision = precision_of(one)
+    if chip.capability[0] == 9 and precision is Precision.HALF:
         assert built.shared <= model.shared(tiles_of(one)), built.shared
         # A residual takes more registers, after the loop.
         assert dict(one.constants)["ADD"] or built.registers <= model.registers(tiles_of(one)), (
@@ -188,7 +213,8 @@ def check(one: Launch, chip: GpuTraits, built: Built) -> None:
     if chip.capability[0] == 9:
         assert "wgmma" in built.main_loop or "warp_group_dot" in built.main_loop
         assert "convert_layout" not in built.main_loop
-        assert "local_load" not in built.main_loop
+        # Values are cut into parts in registers, each of both operands once.
+        assert built.main_loop.count("local_load") == (0 if precision.products == 1 else 2)
 
 
 @pytest.mark.parametrize(("rest", "both", "added"), list(itertools.product((False, True), repeat=3)))
@@ -252,7 +278,7 @@ def test_every_candidate_compiles_to_what_it_should(device: str, monkeypatch: py
         with naming(one):
             check(one, chip, built)
             check_turn(one, built.ptx, chip.capability)
-        if one.kernel.__name__ != "_conv3d_fold_kernel":
+        if one.kernel.__name__ != "_conv3d_fold_kernel" and precision_of(one) is Precision.HALF:
             steps[tiles_of(one)._replace(stages=0)] = one, built
     # One of those that differ in little but what is outside of the loop: half a second each.
     for one, built in steps.values() if chip.capability[0] == 9 else ():

@@ -40,8 +40,8 @@ def test_the_kernel_compiles_to_what_it_should(device: str, monkeypatch: pytest.
         for dtype, shape in itertools.product(dtypes, shapes):
             arguments = head_arguments(shape, 4, dtype)
             launch.head(*(argument.to("meta") for argument in arguments), window)
-    # Of one window or more, of an odd number of frames or an even one.
-    assert len(found) == len(dtypes) * 2 * (2 if (5, 7, 7) in windows else 1), "one build serves every size"
+    # Of one window or more, of an odd number of frames or, in half precision, an even one.
+    assert len(found) == (2 * 2 * 2 + 2 if len(windows) > 1 else 2), "one build serves every size"
     for one in found:
         built = build(one, capability)
         assert (built.stack, built.local) == (0, 0)

@@ -60,7 +60,8 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
         x = meta(batch, layer.in_channels, layer.in_size, dtype)
         out = meta(batch, layer.in_channels, layer.out_size, dtype)
         pool_launch.max_pool3d(x, layer.spec.kernel, layer.spec.stride, out)
-    for batch, layer, dtype in itertools.product(batches, POOLED, halves):
+    float32 = itertools.product([8], POOLED if every else POOLED[:1], [torch.float32])
+    for batch, layer, dtype in (*itertools.product(batches, POOLED, halves), *float32):
         x, out = (meta(batch, n, layer.in_size, dtype) for n in (layer.in_channels, layer.out_channels))
         weight = torch.empty((layer.out_channels, 1, layer.in_channels), dtype=dtype, device="meta")
         bias = torch.empty(layer.out_channels, device="meta")

@@ -61,9 +61,10 @@ POINTER_TILES = (
     Tile(128, 32, 0, 4),
     Tile(128, 16, 0, 4),
 )
-# Of three products, which have twice the sums in registers and their parts beside them: larger ones spill.
+# Of float32, where larger ones spill: three products have twice the sums in registers, and with pointers a
+# residual has twice the size.
 SMALL_DESCRIPTOR_TILES = (Tile(128, 128, 0, 8), Tile(128, 64, 0, 4), Tile(64, 64, 0, 4))
-SMALL_POINTER_TILES = (Tile(128, 128, 0, 8), Tile(64, 64, 0, 4))
+SMALL_POINTER_TILES = (Tile(128, 64, 0, 8), Tile(64, 64, 0, 4))
 
 # With fewer stages nothing is loaded ahead; more hide nothing more.
 MIN_STAGES, _MAX_STAGES = 2, 4
@@ -216,9 +217,9 @@ def steps(problem: Problem, depth: int) -> int:
 
 def tiles(problem: Problem) -> tuple[Form, tuple[Tile, ...]]:
     """The form that a problem takes, and the tiles that it may take."""
-    few = problem.precision.products == 3
-    descriptor: tuple[Tile, ...] = SMALL_DESCRIPTOR_TILES if few else DESCRIPTOR_TILES
-    pointer: tuple[Tile, ...] = SMALL_POINTER_TILES if few else POINTER_TILES
+    precision = problem.precision
+    descriptor: tuple[Tile, ...] = DESCRIPTOR_TILES if precision.products == 1 else SMALL_DESCRIPTOR_TILES
+    pointer: tuple[Tile, ...] = POINTER_TILES if precision is Precision.HALF else SMALL_POINTER_TILES
     if problem.capability not in DESCRIPTOR_CHIPS:
         return Form.POINTER, pointer
     if problem.stride == (1, 1, 1) and problem.describable:

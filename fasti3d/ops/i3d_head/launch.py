@@ -63,7 +63,8 @@ def head(
             chunks,
             *window,
             vector,
-            2 if window[0] % 2 == 0 else 1,
+            # As many bytes in flight in every dtype: registers hold no more.
+            2 if window[0] % 2 == 0 and x.element_size() == 2 else 1,
             _BLOCK_C,
             *tile(steps),
             _BLOCK_K,

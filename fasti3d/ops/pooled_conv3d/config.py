@@ -56,8 +56,9 @@ def choose(problem: Problem) -> Config:
     """The configuration for up to ``MAX_CHANNELS`` output channels."""
     box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
     block_n = max(1 << (problem.out_channels - 1).bit_length(), 16)
-    block_k = chunk(problem.in_channels, _STEP_BYTES // problem.precision.itemsize)
-    return Config(box, block_n, block_k, problem.precision)
+    precision = problem.precision
+    step = _STEP_BYTES if precision.products == 1 else _STEP_BYTES // 2  # as its parts take registers, too
+    return Config(box, block_n, chunk(problem.in_channels, step // precision.itemsize), precision)
 
 
 @lru_cache(4096)
