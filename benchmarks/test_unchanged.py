@@ -17,7 +17,8 @@ NAMES = tuple(network.TRUNK)
 
 
 def test_check(benchmark: BenchmarkFixture) -> None:
-    held = watch(I3D().eval(), NAMES)
+    model = I3D().eval()
+    held = watch(model, NAMES)
     benchmark.group = "unchanged model"
     benchmark.extra_info |= {"candidate": "fasti3d", "case": "check of its parts"}
     assert benchmark.pedantic(held.holds, rounds=50, iterations=20, warmup_rounds=3)
@@ -57,7 +58,7 @@ def stubbed() -> Iterator[tuple[I3D, Tensor]]:
 
 @pytest.mark.parametrize("case", ["a call from a graph", "its graph", "its clip into the graph"])
 def test_replay(case: str, stubbed: tuple[I3D, Tensor], benchmark: BenchmarkFixture) -> None:
-    """Python's time from the call of a model to its result, without anything that a GPU or its driver does."""
+    """Python's time from the call of a model to its result, without what a GPU or its driver does."""
     model, x = stubbed
     plan = model.current_plan(x, x.dtype)
     assert plan is not None

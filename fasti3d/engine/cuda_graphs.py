@@ -95,6 +95,8 @@ _MAX_GRAPHS = 4
 _MIN_FREE = 0.1
 # Replays that are compared with a run without a graph, as steps beside each other may be wrong now and then.
 _PROOFS = 3
+# Of one shape, until all of them were: without a graph, captured, compared.
+RUNS_TO_PROVE = 2 + _PROOFS
 
 
 @dataclass(eq=False)
@@ -273,6 +275,10 @@ class Graphs:
                         lambda own, lanes: recorded.compute(own, x.shape, wanted, dtype, lanes),
                     )
             return maps
+
+    def wrong(self, device: torch.device) -> bool:
+        """Whether a replay there, of this plan or another, gave another result than a run without a graph."""
+        return device in self._cuda.wrong
 
     @property
     def nbytes(self) -> list[int]:

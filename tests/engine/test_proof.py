@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from fasti3d import proving as cases
 from fasti3d.cli import app
+from fasti3d.engine import cuda_graphs
 from fasti3d.engine.cuda_graphs import Captured, Graphs
 from fasti3d.flow import solve, tvl1
 from fasti3d.inspect import doctor
@@ -349,6 +350,35 @@ def test_a_graph_is_compared_three_times() -> None:
     assert counts == [1, 2, 2, 2, 2, 1, 1]
 
 
+def test_graphs_are_proved_with_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+
+    class Planned:
+        def __init__(self, *arguments: Any) -> None:
+            self.graphs = Graphs(machine)
+
+        def run(self, x: torch.Tensor, wanted: set[str], dtype: torch.dtype) -> Any:
+            return self.graphs.run(double, x, wanted, dtype)
+
+    monkeypatch.setattr(network, "Plan", Planned)
+    monkeypatch.setattr(network, "graph_of", lambda model: None)
+    monkeypatch.setattr(gpu, "why_not", lambda device, dtype: None)
+    shapes = [(1, 3, 4, 2, 2), (2, 3, 4, 2, 2)]
+    found = list(network.graph_verdicts(CPU, shapes))
+    assert [(its.title, its.kind) for its in found] == [
+        ("the CUDA graph of 1x3x4x2x2", "good"),
+        ("the CUDA graph of 2x3x4x2x2", "good"),
+    ]
+    assert machine.log.count("replay") == 2 * 3
+    machine.short = True
+    assert list(network.graph_verdicts(CPU, shapes[:1])) == []
+    machine.short = False
+    monkeypatch.setattr(cuda_graphs, "_agree", lambda maps, expected: False)
+    with pytest.warns(SelfCheckWarning):
+        (verdict,) = network.graph_verdicts(CPU, shapes[:1])
+    assert verdict.kind == "wrong"
+
+
 def test_problems_of_few_tiles() -> None:
     assert few_tiles((8, 32, 56, 56), (1, 4, 8, 8)) == (3, 9, 17, 17)
     assert few_tiles((1, 1, 1, 100352), (1, 1, 1, 256)) == (1, 1, 1, 513)
@@ -382,6 +412,7 @@ def test_doctor_lists_verdicts_and_proves(monkeypatch: pytest.MonkeyPatch) -> No
         its = Prover()
         patch.setattr(network, "guard_of", lambda device: its)
         patch.setattr(network, "subjects", lambda device: [CONV, POOL])
+        patch.setattr(network, "graph_verdicts", lambda device: [])
         (found,) = doctor._proofs()
         assert (found.device, found.kernel, found.kind) == ("cuda:0", "a convolution", "wrong")
         assert [verdict.kind for verdict in network.prove_all(torch.device("cuda", 0))] == ["good", "good"]
