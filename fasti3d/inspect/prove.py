@@ -60,7 +60,7 @@ def graph_verdicts(
                 plan.run(x, {"Logits"}, dtype)
         its = Subject.of("graph", f"the CUDA graph of {'x'.join(map(str, shape))}")
         if plan.graphs.wrong(device):
-            yield Verdict.on(its, "wrong", "a replay gave another result than a run without one")
+            yield Verdict.on(its, "wrong", "it could not be captured as it is, or replayed otherwise")
         elif plan.graphs.nbytes:
             yield Verdict.on(its, "good")
 
