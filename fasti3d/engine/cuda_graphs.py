@@ -96,6 +96,8 @@ _MAX_GRAPHS = 4
 _MIN_FREE = 0.1
 # Replays that are compared with a run without a graph, as steps beside each other may be wrong now and then.
 _PROOFS = 3
+# Of one shape, until all of them were: without a graph, captured, compared.
+RUNS_TO_PROVE = 2 + _PROOFS
 
 
 @dataclass(eq=False)
@@ -126,7 +128,9 @@ class Cuda:
         self._orders: dict[torch.device, torch.cuda.Event] = {}
         self._streams: dict[torch.device, list[torch.cuda.Stream]] = {}
         self._pools: dict[torch.device, tuple[Any, WeakSet[Captured]]] = {}
-        # Of which a replay gave something else than a run without a graph.
+        # Where a capture of several streams failed, or a replay gave what a run without a graph does not.
+        self.alone: set[torch.device] = set()
+        # Where a replay of a single stream did.
         self.wrong: set[torch.device] = set()
 
     def run(self, captured: Captured, device: torch.device, enter: Callable[[Tensor], None]) -> Maps:
@@ -153,7 +157,8 @@ class Cuda:
         # Memory goes back to the stream that had it, so graphs share a pool only where they share streams.
         if device not in self._streams:
             self._streams[device] = [self.new_stream(device) for _ in range(MAX_LANES)]
-        captured = self.record(memory, work, self._streams[device], name)
+        streams = self._streams[device][: 1 if device in self.alone else MAX_LANES]
+        captured = self.record(memory, work, streams, name)
         users.add(captured)
         return captured
 
@@ -204,7 +209,7 @@ class Cuda:
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 own = memory()
-                maps = work(own, Streams(streams))
+                maps = work(own, Streams(streams) if len(streams) > 1 else ONE_LANE)
             finally:
                 graph.capture_end()
         return Captured(own, maps, graph.replay)
@@ -277,6 +282,10 @@ class Graphs:
                     )
             return maps
 
+    def wrong(self, device: torch.device) -> bool:
+        """Whether something about graphs there was not right, of this plan or another."""
+        return device in self._cuda.wrong | self._cuda.alone
+
     @property
     def nbytes(self) -> list[int]:
         """Of the clip and the results of each graph; what else they need they share (``Cuda.held``)."""
@@ -303,11 +312,16 @@ class Graphs:
         if _agree(maps, expected):
             captured.right += 1
             return maps
-        self._cuda.wrong.add(x.device)
         self._graphs.clear()
+        if x.device in self._cuda.alone:
+            self._cuda.wrong.add(x.device)
+            what = "CUDA graphs are not used"
+        else:
+            self._cuda.alone.add(x.device)
+            what = "no steps run beside each other in CUDA graphs"
         warnings.warn(
-            f"CUDA graphs are not used on {x.device}: of a clip of shape {tuple(x.shape)} a replay gave "
-            "another result than a run without one. Please report this, with what `fasti3d doctor` prints",
+            f"{what} on {x.device}: of a clip of shape {tuple(x.shape)} a replay gave another result than a "
+            "run without one. Please report this, with what `fasti3d doctor` prints",
             guard.SelfCheckWarning,
             stacklevel=2,
         )
@@ -324,9 +338,7 @@ class Graphs:
         while len(self._graphs) >= self._max_graphs:
             self._graphs.popitem(last=False)
         try:
-            # Tensors of inference mode could not be written to outside it.
-            with torch.inference_mode(False), torch.no_grad():
-                captured = self._cuda.capture(x.device, memory, work)
+            captured = self._recorded(x.device, memory, work)
         except Exception as error:  # whatever it is, the plan itself has just run
             self._refused.add(key)
             warnings.warn(
@@ -336,6 +348,20 @@ class Graphs:
             )
             return
         self._graphs[key] = self._calls, captured
+
+    def _recorded(
+        self, device: torch.device, memory: Callable[[], Tensor], work: Callable[[Tensor, Lanes], Maps]
+    ) -> Captured:
+        """A capture of several streams, or where that fails of one."""
+        # Tensors of inference mode could not be written to outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                return self._cuda.capture(device, memory, work)
+            except Exception:
+                if device in self._cuda.alone:
+                    raise
+            self._cuda.alone.add(device)
+            return self._cuda.capture(device, memory, work)
 
 
 @lru_cache(64)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from fasti3d.engine.cuda_graphs import RUNS_TO_PROVE
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.layout import ONE_LANE
 from fasti3d.engine.plan import InGraph, Plan
@@ -43,10 +44,30 @@ def subjects(device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES) -
     return list(found.values())
 
 
+def graph_verdicts(
+    device: torch.device, shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float16
+) -> Iterator[Verdict]:
+    """Of the CUDA graph of clips of each shape, where there is one: replays against runs without it."""
+    for shape in shapes:
+        if gpu.why_not(device, dtype):
+            continue
+        plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
+        assert plan.graphs is not None
+        x = torch.rand(shape, device=device).mul_(2).sub_(1).to(dtype)
+        with torch.no_grad():
+            for _ in range(RUNS_TO_PROVE):
+                plan.run(x, {"Logits"}, dtype)
+        its = Subject.of("graph", f"the CUDA graph of {'x'.join(map(str, shape))}")
+        if plan.graphs.wrong(device):
+            yield Verdict.on(its, "wrong", "it could not be captured as it is, or replayed otherwise")
+        elif plan.graphs.nbytes:
+            yield Verdict.on(its, "good")
+
+
 def prove_all(
     device: torch.device, progress: Callable[[float, float | None], None] | None = None
 ) -> Iterator[Verdict]:
-    """Prove each kernel, except those that do not fit into the GPU's memory.
+    """Prove each kernel, except those that do not fit into the GPU's memory, then the CUDA graphs of them.
 
     Args:
         device: a CUDA GPU.
@@ -58,3 +79,4 @@ def prove_all(
             progress(done, len(found))
         if verdict := guard_of(device).prove(its):
             yield verdict
+    yield from graph_verdicts(device)

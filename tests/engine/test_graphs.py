@@ -79,7 +79,7 @@ class Machine(Cuda):
     ) -> Captured:
         assert self.lock.locked()
         own = memory()
-        assert streams == [f"stream of {own.device}"] * MAX_LANES
+        assert streams == [f"stream of {own.device}"] * (1 if own.device in self.alone else MAX_LANES)
         assert pool == self.pools[-1]
         self.log.append("capture")
         if self.error:
@@ -265,7 +265,7 @@ def test_where_it_cannot_be_captured_it_runs_without(machine: Machine) -> None:
         call(graphs, clip(4))
     for _ in range(4):
         call(graphs, clip(4))
-    assert happened(machine) == ["capture"]
+    assert happened(machine) == ["capture"] * 2  # of several streams, and of one
     machine.error = None
     for _ in range(3):
         call(graphs, clip(5))
@@ -280,7 +280,22 @@ def test_it_does_not_try_forever(machine: Machine) -> None:
         with context:
             for _ in range(3):
                 call(graphs, clip(frames))
-    assert happened(machine) == ["capture"] * 3
+    assert happened(machine) == ["capture"] * (1 + 3)
+
+
+def test_where_several_streams_cannot_be_captured_one_is(machine: Machine) -> None:
+    graphs, record = Graphs(machine), machine.record
+
+    def fails(memory: Any, work: Any, streams: Any, pool: Any) -> Captured:
+        if len(streams) > 1:
+            raise RuntimeError("capture invalidated")
+        return record(memory, work, streams, pool)
+
+    machine.record = fails  # type: ignore[method-assign]
+    for _ in range(3):
+        call(graphs, clip(4))
+    assert happened(machine) == ["capture", "replay"]
+    assert machine.alone == {torch.device("cpu")}
 
 
 def test_where_memory_is_short_there_is_none(machine: Machine) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from fasti3d import proving as cases
 from fasti3d.cli import app
+from fasti3d.engine import cuda_graphs
 from fasti3d.engine.cuda_graphs import Captured, Graphs
 from fasti3d.flow import solve, tvl1
 from fasti3d.inspect import doctor
@@ -353,10 +354,12 @@ def test_a_graph_that_replays_something_else_is_given_up() -> None:
 
     machine.record = broken  # type: ignore[method-assign]
     graphs = Graphs(machine)
-    for _ in range(2):
-        graphs.run(double, clip(4), {"a"}, HALF)
-    with pytest.warns(SelfCheckWarning, match="CUDA graphs are not used on cpu"):
-        assert torch.equal(graphs.run(double, clip(4), {"a"}, HALF)["a"], (2 * clip(4)).half())
+    for said in ("no steps run beside each other in CUDA graphs on cpu", "CUDA graphs are not used on cpu"):
+        for _ in range(2):
+            graphs.run(double, clip(4), {"a"}, HALF)
+        with pytest.warns(SelfCheckWarning, match=said):
+            maps = graphs.run(double, clip(4), {"a"}, HALF)
+        assert torch.equal(maps["a"], (2 * clip(4)).half())
     machine.log.clear()
     for frames in (4, 5, 5, 5):
         graphs.run(double, clip(frames), {"a"}, HALF)
@@ -378,6 +381,35 @@ def test_a_graph_is_compared_three_times() -> None:
         counts.append(len(calls) - before)
     # Plain; once more and captured; replayed, which the stand-in does by running, and compared; replayed.
     assert counts == [1, 2, 2, 2, 2, 1, 1]
+
+
+def test_graphs_are_proved_with_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+
+    class Planned:
+        def __init__(self, *arguments: Any) -> None:
+            self.graphs = Graphs(machine)
+
+        def run(self, x: torch.Tensor, wanted: set[str], dtype: torch.dtype) -> Any:
+            return self.graphs.run(double, x, wanted, dtype)
+
+    monkeypatch.setattr(network, "Plan", Planned)
+    monkeypatch.setattr(network, "graph_of", lambda model: None)
+    monkeypatch.setattr(gpu, "why_not", lambda device, dtype: None)
+    shapes = [(1, 3, 4, 2, 2), (2, 3, 4, 2, 2)]
+    found = list(network.graph_verdicts(CPU, shapes))
+    assert [(its.title, its.kind) for its in found] == [
+        ("the CUDA graph of 1x3x4x2x2", "good"),
+        ("the CUDA graph of 2x3x4x2x2", "good"),
+    ]
+    assert machine.log.count("replay") == 2 * 3
+    machine.short = True
+    assert list(network.graph_verdicts(CPU, shapes[:1])) == []
+    machine.short = False
+    monkeypatch.setattr(cuda_graphs, "_agree", lambda maps, expected: False)
+    with pytest.warns(SelfCheckWarning):
+        (verdict,) = network.graph_verdicts(CPU, shapes[:1])
+    assert verdict.kind == "wrong"
 
 
 def test_problems_of_few_tiles() -> None:
@@ -413,6 +445,7 @@ def test_doctor_lists_verdicts_and_proves(monkeypatch: pytest.MonkeyPatch) -> No
         its = Prover()
         patch.setattr(network, "guard_of", lambda device: its)
         patch.setattr(network, "subjects", lambda device: [CONV, POOL])
+        patch.setattr(network, "graph_verdicts", lambda device: [])
         (found,) = doctor._proofs()
         assert (found.device, found.kernel, found.kind) == ("cuda:0", "a convolution", "wrong")
         assert [verdict.kind for verdict in network.prove_all(torch.device("cuda", 0))] == ["good", "good"]

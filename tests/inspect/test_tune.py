@@ -298,7 +298,6 @@ def test_what_is_warmed_is_what_clips_launch(monkeypatch: pytest.MonkeyPatch) ->
         "_conv3d_pointer_kernel",
         "_conv3d_descriptor_kernel",
         "_max_pool3d_same_kernel",
-        "_pooled_conv3d_kernel",
         "_average_head_kernel",
     }
 
