@@ -200,19 +200,19 @@ class Warpgroup : public Warp {
   }
 
   __device__ __forceinline__ void arrive(int barrier) const {
-    if (threadIdx.x % kWarpgroup != 0) return;
+    if (threadIdx.x % 32 != 0) return;
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(barrier)) : "memory");
   }
   // At the barriers in this place of all blocks of the cluster.
   __device__ __forceinline__ void arrive_at_both(int barrier) const {
-    if (threadIdx.x % kWarpgroup >= kCluster) return;
+    if (threadIdx.x % 32 >= kCluster) return;
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
         "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(address(barrier)),
-        "r"(threadIdx.x % kWarpgroup)
+        "r"(threadIdx.x % 32)
         : "memory");
   }
 
