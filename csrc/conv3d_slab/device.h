@@ -99,7 +99,7 @@ class Warp {
 // The texts and operands of as many accumulators as a product of 8 columns has per thread.
 #define FASTI3D_NAMES_4(a, b, c, d) "%" #a ",%" #b ",%" #c ",%" #d
 #define FASTI3D_NAMES_32(a, b, c, d, e, f, g, h) a "," b "," c "," d "," e "," f "," g "," h
-#define FASTI3D_NAMES_0                                                              \
+#define FASTI3D_NAMES_0_31                                                           \
   FASTI3D_NAMES_32(FASTI3D_NAMES_4(0, 1, 2, 3), FASTI3D_NAMES_4(4, 5, 6, 7),         \
                    FASTI3D_NAMES_4(8, 9, 10, 11), FASTI3D_NAMES_4(12, 13, 14, 15),   \
                    FASTI3D_NAMES_4(16, 17, 18, 19), FASTI3D_NAMES_4(20, 21, 22, 23), \
@@ -118,8 +118,8 @@ class Warp {
 #define FASTI3D_NAMES_104_115         \
   FASTI3D_NAMES_4(104, 105, 106, 107) \
   "," FASTI3D_NAMES_4(108, 109, 110, 111) "," FASTI3D_NAMES_4(112, 113, 114, 115)
-#define FASTI3D_NAMES_64 FASTI3D_NAMES_0
-#define FASTI3D_NAMES_128 FASTI3D_NAMES_0 "," FASTI3D_NAMES_32_63
+#define FASTI3D_NAMES_64 FASTI3D_NAMES_0_31
+#define FASTI3D_NAMES_128 FASTI3D_NAMES_0_31 "," FASTI3D_NAMES_32_63
 #define FASTI3D_NAMES_208 FASTI3D_NAMES_128 "," FASTI3D_NAMES_64_95 "," FASTI3D_NAMES_96_103
 #define FASTI3D_NAMES_216 FASTI3D_NAMES_208 "," FASTI3D_NAMES_4(104, 105, 106, 107)
 #define FASTI3D_NAMES_232 FASTI3D_NAMES_208 "," FASTI3D_NAMES_104_115

@@ -245,11 +245,6 @@ FASTI3D_HOST_DEVICE inline Plan make_plan(const Problem& problem, const Tile& ti
                    p.shift(kernel.t - 1, kernel.h - 1, kernel.w - 1);
   p.group_positions = round_up(at_least(p.slab_positions, last), kAlignment / kPosition);
 
-  for (int i = 0; i < kMaxBlocks; ++i) {
-    p.block_at[i] =
-        i / p.unit_blocks * p.unit_groups * p.group_bytes() + i % p.unit_blocks * 2 * kPosition;
-  }
-
   p.row_blocks = ceil_divide(problem.out_channels, kRows);
   p.row_tiles = ceil_divide(p.row_blocks, tile.across);
   p.tiles_t = ceil_divide(out.t, p.box.t);
@@ -266,6 +261,10 @@ FASTI3D_HOST_DEVICE inline Plan make_plan(const Problem& problem, const Tile& ti
   const int64_t barriers_at = passes_at + p.consumers() * kPassBytes;
   p.fits = barriers_at + kBarriers * 8 <= kSharedBytes && pixel_tiles <= kMaxTiles;
   if (!p.fits) return p;
+  for (int i = 0; i < kMaxBlocks; ++i) {
+    p.block_at[i] =
+        i / p.unit_blocks * p.unit_groups * p.group_bytes() + i % p.unit_blocks * 2 * kPosition;
+  }
   p.slab_bytes = static_cast<int>(slab);
   p.stage_bytes = static_cast<int>(stage);
   p.stages_at = tile.buffers * p.slab_bytes;
