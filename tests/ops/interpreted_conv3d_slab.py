@@ -114,6 +114,18 @@ def test_nothing_is_timed_while_a_graph_is_captured(machine: dict[str, Any]) -> 
     assert (machine["raced"], machine["by_taps"]) == (2, 3)
 
 
+def test_a_race_takes_no_memory_that_is_not_there(
+    machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = convolution("three")
+    with monkeypatch.context() as full:
+        full.setattr(torch, "empty_like", lambda like: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+        launch.conv3d(*call)
+    assert (machine["raced"], machine["by_taps"]) == (0, 1)
+    launch.conv3d(*call)
+    assert machine["raced"] == 2, "it was put off"
+
+
 def test_a_race_leaves_a_residual_in_place_alone() -> None:
     """Which is the output itself, and would be added as often as the race runs."""
     call = convolution("three")
