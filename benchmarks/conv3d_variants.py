@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.conv3d_slab_variants import SLABS
 from benchmarks.triton_kernels import _conv3d_activations_left_kernel, _stem_pairs_kernel
 from fasti3d.ops.channels_last import channels_last
 from fasti3d.ops.conv3d_bn_relu import launch
@@ -221,4 +222,17 @@ QUESTIONS: dict[str, Question] = {
         ("Mixed_4b.b1b", "Mixed_4f.b1b", "Mixed_4f.b2b", "Mixed_5c.b1b", "Mixed_5c.b2b"), (8,), _BOXES
     ),
     "stem": Question(("Conv3d_1a_7x7",), (1, 8), _STEMS),
+    "slabs": Question(
+        (
+            "Conv3d_1a_7x7",
+            "Conv3d_2c_3x3",
+            "Mixed_3b.b1b",
+            "Mixed_3c.b1b",
+            "Mixed_4c.b1b",
+            "Mixed_4f.b1b",
+            "Mixed_5c.b1b",
+        ),
+        (1, 8),
+        {"by taps (shipped)": _shipped, **SLABS},
+    ),
 }

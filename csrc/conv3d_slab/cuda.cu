@@ -164,6 +164,12 @@ void conv3d_slab(Tensor x, Tensor weight, Tensor bias, std::vector<int64_t> kern
         "x must be float16 or bfloat16: convert it");
   const ClipView in = channels_last_view(x, "x"), view = channels_last_view(out, "out");
   const int64_t channels = view.c;
+  const auto beside_x = [&](const char* name, const Tensor& its) {
+    check(its.device() == x.device(), name, " must be on x's device: move one to the other");
+  };
+  beside_x("weight", weight);
+  beside_x("bias", bias);
+  beside_x("out", out);
   check(out.scalar_type() == type && weight.scalar_type() == type,
         "weight and out must have x's dtype");
   check(view.n == in.n, "out must hold ", in.n, " clips, got ", view.n);
@@ -210,6 +216,7 @@ void conv3d_slab(Tensor x, Tensor weight, Tensor bias, std::vector<int64_t> kern
   copy_strides(view, arguments.out_strides);
   if (residual) {
     const ClipView its = channels_last_view(*residual, "residual");
+    beside_x("residual", *residual);
     check(residual->scalar_type() == type && its.n == view.n && its.c == view.c &&
               its.t == view.t && its.h == view.h && its.w == view.w,
           "residual must have out's dtype and shape");

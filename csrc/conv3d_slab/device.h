@@ -99,7 +99,7 @@ class Warp {
 // The texts and operands of as many accumulators as a product of 8 columns has per thread.
 #define FASTI3D_NAMES_4(a, b, c, d) "%" #a ",%" #b ",%" #c ",%" #d
 #define FASTI3D_NAMES_32(a, b, c, d, e, f, g, h) a "," b "," c "," d "," e "," f "," g "," h
-#define FASTI3D_NAMES_0                                                              \
+#define FASTI3D_NAMES_0_31                                                           \
   FASTI3D_NAMES_32(FASTI3D_NAMES_4(0, 1, 2, 3), FASTI3D_NAMES_4(4, 5, 6, 7),         \
                    FASTI3D_NAMES_4(8, 9, 10, 11), FASTI3D_NAMES_4(12, 13, 14, 15),   \
                    FASTI3D_NAMES_4(16, 17, 18, 19), FASTI3D_NAMES_4(20, 21, 22, 23), \
@@ -118,8 +118,8 @@ class Warp {
 #define FASTI3D_NAMES_104_115         \
   FASTI3D_NAMES_4(104, 105, 106, 107) \
   "," FASTI3D_NAMES_4(108, 109, 110, 111) "," FASTI3D_NAMES_4(112, 113, 114, 115)
-#define FASTI3D_NAMES_64 FASTI3D_NAMES_0
-#define FASTI3D_NAMES_128 FASTI3D_NAMES_0 "," FASTI3D_NAMES_32_63
+#define FASTI3D_NAMES_64 FASTI3D_NAMES_0_31
+#define FASTI3D_NAMES_128 FASTI3D_NAMES_0_31 "," FASTI3D_NAMES_32_63
 #define FASTI3D_NAMES_208 FASTI3D_NAMES_128 "," FASTI3D_NAMES_64_95 "," FASTI3D_NAMES_96_103
 #define FASTI3D_NAMES_216 FASTI3D_NAMES_208 "," FASTI3D_NAMES_4(104, 105, 106, 107)
 #define FASTI3D_NAMES_232 FASTI3D_NAMES_208 "," FASTI3D_NAMES_104_115
@@ -200,19 +200,19 @@ class Warpgroup : public Warp {
   }
 
   __device__ __forceinline__ void arrive(int barrier) const {
-    if (threadIdx.x % kWarpgroup != 0) return;
+    if (threadIdx.x % 32 != 0) return;
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(barrier)) : "memory");
   }
   // At the barriers in this place of all blocks of the cluster.
   __device__ __forceinline__ void arrive_at_both(int barrier) const {
-    if (threadIdx.x % kWarpgroup >= kCluster) return;
+    if (threadIdx.x % 32 >= kCluster) return;
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
         "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(address(barrier)),
-        "r"(threadIdx.x % kWarpgroup)
+        "r"(threadIdx.x % 32)
         : "memory");
   }
 

@@ -27,7 +27,7 @@ constexpr int kRows = 64, kHalf = kRows * kPosition, kBlock = 2 * kHalf;
 constexpr int kCore = 8, kCoreBytes = kCore * kPosition;
 // Blocks of threads that share the weights, and warpgroups of a block that multiply.
 constexpr int kCluster = 2, kMaxConsumers = 2;
-constexpr int kWarpgroup = 128, kThreads = kWarpgroup * kMaxConsumers + 2 * 32;
+constexpr int kWarps = 4, kWarpgroup = 32 * kWarps, kThreads = kWarpgroup * kMaxConsumers + 2 * 32;
 // The most places of a tensor map's box along an axis, and what it must be aligned to in shared
 // memory.
 constexpr int kMaxBox = 256, kAlignment = 128;
@@ -36,6 +36,7 @@ constexpr int kMaxKernel = 16;
 constexpr int kMaxBlocks = 4, kMaxColumns = 232;
 constexpr int kMaxStages = 8, kMaxBuffers = 2, kBarriers = 2 * (kMaxBuffers + kMaxStages);
 constexpr int kSharedBytes = 227 << 10;
+constexpr int64_t kMaxTiles = 1 << 30;
 // Results go through shared memory in passes of so many positions; rows there are apart by what
 // spreads them over the banks.
 constexpr int kPass = 16, kPassPitch = kRows + 4, kPassBytes = kPass * kPassPitch * 4;
@@ -112,11 +113,12 @@ struct Plan {
   FASTI3D_HOST_DEVICE int stage_full(int stage) const { return slab_full(2 * kMaxBuffers + stage); }
   FASTI3D_HOST_DEVICE int stage_empty(int stage) const { return stage_full(kMaxStages + stage); }
 
-  // Barriers lie one after the other; how many arrivals complete a phase of each.
+  // Barriers lie one after the other; how many arrivals complete a phase of each. Every warp
+  // arrives for itself: what it has waited for are its own rows of the products.
   FASTI3D_HOST_DEVICE int arrivals(int barrier) const {
     if (barrier < kMaxBuffers) return 1;
-    if (barrier < 2 * kMaxBuffers) return consumers();
-    return barrier < 2 * kMaxBuffers + kMaxStages ? 1 : consumers() * kCluster;
+    if (barrier < 2 * kMaxBuffers) return consumers() * kWarps;
+    return barrier < 2 * kMaxBuffers + kMaxStages ? 1 : consumers() * kWarps * kCluster;
   }
   // Zeros after the positions of a group, which no copy writes: how many there are in all, and
   // where.
@@ -243,17 +245,13 @@ FASTI3D_HOST_DEVICE inline Plan make_plan(const Problem& problem, const Tile& ti
                    p.shift(kernel.t - 1, kernel.h - 1, kernel.w - 1);
   p.group_positions = round_up(at_least(p.slab_positions, last), kAlignment / kPosition);
 
-  for (int i = 0; i < kMaxBlocks; ++i) {
-    p.block_at[i] =
-        i / p.unit_blocks * p.unit_groups * p.group_bytes() + i % p.unit_blocks * 2 * kPosition;
-  }
-
   p.row_blocks = ceil_divide(problem.out_channels, kRows);
   p.row_tiles = ceil_divide(p.row_blocks, tile.across);
   p.tiles_t = ceil_divide(out.t, p.box.t);
   p.tiles_h = ceil_divide(out.h, p.box.h);
   p.tiles_w = ceil_divide(out.w, p.box.w);
-  p.pixel_tiles = problem.batch * p.tiles_t * p.tiles_h * p.tiles_w;
+  const int64_t pixel_tiles = int64_t(problem.batch) * p.tiles_t * p.tiles_h * p.tiles_w;
+  p.pixel_tiles = static_cast<int>(pixel_tiles);
   p.work = static_cast<int64_t>(ceil_divide(p.pixel_tiles, kCluster)) * p.row_tiles;
 
   // What does not fit need not be a number of 32 bits.
@@ -261,8 +259,12 @@ FASTI3D_HOST_DEVICE inline Plan make_plan(const Problem& problem, const Tile& ti
   const int64_t stage = int64_t(tile.across) * tile.units * p.unit_blocks * kBlock;
   const int64_t passes_at = tile.buffers * slab + tile.stages * stage;
   const int64_t barriers_at = passes_at + p.consumers() * kPassBytes;
-  p.fits = barriers_at + kBarriers * 8 <= kSharedBytes;
+  p.fits = barriers_at + kBarriers * 8 <= kSharedBytes && pixel_tiles <= kMaxTiles;
   if (!p.fits) return p;
+  for (int i = 0; i < kMaxBlocks; ++i) {
+    p.block_at[i] =
+        i / p.unit_blocks * p.unit_groups * p.group_bytes() + i % p.unit_blocks * 2 * kPosition;
+  }
   p.slab_bytes = static_cast<int>(slab);
   p.stage_bytes = static_cast<int>(stage);
   p.stages_at = tile.buffers * p.slab_bytes;
@@ -300,7 +302,7 @@ FASTI3D_HOST_DEVICE inline const char* refusal(const Problem& problem, const Til
   if (p.pitch > kMaxBox || p.rows > kMaxBox || p.frames > kMaxBox) {
     return "a slab must have at most 256 frames, rows and columns";
   }
-  return p.fits ? nullptr : "the tile must fit into shared memory";
+  return p.fits ? nullptr : "the tile must fit into shared memory, and take at most 2^30 blocks";
 }
 
 }  // namespace fasti3d::conv3d_slab

@@ -316,6 +316,9 @@ struct Cluster {
       if (--barrier.pending < 0) fail("too many arrive at a barrier");
       barrier.settle();
     }
+    void warps_arrive_there(Block& there, int i) {
+      for (int warp = 0; warp < 4; ++warp) arrive_there(there, i);
+    }
     void expect(int at, int bytes) {
       block.barriers[index(at)].bytes += bytes;
       arrive_there(block, index(at));
@@ -445,11 +448,11 @@ struct Cluster {
     }
     void arrive(int at) {
       release(index(at));
-      arrive_there(block, index(at));
+      warps_arrive_there(block, index(at));
     }
     void arrive_at_both(int at) {
       release(index(at));
-      for (Block& there : block.cluster->blocks) arrive_there(there, index(at));
+      for (Block& there : block.cluster->blocks) warps_arrive_there(there, index(at));
     }
 
     void write(const Plan&, const Place& place, int consumer, int row, int along) {

@@ -19,6 +19,7 @@ CONVOLUTIONS: dict[str, list[tuple[int, Triple, int, Triple, Triple]]] = {
     "boxes": [(24, (3, 5, 6), 72, THREE, ONE)],
     # An odd number of frames: the last pair has one.
     "stem": [(3, (5, 9, 35), 32, (7, 7, 7), TWO)],
+    "slabs": [(24, (3, 5, 6), 72, THREE, ONE), (3, (3, 5, 7), 32, (7, 7, 7), TWO)],
 }
 
 

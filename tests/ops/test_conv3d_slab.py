@@ -229,6 +229,8 @@ def test_refuses_what_cannot_run(emulator: Emulator) -> None:
     ]
     answers = emulator.plans([(problem, config) for config in [good, *bad]])
     assert [bool(answer) for answer in answers] == [True] + [False] * len(bad)
+    endless = replace(problem, batch=2**24), replace(good, box=(1, 1, 14))
+    assert emulator.plans([endless]) == [[]], "more blocks than are counted"
 
 
 @pytest.mark.parametrize("batch", [1, 8])

@@ -6,6 +6,7 @@ Imports triton: to be imported where it is first used.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -100,12 +101,12 @@ def _run_faster(
 
     with torch.cuda.device_of(x):
         # A race is run over and over, and a residual may be ``out`` itself.
-        scratch: list[Tensor] = []
-
+        @cache
         def spare() -> Tensor:
-            if not scratch:
-                scratch.append(torch.empty_like(out))
-            return scratch[0]
+            return torch.empty_like(out)
 
-        faster = wins(key, lambda: over_slabs(spare()), lambda: by_taps(spare()))
+        try:
+            faster = wins(key, lambda: over_slabs(spare()), lambda: by_taps(spare()))
+        except torch.OutOfMemoryError:
+            faster = False  # for this once
         (over_slabs if faster else by_taps)(out)
