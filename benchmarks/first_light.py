@@ -217,12 +217,17 @@ def beside(expected: Sequence[Launch], measured: Sequence[tuple[str, float]]) ->
     ours = [(name, us) for name, us in measured if name.startswith("_")]
     rows: list[dict[str, str | float]] = []
     for one, (name, us) in zip(expected, ours, strict=False):
-        if one.kernel != name:
+        if _kind(one.kernel) != _kind(name):
             say(f"after {len(rows)} launches comes {name}, where {one.kernel} of {one.step} was predicted")
             break
         predicted = 1e6 * one.seconds
         rows.append({"step": one.step, "kernel": name, "measured_us": us, "predicted_us": predicted})
     return rows
+
+
+def _kind(kernel: str) -> str:
+    """Kernels of one kind may stand for each other: which convolves is decided by a race, or a table."""
+    return "convolution" if kernel.startswith("_conv3d") and "fold" not in kernel else kernel
 
 
 def baseline(out: Path) -> None:

@@ -42,7 +42,9 @@ from fasti3d.engine.steps import piece_bytes, pieces
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose, modelled
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, folded_kernel, is_folded
+from fasti3d.ops.conv3d_slab import config as slab
 from fasti3d.ops.pooled_conv3d import config as pooled
+from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.gpu import GpuTraits, gpu_traits
 
 # Bytes per second of an H200's memory (measured on such machines), from its L2 cache what the launch before
@@ -144,19 +146,22 @@ class _Model:
         if is_folded(x[1], kernel):
             t, h, w = folded_kernel(kernel, node.stride)
             cell = cell_channels(x[1], node.stride)
-            frames, rows, columns = (m + k - 1 for m, k in zip(size, (t, h, w), strict=True))
-            cells = n * frames * rows * columns * cell * self.itemsize
+            frames, high, columns = (m + k - 1 for m, k in zip(size, (t, h, w), strict=True))
+            cells = n * frames * high * columns * cell * self.itemsize
             read = n * x[1] * min(frames * node.stride[0], x[2]) * x[3] * x[4] * self.itemsize
             yield Launch(step, "_conv3d_fold_kernel", (cells + read) / _CACHED + _ENDS + _BETWEEN)
-            problem = Problem(
-                n, w * cell, channels, tuple(size), (t, h, 1), (1, 1, 1), *self.gpu.traits, False
-            )
-            yield self._launch(step, problem)
+            rows = (t, h, 1), (1, 1, 1)
+            problem = Problem(n, w * cell, channels, tuple(size), *rows, *self.gpu.traits, False)
+            yield self._faster(step, problem, cell, (frames, high, columns), (t, h, w), (0, 0, 0))
         elif geometry.pointwise:
             yield self._product(step, x, channels)
         else:
             problem = Problem(n, x[1], channels, tuple(size), kernel, node.stride, *self.gpu.traits)
-            yield self._launch(step, problem)
+            if node.stride == (1, 1, 1):
+                before = tuple(first for first, _ in geometry.pads(x[2:]))
+                yield self._faster(step, problem, x[1], tuple(x[2:]), kernel, before)
+            else:
+                yield self._launch(step, problem)
 
     def _product(self, step: str, x: Shape, channels: int, split: int = 0) -> Launch:
         n, in_channels, *size = x
@@ -166,6 +171,21 @@ class _Model:
         launch = self._launch(step, problem)
         moved = (in_channels + channels) * math.prod(pixels) * self.itemsize / _MEMORY + _ENDS + _BETWEEN
         return launch._replace(seconds=max(launch.seconds, moved))
+
+    def _faster(
+        self, step: str, problem: Problem, channels: int, size: Triple, kernel: Triple, before: Triple
+    ) -> Launch:
+        """By taps, or over slabs of so many channels, whichever is expected to be the faster."""
+        by_taps = self._launch(step, problem)
+        if self.gpu.traits.capability != slab.CAPABILITY or self.itemsize != 2:
+            return by_taps
+        sizes = (problem.batch, channels, problem.out_channels, size, problem.size)
+        over_slabs = slab.Problem(*sizes, kernel, before, self.gpu.traits.sms)
+        config = slab.choose(over_slabs)
+        if config is None:
+            return by_taps
+        seconds = 1e-9 * slab.nanoseconds(over_slabs, config) + _BETWEEN
+        return min(by_taps, Launch(step, "_conv3d_slab_kernel", seconds), key=lambda one: one.seconds)
 
     def _launch(self, step: str, problem: Problem) -> Launch:
         config = choose(problem)
@@ -197,10 +217,11 @@ class _Model:
 def table(launches: Sequence[Launch]) -> str:
     """The launches of each step in Markdown, and their sum."""
     steps = dict.fromkeys(one.step.partition(".")[0] for one in launches)
-    lines = ["| step | launches | us, modelled |", "| --- | ---: | ---: |"]
+    lines = ["| step | launches | over slabs | us, modelled |", "| --- | ---: | ---: | ---: |"]
     for step in (*steps, "all"):
-        found = [one.seconds for one in launches if step in ("all", one.step.partition(".")[0])]
-        lines.append(f"| {step} | {len(found)} | {1e6 * sum(found):.0f} |")
+        found = [one for one in launches if step in ("all", one.step.partition(".")[0])]
+        slabs = sum("slab" in one.kernel for one in found)
+        lines.append(f"| {step} | {len(found)} | {slabs} | {1e6 * sum(one.seconds for one in found):.0f} |")
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ from fasti3d.proof import guard
 from fasti3d.runtime import gpu
 
 H200 = gpu.GpuTraits((9, 0), 132)
+PIECE_BYTES = 45 << 20
+LAUNCHERS = (conv_launch, pool_launch, pooled_conv_launch, head_launch)
 _SHARED_MEMORY = 227 << 10
 
 
@@ -114,7 +116,7 @@ def h200() -> Iterator[Driver]:
         for module in (gpu, conv_launch, pool_launch, pooled_conv_launch):
             put(module, "gpu_traits", lambda device: H200)
         put(dependent_launch, "overlaps", lambda device: True)
-        put(steps, "piece_bytes", lambda device: 45 << 20)
+        put(steps, "piece_bytes", lambda device: PIECE_BYTES)
         put(plan, "_multiprocessors", lambda device: H200.sms)
         put(PackedConv3d, "pack", staticmethod(_pack))
         put(steps, "max_pool3d_into", _pool)

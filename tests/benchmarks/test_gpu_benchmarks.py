@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from benchmarks import gpu_timing, memory, merge_records, peers, profile_steps, 
 from benchmarks.conftest import DeviceClock
 from benchmarks.folded_network import FoldedConv, FoldedPool, folded
 from benchmarks.plan_steps import planned_steps
+from fasti3d import I3D
+from fasti3d.engine.describe.inception import graph_of
+from fasti3d.engine.plan import Plan
 from fasti3d.inspect.roofline import Chip
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
@@ -394,3 +398,43 @@ def test_records_say_how_many_configurations_were_tuned(monkeypatch: pytest.Monk
     monkeypatch.setattr(tables, "tuned", lambda device: found)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert measuring._tuned_configurations() == 3
+
+
+# What the model says of a pass.
+
+
+class Noting:
+    """Stands where a launcher has its kernel, and notes its name at a launch."""
+
+    def __init__(self, name: str, launched: list[str]) -> None:
+        self.name = name
+        self.launched = launched
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Noting:
+        return self
+
+    def __call__(self, *arguments: object, **options: object) -> None:
+        self.launched.append(self.name)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_is_predicted_is_what_a_plan_launches(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    from benchmarks import first_light, predicted, stub_gpu
+
+    shape = (batch, 3, 64, 224, 224)
+    gpu = predicted.Gpu(stub_gpu.H200, stub_gpu.PIECE_BYTES)
+    graph = graph_of(I3D().eval())
+    expected = predicted.predict(graph, shape, gpu)
+    launched: list[str] = []
+    with stub_gpu.h200(), torch.no_grad():
+        for module in stub_gpu.LAUNCHERS:
+            for name in [name for name in vars(module) if re.fullmatch("_.+_kernel", name)]:
+                monkeypatch.setattr(module, name, Noting(name, launched))
+        plan = Plan(graph, torch.float16, torch.device("cpu"))
+        plan.compute(torch.zeros(shape, dtype=torch.float16), {"Logits"}, torch.float16)
+    rows = first_light.beside(expected, [(name, 1.0) for name in launched])
+    assert len(rows) == len(launched) == len(expected) == {1: 61, 8: 112}[batch]
+    assert all(one.seconds > 0 for one in expected)
+    # Where another kernel runs than was predicted, there is nothing to be put beside it.
+    assert len(first_light.beside(expected, [(name, 1.0) for name in launched[1:]])) == 0
