@@ -251,6 +251,8 @@ def problem(**changes: Any) -> Problem:
         ({"dtype": torch.bfloat16}, "torch", "torch", "torch"),
         ({"dtype": torch.float64}, "torch", "torch", "torch"),
         ({"device": "cuda"}, "torch", "torch", "torch"),
+        ({"device": "cuda", "isa": "triton"}, "torch", "torch", "torch"),
+        ({"device": "cuda", "isa": "triton", "dtype": torch.float16}, "torch", "triton", "torch"),
         ({"kernel": ONE, "isa": None}, "gemm", "gemm", "gemm"),
         ({"kernel": ONE, "stride": TWO}, "torch", "torch", "torch"),
         ({"size": (2, 7, 7)}, "torch", "torch", "filter 2"),

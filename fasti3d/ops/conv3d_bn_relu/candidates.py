@@ -56,6 +56,7 @@ def candidate_set() -> str:
     for capability, size, cin, cout in product(((8, 6), *DESCRIPTOR_CHIPS), sizes, (16, 96, 528), (32, 192)):
         for kernel, describable in product(((1, 1, 1), (3, 3, 3)), (True, False)):
             problem = Problem(1, cin, cout, size, kernel, (1, 1, 1), capability, 100, describable)
-            for precision in Precision:
+            # One size tells of the tiles that float32 has.
+            for precision in Precision if size == sizes[0] else (Precision.HALF,):
                 digest.update(repr(candidates(replace(problem, precision=precision))).encode())
     return digest.hexdigest()[:16]
