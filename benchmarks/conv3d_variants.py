@@ -19,7 +19,7 @@ from benchmarks.conv3d_slab_variants import SLABS
 from benchmarks.triton_kernels import _conv3d_activations_left_kernel, _stem_pairs_kernel
 from fasti3d.ops.channels_last import channels_last
 from fasti3d.ops.conv3d_bn_relu import launch
-from fasti3d.ops.conv3d_bn_relu.config import Config, Tile, choose, configure
+from fasti3d.ops.conv3d_bn_relu.config import DESCRIPTOR_TILES, Config, Tile, choose, configure
 from fasti3d.ops.conv3d_bn_relu.launch import Prepared
 from fasti3d.ops.conv3d_bn_relu.packed import tap_after_tap
 from fasti3d.ops.tiling import best_box, count
@@ -202,7 +202,21 @@ _STEMS: dict[str, Variant] = {
     "rows that overlap, pairs of frames, 256 pixels": partial(_stem_pairs, box=(16, 16)),
 }
 
+_TILES: dict[str, Variant] = {
+    f"{tile.pixels} pixels by {tile.channels} channels": partial(_as_tile, form="descriptor", tile=tile)
+    for tile in DESCRIPTOR_TILES
+}
+
+
+def _staged(work: Prepared, stages: int) -> Callable[[], None]:
+    return partial(launch.run, replace(choose(work.problem), stages=stages), work)
+
+
+_STAGES: dict[str, Variant] = {f"{stages} stages": partial(_staged, stages=stages) for stages in (2, 3, 4)}
+
 QUESTIONS: dict[str, Question] = {
+    "tiles": Question(("Mixed_4e.b1b", "Mixed_4f.b1b", "Mixed_5b.b1b"), (8,), _TILES),
+    "stages": Question(("Conv3d_2b_1x1", "Mixed_3b.b0", "Mixed_4c.b0"), (8,), _STAGES),
     "warps": Question(
         (
             "Conv3d_2c_3x3",

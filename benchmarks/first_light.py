@@ -115,6 +115,18 @@ def _model() -> fasti3d.I3D:
     return model.to(DEVICE)
 
 
+def warm(out: Path) -> None:
+    """Every kernel of the clips below, compiled side by side."""
+    for dtype in dict.fromkeys(dtype for _, dtype in (*CHECKED, *TIMED)):
+        if why := gpu.why_not(DEVICE, dtype):
+            say(f"{dtype}: {why}")
+            continue
+        batches = {batch for batch, its in (*CHECKED, *TIMED) if its == dtype}
+        start = time.perf_counter()
+        done = tune.warm([(batch, *CLIP) for batch in sorted(batches)], dtype, DEVICE)
+        say(f"{dtype}: {done.compiled} of {done.kernels} kernels in {time.perf_counter() - start:.1f} s")
+
+
 def parity(out: Path) -> None:
     """Every convolution of the network as it is launched, at full size, against products of float32."""
     from fasti3d.ops.conv3d_bn_relu import launch
@@ -276,11 +288,12 @@ def flow(out: Path) -> None:
 
 PARTS: dict[str, Callable[[Path], None]] = {
     "machine": machine,
-    "overlap": overlap,
+    "warm": warm,
     "parity": parity,
     "network": network,
     "launches": launches,
     "baseline": baseline,
+    "overlap": overlap,
     "flow": flow,
 }
 

@@ -115,7 +115,7 @@ check() {
   local file
   # The longest beside the others, as most of their time is the compiler's (some 150, 330 and 500 kernels, half
   # a second each) and nothing is timed here.
-  part sanitizer 450 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k sanitizer &
+  part sanitizer 450 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k "sanitizer and not defaults" &
   part parity-candidates 450 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k every_candidate &
   for file in "${tests[@]}"; do
     case $file in
@@ -166,6 +166,7 @@ first() {
   # Most of a build is one compiler's: beside what needs no extension.
   build &
   light machine 30
+  light warm 60
   light parity 90
   light network 60
   light launches 40
@@ -173,7 +174,7 @@ first() {
   light overlap 30
   wait
   light flow 80
-  benchmark gpu_questions gpu_questions 90 -k "tiles or stages"
+  benchmark gpu_questions gpu_questions 90 -k "slabs or tiles or stages"
   shown=1 part counters 90 "$python" -u -m benchmarks.profile_steps --steps 4
   part sanitizer-defaults 120 "$python" -m pytest -q -rf -m gpu "${tests[@]}" -k "sanitizer and defaults"
 }

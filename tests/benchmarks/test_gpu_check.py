@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.first_light import PARTS
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
 FILES = [file for pattern in ("*_cuda.py", "*/*_cuda.py") for file in sorted((ROOT / "tests").glob(pattern))]
@@ -73,9 +75,13 @@ def test_gpu_tests_need_no_more_than_torch_and_pytest(bare: dict[str, str]) -> N
     assert {line.split("::")[0] for line in found} == {str(file.relative_to(ROOT)) for file in FILES}
     rest = [line for line in found if "sanitizer" not in line and "every_candidate" not in line]
     assert {ROOT / line.split("::")[0] for line in rest} == set(FILES) - set(SANITIZERS)
-    for words in ("sanitizer", "every_candidate"):
+    for words, option in (
+        ("sanitizer", '"sanitizer and not defaults"'),
+        ("every_candidate", "every_candidate"),
+    ):
         assert any(words in line for line in found)
-        assert f"-k {words} &" in SCRIPT.read_text()
+        assert f"-k {option} &" in SCRIPT.read_text()
+    assert any("sanitizer" in line and "defaults" in line for line in found)
 
 
 def test_gpu_benchmarks_need_no_more_either(bare: dict[str, str]) -> None:
@@ -85,7 +91,7 @@ def test_gpu_benchmarks_need_no_more_either(bare: dict[str, str]) -> None:
 
 
 def test_programs_and_reports_need_no_more_either(bare: dict[str, str]) -> None:
-    programs = ("tune_table", "profile_steps", "merge_records")
+    programs = ("tune_table", "profile_steps", "merge_records", "first_light")
     assert all(program in SCRIPT.read_text() for program in programs)
     record = next((ROOT / "benchmarks" / "results").glob("*.json"))
     code = f"import sys; from benchmarks import report, {', '.join(programs)}; report.main()"
@@ -101,7 +107,9 @@ STUB = """#!/bin/sh
 case "$*" in
   *get_device_capability*) echo 9.0 ;;
   *get_device_name*) echo a GPU ;;
-  *"-k sanitizer"*) echo "ERROR: race"; exit 3 ;;
+  *"-k sanitizer and not"*) echo "ERROR: race"; exit 3 ;;
+  *first_light*parity*) echo "a line"; echo "ValueError: wrong"; exit 1 ;;
+  *first_light*) echo "a line" ;;
   *--benchmark-json*)
     for one; do case "$one" in --benchmark-json=*) echo "$*" > "${one#*=}" ;; esac; done ;;
   *merge_records*) while [ "$1" != --output ]; do all="$all $1"; shift; done; echo "$all" > "$2" ;;
@@ -166,6 +174,21 @@ def test_each_call_runs_its_own_parts(call: str, stubbed: dict[str, str], tmp_pa
         assert all(f"out/{name}.json" in merged for name in RECORDS[call])
     # Where torch's device finds its own (fasti3d.utils.cache_dir).
     assert (tmp_path / "out" / "home" / "tuned" / table.name).read_text() == "a table"
+
+
+def test_first_light_prints_what_it_knows_and_goes_on(stubbed: dict[str, str], tmp_path: Path) -> None:
+    result = run(["bash", str(SCRIPT), "out", "first"], stubbed, tmp_path)
+    assert result.returncode == 1, result.stderr
+    found = states(tmp_path)
+    assert found.pop("parity") == "FAILED (1): ValueError: wrong"
+    lights = ["machine", "warm", "network", "launches", "baseline", "overlap", "flow"]
+    others = ["build", "benchmark-gpu_questions", "counters", "sanitizer-defaults"]
+    assert sorted(found) == sorted([*lights, *others])
+    assert set(found.values()) == {"passed"}
+    assert result.stdout.count("a line\n") == len(lights) + 1
+    names = [line.split()[0] for line in (tmp_path / "out" / "summary.txt").read_text().splitlines()[1:]]
+    assert names.index("build") < names.index("flow"), "which needs what was built"
+    assert set(PARTS) == {*lights, "parity"}
 
 
 def test_it_refuses_what_it_does_not_know(stubbed: dict[str, str], tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from compiling import compiled
 from tolerances import TOLERANCES
 from torch import Tensor
 from waiting import PATIENCE
@@ -222,6 +221,9 @@ def is_right(its: Case, found: Tensor) -> bool:
 
 def build(folder: Path) -> Emulator:
     """The program, compiled by g++; skips the test where there is none."""
+    # Here and not at the top: tests on a GPU do without what this needs.
+    from compiling import compiled
+
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed")

@@ -14,6 +14,8 @@ from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 ONE, TWO, THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)
 # By question: input channels, size, output channels, kernel and stride, none of which a tile fits.
 CONVOLUTIONS: dict[str, list[tuple[int, Triple, int, Triple, Triple]]] = {
+    "tiles": [(24, (3, 5, 6), 72, THREE, ONE)],
+    "stages": [(48, (3, 5, 6), 72, ONE, ONE)],
     "warps": [(24, (3, 5, 6), 72, THREE, ONE)],
     "operand order": [(24, (3, 5, 6), 72, THREE, ONE), (48, (3, 5, 6), 72, ONE, ONE)],
     "boxes": [(24, (3, 5, 6), 72, THREE, ONE)],

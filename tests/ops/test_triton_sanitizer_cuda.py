@@ -11,6 +11,7 @@ from fasti3d.runtime import gpu
 
 pytestmark = pytest.mark.gpu
 
+# After a line that says how many candidates of each convolution run.
 PROGRAM = """
 import torch
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d, launch
@@ -34,7 +35,7 @@ for channels, kernel, stride in ((24, three, one), (48, one, one), (24, three, t
     out = torch.empty_like(conv(x))
     work = launch.prepare(x, conv.weight, conv.bias, Geometry(kernel, stride, None, True), out, 0)
     added = launch.prepare(x, conv.weight, conv.bias, Geometry(kernel, stride, None, True), out, 0, out)
-    for config in candidates(work.problem):
+    for config in candidates(work.problem)[:CANDIDATES]:
         launch.run(config, work)
         launch.run(config, added)
 conv(clip(3, dtype=torch.uint8), out)
@@ -53,4 +54,11 @@ torch.cuda.synchronize()
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     require(gpu.why_no_triton(torch.device("cuda")))
-    assert_sanitized(tool, PROGRAM)
+    assert_sanitized(tool, "CANDIDATES = None" + PROGRAM)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing_in_the_defaults(tool: str) -> None:
+    require(gpu.why_no_triton(torch.device("cuda")))
+    assert_sanitized(tool, "CANDIDATES = 1" + PROGRAM)
