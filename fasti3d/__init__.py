@@ -10,6 +10,7 @@ from fasti3d.version import __version__
 
 if TYPE_CHECKING:
     from fasti3d import compat, dense, extraction, flow, inflate, ops, reference, video, weights
+    from fasti3d.catalog import create_model, list_models
     from fasti3d.classification.classify import classify
     from fasti3d.classification.result import Classification
     from fasti3d.extraction import Extraction, extract
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "classify",
     "compat",
+    "create_model",
     "dense",
     "extract",
     "extraction",
@@ -37,6 +39,7 @@ __all__ = [
     "fuse",
     "fvd",
     "inflate",
+    "list_models",
     "ops",
     "plan",
     "reference",
@@ -56,6 +59,7 @@ _HOMES = {
     "TwoStreamI3D": "fasti3d.two_stream",
     "classify": "fasti3d.classification.classify",
     "compat": None,
+    "create_model": "fasti3d.catalog",
     "dense": None,
     "extract": "fasti3d.extraction",
     "extraction": None,
@@ -63,6 +67,7 @@ _HOMES = {
     "fuse": "fasti3d.fusion.fuse",
     "fvd": "fasti3d.metrics",
     "inflate": None,
+    "list_models": "fasti3d.catalog",
     "ops": None,
     "plan": "fasti3d.inspect.plan_report",
     "reference": None,

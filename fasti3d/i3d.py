@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,6 +36,8 @@ from fasti3d.widths import last_layer
 
 if TYPE_CHECKING:
     from fasti3d.weights import Checkpoint, Spec
+
+_Network = TypeVar("_Network", bound="I3D")
 
 _log = logging.getLogger(__name__)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -90,8 +94,8 @@ class I3D(reference.I3D):
         num_classes: classes of the head; None takes those of the weights, or the 400 of Kinetics-400.
         in_channels: 3 for RGB clips, 2 for optical flow; None takes those of the weights, or 3.
         weights: a name from ``fasti3d.weights.registry()`` such as ``"kinetics400-rgb"``, the path of a
-            checkpoint in any known format, such a file open for binary reading, or a state dict with any
-            known names; None initialises at random.
+            checkpoint in any known format or of a folder with one, such a file open for binary reading, or a
+            state dict with any known names; None initialises at random.
         dropout: probability of dropping a feature before the classifier, in training mode.
 
     Attributes:
@@ -137,6 +141,65 @@ class I3D(reference.I3D):
         self._recompute = "auto"
         if checkpoint is not None:
             self._load(checkpoint)
+
+    @classmethod
+    def from_pretrained(cls: type[_Network], source: Spec, **options: Any) -> _Network:
+        """Build a network in eval mode from weights, with their classes, channels and labels.
+
+        Args:
+            source: what ``weights`` takes: a name from ``fasti3d.weights.registry()``, the path of a
+                checkpoint, or a folder with one, as ``save_pretrained`` and snapshots of model hubs are.
+            **options: further arguments of the class, such as ``dropout``.
+
+        Returns:
+            A network of this class. Its weights are float32; after ``.half()`` those that were saved from
+            a network in half precision have the same bits again.
+
+        Raises:
+            fasti3d.weights.WeightsError: the weights cannot be downloaded or read, or a folder holds none or
+                several.
+
+        Example:
+            >>> import tempfile
+            >>> folder = tempfile.mkdtemp()
+            >>> path = fasti3d.I3D(num_classes=7, in_channels=2).save_pretrained(folder)
+            >>> model = fasti3d.I3D.from_pretrained(folder)
+            >>> model.num_classes, model.in_channels, model.training
+            (7, 2, False)
+        """
+        checkpoint = checkpoint_of(source)
+        model = cls._of_sizes(checkpoint.num_classes, checkpoint.in_channels, **options)
+        model._load(checkpoint)
+        return model.eval()
+
+    @classmethod
+    def _of_sizes(cls: type[_Network], num_classes: int, in_channels: int, **options: Any) -> _Network:
+        """A network of these classes and channels, as the class's own constructor takes them."""
+        return cls(num_classes, in_channels=in_channels, **options)
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """Write the weights and labels to ``model.safetensors`` in a folder, for ``from_pretrained``.
+
+        The tensors have pytorch-i3d's names and are float32. The file is written atomically.
+
+        Args:
+            folder: is created if it is not there.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            fasti3d.weights.WeightsError: the folder cannot be written to, or parts were replaced so that the
+                network is no longer a complete I3D, or a tensor is not finite.
+
+        Example:
+            >>> import tempfile
+            >>> fasti3d.I3D().save_pretrained(tempfile.mkdtemp()).name
+            'model.safetensors'
+        """
+        from fasti3d.weights.loading import save_network
+
+        return save_network(self.state_dict(), self.labels, folder)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         from fasti3d.weights import load_into

@@ -15,7 +15,7 @@ from types import ModuleType
 
 # The parts of the package that the network does not import: it can be imported in the middle of them.
 ABOVE_THE_NETWORK = {
-    *("classification", "cli", "compat", "dense", "extraction", "flow"),
+    *("catalog", "classification", "cli", "compat", "dense", "extraction", "flow"),
     *("fusion", "inflate", "metrics", "two_stream", "video", "weights"),
 }
 

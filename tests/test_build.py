@@ -253,6 +253,7 @@ def test_source_archive_holds_what_the_build_reads(tree: Path) -> None:
     needed = {str(p.relative_to(tree)) for p in tree.glob("csrc/**/*") if p.is_file()}
     needed |= {str(p.relative_to(tree)) for p in tree.glob("fasti3d/**/*.py")}
     needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile"}
+    needed |= {"hubconf.py", "SECURITY.md", "CITATION.cff"}
     assert needed <= names
 
 

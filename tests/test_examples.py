@@ -13,6 +13,7 @@ import fasti3d
 
 # Those with examples that need neither files nor a network connection.
 MODULES = (
+    "catalog",
     "compat.dual_tvl1",
     "compat.hassony2",
     "compat.pytorch_i3d",
@@ -21,6 +22,7 @@ MODULES = (
     "flow.error",
     "flow.params",
     "flow.solve",
+    "i3d",
     "inflate",
     "two_stream",
     "video.transform",

@@ -289,6 +289,11 @@ class I3D(_Aliased, i3d.I3D):
         if weights is not None:
             self._load(i3d.checkpoint_of(weights))
 
+    @classmethod
+    def _of_sizes(cls, num_classes: int, in_channels: int, **options: Any) -> I3D:
+        modality = next((name for name, n in MODALITIES.items() if n == in_channels), str(in_channels))
+        return cls(num_classes, modality, **options)
+
     def _make_part(
         self, name: str, in_channels: int, spec: network.Conv | network.Pool | network.Mixed
     ) -> nn.Module:

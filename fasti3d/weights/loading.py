@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,8 +15,11 @@ from fasti3d.utils.parsing import brief
 from fasti3d.weights.cache import get
 from fasti3d.weights.checkpoint import Checkpoint, Source, read_checkpoint, read_partial, write_checkpoint
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.paths import Spec, find_file
+from fasti3d.weights.paths import Spec, file_in, find_file
 from fasti3d.weights.published import registry
+
+# The file of ``save_network``, as model hubs call it.
+_NETWORK = "model.safetensors"
 
 
 def load(spec: Spec) -> Checkpoint:
@@ -31,8 +35,8 @@ def load(spec: Spec) -> Checkpoint:
             safetensors, or any safetensors with such names. The content tells the kind; wrappers
             (``{"state_dict": ...}``) and prefixes (``module.``) are removed; half and double precision
             become float32. A string that is a registered name means that name: write ``./name`` for a file
-            with such a name. Also such a file open for binary reading, which is read from its beginning, or
-            a state dict.
+            with such a name. Also a folder with one such file, or such a file open for binary reading, which
+            is read from its beginning, or a state dict.
 
     Returns:
         The weights as float32 tensors on the CPU, and what is known about them.
@@ -79,12 +83,13 @@ def _source(spec: Spec) -> Source:
         if isinstance(spec, str) and spec in names:
             return get(spec)
         try:
-            return find_file(spec)
+            path = find_file(spec)
         except WeightsError as error:
             raise WeightsError(
                 f"{brief(repr(str(spec)), 300)} is neither a file nor public weights: {error}, and the names"
                 f" are {', '.join(names)}"
             ) from error
+        return file_in(path) if path.is_dir() else path
     return opened(spec)
 
 
@@ -160,6 +165,24 @@ def save(checkpoint: Checkpoint, dst: str | os.PathLike[str], *, source: Source)
         why = getattr(error, "strerror", None) or error
         raise WeightsError(f"{brief(dst, 300)} cannot be written: {why}") from error
     return path
+
+
+def save_network(
+    tensors: Mapping[str, Tensor], labels: tuple[str, ...] | None, folder: str | os.PathLike[str]
+) -> Path:
+    """Write the state dict of a whole network, with its labels, into a folder, and return the file's path.
+
+    Raises:
+        WeightsError: it is not a complete I3D, or the folder cannot be written to.
+    """
+    checkpoint = replace(read_checkpoint(tensors), source="a network in memory", labels=labels)
+    try:
+        path = Path(folder).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL character, no such user
+        why = getattr(error, "strerror", None) or error
+        raise WeightsError(f"the folder {brief(folder, 300)} cannot be created: {why}") from error
+    return save(checkpoint, path / _NETWORK, source=tensors)
 
 
 def _is_at(source: Source, path: Path) -> bool:

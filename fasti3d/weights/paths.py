@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from fasti3d.utils.parsing import brief
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights.errors import WeightsError
+
+# Files listed in a message.
+_SHOWN = 4
+
+# Endings of weights files. Beside safetensors the others hold the same weights in older formats.
+_SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npz"))
 
 # A name or a path, a file open for binary reading, or a state dict.
 Spec = str | os.PathLike[str] | IO[bytes] | Mapping[str, Any]
@@ -34,3 +41,27 @@ def find_file(spec: str | os.PathLike[str]) -> Path:
     else:
         return path
     raise WeightsError(why)
+
+
+def file_in(folder: Path) -> Path:
+    """Return the path of the one weights file in a folder, as a snapshot of a model hub is.
+
+    Raises:
+        WeightsError: the folder has none or several, or cannot be listed.
+    """
+    shown = brief(folder, 300)
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        if is_resource_error(error):
+            raise
+        raise WeightsError(f"{shown} cannot be read: {error.strerror or error}") from error
+    for suffixes in _SUFFIXES:
+        found = [name for name in names if name.lower().endswith(suffixes)]
+        if len(found) == 1:
+            return folder / found[0]
+        if found:
+            some = ", ".join(map(brief, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+            raise WeightsError(f"{shown} holds {len(found)} weights files: give the path of one of {some}")
+    known = ", ".join(suffix for suffixes in _SUFFIXES for suffix in suffixes)
+    raise WeightsError(f"{shown} holds no weights file ({known}): give the path of the file")
