@@ -23,7 +23,7 @@ from fasti3d.version import __version__
 # Operators whose kernels Triton does not compile at their first launch.
 _COMPILED_AHEAD = ("tvl1", "conv3d_slab")
 _TRITON = Subject.of("triton", "Triton")
-_OPERATORS = Path(__file__).parent.parent / "ops"
+_PACKAGE = Path(__file__).parent.parent
 
 
 class SelfCheckWarning(RuntimeWarning):
@@ -247,9 +247,13 @@ def _triton() -> str:
 
 @cache
 def _kernels() -> str:
+    """What the kernels are made of: their sources in Python, and the libraries that nvcc made."""
     digest = hashlib.sha256()
-    for path in sorted(_OPERATORS.rglob("*.py")):
+    for path in sorted((_PACKAGE / "ops").rglob("*.py")):
         digest.update(path.read_bytes())
+    for path in sorted(_PACKAGE.glob("_C_*")):
+        made = path.stat()  # to read them takes longer
+        digest.update(f"{path.name} {made.st_size} {made.st_mtime_ns}".encode())
     return digest.hexdigest()[:12]
 
 

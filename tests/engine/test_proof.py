@@ -224,6 +224,18 @@ for line in sys.stdin:
 """
 
 
+def test_verdicts_are_of_one_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sources in Python, and of the libraries that nvcc made."""
+    monkeypatch.setattr(guard, "_PACKAGE", tmp_path)
+    (tmp_path / "ops").mkdir()
+    found = {guard._kernels.__wrapped__()}
+    for name in ("ops/a.py", "_C_cuda.so"):
+        for text in ("1", "12"):
+            (tmp_path / name).write_text(text)
+            found.add(guard._kernels.__wrapped__())
+    assert len(found) == 5
+
+
 def test_a_worker_answers_crashes_and_hangs() -> None:
     its = Worker("", patience=20, start=START)
     assert its.ask(CONV) == its.ask(POOL) == ("good", "0")
