@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import subprocess
 import sys
@@ -20,6 +21,7 @@ pytest.importorskip("mmengine")
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
+from fasti3d.compat import mmaction
 from fasti3d.compat.mmaction import FastI3D
 
 CLIP = (1, 3, 16, 64, 64)
@@ -175,3 +177,9 @@ def test_without_mmengine_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
 def test_it_is_a_network_of_fasti3d() -> None:
     assert isinstance(build(), I3D)
     assert build().why_not_fused() == ""
+
+
+def test_the_example() -> None:
+    found = doctest.testmod(mmaction, extraglobs={"torch": torch})
+    assert found.attempted
+    assert not found.failed
