@@ -2,7 +2,8 @@
 
 ``InceptionI3d`` is piergiaj/pytorch-i3d's, ``I3D`` hassony2/kinetics_i3d_pytorch's, which returns
 probabilities and logits. ``DualTVL1OpticalFlow`` is OpenCV's, from its module optflow, with its two factory
-functions ``DualTVL1OpticalFlow_create`` and ``createOptFlow_DualTVL1``.
+functions ``DualTVL1OpticalFlow_create`` and ``createOptFlow_DualTVL1``. ``fasti3d.compat.mmaction``, which
+is imported by its own name, registers a backbone for mmaction2.
 """
 
 from fasti3d.compat import dual_tvl1, hassony2, pytorch_i3d

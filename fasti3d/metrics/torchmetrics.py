@@ -92,16 +92,16 @@ class FrechetVideoDistance(Metric):
             sync=False,
         )
         empty = self._plain.state_dict()
-        for side in _SIDES.values():
-            self.add_state(f"{side}_moments", _packed(empty[side]), dist_reduce_fx=_merged)
-            self.add_state(f"{side}_sizes", torch.full((4,), _NO_SIZE), dist_reduce_fx="max")
-        self.add_state("clip_kind", torch.zeros(2, dtype=torch.int64), dist_reduce_fx=_one_kind)
         # Tells this metric from those of other settings, whose states may be equal for a while: a
-        # MetricCollection would then update only one of them.
+        # MetricCollection would then update only one of them. Early ones compare only the first state.
         settings = [preset, empty["weights"], layout, value_range, dtype]
         digest = hashlib.sha256(json.dumps(settings).encode()).digest()
         self._settings = torch.tensor(list(digest), dtype=torch.uint8)
         self.add_state("settings", self._settings, dist_reduce_fx=_one_setting)
+        for side in _SIDES.values():
+            self.add_state(f"{side}_moments", _packed(empty[side]), dist_reduce_fx=_merged)
+            self.add_state(f"{side}_sizes", torch.full((4,), _NO_SIZE), dist_reduce_fx="max")
+        self.add_state("clip_kind", torch.zeros(2, dtype=torch.int64), dist_reduce_fx=_one_kind)
 
     def update(self, clips: NDArray[Any] | Tensor, real: bool) -> None:
         """Add clips to the real or the generated side.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ pytest.importorskip("mmengine")
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
+from fasti3d.compat import mmaction
 from fasti3d.compat.mmaction import FastI3D
 
 CLIP = (1, 3, 16, 64, 64)
@@ -44,9 +47,9 @@ def test_the_map_is_that_of_the_network() -> None:
     with torch.no_grad():
         maps = backbone(clip)
         assert torch.equal(maps, model.forward_features(clip))
+        assert build(in_channels=2)(random_clip(1, 2, 3, 33, 40)).shape[2:] == (1, 2, 2)
     assert maps.shape == (1, network.FEATURE_CHANNELS, 2, 2, 2)
     assert backbone._plan is not None, "eval mode without gradients runs fused"
-    assert build(in_channels=2)(random_clip(1, 2, 3, 33, 40)).shape[2:] == (1, 2, 2)
 
 
 class Head(BaseModule):
@@ -147,12 +150,6 @@ def test_errors_say_what_to_do(saved: Path) -> None:
         FastI3D(pretrained="kinetics").init_weights()
 
 
-def imported(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_mmaction_s_registry_comes_first() -> None:
     code = """
 import sys, types
@@ -164,25 +161,25 @@ sys.modules |= {"mmaction": mmaction, "mmaction.registry": mmaction.registry}
 import fasti3d.compat.mmaction
 print("FastI3D" in mmaction.registry.MODELS.module_dict, "FastI3D" in registry.MODELS.module_dict)
 """
-    assert imported(code) == "True False"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True False", done.stderr
 
 
-def test_without_mmengine_it_says_what_to_install() -> None:
-    code = """
-import sys
-sys.modules["mmengine"] = None
-import fasti3d.compat
-print("fasti3d.compat.mmaction" in sys.modules)
-try:
-    import fasti3d.compat.mmaction
-except ImportError as error:
-    print(error)
-"""
-    first, second = imported(code).splitlines()
-    assert first == "False"
-    assert "pip install mmengine" in second
+def test_without_mmengine_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mmengine.model", None)
+    for name in [name for name in sys.modules if name.split(".")[:2] == ["fasti3d", "compat"]]:
+        monkeypatch.delitem(sys.modules, name)
+    importlib.import_module("fasti3d.compat")  # which does not need it
+    with pytest.raises(ImportError, match="pip install mmengine"):
+        importlib.import_module("fasti3d.compat.mmaction")
 
 
 def test_it_is_a_network_of_fasti3d() -> None:
     assert isinstance(build(), I3D)
     assert build().why_not_fused() == ""
+
+
+def test_the_example() -> None:
+    found = doctest.testmod(mmaction, extraglobs={"torch": torch})
+    assert found.attempted
+    assert not found.failed
