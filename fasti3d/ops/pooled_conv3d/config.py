@@ -54,10 +54,12 @@ class Config:
 @lru_cache(4096)
 def choose(problem: Problem) -> Config:
     """The configuration for up to ``MAX_CHANNELS`` output channels."""
-    box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
-    block_n = max(1 << (problem.out_channels - 1).bit_length(), 16)
     precision = problem.precision
-    step = _STEP_BYTES if precision.products == 1 else _STEP_BYTES // 2  # as its parts take registers, too
+    # Of three products, whose parts take registers too, half the pixels and channels.
+    share = 1 if precision.products == 1 else 2
+    box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS // share)
+    block_n = max(1 << (problem.out_channels - 1).bit_length(), 16)
+    step = _STEP_BYTES // share
     return Config(box, block_n, chunk(problem.in_channels, step // precision.itemsize), precision)
 
 
