@@ -208,7 +208,7 @@ class _Model:
         config = pooled.choose(problem)
         tiles = math.prod(-(-a // b) for a, b in zip((n, *size), config.box, strict=True))
         chunks = -(-channels // config.block_k)
-        issued = chunks * (9 * _POOL_ROW + _PRODUCT) * pooled.WARPS / _ISSUED
+        issued = chunks * (9 * _POOL_ROW + _PRODUCT) * config.warps / _ISSUED
         read = 27 * math.prod(config.box) * chunks * config.block_k * self.itemsize / _L1_PER_SM
         seconds = -(-tiles // self.gpu.traits.sms) * max(issued, read)
         yield Launch(node.conv.name, "_pooled_conv3d_kernel", seconds + _ENDS + _BETWEEN)

@@ -176,7 +176,7 @@ def test_slices_and_layouts_of_a_pooled_convolution() -> None:
 
 @pytest.mark.parametrize("box", [(2, 2, 4, 4), (8, 8, 1, 1), (1, 16, 2, 2)])
 def test_boxes_of_a_pooled_convolution(box: conv_config.Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv_launch, "choose", lambda problem: conv_config.Config(box, 32, 16))
+    monkeypatch.setattr(conv_launch, "choose", lambda problem: conv_config.Config(box, 32, 16, 4))
     check_pooled_conv(clip(2, 24, (3, 2, 3)), 24)
 
 

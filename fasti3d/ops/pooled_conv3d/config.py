@@ -1,7 +1,7 @@
 """Where pooling inside the convolution is expected to pay, and with which tile: pure functions, printable.
 
 >>> choose(Problem(8, 192, 32, (32, 28, 28), 132))
-Config(box=(1, 4, 4, 4), block_n=32, block_k=64, precision='half')
+Config(box=(1, 4, 4, 4), block_n=32, block_k=64, warps=4, precision='half')
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from fasti3d.ops.tiling import Box, Triple, best_box, chunk
 from fasti3d.runtime.precision import Precision
 
-WARPS = 4
 # Output channels of the one tile that has them all.
 MAX_CHANNELS = 128
 _PIXELS = 64
@@ -38,11 +37,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Config:
-    """A tile: pixels as (clips, frames, rows, columns), output channels, and input channels of a step."""
+    """A tile: pixels as (clips, frames, rows, columns), output channels, channels of a step, and warps."""
 
     box: Box
     block_n: int
     block_k: int
+    warps: int
     precision: Precision = Precision.HALF
 
     @staticmethod
@@ -55,12 +55,11 @@ class Config:
 def choose(problem: Problem) -> Config:
     """The configuration for up to ``MAX_CHANNELS`` output channels."""
     precision = problem.precision
-    # Of three products, whose parts take registers too, half the pixels and channels.
-    share = 1 if precision.products == 1 else 2
-    box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS // share)
+    box, _ = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
     block_n = max(1 << (problem.out_channels - 1).bit_length(), 16)
-    step = _STEP_BYTES // share
-    return Config(box, block_n, chunk(problem.in_channels, step // precision.itemsize), precision)
+    # Of three products, whose parts take registers too, a thread has a quarter of the values.
+    step, warps = (_STEP_BYTES, 4) if precision.products == 1 else (_STEP_BYTES // 2, 8)
+    return Config(box, block_n, chunk(problem.in_channels, step // precision.itemsize), warps, precision)
 
 
 @lru_cache(4096)

@@ -13,7 +13,7 @@ from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.dependent_launch.launch import in_turn_options
 from fasti3d.ops.pooled_conv3d import plain
-from fasti3d.ops.pooled_conv3d.config import WARPS, Config, Problem, choose
+from fasti3d.ops.pooled_conv3d.config import Config, Problem, choose
 from fasti3d.ops.pooled_conv3d.triton_kernels import _pooled_conv3d_kernel
 from fasti3d.ops.tiling import count
 from fasti3d.proof.guard import guarded
@@ -82,7 +82,7 @@ def run(config: Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out
         *config.box,
         config.block_n,
         config.block_k,
-        num_warps=WARPS,
+        num_warps=config.warps,
         **_OPTIONS,
         **in_turn_options(x.device),
     )
