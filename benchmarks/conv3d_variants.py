@@ -214,6 +214,8 @@ def _staged(work: Prepared, stages: int) -> Callable[[], None]:
 
 _STAGES: dict[str, Variant] = {f"{stages} stages": partial(_staged, stages=stages) for stages in (2, 3, 4)}
 
+# Not of the first call on a GPU: what is asked later is tested where there is time.
+LATER = ("warps", "operand order", "boxes")
 QUESTIONS: dict[str, Question] = {
     "tiles": Question(("Mixed_4e.b1b", "Mixed_4f.b1b", "Mixed_5b.b1b"), (8,), _TILES),
     "stages": Question(("Conv3d_2b_1x1", "Mixed_3b.b0", "Mixed_4c.b0"), (8,), _STAGES),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from interpreting import CHIPS, Triple, clip, pack, weights
 
-from benchmarks.conv3d_variants import QUESTIONS
+from benchmarks.conv3d_variants import LATER, QUESTIONS
 from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
@@ -25,7 +25,9 @@ CONVOLUTIONS: dict[str, list[tuple[int, Triple, int, Triple, Triple]]] = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(
+    "question", [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in QUESTIONS]
+)
 def test_every_variant_is_right(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["descriptor"])
     for channels, size, out_channels, kernel, stride in CONVOLUTIONS[question]:

@@ -14,7 +14,7 @@ from ahead_of_time import CHIPS, Launch, Recorder, build
 from kernel_processes import assert_passes_interpreted
 
 from benchmarks import conv3d_variants
-from benchmarks.conv3d_variants import QUESTIONS
+from benchmarks.conv3d_variants import LATER, QUESTIONS
 from fasti3d.ops.conv3d_bn_relu import launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
