@@ -56,7 +56,14 @@ def launches(question: str, monkeypatch: pytest.MonkeyPatch) -> dict[Launch, str
 
 
 # nvcc compiles slabs: test_conv3d_slab_build.py.
-@pytest.mark.parametrize("question", [name for name in QUESTIONS if name != "slabs"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LATER else name
+        for name in QUESTIONS
+        if name != "slabs"
+    ],
+)
 def test_every_variant_compiles_for_an_h200(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chip = CHIPS["H200"]
     found = launches(question, monkeypatch)
