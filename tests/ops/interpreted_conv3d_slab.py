@@ -24,6 +24,7 @@ from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Slab, Table, Tuned
 from fasti3d.ops.conv3d_slab import config, describe, launch, race
 from fasti3d.proof.guard import collected
 from fasti3d.proving import prove
+from fasti3d.runtime import builds
 from fasti3d.runtime.gpu import GpuTraits
 
 CPU = torch.device("cpu")
@@ -234,6 +235,19 @@ def test_a_table_decides_without_a_race(
     launch.conv3d(x, weight, packed_slab, bias, geometry, out.zero_(), start)
     assert (machine["raced"], machine["by_taps"]) == (0, 2 * by_taps)
     assert_close("conv3d_forms", out, expected)
+
+
+@pytest.mark.parametrize("seconds", [1e-4, None])
+def test_nothing_is_timed_while_kernels_are_recorded(
+    machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    """Triton's kernels are not launched then, so a race would be of slabs with nothing; nor are slabs."""
+    if seconds:
+        monkeypatch.setattr(launch, "_measured", lambda *call: True)
+    monkeypatch.setattr(launch, "run", lambda *call: pytest.fail("launched"))
+    call = convolution("three")
+    builds.recorded(lambda: launch.conv3d(*call))
+    assert (machine["raced"], machine["by_taps"]) == (0, 1)
 
 
 def test_a_race_leaves_a_residual_in_place_alone() -> None:
