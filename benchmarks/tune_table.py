@@ -31,11 +31,10 @@ def lines(results: Iterable[Result]) -> list[str]:
     for result in results:
         problem = result.problem
         what = f"{result.layer} {'x'.join(map(str, (problem.batch, problem.out_channels, *problem.size)))}"
-        if entry := result.entry:
-            speed = result.flop / entry.seconds / 1e12
-            found = f"{1e6 * entry.seconds:.1f} us, {speed:.0f} TFLOP/s, {result.gain:.2f}x"
-            texts.append(f"{what}: {entry.config.short}: {found}")
-        else:
+        for it in result.right:
+            found = f"{it.microseconds:.1f} us, {it.tflops:.0f} TFLOP/s, {it.gain:.2f}x"
+            texts.append(f"{what}: {it.short}: {found}")
+        if not result.right:
             texts.append(f"{what}: no configuration is right")
         wrong = [trial for trial in result.trials if isinstance(trial.found, str)]
         texts += [f"WRONG {what}: {trial.config.short}: {trial.found}" for trial in wrong]

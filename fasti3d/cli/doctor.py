@@ -118,7 +118,9 @@ def _print(diagnosis: Diagnosis) -> None:
         found: dict[str, list[str]] = {g.device: [] for g in diagnosis.gpus}
         for it in diagnosis.tuned:
             recorded = ", ".join(f"{name} {value}" for name, value in it.recorded.items())
-            found[it.device].append(f"{it.path}: {it.entries} convolutions, {recorded}")
+            found[it.device].append(
+                f"{it.path}: {it.entries} convolutions, {it.over_slabs} over slabs, {recorded}"
+            )
         _pairs({device: "\n".join(lines) or none for device, lines in found.items()})
 
     if diagnosis.gpus:

@@ -54,9 +54,10 @@ def tune(
 ) -> None:
     """Measure the kernel configurations of every convolution on this GPU, and store the fastest.
 
-    Each is checked against plain PyTorch before it is timed. This takes some minutes, mostly for compiling.
-    Ctrl-C keeps the results so far; earlier results for other clips, with the same releases of torch and
-    triton, stay in the table. Nothing else should run on the GPU meanwhile.
+    Each is checked against plain PyTorch before it is timed. Where a kernel over slabs may run, it is
+    measured too, and the faster of both is used. This takes some minutes, mostly for compiling. Ctrl-C keeps
+    the results so far; earlier results for other clips, with the same releases of torch and triton, stay in
+    the table. Nothing else should run on the GPU meanwhile.
     """
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
@@ -122,11 +123,11 @@ def _print(results: list[Result]) -> None:
         problem = result.problem
         size = (problem.batch, problem.out_channels, *problem.size)
         cells = [result.layer, "x".join(map(str, size))]
-        if entry := result.entry:
-            speed = result.flop / entry.seconds / 1e12
-            numbers = (f"{1e6 * entry.seconds:.1f}", f"{speed:.0f}", f"{result.gain:.2f}x")
-            table.add_row(*map(Text, (*cells, entry.config.short, *numbers)))
-        else:
+        for it in result.right:
+            numbers = (f"{it.microseconds:.1f}", f"{it.tflops:.0f}", f"{it.gain:.2f}x")
+            table.add_row(*map(Text, (*cells, it.short, *numbers)))
+            cells = ["", ""]
+        if not result.right:
             table.add_row(*map(Text, (*cells, "none is right", "", "", "")))
     if results:
         Console(highlight=False, width=max(output.out.width, _WIDTH)).print(table)

@@ -75,11 +75,15 @@ class RouteReport:
 
 @dataclass(frozen=True)
 class TunedTable:
-    """A table of measured kernel configurations in use on ``device``; ``recorded``: with what, and when."""
+    """A table of measured kernel configurations in use on ``device``; ``recorded``: with what, and when.
+
+    Of the ``entries`` so many as ``over_slabs`` are convolutions that are faster over slabs.
+    """
 
     device: str
     path: str
     entries: int
+    over_slabs: int
     recorded: dict[str, str]
 
 
@@ -268,7 +272,9 @@ def _tuned() -> tuple[tuple[TunedTable, ...], tuple[str, ...]]:
     for i in range(torch.cuda.device_count()):
         found = tables.find(tables.gpu(torch.device("cuda", i)))
         for path, table in found.tables:
-            rows.append(TunedTable(f"cuda:{i}", str(path), len(table.entries), dict(table.recorded)))
+            over_slabs = sum(entry.over_slabs for entry in table.entries.values())
+            counts = len(table.entries), over_slabs
+            rows.append(TunedTable(f"cuda:{i}", str(path), *counts, dict(table.recorded)))
         refused += found.refused
     return tuple(rows), tuple(refused)
 

@@ -1,4 +1,7 @@
-"""Measures the candidates for each convolution of the network on a GPU, and keeps the fastest."""
+"""Measures the candidates for each convolution of the network on a GPU, and keeps the fastest.
+
+A convolution that slabs may run has one candidate more, their tile: a table tells which of the forms runs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ from fasti3d.inputs import check_clip
 from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
-from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, read
+from fasti3d.ops.conv3d_bn_relu.space_to_depth import is_folded
+from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Slab, Table, TableError, read
+from fasti3d.ops.conv3d_slab import config as slabs
 from fasti3d.runtime import builds, gpu
 
 if TYPE_CHECKING:
@@ -60,6 +65,13 @@ class Geometry(NamedTuple):
         return memory[self.offset :].as_strided(self.shape, self.strides)
 
 
+class Candidate(NamedTuple):
+    """A configuration of either form, and what launches it."""
+
+    config: Config | slabs.Config
+    run: Callable[[], None]
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A launch of the plan: the layer that it is of, and all but the values that it reads."""
@@ -69,6 +81,7 @@ class Convolution:
     outputs: tuple[Geometry, ...]  # two, where the channels go to two clips
     residual: Geometry | None
     weight: Tensor
+    slab_weight: Tensor | None  # where slabs may run
     rest: dict[str, Any]  # what else launch.prepare, or prepare_split, takes
     flop: int
 
@@ -83,21 +96,59 @@ class Convolution:
         residual = self.residual and self.residual.fill(self.weight)
         return launch.prepare(x, self.weight, out=outputs[0], residual=residual, **self.rest)
 
+    def candidates(self, work: Prepared) -> list[Candidate]:
+        """Those for what ``prepare`` made: Triton's, first the one that would be chosen, then a tile of slabs
+        if one is proved.
+        """
+        # Here and not at the top: as in prepare.
+        from fasti3d.ops.conv3d_bn_relu import launch
+
+        its = [Candidate(config, partial(launch.run, config, work)) for config in candidates(work.problem)]
+        if (slab := self._slab(work)) is not None:
+            its.append(slab)
+        return its
+
+    def _slab(self, work: Prepared) -> Candidate | None:
+        if self.slab_weight is None:
+            return None
+        # Here and not at the top: as in prepare.
+        from fasti3d.ops.conv3d_slab import launch
+
+        rest = {**self.rest, "out": work.out, "residual": work.residual}
+        if is_folded(self.x.shape[1], rest["geometry"].kernel):
+            # Of the cells: to write them is no part of what is timed of the other candidates either.
+            cells = conv3d.Geometry(work.kernel, work.stride, work.pad, work.relu)
+            rest |= {"geometry": cells, "start": 0}
+        its = launch.prepare(work.x, self.weight, self.slab_weight, **rest)
+        return its and Candidate(*its)
+
 
 class Trial(NamedTuple):
     """A candidate and its seconds, or why it is out of the question."""
 
-    config: Config
+    config: Config | slabs.Config
     found: float | str
 
 
-# Checks, then times each configuration: seconds, or why it is out of the question.
-Measure = Callable[["Prepared", Sequence[Config]], list[float | str]]
+# Checks, then times each candidate: seconds, or why it is out of the question.
+Measure = Callable[["Prepared", Sequence[Candidate]], list[float | str]]
+
+
+class Right(NamedTuple):
+    """A form of a convolution that is right, for tables that people read.
+
+    ``gain`` is how many times as fast it is as the configuration of Triton's that would have been chosen.
+    """
+
+    short: str
+    microseconds: float
+    tflops: float
+    gain: float
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a convolution; ``entry`` is None where no configuration is right."""
+    """What was measured of a convolution; ``entry`` is None where no configuration of Triton's is right."""
 
     layer: str
     problem: Problem
@@ -106,9 +157,17 @@ class Result:
     entry: Entry | None
 
     @property
-    def gain(self) -> float:
-        """How many times as fast as what would have been chosen."""
-        return self.entry.expected_seconds / self.entry.seconds if self.entry else 1.0
+    def right(self) -> list[Right]:
+        """The fastest of Triton's configurations and the tile of slabs, as far as they are right; the one
+        that runs is first.
+        """
+        if self.entry is None:
+            return []
+        expected, slab = self.entry.expected_seconds, self.entry.slab
+        found = [(self.entry.config.short, self.entry.seconds)]
+        if slab is not None and slab.seconds is not None:
+            found.insert(0 if self.entry.over_slabs else 1, (slab.tile.short, slab.seconds))
+        return [Right(short, 1e6 * s, self.flop / s / 1e12, expected / s) for short, s in found]
 
 
 def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
@@ -120,11 +179,13 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             outputs: tuple[Tensor, ...]
             rest: dict[str, Any]
+            slab_weight: Tensor | None = None
             over_slabs = func is torch.ops.fasti3d.conv3d_slab_or_triton_.default
             if over_slabs or func is torch.ops.fasti3d.conv3d_triton_.default:
-                # The slab's weights aside: what is measured here is what a slab races with.
                 x, weight, *others = args
-                bias, kernel, stride, padding, relu, out, start, *residual = others[over_slabs:]
+                if over_slabs:
+                    slab_weight, *others = others
+                bias, kernel, stride, padding, relu, out, start, *residual = others
                 outputs, taps = (out,), math.prod(kernel)
                 window = conv3d.Geometry(tuple(kernel), tuple(stride), padding and tuple(padding), relu)
                 rest = {"geometry": window, "start": start}
@@ -138,7 +199,8 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
             places = tuple(map(Geometry.of, outputs))
             rest["bias"] = bias
             layer = layers[weight.data_ptr()]
-            found.append(Convolution(layer, Geometry.of(x), places, added, weight.detach(), rest, flop))
+            both = weight.detach(), slab_weight
+            found.append(Convolution(layer, Geometry.of(x), places, added, *both, rest, flop))
             return None
 
     with torch.no_grad(), Record():
@@ -226,23 +288,33 @@ def _measure_all(
             if work.problem in seen:
                 continue
             seen.add(work.problem)
-            configs = candidates(work.problem)
-            trials = tuple(map(Trial, configs, measure(work, configs)))
+            its = convolution.candidates(work)
+            trials = tuple(map(Trial, (one.config for one in its), measure(work, its)))
         yield Result(convolution.layer, work.problem, convolution.flop, trials, select(trials))
 
 
 def select(trials: Sequence[Trial]) -> Entry | None:
-    """The fastest right configuration; the first, which would have been chosen, if it is as good as that."""
-    right = [(trial.found, trial.config) for trial in trials if isinstance(trial.found, float)]
+    """The fastest right configuration of Triton's; the first, which would have been chosen, if it is as good
+    as that. Beside it what was found of slabs.
+    """
+    taps = [(trial.config, trial.found) for trial in trials if isinstance(trial.config, Config)]
+    right = [(found, config) for config, found in taps if isinstance(found, float)]
     if not right:
         return None
     seconds, config = min(right, key=lambda one: one[0])
-    expected = trials[0].found
+    first, expected = taps[0]
     if not isinstance(expected, float):
-        return Entry(config, seconds, seconds)
-    if expected * (1 - _WORTH) <= seconds:
-        return Entry(trials[0].config, expected, expected)
-    return Entry(config, seconds, expected)
+        expected = seconds
+    elif expected * (1 - _WORTH) <= seconds:
+        config, seconds = first, expected
+    return Entry(config, seconds, expected, _slab(trials))
+
+
+def _slab(trials: Sequence[Trial]) -> Slab | None:
+    for tile, found in trials:
+        if isinstance(tile, slabs.Config):
+            return Slab(tile, found if isinstance(found, float) else None)
+    return None
 
 
 def reference(work: Prepared) -> Tensor:
@@ -282,38 +354,36 @@ class Meter:
         cache = torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(max(_FLUSH_BYTES, 2 * cache), dtype=torch.uint8, device=device)
 
-    def __call__(self, work: Prepared, configs: Sequence[Config]) -> list[float | str]:
+    def __call__(self, work: Prepared, found: Sequence[Candidate]) -> list[float | str]:
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
             expected = reference(work)
         finally:
             torch.set_float32_matmul_precision(precision)
-        return [self._one(work, config, expected) for config in configs]
+        return [self._one(work, candidate.run, expected) for candidate in found]
 
-    def _one(self, work: Prepared, config: Config, expected: Tensor) -> float | str:
+    def _one(self, work: Prepared, run: Callable[[], None], expected: Tensor) -> float | str:
         # Here and not at the top: as in prepare.
         from triton.errors import TritonError
-
-        from fasti3d.ops.conv3d_bn_relu import launch
 
         try:
             for out in (work.out, work.second):
                 if out is not None:
                     out.fill_(math.nan)
-            launch.run(config, work)
+            run()
         except TritonError as error:
             return f"does not run: {error}"
         if wrong := fault(work, expected):
             return wrong
         for _ in range(_WARM_RUNS):
-            launch.run(config, work)
+            run()
         events = []
         for _ in range(_RUNS):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             self._flush.zero_()
             start.record()
-            launch.run(config, work)
+            run()
             end.record()
             events.append((start, end))
         torch.cuda.current_stream().synchronize()

@@ -62,7 +62,7 @@ def recorded(work: Callable[[], object]) -> list[Build]:
     found: dict[Build, None] = {}
 
     def note(*, fn: Any, compile: Any, **rest: Any) -> bool:
-        if getattr(_recording, "on", False) is False:
+        if not is_recording():
             return bool(before(fn=fn, compile=compile, **rest)) if before else False
         kernel = fn.jit_function
         target = kernel.device_caches[compile["device"]][2]
@@ -81,6 +81,11 @@ def recorded(work: Callable[[], object]) -> list[Build]:
             _recording.on = False
             knobs.runtime.jit_cache_hook = before
     return list(found)
+
+
+def is_recording() -> bool:
+    """Whether the kernels that this thread launches are only noted: nothing can be timed then."""
+    return getattr(_recording, "on", False)
 
 
 def compile_beside(builds: Sequence[Build], processes: int | None = None) -> int:

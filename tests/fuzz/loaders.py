@@ -37,6 +37,7 @@ from fasti3d.metrics.sources import open_source
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Problem
+from fasti3d.ops.conv3d_slab import config as slabs
 from fasti3d.train import TrainingError, TrainingRecord, read_record
 from fasti3d.train.data import HMDB51, UCF101, DatasetError, Kinetics, VideoList, index_cache
 from fasti3d.train.evaluation import ScoresError, read_scores
@@ -274,7 +275,8 @@ def _report(path: Path) -> object:
 def _record_loaders() -> list[Loader]:
     gpu = tables.Gpu("NVIDIA H200", (9, 0), 132)
     problem = Problem(8, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), *gpu[1:])
-    entry = tables.Entry(candidates(problem)[1], 1e-4, 2e-4)
+    tile = slabs.Config(208, 1, 2, True, (1, 7, 28), 2, 2, 8)
+    entry = tables.Entry(candidates(problem)[1], 1e-4, 2e-4, tables.Slab(tile, 9e-5))
     table = tables.Table(gpu, {"torch": "2", "triton": "3", "date": "", "dtype": "float16"}, {problem: entry})
     lines = [json.dumps({"video": f"{i}.mp4", "path": "p", "reason": "r", "digest": "0"}) for i in range(9)]
     return [

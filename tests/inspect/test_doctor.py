@@ -14,6 +14,7 @@ from fasti3d.cli import app
 from fasti3d.inspect import doctor
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
+from fasti3d.ops.conv3d_slab import config as slabs
 from fasti3d.runtime import extension
 
 
@@ -100,17 +101,21 @@ def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """On a machine with two GPUs, of which only the second has a table that is good."""
     gpus = {0: tables.Gpu("NVIDIA A100", (8, 0), 108), 1: tables.Gpu("NVIDIA H200", (9, 0), 132)}
     problem = Problem(8, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), *gpus[1][1:])
-    entry = tables.Entry(choose(problem), 1e-4, 1e-4)
+    tile = slabs.Config(208, 1, 2, True, (1, 7, 28), 2, 2, 8)
+    entries = {
+        dataclasses.replace(problem, batch=batch): tables.Entry(choose(problem), 1e-4, 1e-4, slab)
+        for batch, slab in enumerate((None, *(tables.Slab(tile, seconds) for seconds in (9e-5, 2e-4, None))))
+    }
     recorded = {"torch": "2.13.0", "triton": "3.9.0", "date": "2026-11-22", "dtype": "float16"}
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned" / "nvidia-a100.json").write_text("{}")
     good = tmp_path / "tuned" / "nvidia-h200.json"
-    good.write_text(tables.Table(gpus[1], recorded, {problem: entry}).dumps())
+    good.write_text(tables.Table(gpus[1], recorded, entries).dumps())
     monkeypatch.setenv("FASTI3D_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(tables, "gpu", lambda device: gpus[device.index])
     found, refused = doctor._tuned()
-    assert found == (doctor.TunedTable("cuda:1", str(good), 1, recorded),)
+    assert found == (doctor.TunedTable("cuda:1", str(good), 4, 1, recorded),)
     assert len(refused) == 1
     assert "nvidia-a100.json is not used" in refused[0]
     monkeypatch.undo()
@@ -119,7 +124,7 @@ def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
     out = CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["doctor"]).stdout
     for said in (
-        f"{good}: 1 convolutions, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16",
+        f"{good}: 4 convolutions, 1 over slabs, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16",
         "none, configurations are estimated: fasti3d tune measures them",
         refused[0],
     ):

@@ -6,6 +6,8 @@ On the CPU the operator is its reference; the kernel's own arithmetic is in test
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,15 @@ from interpreting import clip, weights
 from tolerances import assert_close
 from torch import Tensor
 
+from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import packed, plain
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, SlabConv3d, TritonConv3d, pack_triton
-from fasti3d.ops.conv3d_slab import describe, launch, race
+from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Slab, Table, Tuned
+from fasti3d.ops.conv3d_slab import config, describe, launch, race
 from fasti3d.proof.guard import collected
 from fasti3d.proving import prove
+from fasti3d.runtime import builds
 from fasti3d.runtime.gpu import GpuTraits
 
 CPU = torch.device("cpu")
@@ -139,6 +144,110 @@ def test_a_race_takes_no_memory_that_is_not_there(
     assert (machine["raced"], machine["by_taps"]) == (0, 1)
     launch.conv3d(*call)
     assert machine["raced"] == 2, "it was put off"
+
+
+def recorded(call: tuple[Any, ...], residual: Tensor | None = None) -> tune.Convolution:
+    """A call as ``tune`` finds it in a plan."""
+    x, weight, slab, bias, geometry, out, start = call
+    added = None if residual is None else tune.Geometry.of(residual)
+    rest = {"bias": bias, "geometry": geometry, "start": start}
+    return tune.Convolution(
+        "", tune.Geometry.of(x), (tune.Geometry.of(out),), added, weight, slab, rest, flop=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "adds"), [*((name, False) for name in CONVS), ("three", True), ("stem", True)], ids=str
+)
+def test_the_tile_that_is_tuned_gets_the_convolution(name: str, adds: bool) -> None:
+    """Beside the candidates of Triton's, and as these are checked: with its own weights alone it is right."""
+    call = convolution(name)
+    its = recorded(call, call[5] if adds else None)
+    work = its.prepare()
+    *others, tile = its.candidates(work)
+    assert isinstance(tile.config, config.Config)
+    assert [type(other.config) for other in others] == [type(one) for one in tune.candidates(work.problem)]
+    expected = tune.reference(work)
+    work.out.fill_(torch.nan)
+    tile.run()
+    assert tune.fault(work, expected) is None
+    wrong = replace(its, slab_weight=-call[2]).candidates(work)[-1]
+    wrong.run()
+    assert str(tune.fault(work, expected)).startswith("wrong by")
+
+
+def test_a_tile_that_is_not_proved_is_not_tuned() -> None:
+    its = recorded(convolution("three"))
+    work = its.prepare()
+    with collected() as found:  # in place of kernels that are refused
+        candidates = its.candidates(work)
+    assert [subject.operator for subject in found.values()] == ["conv3d_slab"]
+    assert not any(isinstance(one.config, config.Config) for one in candidates)
+
+
+@pytest.mark.parametrize("name", ["three", "stem"])
+@pytest.mark.parametrize(
+    ("slab", "races", "by_taps"),
+    [
+        ({"seconds": 1e-4}, 0, 0),
+        ({"seconds": 3e-4}, 0, 1),
+        ({"seconds": None}, 0, 1),
+        ({"seconds": 3e-4, "stages": 9}, 2, 2),
+        (None, 2, 2),
+    ],
+    ids=["faster", "slower", "wrong", "another tile", "not measured"],
+)
+def test_a_table_decides_without_a_race(
+    machine: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    slab: dict[str, Any] | None,
+    races: int,
+    by_taps: int,
+) -> None:
+    """What ``tune`` measured is what first use asks for: of a clip or its cells, also while captured."""
+    x, weight, packed_slab, bias, geometry, out, start = call = convolution(name)
+    its = recorded(call)
+    work = its.prepare()
+    tile = its.candidates(work)[-1]
+    assert isinstance(tile.config, config.Config)
+    stages = (slab or {}).get("stages", tile.config.stages)
+    measured = slab and Slab(replace(tile.config, stages=stages), slab["seconds"])
+    entry = Entry(tune.candidates(work.problem)[0], 2e-4, 2e-4, measured)
+    table = Table(Gpu("", (9, 0), 132), {}, {work.problem: entry})
+    monkeypatch.setattr(launch, "tuned", lambda device: Tuned(((Path("a.json"), table),)))
+    expected = wanted(call)
+    with collected() as found:
+        launch.conv3d(*call)
+    assert bool(found) == (by_taps != 1), "only what may run is proved"
+    machine["by_taps"] = 0
+    launch.conv3d(*call)
+    assert (machine["raced"], machine["by_taps"]) == (races, by_taps)
+    assert_close("conv3d_forms", out, expected)
+    if slab is None or races:
+        return
+    machine["capturing"] = True
+    if name == "stem":
+        conv = SlabConv3d(weight, bias, len(bias), geometry, packed_slab)
+        cells = conv.new_cells(x)
+        conv.fold(x, cells)
+        x, geometry = conv.windows(cells), conv.over_cells().geometry
+    launch.conv3d(x, weight, packed_slab, bias, geometry, out.zero_(), start)
+    assert (machine["raced"], machine["by_taps"]) == (0, 2 * by_taps)
+    assert_close("conv3d_forms", out, expected)
+
+
+@pytest.mark.parametrize("seconds", [1e-4, None])
+def test_nothing_is_timed_while_kernels_are_recorded(
+    machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    """Triton's kernels are not launched then, so a race would be of slabs with nothing; nor are slabs."""
+    if seconds:
+        monkeypatch.setattr(launch, "_measured", lambda *call: True)
+    monkeypatch.setattr(launch, "run", lambda *call: pytest.fail("launched"))
+    call = convolution("three")
+    builds.recorded(lambda: launch.conv3d(*call))
+    assert (machine["raced"], machine["by_taps"]) == (0, 1)
 
 
 def test_a_race_leaves_a_residual_in_place_alone() -> None:

@@ -328,16 +328,17 @@ def test_batches_of_more_than_two_to_the_31_elements(
 
 @pytest.mark.parametrize("name", ["1a", "2b", "2c", "3bb2b", "3cb1b", "4eb1b", "5cb1b"])
 def test_every_candidate_is_right_and_can_be_timed(name: str) -> None:
-    """As ``fasti3d tune`` does it, at full size."""
-    from fasti3d.ops.conv3d_bn_relu import launch
-
+    """As ``fasti3d tune`` does it, at full size; a tile of slabs is one of them where slabs may run."""
     channels, out_channels, size, kernel, stride = CONVOLUTIONS[name]
     x = clip(2, channels, size, torch.float16)
     weight, bias = weights(out_channels, channels, kernel)
     packed = PackedConv3d.pack(weight, bias, stride, relu=True, dtype=x.dtype)
     out = packed(x)
-    work = launch.prepare(x, packed.weight, bias, Geometry(kernel, stride, None, True), out, 0)
-    for found in tune.Meter(x.device)(work, candidates(work.problem)):
+    places, slab_weight = (tune.Geometry.of(out),), getattr(packed, "slab_weight", None)
+    rest = {"bias": bias, "geometry": packed.geometry, "start": 0}
+    its = tune.Convolution(name, tune.Geometry.of(x), places, None, packed.weight, slab_weight, rest, 0)
+    work = its.prepare()
+    for found in tune.Meter(x.device)(work, its.candidates(work)):
         assert isinstance(found, float), found
         # No faster than the products at 5 PFLOP/s.
         assert 2 * out.numel() * weight[0].numel() / 5e15 < found < 1

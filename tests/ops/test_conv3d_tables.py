@@ -19,12 +19,14 @@ from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, Tile, choose
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
-from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Table, TableError, Tuned
+from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Slab, Table, TableError, Tuned
+from fasti3d.ops.conv3d_slab import config as slabs
 from fasti3d.runtime.precision import Precision
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
 PROBLEM = Problem(8, 64, 192, (32, 56, 56), THREE, ONE, *H200[1:])
+TILE = slabs.Config(208, 1, 2, True, (1, 7, 28), 2, 2, 8)
 CHIPS = [((8, 0), 108), ((8, 6), 82), ((8, 9), 128), ((9, 0), 132), ((10, 0), 148), ((12, 0), 170)]
 
 
@@ -76,9 +78,9 @@ def test_the_set_has_a_name_that_follows_its_tiles(monkeypatch: pytest.MonkeyPat
     assert candidate_set() == before
 
 
-def make(*problems: Problem, gpu: Gpu = H200) -> Table:
+def make(*problems: Problem, gpu: Gpu = H200, slab: Slab | None = None) -> Table:
     """With the last candidate of each, which is not the one that would be chosen."""
-    entries = {problem: Entry(candidates(problem)[-1], 1e-4, 2e-4) for problem in problems}
+    entries = {problem: Entry(candidates(problem)[-1], 1e-4, 2e-4, slab) for problem in problems}
     recorded = {"torch": "2.13.0", "triton": "3.9.0", "date": "2026-11-22", "dtype": "float16"}
     return Table(gpu, recorded, entries)
 
@@ -90,6 +92,24 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.write_text(table.dumps())
     assert tables.read(path, H200) == table
     assert len(path.read_text().splitlines()) == 7 + 1 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("slab", "faster"),
+    [(Slab(TILE, 0.9e-4), True), (Slab(TILE, 1.1e-4), False), (Slab(TILE, None), False), (None, None)],
+)
+def test_a_table_tells_whether_slabs_are_faster(
+    slab: Slab | None, faster: bool | None, tmp_path: Path
+) -> None:
+    """Than its own configuration, in the tile that it names; one without slabs is as it was before them."""
+    path = tmp_path / "table.json"
+    path.write_text(make(PROBLEM, slab=slab).dumps())
+    assert ("slab" in json.loads(path.read_text())["entries"][0]) == (slab is not None)
+    used = Tuned(((path, tables.read(path, H200)),))
+    assert used.over_slabs(PROBLEM, TILE) is faster
+    assert used.get(PROBLEM) == candidates(PROBLEM)[-1]
+    assert used.over_slabs(PROBLEM, replace(TILE, stages=7)) is None
+    assert used.over_slabs(replace(PROBLEM, batch=4), TILE) is None
 
 
 def test_only_what_was_measured_is_served(tmp_path: Path) -> None:
@@ -136,6 +156,11 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another precision": (lambda d: first(d).update(precision="tf32"), "is not a candidate"),
     "an unknown precision": (lambda d: first(d).update(precision="fp8"), "'fp8' is not a valid Precision"),
     "no time": (lambda d: first(d).update(seconds=float("nan")), "nan is not a time"),
+    "slabs of another kind": (lambda d: first(d).update(slab=1e-4), "not subscriptable"),
+    "no time of slabs": (lambda d: first(d)["slab"].pop("seconds"), "no 'seconds'"),
+    "a text for it": (lambda d: first(d)["slab"].update(seconds="fast"), "'fast' is not float"),
+    "no such field of a tile": (lambda d: first(d)["slab"]["tile"].update(warps=8), "warps"),
+    "a missing field of a tile": (lambda d: first(d)["slab"]["tile"].pop("units"), "units"),
     "the same twice": (lambda d: d["entries"].append(first(d)), "twice"),
     "entries of another kind": (lambda d: d.update(entries=3), "not iterable"),
 }
@@ -143,7 +168,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_is_refused_and_why(damage: str, tmp_path: Path) -> None:
-    data = json.loads(make(PROBLEM).dumps())
+    data = json.loads(make(PROBLEM, slab=Slab(TILE, 1e-4)).dumps())
     change, why = DAMAGE[damage]
     change(data)
     path = tmp_path / "a table.json"

@@ -6,8 +6,10 @@ all others take what ``choose`` expects to be best. It is JSON:
 - ``candidates``: the name of the candidate set it was measured from; tables of other sets are refused
 - ``gpu``: ``name``, ``capability`` and ``multiprocessors``
 - ``torch``, ``triton``, ``date``, ``dtype``: with what it was measured, when, and of which values
-- ``entries``: the fields of a ``Problem`` but those of the GPU; ``config``, the fields of a ``Config``; and
-  ``seconds`` and ``expected_seconds``, the times of that and of what ``choose`` would have taken
+- ``entries``: the fields of a ``Problem`` but those of the GPU; ``config``, the fields of a ``Config``;
+  ``seconds`` and ``expected_seconds``, the times of that and of what ``choose`` would have taken; and, where
+  slabs were measured too, ``slab``: ``tile``, the fields of their ``Config``, and its ``seconds``, null where
+  its result was wrong. Without it, or for another tile, first use decides between the two
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
+from fasti3d.ops.conv3d_slab import config as slabs
 from fasti3d.runtime.precision import Precision
 from fasti3d.utils.cache_dir import cache_dir
 from fasti3d.utils.parsing import brief, parse_json
@@ -52,12 +55,27 @@ class Gpu(NamedTuple):
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") + ".json"
 
 
+class Slab(NamedTuple):
+    """A tile of slabs that was measured, and its time; None if its result was wrong."""
+
+    tile: slabs.Config
+    seconds: float | None
+
+
 class Entry(NamedTuple):
-    """The fastest configuration of a convolution, its time, and that of what would have been chosen."""
+    """The fastest configuration of a convolution, its time, and that of what would have been chosen; and the
+    slab's tile, if that was measured.
+    """
 
     config: Config
     seconds: float
     expected_seconds: float
+    slab: Slab | None = None
+
+    @property
+    def over_slabs(self) -> bool:
+        """Whether the slab's tile takes less time."""
+        return self.slab is not None and self.slab.seconds is not None and self.slab.seconds < self.seconds
 
 
 @dataclass(frozen=True)
@@ -84,10 +102,18 @@ class Tuned(NamedTuple):
 
     def get(self, problem: Problem) -> Config | None:
         """The measured configuration of a problem."""
-        for _, table in self.tables:
-            if entry := table.entries.get(problem):
-                return entry.config
-        return None
+        entry = self._entry(problem)
+        return entry and entry.config
+
+    def over_slabs(self, problem: Problem, tile: slabs.Config) -> bool | None:
+        """Whether a tile of slabs takes less time than that; None where this tile was not measured."""
+        entry = self._entry(problem)
+        if entry is None or entry.slab is None or entry.slab.tile != tile:
+            return None
+        return entry.over_slabs
+
+    def _entry(self, problem: Problem) -> Entry | None:
+        return next((table.entries[problem] for _, table in self.tables if problem in table.entries), None)
 
 
 @cache
@@ -162,16 +188,27 @@ def _parse(data: Any, gpu: Gpu) -> Table:
             raise ValueError(f"{config} is not a candidate for {problem}")
         if problem in entries:
             raise ValueError(f"it has {problem} twice")
-        entries[problem] = Entry(config, _seconds(one["seconds"]), _seconds(one["expected_seconds"]))
+        times = _seconds(one["seconds"]), _seconds(one["expected_seconds"])
+        entries[problem] = Entry(config, *times, _slab(one.get("slab")))
     return Table(gpu, {name: _typed(data[name], str) for name in _RECORDED}, entries)
 
 
+def _slab(its: Any) -> Slab | None:
+    if its is None:
+        return None
+    seconds = its["seconds"]
+    return Slab(slabs.Config.of(its["tile"]), seconds if seconds is None else _seconds(seconds))
+
+
 def _plain(problem: Problem, entry: Entry) -> dict[str, object]:
-    return {name: getattr(problem, name) for name in _OWN} | {
+    its = {name: getattr(problem, name) for name in _OWN} | {
         "config": asdict(entry.config),
         "seconds": entry.seconds,
         "expected_seconds": entry.expected_seconds,
     }
+    if entry.slab:
+        its["slab"] = {"tile": asdict(entry.slab.tile), "seconds": entry.slab.seconds}
+    return its
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -7,11 +7,11 @@ Config(positions=208, across=1, along=2, by_frames=True, box=(1, 7, 28), units=2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fasti3d.ops.tiling import Triple, count
 
@@ -116,6 +116,11 @@ class Config:
     units: int
     buffers: int
     stages: int
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Config:
+        """From what ``dataclasses.asdict`` made of one, perhaps by way of JSON."""
+        return Config(**{**fields, "box": tuple(fields["box"])})
 
     @property
     def numbers(self) -> list[int]:
