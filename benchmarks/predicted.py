@@ -10,6 +10,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -46,14 +47,16 @@ from fasti3d.ops.conv3d_slab import config as slab
 from fasti3d.ops.pooled_conv3d import config as pooled
 from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.gpu import GpuTraits, gpu_traits
+from fasti3d.runtime.precision import Precision
 
 # Bytes per second of an H200's memory (measured on such machines), from its L2 cache what the launch before
 # it wrote, and per SM from the L1 cache (estimated).
 _MEMORY, _CACHED, _L1_PER_SM = 4.3e12, 4.5e12, 112e9
 # Of a launch behind another in a graph, of a kernel's first and last instructions, and of the head.
 _BETWEEN, _ENDS, _HEAD = 1.3e-6, 1.5e-6, 6e-6
-# Instructions of a warp that pools a row of three taps, and that multiplies a chunk (counted, sm_90).
-_POOL_ROW, _PRODUCT = 150, 250
+# Instructions of a warp that pools a row of three taps, per load of a thread, and that multiplies a chunk
+# (counted for sm_90 in half precision).
+_POOL_ROW, _PRODUCT = 37.5, 250
 _ISSUED = 4 * 1.75e9  # instructions per second and SM
 
 
@@ -70,6 +73,9 @@ class Gpu(NamedTuple):
 
 
 H200 = Gpu(GpuTraits((9, 0), 132), int(3 / 4 * 62914560))
+
+
+_DTYPES = {"float16": Precision.HALF, "float32": Precision.TF32X3}
 
 
 class Launch(NamedTuple):
@@ -91,24 +97,27 @@ def rewritten(graph: Graph) -> Graph:
     return graph
 
 
-def predict(graph: Graph, shape: Sequence[int], gpu: Gpu, itemsize: int = 2) -> list[Launch]:
+def predict(
+    graph: Graph, shape: Sequence[int], gpu: Gpu, precision: Precision = Precision.HALF
+) -> list[Launch]:
     """The launches of a pass over clips of a shape, in order.
 
     Args:
         graph: of the network, as it is described.
         shape: of the clips, (N, C, T, H, W).
         gpu: where they would run.
-        itemsize: of the values, in bytes.
+        precision: of the products.
     """
     graph = rewritten(graph)
-    model = _Model(gpu, itemsize, shapes(graph, shape))
+    model = _Model(gpu, precision, shapes(graph, shape))
     return [launch for node in graph.nodes for launch in model.launches(node)]
 
 
 class _Model:
-    def __init__(self, gpu: Gpu, itemsize: int, of: Shapes) -> None:
+    def __init__(self, gpu: Gpu, precision: Precision, of: Shapes) -> None:
         self.gpu = gpu
-        self.itemsize = itemsize
+        self.precision = precision
+        self.itemsize = precision.itemsize
         self.of = of
 
     def launches(self, node: Node) -> Iterator[Launch]:
@@ -151,12 +160,15 @@ class _Model:
             read = n * x[1] * min(frames * node.stride[0], x[2]) * x[3] * x[4] * self.itemsize
             yield Launch(step, "_conv3d_fold_kernel", (cells + read) / _CACHED + _ENDS + _BETWEEN)
             rows = (t, h, 1), (1, 1, 1)
-            problem = Problem(n, w * cell, channels, tuple(size), *rows, *self.gpu.traits, False)
+            problem = Problem(
+                n, w * cell, channels, tuple(size), *rows, *self.gpu.traits, False, 0, self.precision
+            )
             yield self._faster(step, problem, cell, (frames, high, columns), (t, h, w), (0, 0, 0))
         elif geometry.pointwise:
             yield self._product(step, x, channels)
         else:
             problem = Problem(n, x[1], channels, tuple(size), kernel, node.stride, *self.gpu.traits)
+            problem = replace(problem, precision=self.precision)
             if node.stride == (1, 1, 1):
                 before = tuple(first for first, _ in geometry.pads(x[2:]))
                 yield self._faster(step, problem, x[1], tuple(x[2:]), kernel, before)
@@ -167,7 +179,9 @@ class _Model:
         n, in_channels, *size = x
         pixels = (1, 1, n * math.prod(size))
         one = (1, 1, 1)
-        problem = Problem(1, in_channels, channels, pixels, one, one, *self.gpu.traits, True, split)
+        problem = Problem(
+            1, in_channels, channels, pixels, one, one, *self.gpu.traits, True, split, self.precision
+        )
         launch = self._launch(step, problem)
         moved = (in_channels + channels) * math.prod(pixels) * self.itemsize / _MEMORY + _ENDS + _BETWEEN
         return launch._replace(seconds=max(launch.seconds, moved))
@@ -177,7 +191,7 @@ class _Model:
     ) -> Launch:
         """By taps, or over slabs of so many channels, whichever is expected to be the faster."""
         by_taps = self._launch(step, problem)
-        if self.gpu.traits.capability != slab.CAPABILITY or self.itemsize != 2:
+        if self.gpu.traits.capability != slab.CAPABILITY or self.precision is not Precision.HALF:
             return by_taps
         sizes = (problem.batch, channels, problem.out_channels, size, problem.size)
         over_slabs = slab.Problem(*sizes, kernel, before, self.gpu.traits.sms)
@@ -200,7 +214,7 @@ class _Model:
     def _pooled(self, node: PoolConv) -> Iterator[Launch]:
         n, channels, *size = self.of[node.pool.x]
         out = self.of[node.out]
-        problem = pooled.Problem(n, channels, out[1], tuple(size), self.gpu.traits.sms)
+        problem = pooled.Problem(n, channels, out[1], tuple(size), self.gpu.traits.sms, self.precision)
         if not pooled.pays(problem):
             yield self._pool(node.pool.name, node.pool, (n, channels, *size), (n, channels, *size), _MEMORY)
             yield self._product(node.conv.name, (n, channels, *size), out[1])
@@ -208,7 +222,10 @@ class _Model:
         config = pooled.choose(problem)
         tiles = math.prod(-(-a // b) for a, b in zip((n, *size), config.box, strict=True))
         chunks = -(-channels // config.block_k)
-        issued = chunks * (9 * _POOL_ROW + _PRODUCT) * config.warps / _ISSUED
+        # Loads of 16 bytes per thread and tap.
+        loads = math.prod(config.box) * config.block_k * self.itemsize / (16 * 32 * config.warps)
+        steps = 9 * _POOL_ROW * loads + _PRODUCT * self.precision.products
+        issued = chunks * steps * config.warps / _ISSUED
         read = 27 * math.prod(config.box) * chunks * config.block_k * self.itemsize / _L1_PER_SM
         seconds = -(-tiles // self.gpu.traits.sms) * max(issued, read)
         yield Launch(node.conv.name, "_pooled_conv3d_kernel", seconds + _ENDS + _BETWEEN)
@@ -231,9 +248,9 @@ def main() -> None:
     args = parser.parse_args()
     with torch.device("meta"):
         graph = graph_of(I3D().eval())
-    for batch in args.batch:
-        print(f"\n## {batch}x3x64x224x224, float16, H200\n")
-        print(table(predict(graph, (batch, 3, 64, 224, 224), H200)))
+    for (name, precision), batch in itertools.product(_DTYPES.items(), args.batch):
+        print(f"\n## {batch}x3x64x224x224, {name}, H200\n")
+        print(table(predict(graph, (batch, 3, 64, 224, 224), H200, precision)))
 
 
 if __name__ == "__main__":
