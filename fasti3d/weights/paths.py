@@ -27,6 +27,9 @@ def find_file(spec: str | os.PathLike[str]) -> Path:
     Raises:
         WeightsError: nothing is there, or it cannot be accessed; the message says why, without the path.
     """
+    # As which pathlib takes the current folder, whatever file may be there.
+    if not os.fspath(spec):
+        raise WeightsError("the path is empty")
     try:
         path = Path(spec).expanduser()
         os.stat(path)

@@ -196,7 +196,7 @@ def test_what_compresses_well_still_loads_where_it_is_a_network_s_size() -> None
     ("make", "reason"),
     [
         (os.mkfifo, "a named pipe, and a file is needed"),
-        (Path.mkdir, "Is a directory"),
+        (Path.mkdir, "weights.pt holds no weights file"),
         (lambda path: path.symlink_to("/dev/zero"), "a device, and a file is needed"),
         (lambda path: path.symlink_to(path.parent / "nothing"), "nothing is at that path"),
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
@@ -218,7 +218,7 @@ def test_what_is_no_file_is_an_error_at_once(make: Any, reason: str, tmp_path: P
         ("a/" * 3000, "File name too long"),
         ("a\0b", "embedded null"),
         ("x\ny", "'x.ny' is neither"),
-        ("", "Is a directory"),
+        ("", "the path is empty"),
     ],
     ids=["user", "long", "deep", "NUL", "newline", "empty"],
 )
