@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-import fasti3d
 from benchmarks import memory, peers
 from fasti3d import dense, reference
 from fasti3d.video import to_clip
@@ -31,14 +30,8 @@ def made_frames(count: int) -> Tensor:
     return peers.clip(case)[0].permute(1, 2, 3, 0).add(1).mul(127.5).to(torch.uint8).contiguous()
 
 
-def _model() -> fasti3d.I3D:
-    model = fasti3d.I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
-    return model
-
-
 def _dense(chunk: int) -> Features:
-    model = _model()
+    model = peers.our_network()
 
     def features(frames: Tensor) -> Tensor:
         found = dense.dense_features(model, frames, len(frames), features="pooled", chunk=chunk)
@@ -48,7 +41,7 @@ def _dense(chunk: int) -> Features:
 
 
 def _one_pass() -> Features:
-    model = _model()
+    model = peers.our_network()
     return lambda frames: model.extract_features(to_clip(frames)[None])[0]
 
 
@@ -71,7 +64,7 @@ CANDIDATES: dict[str, Callable[[], Features]] = {
     "dense, chunks of 64": lambda: _dense(64),
     "dense, chunks of 32": lambda: _dense(32),
     ONE_PASS: _one_pass,
-    "windows of 16, step 8": lambda: _windows(_model()),
+    "windows of 16, step 8": lambda: _windows(peers.our_network()),
     "windows of 16, step 8, plain network": lambda: _windows(peers.random_reference()),
 }
 

@@ -51,8 +51,7 @@ def write_video(path: Path, frames: int) -> Path:
 
 
 def ours(stack: int, step: int) -> Extract:
-    model = fasti3d.I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
+    model = peers.our_network()
 
     def extract(video: Path, out: Path) -> Path:
         done = fasti3d.extract(video, out, model=model, stack=stack, step=step, tail="drop")

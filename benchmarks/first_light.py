@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import fasti3d
 from benchmarks import gpu_timing, peers
 from benchmarks.predicted import Gpu, Launch, predict
 from fasti3d.engine.describe.inception import graph_of
@@ -101,18 +100,12 @@ def overlap(out: Path) -> None:
 
 def _plans(cases: tuple[tuple[int, torch.dtype], ...]) -> Iterator[tuple[peers.Case, Plan]]:
     """A plan of Triton kernels for each case, as far as there are kernels for its dtype."""
-    model = _model()
+    model = peers.our_network().to(DEVICE)
     for batch, dtype in cases:
         if why := gpu.why_not(DEVICE, dtype):
             say(f"{dtype}: {why}")
             continue
         yield peers.Case((batch, *CLIP), dtype, "cuda"), Plan(graph_of(model), dtype, DEVICE)
-
-
-def _model() -> fasti3d.I3D:
-    model = fasti3d.I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
-    return model.to(DEVICE)
 
 
 def warm(out: Path) -> None:
@@ -160,7 +153,7 @@ def network(out: Path) -> None:
     rows = []
     for batch, dtype in TIMED:
         case = peers.Case((batch, *CLIP), dtype, "cuda")
-        model, x = _model().to(dtype), peers.clip(case)
+        model, x = peers.our_network().to(DEVICE, dtype), peers.clip(case)
         with torch.no_grad():
             error = peers.relative_error(model(x), peers.expected_logits(case))
             say(f"{case}: relative error of the logits {error:.2e}")
@@ -195,7 +188,7 @@ def launches(out: Path) -> None:
     """Every kernel of a pass in a trace of one replay, beside what the model predicts."""
     for case, plan in _plans(TIMED[:2]):
         x = peers.clip(case)
-        expected = predict(graph_of(_model()), case.shape, Gpu.of(DEVICE))
+        expected = predict(graph_of(peers.our_network()), case.shape, Gpu.of(DEVICE))
         with torch.no_grad():
             replay = gpu_timing.captured(lambda plan=plan, x=x: plan.compute(x, {"Logits"}, x.dtype))
             measured = traced(replay)

@@ -89,10 +89,15 @@ def _forward(model: Callable[[Tensor], Tensor], x: Tensor) -> Forward:
     return forward
 
 
-def _our_model(case: Case) -> tuple[nn.Module, Tensor]:
+def our_network() -> fasti3d.I3D:
+    """fasti3d's network with the reference's weights."""
     model = fasti3d.I3D().eval().requires_grad_(False)
     model.load_state_dict(random_reference().state_dict())
-    return _placed(model, case, torch.contiguous_format)
+    return model
+
+
+def _our_model(case: Case) -> tuple[nn.Module, Tensor]:
+    return _placed(our_network(), case, torch.contiguous_format)
 
 
 def _fasti3d(case: Case) -> Forward:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from benchmarks import peers
-from fasti3d import I3D
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.graph import Head
 from fasti3d.engine.plan import Plan
@@ -27,9 +26,7 @@ class PlannedStep(NamedTuple):
 
 def planned_steps(case: peers.Case) -> list[PlannedStep]:
     """Of the plan of the case's clip; runs each once."""
-    model = I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
-    plan = Plan(graph_of(model.to(case.device)), case.dtype, torch.device(case.device))
+    plan = Plan(graph_of(peers.our_network().to(case.device)), case.dtype, torch.device(case.device))
     reports = report_plan(case.shape, case.dtype, torch.device(case.device)).steps
     found = []
     x = peers.clip(case)

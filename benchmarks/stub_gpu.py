@@ -1,4 +1,4 @@
-"""A machine that passes for one with an H200 to all of fasti3d but the GPU's own work, which nobody does.
+"""Stands in for a machine with an H200: all of fasti3d runs as there, except the GPU's own work.
 
 Kernels are compiled and launched by Triton's own code, up to the driver's call. What is left of a call of the
 network is what its Python costs.
@@ -117,7 +117,7 @@ def h200() -> Iterator[Driver]:
             put(module, "gpu_traits", lambda device: H200)
         put(dependent_launch, "overlaps", lambda device: True)
         put(steps, "piece_bytes", lambda device: PIECE_BYTES)
-        put(plan, "_multiprocessors", lambda device: H200.sms)
+        put(plan, "_sms", lambda device: H200.sms)
         put(PackedConv3d, "pack", staticmethod(_pack))
         put(steps, "max_pool3d_into", _pool)
         put(steps, "average_head", head_launch.head)
@@ -129,5 +129,5 @@ def h200() -> Iterator[Driver]:
         put(guard, "concerns", lambda device: not guard.is_off())
         put(guard, "guard_of", lambda device: SimpleNamespace(allows=lambda key, subject: True))
         put(triton.runtime.driver, "_active", driver)
-        patch(range_is_known())  # which on a GPU nobody looks at
+        patch(range_is_known())  # whose values are not inspected on a GPU
         yield driver

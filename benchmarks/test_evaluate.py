@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import fasti3d
 from benchmarks import extract_work, peers
 from benchmarks.conftest import Race
-from fasti3d import reference
 from fasti3d.train.data import Video
 from fasti3d.train.evaluation import VIEWS, Scorer
 from fasti3d.video import read_frames, to_clip
@@ -22,15 +20,12 @@ OURS, PLAIN = "fasti3d, views full", "torch, all frames at once"
 
 
 def _ours() -> Callable[[Path], Tensor]:
-    model = fasti3d.I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
-    scorer = Scorer(model, "rgb", VIEWS["full"])
+    scorer = Scorer(peers.our_network(), "rgb", VIEWS["full"])
     return lambda path: scorer(Video(path, None, "clip"))
 
 
 def _plain() -> Callable[[Path], Tensor]:
-    model = reference.I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
+    model = peers.random_reference()
 
     @torch.no_grad()
     def logits(path: Path) -> Tensor:

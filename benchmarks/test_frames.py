@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import fasti3d
 from benchmarks import peers
 from benchmarks.conftest import Race
 from benchmarks.peers import Case, Forward
@@ -29,9 +28,7 @@ def _frames(case: Case) -> Tensor:
 
 def _forward(case: Case, prepare: Callable[[Tensor], Tensor]) -> Forward:
     """The pass over what ``prepare``, which counts, makes of the frames."""
-    model = fasti3d.I3D().eval().requires_grad_(False)
-    model.load_state_dict(peers.random_reference().state_dict())
-    model.to(case.device, case.dtype)
+    model = peers.our_network().to(case.device, case.dtype)
     frames = _frames(case)
 
     def forward() -> Tensor:

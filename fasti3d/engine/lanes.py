@@ -42,7 +42,7 @@ class Window:
             last[lane] = i
 
 
-def windows(nodes: Sequence[Node], of: Shapes, multiprocessors: int) -> list[Window]:
+def windows(nodes: Sequence[Node], of: Shapes, sms: int) -> list[Window]:
     """The windows of a schedule for which lanes are expected to pay on a GPU with so many SMs."""
     live = _live(nodes)
     found: list[Window] = []
@@ -52,18 +52,18 @@ def windows(nodes: Sequence[Node], of: Shapes, multiprocessors: int) -> list[Win
             continue
         begin = max((i for i in range(end) if live[i] == 1), default=0)
         lanes = _lanes(nodes[begin:end])
-        if pays(nodes[begin:end], lanes, of, multiprocessors):
+        if pays(nodes[begin:end], lanes, of, sms):
             found.append(Window(begin, end, (*lanes, 0)))
             limit = begin
     return found[::-1]
 
 
-def pays(nodes: Sequence[Node], lanes: Sequence[int], of: Shapes, multiprocessors: int) -> bool:
+def pays(nodes: Sequence[Node], lanes: Sequence[int], of: Shapes, sms: int) -> bool:
     """Whether there are lanes, and one that leaves SMs idle at each of its steps: estimated, not measured."""
     peaks: dict[int, int] = {}
     for node, lane in zip(nodes, lanes, strict=True):
         peaks[lane] = max(peaks.get(lane, 0), tiles(of[node.out]))
-    return len(peaks) > 1 and min(peaks.values()) < multiprocessors
+    return len(peaks) > 1 and min(peaks.values()) < sms
 
 
 def tiles(shape: Sequence[int]) -> int:

@@ -222,7 +222,7 @@ class Plan:
         beside: list[Window] = []
         if in_graph:
             steps = [self._over_cells(step) for step in steps]
-            beside = windows(graph.nodes, of, _multiprocessors(self.device))
+            beside = windows(graph.nodes, of, _sms(self.device))
         layout = lay_out(graph, steps, of, self.dtype, self.device, beside)
         with self._lock:
             self._layouts[key] = layout
@@ -354,7 +354,7 @@ class InGraph:
         return plan.compute_from(x, plan.layout(shape, wanted, in_graph=True), wanted, dtype, lanes)
 
 
-def _multiprocessors(device: torch.device) -> int:
+def _sms(device: torch.device) -> int:
     """SMs that steps could leave idle."""
     return gpu.gpu_traits(device).sms if device.type == "cuda" else 0
 

@@ -125,7 +125,7 @@ def h200(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(PackedConv3d, "pack", pack)
     monkeypatch.setattr(gpu, "gpu_traits", lambda device: H200)
-    monkeypatch.setattr(plans, "_multiprocessors", lambda device: H200.sms)
+    monkeypatch.setattr(plans, "_sms", lambda device: H200.sms)
     monkeypatch.setattr(network, "TRUNK", NARROW)
     monkeypatch.setattr(network, "FEATURE_CHANNELS", 96)
 
@@ -182,7 +182,7 @@ def test_a_join_a_fork_or_a_lifetime_that_is_missing_is_seen(h200: None) -> None
 
 
 def test_without_lanes_a_layout_is_what_it_was(h200: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "_multiprocessors", lambda device: 0)
+    monkeypatch.setattr(plans, "_sms", lambda device: 0)
     plan, _ = inception("Mixed_5c")
     found, serial = (plan.layout(CLIP, {"Mixed_5c"}, in_graph=its) for its in (True, False))
     assert found.nbytes == serial.nbytes

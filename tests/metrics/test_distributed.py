@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from clip_making import noise
-from waiting import PATIENCE
+from two_processes import results_of
 
 from fasti3d import FrechetVideoDistance
 
@@ -56,23 +52,7 @@ dist.destroy_process_group()
 @pytest.mark.usefixtures("colours")
 @pytest.mark.filterwarnings("ignore:FVD of:UserWarning")
 def test_two_processes_give_the_score_of_all_clips(tmp_path: Path) -> None:
-    folder = Path(__file__).parent
-    path = os.pathsep.join([str(folder), str(folder.parents[1]), os.environ.get("PYTHONPATH", "")])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo"},
-        )
-        for rank in range(2)
-    ]
-    results = []
-    for worker in workers:
-        out, errors = worker.communicate(timeout=PATIENCE)
-        assert worker.returncode == 0, errors
-        results.append(json.loads(out.splitlines()[-1]))
+    results = results_of(WORKER, tmp_path / "meeting")
 
     whole = FrechetVideoDistance(keep_features=True)
     whole.update(noise(21, seed=1), real=True)

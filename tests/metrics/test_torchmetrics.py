@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
-import os
 import pickle
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from clip_making import noise
-from waiting import PATIENCE
+from two_processes import results_of
 
 import fasti3d
 
@@ -202,23 +199,7 @@ dist.destroy_process_group()
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed")
 def test_two_processes_give_the_score_of_all_clips(tmp_path: Path) -> None:
-    folder = Path(__file__).parent
-    path = os.pathsep.join([str(folder), str(folder.parents[1]), os.environ.get("PYTHONPATH", "")])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo"},
-        )
-        for rank in range(2)
-    ]
-    results = []
-    for worker in workers:
-        out, errors = worker.communicate(timeout=PATIENCE)
-        assert worker.returncode == 0, errors
-        results.append(json.loads(out.splitlines()[-1]))
+    results = results_of(WORKER, tmp_path / "meeting")
     assert results[0][:2] == results[1][:2]
     assert [result[2] for result in results] == [16, 5]
     for index, preset in enumerate(("tf", "cd-fvd")):
