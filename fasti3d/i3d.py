@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fasti3d import network, reference
-from fasti3d.engine.describe.inception import Description, describe, keeps_grid, known_stem, watch
+from fasti3d.engine.describe.description import Description
+from fasti3d.engine.describe.inception import describe, keeps_grid, known_stem, watch
 from fasti3d.engine.describe.parts import MismatchError
 from fasti3d.engine.describe.watch import Watch
-from fasti3d.engine.graph_op import planned
-from fasti3d.engine.plan import Plan
 from fasti3d.forms import is_watched
-from fasti3d.inputs import (
-    as_floats,
-    autocast_dtype,
-    check_clip,
-    check_range,
-    warn_of_gradients,
-    without_autocast,
-)
-from fasti3d.ops.fingerprint import fingerprint
-from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
-from fasti3d.runtime.route import compute_dtype
+from fasti3d.fused import FusedNetwork, Kept
+from fasti3d.inputs import as_floats, check_clip
 from fasti3d.train.step import Part, check_tensors, walk
 from fasti3d.train.step import describe as describe_training
-from fasti3d.utils.derived import DerivedCache, memory_of
-from fasti3d.widths import last_layer
+from fasti3d.utils.derived import DerivedCache
 
 if TYPE_CHECKING:
     from fasti3d.weights import Checkpoint, Spec
@@ -40,25 +29,10 @@ if TYPE_CHECKING:
 _Network = TypeVar("_Network", bound="I3D")
 
 _log = logging.getLogger(__name__)
-_FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The methods that clips are given to.
 _ENTRANCES = ("forward", "forward_endpoints", "extract_features")
 _LAST = "Mixed_5c"
-_ORDINARY = reference.I3D.forward_endpoints
-_CHANGED = "a class between it and fasti3d.reference.I3D, or a patch, changes its forward"
 _RECOMPUTE = ("auto", "relu", "none")
-
-
-class _Kept(NamedTuple):
-    """A plan, and what tells whether it still is of the network."""
-
-    watch: Watch
-    described: Description
-    names: tuple[str, ...]
-    device: torch.device
-    dtype: torch.dtype
-    fingerprint: int
-    plan: Plan
 
 
 class _Trained(NamedTuple):
@@ -68,7 +42,7 @@ class _Trained(NamedTuple):
     parts: dict[str, Part]
 
 
-class I3D(reference.I3D):
+class I3D(FusedNetwork, reference.I3D):
     """Inflated Inception-v1 (Carreira & Zisserman, CVPR 2017): a drop-in PyTorch backbone.
 
     In training mode its trunk is a few nodes of autograd's graph, which keep less than half of what the
@@ -113,12 +87,9 @@ class I3D(reference.I3D):
         fasti3d.weights.WeightsError: weights that cannot be downloaded or read, or do not fit.
     """
 
-    # Whether the ordinary path is the reference's own, which a class between the two may have changed.
-    _follows_reference: ClassVar[bool] = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._follows_reference = cls.__mro__[cls.__mro__.index(I3D) + 1] is reference.I3D
+    _reference: ClassVar[type[nn.Module]] = reference.I3D
+    _ordinary: ClassVar[Any] = reference.I3D.forward_endpoints
+    _classifier: ClassVar[str] = "logits"
 
     def __init__(
         self,
@@ -134,9 +105,6 @@ class I3D(reference.I3D):
         if in_channels is None:
             in_channels = 3 if checkpoint is None else checkpoint.in_channels
         super().__init__(num_classes, in_channels, dropout=dropout)
-        self._labels: tuple[tuple[str, ...], nn.Module | None] | None = None
-        self._plan: _Kept | None = None
-        self._plans: DerivedCache[Plan] = DerivedCache()
         self._trained: _Trained | None = None
         self._recompute = "auto"
         if checkpoint is not None:
@@ -206,53 +174,26 @@ class I3D(reference.I3D):
 
         load_into(self, checkpoint)
 
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """A name for each class, in logit order, as long as the classifier is the one they were given for."""
-        if self._labels is None:
-            return None
-        names, layer = self._labels
-        if layer is not last_layer(getattr(self, "logits", None)) or len(names) != self.num_classes:
-            return None
-        return names
+    def _outputs(self) -> Sequence[str]:
+        return network.OUTPUTS
 
-    @labels.setter
-    def labels(self, names: Iterable[str] | None) -> None:
-        if names is None:
-            self._labels = None
-            return
-        names = (names,) if isinstance(names, str) else tuple(names)
-        if len(names) != self.num_classes:
-            raise ValueError(
-                f"labels must be a name for each of the {self.num_classes} classes, got {len(names)}: "
-                "replace the classifier first (replace_logits), then set labels"
-            )
-        self._labels = names, last_layer(self.logits)
+    def _maps(self) -> tuple[str, ...]:
+        return tuple(self._trunk())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, T, H, W) in [-1, 1] -> time-averaged logits (N, num_classes)."""
-        return self.forward_endpoints(x, ("Logits",))["Logits"]
+    def _last(self) -> str:
+        return _LAST
 
-    def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        wanted = network.check_endpoints(names)
-        if isinstance(x, fx.Proxy):  # nothing can be known of it
-            return super().forward_endpoints(x, wanted)
-        compiled = takes_operators(x)
-        kept = None if torch.compiler.is_compiling() else self._unchanged()
-        clip_dtype = self._check(x, wanted, kept)
-        dtype = autocast_dtype(x.device) or clip_dtype
-        maps = None
-        if compiled:
-            maps = self._operator(x, wanted, dtype)
-        elif needs_ordinary_path(x):
-            pass
-        elif self.training:
-            check_range(x)
-            maps = self._training_step(x, wanted, dtype, clip_dtype)
-        else:
-            check_range(x)
-            maps = self._fused(x, wanted, dtype, kept)
-        return super().forward_endpoints(as_floats(x, clip_dtype), wanted) if maps is None else maps
+    def _described(self, names: tuple[str, ...]) -> Description:
+        return describe(self, names)
+
+    def _watch(self, names: tuple[str, ...]) -> Watch:
+        return watch(self, names)
+
+    def _as_floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return as_floats(x, dtype)
+
+    def _as_planned(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x
 
     @property
     def recompute(self) -> str:
@@ -266,7 +207,7 @@ class I3D(reference.I3D):
             raise ValueError(f"recompute must be one of {', '.join(map(repr, _RECOMPUTE))}, got {value!r}")
         self._recompute = value
 
-    def _training_step(
+    def _step_of_training(
         self, x: Tensor, wanted: set[str], dtype: torch.dtype, clip_dtype: torch.dtype
     ) -> dict[str, Tensor] | None:
         """The endpoints of a checked clip by the training step, or None where the ordinary path must run."""
@@ -275,7 +216,7 @@ class I3D(reference.I3D):
         except MismatchError as why:
             _log.debug("%s trains as an ordinary module: %s", type(self).__name__, why)
             return None
-        trunk = {_map_of(name) for name in wanted}
+        trunk = self._needed(wanted)
         if not parts.keys() >= trunk:
             return None
         recompute = self._recompute == "relu" or (self._recompute == "auto" and x.device.type != "cpu")
@@ -289,8 +230,8 @@ class I3D(reference.I3D):
         if self.gradient_checkpointing:
             raise MismatchError("gradient_checkpointing is on")
         if not self._is_followed():
-            raise MismatchError(_CHANGED)
-        names = tuple(self._trunk())
+            raise MismatchError(self._why_not_followed())
+        names = self._maps()
         kept = self._trained
         if kept is None or tuple(kept.parts) != names or not kept.watch.holds():
             kept = _Trained(watch(self, names), describe_training(self, names))
@@ -298,44 +239,7 @@ class I3D(reference.I3D):
         self._trained = kept
         return kept.parts
 
-    def _operator(self, x: Tensor, wanted: set[str], dtype: torch.dtype) -> dict[str, Tensor] | None:
-        """The endpoints in the graph of a compiler, or None where the ordinary path must run."""
-        described = self._describe(x, dtype)
-        if described is None or not _may_be_operator(x, described):
-            return None
-        described = _differentiable(described)
-        trunk = _without_scores(wanted, described)
-        if not described.names.keys() >= {_map_of(name) for name in trunk}:
-            return None
-        return self._with_scores(planned(described, x, trunk, dtype), wanted, described)
-
-    def _fused(
-        self, x: Tensor, wanted: set[str], dtype: torch.dtype, kept: _Kept | None
-    ) -> dict[str, Tensor] | None:
-        """The endpoints of a checked clip by the fused path, or None where the ordinary one must run.
-
-        A classifier that the fused path does not know runs as it is, on the fused trunk.
-        """
-        kept = self._planned(x, dtype, kept)
-        if kept is None:
-            return None
-        described = _differentiable(kept.described)
-        trunk = _without_scores(wanted, described)
-        if not described.names.keys() >= {_map_of(name) for name in trunk}:
-            return None
-        with torch.no_grad(), without_autocast(x.device):
-            maps = kept.plan.run(x, trunk, dtype)
-        return self._with_scores(maps, wanted, described)
-
-    def _with_scores(
-        self, maps: dict[str, Tensor], wanted: set[str], described: Description
-    ) -> dict[str, Tensor]:
-        """The wanted endpoints, of which the scores are the classifier's own where it is not known."""
-        if described.classifier is None and wanted.intersection(network.SCORES):
-            maps |= self._head(maps[_LAST], wanted)
-        return {name: maps[name] for name in network.OUTPUTS if name in wanted}
-
-    def _check(self, x: Tensor, wanted: set[str], kept: _Kept | None) -> torch.dtype:
+    def _check(self, x: Tensor, wanted: set[str], kept: Kept | None) -> torch.dtype:
         """The dtype of a clip that the network takes, or that bytes are scaled to; raises for all others."""
         channels: int | None = None
         dtype: torch.dtype | None = None
@@ -351,106 +255,8 @@ class I3D(reference.I3D):
             return x.dtype
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
 
-    def _describe(self, x: Tensor, dtype: torch.dtype) -> Description | None:
-        """What the network is, or None where the ordinary path must run."""
-        try:
-            return self._match(x, dtype)
-        except MismatchError as why:
-            if not torch.compiler.is_compiling():
-                _log.debug("%s runs as an ordinary module: %s", type(self).__name__, why)
-            return None
-
-    def _match(self, x: Tensor, dtype: torch.dtype) -> Description:
-        """What the network is; MismatchError, which says why, where the ordinary path must run."""
-        if self.training:
-            raise MismatchError("it is in training mode: call model.eval()")
-        if dtype not in _FUSED_DTYPES:
-            raise MismatchError(f"clips are {dtype}, not float32, bfloat16 or float16")
-        if not self._is_followed():
-            raise MismatchError(_CHANGED)
-        described = describe(self, tuple(self._trunk()))
-        for t in (*described.tensors, *described.head_tensors):
-            if t.device != x.device or t.dtype not in _FUSED_DTYPES:
-                raise MismatchError(f"a tensor is {t.dtype} on {t.device}, clips are on {x.device}")
-        if self._needs_gradients(x, described.tensors):
-            raise MismatchError("gradients are asked for: call it under torch.no_grad()")
-        return described
-
-    def why_not_fused(self) -> str:
-        """Why clips in the weights' dtype, on their device, do not run fused: one sentence; empty if they do.
-
-        The same is logged at level DEBUG, under the name ``fasti3d.i3d``, at each call that does not.
-
-        Example:
-            >>> model = fasti3d.I3D().eval()
-            >>> handle = model.Mixed_3b.register_forward_hook(print)
-            >>> model.why_not_fused()
-            'Mixed_3b (Mixed) has hooks, or a forward of its own'
-        """
-        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
-        with torch.no_grad():
-            try:
-                self._match(like.detach()[:0], like.dtype)
-            except MismatchError as why:
-                return str(why)
-        return ""
-
-    def _is_followed(self) -> bool:
-        """Whether the ordinary path is the reference's own."""
-        return self._follows_reference and reference.I3D.forward_endpoints is _ORDINARY
-
-    def _needs_gradients(self, x: Tensor, tensors: list[Tensor]) -> bool:
-        if not takes_gradients(x, *tensors):
-            return False
-        if not (torch.compiler.is_compiling() or takes_gradients(x)) and all(
-            p.requires_grad and p.grad is None for p in self.parameters()
-        ):
-            warn_of_gradients()
-        return True
-
-    def _unchanged(self) -> _Kept | None:
-        """The last plan, if the network's parts are what they were; their values may be others."""
-        kept = self._plan
-        if kept is None or kept.names != tuple(self._trunk()) or not kept.watch.holds():
-            return None
-        return kept
-
-    def current_plan(self, x: Tensor, dtype: torch.dtype) -> Plan | None:
-        """The plan for the weights as they are now, or None where the ordinary path must run."""
-        kept = self._planned(x, dtype, self._unchanged())
-        return None if kept is None else kept.plan
-
-    def _planned(self, x: Tensor, dtype: torch.dtype, kept: _Kept | None) -> _Kept | None:
-        """A plan for the weights as they are now, where ``kept`` is of unchanged parts, or None where the
-        ordinary path must run.
-        """
-        computed_in = compute_dtype(x.device, dtype)
-        if kept is not None and (kept.device, kept.dtype) == (x.device, computed_in):
-            if self.training or not self._is_followed() or self._needs_gradients(x, kept.described.tensors):
-                return None
-            if kept.fingerprint == fingerprint(kept.described.tensors + kept.described.head_tensors):
-                return kept
-        described = self._describe(x, dtype)
-        if described is None:
-            return None
-        tensors = described.tensors + described.head_tensors
-        if x.device.type != "cpu" and any(t.is_inference() for t in tensors):
-            return None  # without version counters an edit could not be seen
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return None  # what is captured is computed later, and the plan's weights are needed now
-        names = tuple(self._trunk())
-        mark = fingerprint(tensors)
-        # What no tensor holds: eps.
-        key = (names, tuple(described.trunk.floats), x.device, computed_in, mark)
-        plan = self._plans.get(
-            key, lambda: Plan(described.graph(), computed_in, x.device), lambda: memory_of(tensors)
-        )
-        self._plan = _Kept(watch(self, names), described, names, x.device, computed_in, mark, plan)
-        return self._plan
-
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles leave the plan out: it is derived, large and quick to make."""
-        return self.__dict__ | {"_plan": None, "_trained": None}
+        return super().__getstate__() | {"_trained": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Earlier versions kept what is now read from the modules.
@@ -470,32 +276,6 @@ def checkpoint_of(weights: Spec) -> Checkpoint:
     from fasti3d.weights import load
 
     return load(weights)
-
-
-def _map_of(endpoint: str) -> str:
-    """The last map of the trunk that an endpoint needs."""
-    return _LAST if endpoint in network.HEAD else endpoint
-
-
-def _differentiable(described: Description) -> Description:
-    """The description without a classifier that gradients are asked for."""
-    if takes_gradients(*described.head_tensors):
-        return described._replace(classifier=None)
-    return described
-
-
-def _without_scores(wanted: set[str], described: Description) -> set[str]:
-    """What is asked of the fused trunk in place of the scores of a classifier that it does not know."""
-    if described.classifier is not None or not wanted.intersection(network.SCORES):
-        return wanted
-    return wanted.difference(network.SCORES) | {_LAST}
-
-
-def _may_be_operator(x: Tensor, described: Description) -> bool:
-    """Whether the operator may stand for the network in a graph."""
-    # A graph's own tensors are overwritten without a trace, which could not be seen on a GPU.
-    tensors = described.tensors + described.head_tensors
-    return x.device.type == "cpu" or all(isinstance(t, nn.Parameter) for t in tensors if t.dim() == 5)
 
 
 def clip_for(model: I3D, x: Tensor) -> Tensor:

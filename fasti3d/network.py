@@ -7,7 +7,7 @@ the checkpoint converters) reads it from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 BN_EPS = 1e-3
@@ -98,14 +98,14 @@ SCORES: tuple[str, ...] = ("Logits", "Predictions")
 OUTPUTS: tuple[str, ...] = (*TRUNK, *HEAD)
 
 
-def check_endpoints(names: Iterable[str]) -> set[str]:
-    """The names of outputs as a set; ValueError for an unknown one, or a bare string."""
+def check_endpoints(names: Iterable[str], known: Collection[str] = OUTPUTS) -> set[str]:
+    """The names of outputs, of those that are known, as a set; ValueError for another, or a bare string."""
     if isinstance(names, str):
         raise ValueError(
             f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list"
         )
     wanted = set(names)
-    unknown = sorted(wanted.difference(OUTPUTS))
+    unknown = sorted(wanted.difference(known))
     if unknown:
-        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(OUTPUTS)}")
+        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(known)}")
     return wanted

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fasti3d.engine.code import decode
-from fasti3d.engine.describe.inception import Description
+from fasti3d.engine.describe.description import Description
 from fasti3d.engine.graph import Graph, shapes
 from fasti3d.engine.plan import Plan
 from fasti3d.engine.replay import replay

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import nn
 
 from fasti3d import network
-from fasti3d.engine.code import Code, decode
+from fasti3d.engine.code import Code
+from fasti3d.engine.describe.description import Description
 from fasti3d.engine.describe.parts import (
     DROPOUTS,
     NORMS,
@@ -24,45 +25,6 @@ from fasti3d.forms import MixedForm, PoolForm, Size, UnitForm, form_of, stated_f
 
 Spec: TypeAlias = network.Conv | network.Pool | network.Mixed
 _ONE, _THREE = (1, 1, 1), (3, 3, 3)
-
-
-class Description(NamedTuple):
-    """What the outputs of an eval-mode network depend on.
-
-    Attributes:
-        trunk: its code, and in it its tensors.
-        names: the values of its endpoints.
-        classifier: weight and bias, where the fused path knows all of the head.
-        why: why it does not know all of it; empty if it does.
-    """
-
-    trunk: Code
-    names: dict[str, int]
-    classifier: tuple[Tensor, Tensor | None] | None
-    why: str
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return self.trunk.tensors
-
-    @property
-    def head_tensors(self) -> list[Tensor]:
-        return [t for t in self.classifier or () if t is not None]
-
-    def coded(self) -> tuple[Code, dict[str, int]]:
-        """The code with the head, and the values of all endpoints that the fused path knows."""
-        code, names = self.trunk.copy(), dict(self.names)
-        weight, bias = self.classifier or (None, None)
-        *_, last = names.values()
-        names["Features"], scores = code.head(last, network.HEAD_POOL, weight, bias, "Logits")
-        if weight is not None:
-            names["Logits"] = scores
-            names["Predictions"] = code.softmax(scores, "Predictions")
-        return code, names
-
-    def graph(self) -> Graph:
-        code, names = self.coded()
-        return decode(code.numbers, code.tensors, code.floats, names, code.paths)
 
 
 def describe(model: nn.Module, names: tuple[str, ...]) -> Description:
@@ -92,8 +54,8 @@ def describe(model: nn.Module, names: tuple[str, ...]) -> Description:
         conv = known_conv(logits, _ONE, _ONE, channels, "logits", classifier=True)
         check_dtypes([t for t in (conv.weight, conv.bias) if t is not None], first, "the classifier")
     except MismatchError as mismatch:
-        return Description(trunk.code, values, None, str(mismatch))
-    return Description(trunk.code, values, (conv.weight, conv.bias), "")
+        return Description(trunk.code, values, network.HEAD_POOL, None, str(mismatch))
+    return Description(trunk.code, values, network.HEAD_POOL, (conv.weight, conv.bias), "")
 
 
 def graph_of(model: nn.Module) -> Graph:

@@ -1,0 +1,1 @@
+"""I3D-ResNet: the networks that model zoos call I3D, one variant per implementation."""

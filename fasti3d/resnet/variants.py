@@ -1,0 +1,234 @@
+"""The shape of each I3D-ResNet as data, and how its implementation prepares clips.
+
+A ResNet whose 1x1 convolutions are inflated along time (Wang et al., "Non-local Neural Networks", CVPR
+2018). Implementations agree on blocks and widths, and differ in the stem's stride, in pooling and in
+non-local blocks: at one clip size their work differs by a factor of 3.4. Everything that walks the
+network reads it from here.
+
+Sources: facebookresearch/video-nonlocal-net and Tushar-N/pytorch-resnet3d (caffe2-*),
+facebookresearch/pytorchvideo and PySlowFast (pytorchvideo-8x8, slow-8x8, c2d-8x8), open-mmlab/mmaction2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle, islice
+from typing import NamedTuple, TypeAlias
+
+Triple: TypeAlias = tuple[int, int, int]
+
+BN_EPS = 1e-5
+STEM_CHANNELS = 64
+# Inner channels of the bottlenecks per stage; what leaves a stage has EXPANSION times as many.
+WIDTHS = (64, 128, 256, 512)
+EXPANSION = 4
+FEATURE_CHANNELS = WIDTHS[-1] * EXPANSION
+# Bottlenecks per stage, by depth.
+BLOCKS: Mapping[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# What a non-local block computes; None where there are none.
+MODES = ("embedded_gaussian", "dot_product", "gaussian")
+
+
+class Pool(NamedTuple):
+    """A max-pool with ``padding`` on both sides of each axis, which never wins."""
+
+    kernel: Triple
+    stride: Triple
+    padding: Triple = (0, 0, 0)
+
+
+class Preprocessing(NamedTuple):
+    """How an implementation prepares RGB frames of 0 to 255.
+
+    Attributes:
+        mean, std: per channel, in units of 0 to 255: a clip is (frames - mean) / std.
+        frames, step: frames per clip, and frames of the video per frame of the clip.
+        views: clips per video times crops per clip, in its published accuracy.
+        size: of the shorter side, and of the crops.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    frames: int
+    step: int
+    views: tuple[int, int]
+    size: int = 256
+
+
+class NonLocal(NamedTuple):
+    """How an implementation computes non-local blocks.
+
+    Attributes:
+        modes: those that it has.
+        pools_first: whether keys and values are pooled before their convolutions, or after them.
+        scaled: whether scores are divided by the square root of their channels before the softmax.
+        out_bias: whether the convolution before the batch norm has a bias.
+        places: blocks of res3 and res4 that one follows, counted from 0, by depth.
+    """
+
+    modes: tuple[str, ...]
+    pools_first: bool
+    scaled: bool
+    out_bias: bool
+    places: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+class Variant(NamedTuple):
+    """One implementation's network.
+
+    Attributes:
+        stem: window of the first convolution, which pads half of it on both sides.
+        stem_stride: of the stem along time; along height and width it is 2.
+        pool: after the stem.
+        pool2: after res2.
+        taps: frames of each bottleneck's first convolution per stage, in turn over its blocks.
+        head: window of the average pool at stride 1; None averages over the whole map.
+        non_local: None where the implementation has no such blocks.
+        preprocessing: of its published weights.
+    """
+
+    stem: Triple
+    stem_stride: int
+    pool: Pool
+    pool2: Pool | None
+    taps: tuple[tuple[int, ...], ...]
+    head: Triple | None
+    non_local: NonLocal | None
+    preprocessing: Preprocessing
+
+    def taps_of(self, stage: int, blocks: int) -> tuple[int, ...]:
+        """Frames of the first convolution of each of a stage's blocks."""
+        return tuple(islice(cycle(self.taps[stage]), blocks))
+
+
+_I3D_TAPS = ((3,), (3, 1), (3, 1), (1, 3))
+_HALVE = Pool((2, 1, 1), (2, 1, 1))
+_PADDED = Pool((1, 3, 3), (1, 2, 2), (0, 1, 1))
+_UNPADDED = Pool((1, 3, 3), (1, 2, 2))
+
+_EVERY_OTHER = (1, 3)
+_CAFFE2 = NonLocal(
+    ("embedded_gaussian",),
+    True,
+    True,
+    True,
+    {50: (_EVERY_OTHER, (1, 3, 5)), 101: (_EVERY_OTHER, (6, 13, 20))},
+)
+_PYSLOWFAST = NonLocal(
+    ("embedded_gaussian", "dot_product"),
+    True,
+    True,
+    True,
+    {50: (_EVERY_OTHER, (1, 3, 5)), 101: (_EVERY_OTHER, (1, 3, 5))},
+)
+_MMACTION2 = NonLocal(MODES, False, False, False, {50: (_EVERY_OTHER, (1, 3, 5))})
+
+_GREY, _GREY_STD = (114.75,) * 3, (57.375,) * 3
+_IMAGENET, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "caffe2-32x2": Variant(
+        (5, 7, 7),
+        2,
+        Pool((2, 3, 3), (2, 2, 2)),
+        _HALVE,
+        _I3D_TAPS,
+        None,
+        _CAFFE2,
+        Preprocessing(_GREY, _GREY_STD, 32, 2, (10, 3)),
+    ),
+    "caffe2-8x8": Variant(
+        (5, 7, 7),
+        1,
+        _UNPADDED,
+        _HALVE,
+        _I3D_TAPS,
+        None,
+        _CAFFE2,
+        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
+    ),
+    "pytorchvideo-8x8": Variant(
+        (5, 7, 7),
+        1,
+        _PADDED,
+        _HALVE,
+        _I3D_TAPS,
+        (4, 7, 7),
+        _PYSLOWFAST,
+        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
+    ),
+    "mmaction2-32x2": Variant(
+        (5, 7, 7),
+        2,
+        Pool((1, 3, 3), (2, 2, 2), (0, 1, 1)),
+        _HALVE,
+        _I3D_TAPS,
+        None,
+        _MMACTION2,
+        Preprocessing(_IMAGENET, _IMAGENET_STD, 32, 2, (10, 3)),
+    ),
+    "mmaction2-heavy": Variant(
+        (5, 7, 7),
+        1,
+        _PADDED,
+        _HALVE,
+        ((3,),) * 4,
+        None,
+        _MMACTION2,
+        Preprocessing(_IMAGENET, _IMAGENET_STD, 32, 2, (10, 3)),
+    ),
+    "slow-8x8": Variant(
+        (1, 7, 7),
+        1,
+        _PADDED,
+        None,
+        ((1,), (1,), (3,), (3,)),
+        (8, 7, 7),
+        None,
+        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
+    ),
+    "c2d-8x8": Variant(
+        (1, 7, 7),
+        1,
+        _PADDED,
+        _HALVE,
+        ((1,),) * 4,
+        (4, 7, 7),
+        None,
+        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
+    ),
+}
+
+
+def check_network(variant: str, depth: int, non_local: str | None) -> Variant:
+    """The variant of a name, where it has networks of a depth and with such non-local blocks.
+
+    Raises:
+        ValueError: it has not, or there is no such variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}: the stem's stride and "
+            "the pools differ, so choose the implementation that the weights come from"
+        )
+    if depth not in BLOCKS:
+        raise ValueError(f"depth must be one of {', '.join(map(str, BLOCKS))}, got {depth!r}")
+    found = VARIANTS[variant]
+    if non_local is None:
+        return found
+    if non_local not in MODES:
+        raise ValueError(f"non_local must be None or one of {', '.join(map(repr, MODES))}, got {non_local!r}")
+    its = found.non_local
+    if its is None or non_local not in its.modes:
+        able = [
+            name for name, v in VARIANTS.items() if v.non_local is not None and non_local in v.non_local.modes
+        ]
+        raise ValueError(
+            f"{variant} has no {non_local} non-local blocks: those that have are {', '.join(able)}"
+        )
+    if depth not in its.places:
+        raise ValueError(
+            f"{variant} has no non-local network of depth {depth}: choose one of {sorted(its.places)}"
+        )
+    return found
