@@ -55,7 +55,38 @@ class MixedForm(NamedTuple):
         return self.containers or self[:7]
 
 
-Form: TypeAlias = UnitForm | PoolForm | MixedForm
+class BottleneckForm(NamedTuple):
+    """Three convolutions with batch norm, ReLU after the first two; the shortcut is added, then ReLU."""
+
+    units: tuple[tuple[nn.Module | None, nn.Module | None], ...]
+    shortcut: nn.Module | None
+    non_local: nn.Module | None
+
+    @property
+    def children(self) -> tuple[nn.Module | None, ...]:
+        return (*(part for unit in self.units for part in unit), self.shortcut, self.non_local)
+
+
+class NonLocalForm(NamedTuple):
+    """x + bn(out(attention)), of queries theta(x) and, pooled by 1x2x2 before or after, phi(x) and g(x).
+
+    ``theta`` and ``phi`` may be missing. A ``scale`` of None stands for no softmax.
+    """
+
+    theta: nn.Module | None
+    phi: nn.Module | None
+    g: nn.Module | None
+    out: nn.Module | None
+    bn: nn.Module | None
+    pools_first: bool
+    scale: float | None
+
+    @property
+    def children(self) -> tuple[nn.Module | None, ...]:
+        return self[:5]
+
+
+Form: TypeAlias = UnitForm | PoolForm | MixedForm | BottleneckForm | NonLocalForm
 
 
 def states_form(cls: _Class) -> _Class:

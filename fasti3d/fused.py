@@ -45,7 +45,7 @@ class FusedNetwork(nn.Module):
     its parts are; the reference has ``forward_endpoints`` and ``_head``, and the properties that follow.
     """
 
-    # The class whose forward is fused, its ``forward_endpoints`` as it was written, and the classifier's name.
+    # The class whose forward is fused, its ``forward_endpoints`` as written, and the classifier's name.
     _reference: ClassVar[type[nn.Module]]
     _ordinary: ClassVar[Any]
     _classifier: ClassVar[str]

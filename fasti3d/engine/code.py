@@ -7,10 +7,23 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fasti3d.engine.graph import Add, Concat, Conv, Graph, Head, Node, Norm, Pool, Relu, Softmax, Triple
+from fasti3d.engine.graph import (
+    Add,
+    Attention,
+    Concat,
+    Conv,
+    Graph,
+    Head,
+    Node,
+    Norm,
+    Pool,
+    Relu,
+    Softmax,
+    Triple,
+)
 
 # Each node is a record of numbers: its kind, what it writes, and its fields. Tensors and floats are indices.
-_CONV, _NORM, _RELU, _ADD, _POOL, _CONCAT, _HEAD, _SOFTMAX = range(8)
+_CONV, _NORM, _RELU, _ADD, _POOL, _CONCAT, _HEAD, _SOFTMAX, _ATTENTION = range(9)
 _NONE = -1
 _SAME = (-1, -1, -1)
 
@@ -65,6 +78,11 @@ class Code(NamedTuple):
 
     def concat(self, xs: Sequence[int], path: str) -> int:
         return self._add(path, _CONCAT, [len(xs), *xs])
+
+    def attention(self, q: int, k: int, v: int, scale: float | None, path: str) -> int:
+        if scale is not None:
+            self.floats.append(scale)
+        return self._add(path, _ATTENTION, [q, k, v, _NONE if scale is None else len(self.floats) - 1])
 
     def head(
         self, x: int, window: Sequence[int] | None, weight: Tensor | None, bias: Tensor | None, path: str
@@ -133,6 +151,9 @@ def decode(
             nodes.append(Pool(out, x, triple(), triple(), padding(), name=name))
         elif kind == _CONCAT:
             nodes.append(Concat(out, tuple(next(read) for _ in range(x)), name=name))
+        elif kind == _ATTENTION:
+            k, v, scale = next(read), next(read), next(read)
+            nodes.append(Attention(out, x, k, v, None if scale == _NONE else floats[scale], name=name))
         elif kind == _HEAD:
             window: Triple | None = triple()
             window = None if window == (0, 0, 0) else window

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fasti3d.engine.graph import (
+    Attention,
     Concat,
     Conv,
     ConvPool,
@@ -31,6 +32,12 @@ def flop(node: Node, of: Shapes) -> int:
         return flop(node.conv, of | {node.conv.out: between})
     if isinstance(node, PoolConv):
         return flop(node.conv, of)
+    if isinstance(node, Attention):
+        n, width, *places = of[node.q]
+        _, channels, *keys = of[node.v]
+        if node.scale is None:  # keys times values first
+            return 2 * n * width * channels * (math.prod(places) + math.prod(keys))
+        return 2 * n * (width + channels) * math.prod(places) * math.prod(keys)
     if isinstance(node, Head) and node.weight is not None:
         n, _, *size = of[node.x]
         places = math.prod(output_size(size, node.window, (1, 1, 1), (0, 0, 0))) if node.window else 1

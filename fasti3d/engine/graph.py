@@ -171,6 +171,30 @@ class Concat(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Attention(Node):
+    """softmax(scale * q k^T) v over the places of maps, or, without a scale, q k^T v over the number of keys.
+
+    ``q`` is (N, D, T, H, W), ``k`` (N, D, ...) and ``v`` (N, C, ...) of one size. Sums are float32 at least.
+    """
+
+    q: int
+    k: int
+    v: int
+    scale: float | None
+
+    READS = ("q", "k", "v")
+
+    def shapes(self, of: Shapes) -> Iterable[Shape]:
+        (n, width, *size), (_, keys, *places), (_, channels, *others) = (of[x] for x in self.reads)
+        if width != keys or places != others:
+            raise ValueError(
+                f"{self.name or 'attention'} takes queries and keys of one width and keys and values of one "
+                f"size, got {[of[x] for x in self.reads]}"
+            )
+        yield (n, channels, *size)
+
+
+@dataclass(frozen=True, eq=False)
 class Head(Node):
     """Averages over a window at stride 1 without padding, or over the whole map, and a linear classifier.
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from fasti3d.engine.graph import (
     Add,
+    Attention,
     Concat,
     Conv,
     ConvPool,
@@ -33,7 +34,7 @@ from fasti3d.engine.place import Interval, place
 from fasti3d.engine.steps import Maps, Step
 
 # Nodes whose results lie in the block.
-_PLACED = (Conv, Norm, Relu, Add, Pool, Concat, Siblings, ConvPool, PoolConv)
+_PLACED = (Conv, Norm, Relu, Add, Pool, Concat, Siblings, ConvPool, PoolConv, Attention)
 
 
 @dataclass(frozen=True)

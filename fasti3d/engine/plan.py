@@ -18,6 +18,7 @@ from torch import Tensor
 from fasti3d.engine.cuda_graphs import Graphs
 from fasti3d.engine.graph import (
     Add,
+    Attention,
     Concat,
     Conv,
     ConvPool,
@@ -46,6 +47,7 @@ from fasti3d.engine.rewrite import (
 )
 from fasti3d.engine.steps import (
     AddStep,
+    AttentionStep,
     ConcatStep,
     ConvPoolStep,
     ConvStep,
@@ -74,6 +76,7 @@ _SIMPLE = {
     Relu: ReluStep,
     Add: AddStep,
     Concat: ConcatStep,
+    Attention: AttentionStep,
     Head: HeadStep,
     Softmax: SoftmaxStep,
     Opaque: OpaqueStep,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fasti3d.engine.graph import (
     Add,
+    Attention,
     Concat,
     Conv,
     Graph,
@@ -22,6 +23,7 @@ from fasti3d.engine.graph import (
     Softmax,
     Triple,
 )
+from fasti3d.ops.attention import attention
 from fasti3d.same_padding import pad_same
 
 
@@ -51,6 +53,8 @@ def _run(node: Node, of: dict[int, Any]) -> tuple[Any, ...]:
         return (F.max_pool3d(clip, node.kernel, node.stride, padding),)
     if isinstance(node, Concat):
         return (torch.cat([of[x] for x in node.xs], dim=1),)
+    if isinstance(node, Attention):
+        return (attention(*(of[x] for x in node.reads), node.scale),)
     if isinstance(node, Head):
         return _head(node, of[node.x])
     if isinstance(node, Softmax):

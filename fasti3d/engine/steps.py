@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fasti3d.engine.graph import (
     Add,
+    Attention,
     Concat,
     Conv,
     ConvPool,
@@ -29,6 +30,7 @@ from fasti3d.engine.graph import (
     Siblings,
     Softmax,
 )
+from fasti3d.ops.attention import attend, places
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
 from fasti3d.ops.i3d_head.op import average_head
@@ -274,6 +276,17 @@ class ConcatStep(Step):
             if x.data_ptr() != target.data_ptr():
                 target.copy_(x)
             channel += x.shape[1]
+
+
+class AttentionStep(Step):
+    """Attention of every place of a map to others."""
+
+    def __init__(self, node: Attention) -> None:
+        self.node: Attention = node
+
+    def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
+        q, k, v, out = (places(maps[value]) for value in (*self.node.reads, self.node.out))
+        attend(q, k, v, self.node.scale, out)
 
 
 class HeadStep(Step):

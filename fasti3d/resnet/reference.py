@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasti3d.network import HEAD, SCORES
+from fasti3d.forms import BottleneckForm, NonLocalForm, states_form
+from fasti3d.network import HEAD, SCORES, check_endpoints
 from fasti3d.reference import BatchNorm3d
 from fasti3d.resnet.variants import (
     BLOCKS,
@@ -24,16 +25,26 @@ from fasti3d.resnet.variants import (
     WIDTHS,
     NonLocal,
     Pool,
-    Triple,
     Variant,
     check_network,
 )
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
+# What runs before the head: the endpoints of all variants, and their modules.
+_TRUNK = {
+    "conv1": "conv1",
+    "pool1": "pool1",
+    "res2": "layer1",
+    "pool2": "pool2",
+    "res3": "layer2",
+    "res4": "layer3",
+    "res5": "layer4",
+}
 # Stages of which blocks may be followed by non-local ones.
 _WITH_NON_LOCAL = {"layer2": 0, "layer3": 1}
 
 
+@states_form
 class NonLocalBlock(nn.Module):
     """x + BN(out(attention(x))): every position of a map attends to every other, keys at half the size.
 
@@ -47,10 +58,10 @@ class NonLocalBlock(nn.Module):
     def __init__(self, channels: int, mode: str, form: NonLocal) -> None:
         super().__init__()
         inner = channels // 2
-        self.mode = mode
         self.pools_first = form.pools_first
-        self.scaled = form.scaled
         embeds = mode != "gaussian"
+        # Of the scores before the softmax; None divides them by the number of keys in its place.
+        self.scale = None if mode == "dot_product" else inner**-0.5 if form.scaled else 1.0
         self.theta = nn.Conv3d(channels, inner, 1) if embeds else None
         self.phi = nn.Conv3d(channels, inner, 1) if embeds else None
         self.g = nn.Conv3d(channels, inner, 1)
@@ -62,19 +73,19 @@ class NonLocalBlock(nn.Module):
         theta = x if self.theta is None else self.theta(x)
         phi = self._reduced(self.phi, x, pooled)
         g = self._reduced(self.g, x, pooled)
-        n, inner, *size = theta.shape
+        n, _, *size = theta.shape
         # (N, places, channels) each; sums in float32 at least.
         q, k, v = (y.flatten(2).transpose(1, 2) for y in (theta, phi, g))
         wide = torch.promote_types(q.dtype, torch.float32)
         scores = q.to(wide) @ k.to(wide).transpose(1, 2)
-        if self.mode == "dot_product":
-            shares = scores / scores.shape[2]
-        else:
-            shares = (scores * inner**-0.5 if self.scaled else scores).softmax(dim=2)
+        shares = scores / scores.shape[2] if self.scale is None else (scores * self.scale).softmax(dim=2)
         y = (shares @ v.to(wide)).to(q.dtype)
         y = y.transpose(1, 2).reshape(n, v.shape[2], *size)
         added: Tensor = x + self.bn(self.out(y))
         return added
+
+    def stated_form(self) -> NonLocalForm | None:
+        return NonLocalForm(self.theta, self.phi, self.g, self.out, self.bn, self.pools_first, self.scale)
 
     def _reduced(self, conv: nn.Conv3d | None, x: Tensor, pooled: Tensor | None) -> Tensor:
         """Keys or values: at half the height and width."""
@@ -83,6 +94,7 @@ class NonLocalBlock(nn.Module):
         return F.max_pool3d(x if conv is None else conv(x), (1, 2, 2))
 
 
+@states_form
 class Bottleneck(nn.Module):
     """conv (kt,1,1), conv 1x3x3 with the stride, conv 1x1x1; plus the shortcut, then ReLU."""
 
@@ -108,6 +120,10 @@ class Bottleneck(nn.Module):
         y = F.relu(y + (x if self.downsample is None else self.downsample(x)))
         return y if self.nl is None else self.nl(y)
 
+    def stated_form(self) -> BottleneckForm | None:
+        units = (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)
+        return BottleneckForm(units, self.downsample, self.nl)
+
 
 class I3DResNet(nn.Module):
     """I3D-ResNet as its implementation wrote it; see ``fasti3d.I3DResNet`` for the arguments."""
@@ -132,6 +148,7 @@ class I3DResNet(nn.Module):
             3, STEM_CHANNELS, table.stem, (table.stem_stride, 2, 2), (t // 2, h // 2, w // 2), bias=False
         )
         self.bn1 = BatchNorm3d(STEM_CHANNELS, eps=BN_EPS)
+        self.pool1 = _max_pool(table.pool)
         channels = STEM_CHANNELS
         for i, (stage, width, blocks) in enumerate(zip(_STAGES, WIDTHS, BLOCKS[depth], strict=True)):
             made = []
@@ -142,6 +159,9 @@ class I3DResNet(nn.Module):
                 for place in table.non_local.places[depth][_WITH_NON_LOCAL[stage]]:
                     made[place].nl = NonLocalBlock(channels, non_local, table.non_local)
             self.add_module(stage, nn.Sequential(*made))
+            if i == 0 and table.pool2 is not None:
+                self.pool2 = _max_pool(table.pool2)
+        self.avgpool = nn.AdaptiveAvgPool3d(1) if table.head is None else nn.AvgPool3d(table.head, 1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(FEATURE_CHANNELS, num_classes)
         _initialize(self)
@@ -149,18 +169,11 @@ class I3DResNet(nn.Module):
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The names of all outputs, in order of computation."""
-        return (*(name for name, _ in self._trunk()), *HEAD)
+        return (*self._trunk(), *HEAD)
 
-    def _trunk(self) -> list[tuple[str, str | Pool]]:
-        """What runs before the head: each endpoint with the module or the pool that computes it."""
-        found: list[tuple[str, str | Pool]] = [
-            ("conv1", "conv1"),
-            ("pool1", self.table.pool),
-            ("res2", "layer1"),
-        ]
-        if self.table.pool2 is not None:
-            found.append(("pool2", self.table.pool2))
-        return [*found, ("res3", "layer2"), ("res4", "layer3"), ("res5", "layer4")]
+    def _trunk(self) -> dict[str, str]:
+        """The module of each endpoint before the head, in order."""
+        return {name: part for name, part in _TRUNK.items() if hasattr(self, part)}
 
     def forward_endpoints(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Runs no further than needed and returns the maps asked for.
@@ -173,17 +186,14 @@ class I3DResNet(nn.Module):
         Raises:
             ValueError: a name that is not an endpoint.
         """
-        wanted = check_names(names, self.endpoints)
+        wanted = check_endpoints(names, self.endpoints)
         maps: dict[str, Tensor] = {}
-        for name, part in self._trunk():
+        for name, part in self._trunk().items():
             if wanted.issubset(maps):
                 break
-            if isinstance(part, Pool):
-                x = F.max_pool3d(x, part.kernel, part.stride, part.padding)
-            elif name == "conv1":
-                x = F.relu(self.bn1(self.conv1(x)))
-            else:
-                x = getattr(self, part)(x)
+            x = getattr(self, part)(x)
+            if name == "conv1":
+                x = F.relu(self.bn1(x))
             if name in wanted:
                 maps[name] = x
         if wanted.intersection(HEAD):
@@ -192,7 +202,8 @@ class I3DResNet(nn.Module):
 
     def _head(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         """What follows res5."""
-        pooled = _average(x, self.table.head)
+        half = x.dtype in (torch.float16, torch.bfloat16)  # which torch does not pool on the CPU
+        pooled = self.avgpool(x.float() if half else x).to(x.dtype)
         maps = {"Features": pooled.mean(dim=(3, 4))}
         if wanted.intersection(SCORES):
             places = self.dropout(pooled).flatten(2).transpose(1, 2)
@@ -209,29 +220,12 @@ class I3DResNet(nn.Module):
         return self.forward_endpoints(x, ("Features",))["Features"]
 
 
-def check_names(names: Iterable[str], known: tuple[str, ...]) -> set[str]:
-    """The names of outputs as a set; ValueError for an unknown one, or a bare string."""
-    if isinstance(names, str):
-        raise ValueError(
-            f"names must be a collection of endpoint names, got the string {names!r}: wrap it in a list"
-        )
-    wanted = set(names)
-    if unknown := sorted(wanted.difference(known)):
-        raise ValueError(f"unknown endpoints {unknown}: choose from {', '.join(known)}")
-    return wanted
-
-
-def _average(x: Tensor, window: Triple | None) -> Tensor:
-    """The head's average pool; summed in float32 at least."""
-    half = x.dtype in (torch.float16, torch.bfloat16)  # which torch does not pool on the CPU
-    floats = x.float() if half else x
-    if window is None:
-        return floats.mean(dim=(2, 3, 4), keepdim=True).to(x.dtype)
-    return F.avg_pool3d(floats, window, stride=1).to(x.dtype)
+def _max_pool(pool: Pool) -> nn.MaxPool3d:
+    return nn.MaxPool3d(*pool)
 
 
 def _initialize(model: nn.Module) -> None:
-    """He et al.'s for convolutions; zero for what ends a residual branch, so that it begins as the identity."""
+    """He et al.'s for convolutions; zero for what ends a non-local block, which so begins as the identity."""
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

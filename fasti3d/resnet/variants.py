@@ -209,8 +209,8 @@ def check_network(variant: str, depth: int, non_local: str | None) -> Variant:
     """
     if variant not in VARIANTS:
         raise ValueError(
-            f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}: the stem's stride and "
-            "the pools differ, so choose the implementation that the weights come from"
+            f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}: strides and "
+            "pools differ, so choose the implementation that the weights come from"
         )
     if depth not in BLOCKS:
         raise ValueError(f"depth must be one of {', '.join(map(str, BLOCKS))}, got {depth!r}")

@@ -30,7 +30,13 @@ def methods(cls: type[Any]) -> tuple[Callable[..., Any] | None, ...]:
 
 
 # As torch has them: a method that a user exchanges on a class is meant to run.
-_TORCH_METHODS: dict[Any, Any] = {cls: methods(cls) for cls in (nn.Conv3d, *NORMS, *DROPOUTS)}
+_TORCH_METHODS: dict[Any, Any] = {
+    cls: methods(cls)
+    for cls in (
+        *(nn.Conv3d, *NORMS, *DROPOUTS),
+        *(nn.Sequential, nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.Linear),
+    )
+}
 
 
 def check_torch() -> None:
