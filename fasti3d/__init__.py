@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion.fuse import fuse
     from fasti3d.i3d import I3D
+    from fasti3d.i3d_resnet import I3DResNet
     from fasti3d.inspect.plan_report import plan
     from fasti3d.metrics import FrechetVideoDistance, fvd
     from fasti3d.two_stream import TwoStreamI3D
@@ -26,6 +27,7 @@ __all__ = [
     "Classification",
     "Extraction",
     "FrechetVideoDistance",
+    "I3DResNet",
     "TVL1Params",
     "TwoStreamI3D",
     "__version__",
@@ -52,6 +54,7 @@ __all__ = [
 # Loaded when first used: the command line need not wait for torch, nor the network for decoders.
 _HOMES = {
     "I3D": "fasti3d.i3d",
+    "I3DResNet": "fasti3d.i3d_resnet",
     "Classification": "fasti3d.classification.result",
     "Extraction": "fasti3d.extraction",
     "FrechetVideoDistance": "fasti3d.metrics",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 from fasti3d.engine.describe.description import Description
 from fasti3d.engine.describe.parts import MismatchError
 from fasti3d.engine.describe.watch import Watch
+from fasti3d.engine.graph import Graph
 from fasti3d.engine.graph_op import planned
 from fasti3d.engine.plan import Plan
-from fasti3d.inputs import autocast_dtype, check_range, warn_of_gradients, without_autocast
+from fasti3d.inputs import autocast_dtype, warn_of_gradients, without_autocast
 from fasti3d.network import HEAD, SCORES, check_endpoints
 from fasti3d.ops.fingerprint import fingerprint
 from fasti3d.ops.registry import needs_ordinary_path, takes_gradients, takes_operators
@@ -62,7 +63,9 @@ class FusedNetwork(nn.Module):
         self._plan: Kept | None = None
         self._plans: DerivedCache[Plan] = DerivedCache()
 
-    # What a class says of its network.
+    # What a class says of its network, and its reference computes.
+
+    _head: Callable[[Tensor, set[str]], dict[str, Tensor]]
 
     def _outputs(self) -> Sequence[str]:
         """The names of all outputs, in order of computation."""
@@ -94,6 +97,10 @@ class FusedNetwork(nn.Module):
 
     def _as_planned(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """A clip as a plan takes it, which may be as it is."""
+        raise NotImplementedError
+
+    def _check_range(self, x: Tensor) -> None:
+        """Warns of values, or raises for some, that the network cannot be meant to take."""
         raise NotImplementedError
 
     def _step_of_training(
@@ -142,10 +149,10 @@ class FusedNetwork(nn.Module):
         elif needs_ordinary_path(x):
             pass
         elif self.training:
-            check_range(x)
+            self._check_range(x)
             maps = self._step_of_training(x, wanted, dtype, clip_dtype)
         else:
-            check_range(x)
+            self._check_range(x)
             maps = self._fused(x, wanted, dtype, kept)
         return self._run_ordinary(self._as_floats(x, clip_dtype), wanted) if maps is None else maps
 
@@ -226,6 +233,10 @@ class FusedNetwork(nn.Module):
             raise MismatchError("gradients are asked for: call it under torch.no_grad()")
         return described
 
+    def graph(self) -> Graph:
+        """What the network computes in eval mode; MismatchError where that is not known."""
+        return self._described(self._maps()).graph()
+
     def why_not_fused(self) -> str:
         """Why clips in the weights' dtype, on their device, do not run fused: one sentence; empty if they do.
 
@@ -245,10 +256,14 @@ class FusedNetwork(nn.Module):
                 return str(why)
         return ""
 
+    def why_not_whole(self) -> str:
+        """Why the head of a network that runs fused does not; empty if it does."""
+        return self._described(self._maps()).why
+
     def _is_followed(self) -> bool:
         """Whether the ordinary path is the reference's own."""
-        its: Any = self._reference.forward_endpoints
-        return self._follows_reference and its is type(self)._ordinary
+        its: Any = self._reference
+        return self._follows_reference and its.forward_endpoints is type(self)._ordinary
 
     def _why_not_followed(self) -> str:
         its = f"{self._reference.__module__}.{self._reference.__name__}"
@@ -295,8 +310,7 @@ class FusedNetwork(nn.Module):
             return None  # what is captured is computed later, and the plan's weights are needed now
         names = self._maps()
         mark = fingerprint(tensors)
-        # What no tensor holds: eps.
-        key = (names, tuple(described.trunk.floats), x.device, computed_in, mark)
+        key = (names, described.structure, x.device, computed_in, mark)
         plan = self._plans.get(
             key, lambda: Plan(described.graph(), computed_in, x.device), lambda: memory_of(tensors)
         )

@@ -18,7 +18,7 @@ from fasti3d.engine.describe.parts import MismatchError
 from fasti3d.engine.describe.watch import Watch
 from fasti3d.forms import is_watched
 from fasti3d.fused import FusedNetwork, Kept
-from fasti3d.inputs import as_floats, check_clip
+from fasti3d.inputs import as_floats, check_clip, check_range
 from fasti3d.train.step import Part, check_tensors, walk
 from fasti3d.train.step import describe as describe_training
 from fasti3d.utils.derived import DerivedCache
@@ -191,6 +191,9 @@ class I3D(FusedNetwork, reference.I3D):
 
     def _as_floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return as_floats(x, dtype)
+
+    def _check_range(self, x: Tensor) -> None:
+        check_range(x)
 
     def _as_planned(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x

@@ -18,6 +18,8 @@ _FRAME_STEP = 8
 # Nearly every frame scaled to 0-1 has something darker; in [-1, 1] a clip whose darkest value lies between
 # here and 0 is as good as never seen.
 _DARK = 0.05
+# No frame normalized by a mean and a standard deviation has values beyond.
+_NORMALIZED = 10.0
 _warned: set[str] = set()
 _known: ContextVar[bool] = ContextVar("_known", default=False)
 
@@ -108,8 +110,9 @@ def _check_size(x: Tensor, window: tuple[int, int, int]) -> None:
         )
 
 
-def check_range(x: Tensor) -> None:
-    """Raises for non-finite values and warns, once a process and kind, for values outside the range.
+def check_range(x: Tensor, *, normalized: bool = False) -> None:
+    """Raises for non-finite values and warns, once a process and kind, for values outside the range: [-1, 1],
+    or what frames have after mean and standard deviation.
 
     Only on the CPU, where looking is free; a GPU would have to stop for it.
     """
@@ -120,6 +123,14 @@ def check_range(x: Tensor) -> None:
         raise ValueError(
             f"x must be finite, but has values from {low} to {high}: look at what came before the network"
         )
+    if normalized:
+        if high > _NORMALIZED or low < -_NORMALIZED:
+            _warn_once(
+                f"x has values from {low:.3g} to {high:.3g}; the network expects frames less its mean, "
+                "divided by its standard deviation: give 0-255 as uint8, which is normalized here",
+                "normalized",
+            )
+        return
     if high > 2.0 or low < -2.0:
         _warn_once(
             f"x has values from {low:.3g} to {high:.3g}; the network expects [-1, 1]: "

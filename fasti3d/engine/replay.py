@@ -54,7 +54,7 @@ def _run(node: Node, of: dict[int, Any]) -> tuple[Any, ...]:
     if isinstance(node, Concat):
         return (torch.cat([of[x] for x in node.xs], dim=1),)
     if isinstance(node, Attention):
-        return (attention(*(of[x] for x in node.reads), node.scale),)
+        return (attention(of[node.q], of[node.k], of[node.v], node.scale),)
     if isinstance(node, Head):
         return _head(node, of[node.x])
     if isinstance(node, Softmax):

@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from fasti3d.engine.describe.watch import Watch
 from fasti3d.forms import is_watched
+from fasti3d.fused import FusedNetwork
 from fasti3d.fusion.program import Program, program_of
-from fasti3d.i3d import I3D
 from fasti3d.reference import BatchNorm3d
 
 
@@ -64,8 +64,8 @@ def _is_relu(module: nn.Module) -> bool:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    """Whether there is nothing to find inside: no modules, or an I3D, which fuses itself."""
-    return not module._modules or isinstance(module, I3D)
+    """Whether there is nothing to find inside: no modules, or a network that fuses itself."""
+    return not module._modules or isinstance(module, FusedNetwork)
 
 
 class _Value(fx.Proxy):
@@ -153,7 +153,7 @@ def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
     names = {module: name for name, module in network.named_modules()}
     graphs, opaque = _trace(network)
     called: dict[fx.Node, nn.Module] = {}
-    fixed = {m for part in names if isinstance(part, I3D) for m in part.modules()}
+    fixed = {m for part in names if isinstance(part, FusedNetwork) for m in part.modules()}
     for root, graph in graphs:
         for node in graph.nodes:
             if node.op == "call_module":

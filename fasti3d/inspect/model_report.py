@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fasti3d.engine.describe.inception import describe
+from fasti3d.fused import FusedNetwork
 from fasti3d.fusion.planned import Planned
-from fasti3d.i3d import I3D
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class PartReport:
 
 
 def report_model(model: nn.Module) -> tuple[PartReport, ...]:
-    """Every `I3D` in a model, and every part that `fuse` traced, in eval mode under ``torch.no_grad()``.
+    """Every network of this library in a model, and every part that `fuse` traced, as it runs in eval mode
+    under ``torch.no_grad()``.
 
     Args:
         model: any module.
@@ -40,8 +40,8 @@ def report_model(model: nn.Module) -> tuple[PartReport, ...]:
     """
     found = []
     for path, part in model.named_modules():
-        if isinstance(part, I3D):
-            found.append(PartReport(path, type(part).__name__, *_of_i3d(part)))
+        if isinstance(part, FusedNetwork):
+            found.append(PartReport(path, type(part).__name__, *_of_network(part)))
         elif isinstance(planned := vars(part).get("forward"), Planned):
             why = planned.why_not()
             runs = "layer by layer" if why else "fused"
@@ -49,8 +49,8 @@ def report_model(model: nn.Module) -> tuple[PartReport, ...]:
     return tuple(found)
 
 
-def _of_i3d(model: I3D) -> tuple[str, str]:
+def _of_network(model: FusedNetwork) -> tuple[str, str]:
     if why := model.why_not_fused():
         return "as an ordinary module", why
-    why = describe(model, tuple(model._trunk())).why
+    why = model.why_not_whole()
     return ("fused but for its head", why) if why else ("fused", "")

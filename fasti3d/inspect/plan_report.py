@@ -14,6 +14,7 @@ from fasti3d.engine.describe import inception
 from fasti3d.engine.describe.parts import MismatchError
 from fasti3d.engine.graph import Graph, Node, Shapes, shapes, without_values
 from fasti3d.engine.plan import Plan
+from fasti3d.fused import FusedNetwork
 from fasti3d.fusion.planned import graph_of
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
@@ -105,7 +106,8 @@ def plan(module: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = No
     """Plans a network for clips of a shape; nothing is computed.
 
     Args:
-        module: an `I3D`, one of ``fasti3d.compat``, or any network that `fuse` can plan, in eval mode.
+        module: an `I3D`, an `I3DResNet`, one of ``fasti3d.compat``, or any network that `fuse` can plan, in
+            eval mode.
         shape: of the clips, (N, C, T, H, W).
         dtype: of the clips; that of the network's weights if None.
 
@@ -130,6 +132,13 @@ def plan(module: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = No
         check_clip(clip, module.in_channels, None, window=network.HEAD_POOL)
         try:
             graph = inception.graph_of(module)
+        except MismatchError as why:
+            raise ValueError(f"module cannot be planned: {why}") from None
+        return _report(graph, ["Logits"], shape, dtype, like.device, {})
+    if isinstance(module, FusedNetwork):
+        check_clip(torch.empty(tuple(shape), dtype=dtype, device="meta"), None, None)
+        try:
+            graph = module.graph()
         except MismatchError as why:
             raise ValueError(f"module cannot be planned: {why}") from None
         return _report(graph, ["Logits"], shape, dtype, like.device, {})

@@ -225,11 +225,15 @@ def _max_pool(pool: Pool) -> nn.MaxPool3d:
 
 
 def _initialize(model: nn.Module) -> None:
-    """He et al.'s for convolutions; zero for what ends a non-local block, which so begins as the identity."""
+    """He et al.'s, and the paper's for non-local blocks, which begin as the identity."""
     for module in model.modules():
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv3d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, NonLocalBlock):
-            nn.init.zeros_(module.bn.weight)
+    for block in model.modules():
+        if isinstance(block, NonLocalBlock):
+            for conv in (block.theta, block.phi, block.g, block.out):
+                if conv is not None:
+                    nn.init.normal_(conv.weight, std=0.01)
+                    if conv.bias is not None:
+                        nn.init.zeros_(conv.bias)
+            nn.init.zeros_(block.bn.weight)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from fasti3d.weights.cache import get, verify
     from fasti3d.weights.checkpoint import Checkpoint, load_into
     from fasti3d.weights.loading import convert, load, load_partial
+    from fasti3d.weights.resnet_checkpoint import ResNetCheckpoint, load_resnet
 
 __all__ = [
     "KINETICS_400_LABELS",
     "Checkpoint",
     "Entry",
+    "ResNetCheckpoint",
     "Spec",
     "WeightsError",
     "cache_dir",
@@ -28,6 +30,7 @@ __all__ = [
     "load",
     "load_into",
     "load_partial",
+    "load_resnet",
     "registry",
     "verify",
 ]
@@ -42,6 +45,8 @@ __getattr__, __dir__ = lazily(
         "load": "fasti3d.weights.loading",
         "load_into": "fasti3d.weights.checkpoint",
         "load_partial": "fasti3d.weights.loading",
+        "ResNetCheckpoint": "fasti3d.weights.resnet_checkpoint",
+        "load_resnet": "fasti3d.weights.resnet_checkpoint",
         "verify": "fasti3d.weights.cache",
     },
 )

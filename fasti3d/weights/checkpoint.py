@@ -229,7 +229,7 @@ def standard(key: str, tensor: Tensor) -> Tensor:
     """A copy on the CPU as float32 (or int64, for counters) that shares no memory with a file or a tensor."""
     if tensor.is_meta:
         raise WeightsError(f"{brief(key)} is on the meta device, where it has no numbers")
-    counter = key.endswith("bn.num_batches_tracked")
+    counter = key.endswith(".num_batches_tracked")
     if tensor.layout != torch.strided or not (counter or tensor.is_floating_point()):
         raise WeightsError(
             f"{brief(key)} is {tensor.dtype} ({tensor.layout}); plain floating-point weights are needed"
@@ -248,6 +248,14 @@ def _compare(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], unexpected: Iterable[str] = ()
 ) -> str:
     """What keeps ``found`` from being ``expected``, with advice; empty if nothing does."""
+    listed = problems_of(expected, found, unexpected)
+    return "; ".join([listed, *_advice(expected, found)]) if listed else ""
+
+
+def problems_of(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], unexpected: Iterable[str] = ()
+) -> str:
+    """What keeps ``found`` from being ``expected``: names and shapes; empty if nothing does."""
     problems = {
         "missing": [key for key in expected if key not in found],
         "unexpected": [*unexpected, *(key for key in found if key not in expected)],
@@ -257,8 +265,7 @@ def _compare(
             if key in found and found[key].shape != tensor.shape
         ],
     }
-    listed = [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]
-    return "; ".join([*listed, *_advice(expected, found)]) if listed else ""
+    return "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
 
 
 def _some(keys: list[str]) -> str:

@@ -51,7 +51,7 @@ def load(spec: Spec) -> Checkpoint:
         >>> load("kinetics400-rgb").num_classes  # doctest: +SKIP
         400
     """
-    return read_checkpoint(_source(spec))
+    return read_checkpoint(source_of(spec))
 
 
 def load_partial(spec: Spec) -> dict[str, Tensor]:
@@ -69,10 +69,10 @@ def load_partial(spec: Spec) -> dict[str, Tensor]:
     Example:
         >>> model.load_state_dict(load_partial("trunk.pt"), strict=False)  # doctest: +SKIP
     """
-    return read_partial(_source(spec))
+    return read_partial(source_of(spec))
 
 
-def _source(spec: Spec) -> Source:
+def source_of(spec: Spec) -> Source:
     """What to read from, which is not opened yet.
 
     Raises:
@@ -143,7 +143,7 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
     Example:
         >>> fasti3d.weights.convert("rgb_imagenet.pt", "rgb.safetensors")  # doctest: +SKIP
     """
-    source = _source(src)
+    source = source_of(src)
     return save(read_checkpoint(source), dst, source=source)
 
 
@@ -176,13 +176,22 @@ def save_network(
         WeightsError: it is not a complete I3D, or the folder cannot be written to.
     """
     checkpoint = replace(read_checkpoint(tensors), source="a network in memory", labels=labels)
+    return save(checkpoint, network_file(folder), source=tensors)
+
+
+def network_file(folder: str | os.PathLike[str]) -> Path:
+    """The file of a network in a folder, which is created.
+
+    Raises:
+        WeightsError: it cannot be created.
+    """
     try:
         path = Path(folder).expanduser()
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL character, no such user
         why = getattr(error, "strerror", None) or error
         raise WeightsError(f"the folder {brief(folder, 300)} cannot be created: {why}") from error
-    return save(checkpoint, path / _NETWORK, source=tensors)
+    return path / _NETWORK
 
 
 def _is_at(source: Source, path: Path) -> bool:

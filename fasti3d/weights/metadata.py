@@ -29,6 +29,7 @@ class Metadata:
         format, source, sha256: of the weights' origin, as in ``Checkpoint``; empty where it does not say.
         labels: class names in logit order, where they are known.
         training: what a training run recorded (``fasti3d.train.record``), as JSON.
+        variant: of an I3D-ResNet; empty for others.
     """
 
     format: str = ""
@@ -36,6 +37,7 @@ class Metadata:
     sha256: str = ""
     labels: tuple[str, ...] | None = None
     training: Json | None = None
+    variant: str = ""
 
     def encoded(self) -> dict[str, str]:
         """The metadata for safetensors."""
@@ -44,6 +46,8 @@ class Metadata:
             record["labels"] = KINETICS_400 if self.labels == KINETICS_400_LABELS else list(self.labels)
         if self.training is not None:
             record["training"] = self.training
+        if self.variant:
+            record["variant"] = self.variant
         return {_KEY: json.dumps(record)}
 
 
@@ -64,7 +68,7 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Metadata | None:
     training = record.get("training")
     if training is not None and not isinstance(training, dict):
         raise _damaged(f"training must be an object, got {brief(repr(training))}")
-    origin = {key: str(record.get(key, "")) for key in ("format", "source", "sha256")}
+    origin = {key: str(record.get(key, "")) for key in ("format", "source", "sha256", "variant")}
     return Metadata(**origin, labels=_labels(record.get("labels")), training=training)
 
 

@@ -35,6 +35,11 @@ class Description(NamedTuple):
     def head_tensors(self) -> list[Tensor]:
         return [t for t in self.classifier or () if t is not None]
 
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What no tensor holds: windows, strides, eps."""
+        return tuple(self.trunk.numbers), tuple(self.trunk.floats), self.window
+
     def coded(self) -> tuple[Code, dict[str, int]]:
         """The code with the head, and the values of all endpoints that the fused path knows."""
         code, names = self.trunk.copy(), dict(self.names)

@@ -160,10 +160,10 @@ def known_stem(model: nn.Module) -> nn.Conv3d | None:
 
 def _window(pool: nn.Module | None) -> Triple | None:
     """Of the head's average pool; None for all of the map."""
-    if is_leaf(pool, (nn.AdaptiveAvgPool3d,)) and pool.output_size in (1, (1, 1, 1)):  # type: ignore[union-attr]
+    its: Any = pool
+    if is_leaf(pool, (nn.AdaptiveAvgPool3d,)) and its.output_size in (1, (1, 1, 1)):
         return None
     leaf(pool, (nn.AvgPool3d,), "avgpool")
-    its: Any = pool
     options = (_triple(its.stride), _triple(its.padding), its.ceil_mode, its.divisor_override)
     if options != ((1, 1, 1), (0, 0, 0), False, None):
         raise MismatchError("avgpool has a stride, a padding, ceil_mode or a divisor of its own")

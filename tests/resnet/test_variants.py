@@ -1,0 +1,107 @@
+"""The shapes of I3D-ResNets against what the implementations' own networks count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fasti3d
+from fasti3d.resnet import reference
+from fasti3d.resnet.variants import VARIANTS, check_network
+
+
+# Parameters in millions and multiply-adds in 10^9, counted on the implementations' own networks.
+@pytest.mark.parametrize(
+    ("variant", "depth", "non_local", "frames", "parameters", "gmac"),
+    [
+        ("mmaction2-32x2", 50, None, 32, 28.043, 33.13),
+        ("mmaction2-32x2", 50, "dot_product", 32, 35.398, None),
+        ("mmaction2-32x2", 50, "embedded_gaussian", 32, 35.398, 44.34),
+        ("mmaction2-32x2", 50, "gaussian", 32, 31.724, 41.72),
+        ("mmaction2-heavy", 50, None, 8, 33.024, 31.70),
+        ("caffe2-32x2", 50, None, 32, 28.043, 32.83),
+        ("caffe2-32x2", 50, "embedded_gaussian", 32, 35.402, 40.96),
+        ("pytorchvideo-8x8", 50, None, 8, 28.043, 28.41),
+        ("pytorchvideo-8x8", 50, "embedded_gaussian", 8, 35.402, 36.54),
+        ("pytorchvideo-8x8", 101, None, 8, 51.754, 46.96),
+        ("pytorchvideo-8x8", 101, "embedded_gaussian", 8, 59.113, 55.08),
+        ("c2d-8x8", 50, None, 8, 24.328, 19.49),
+        ("slow-8x8", 50, None, 8, 32.454, 41.74),
+        ("slow-8x8", 101, None, 8, 60.359, 85.41),
+    ],
+)
+def test_parameters_and_products(variant, depth, non_local, frames, parameters, gmac):
+    with torch.device("meta"):
+        model = fasti3d.I3DResNet(variant, depth, non_local).eval()
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(parameters, abs=5e-4)
+    if gmac is not None:
+        from fasti3d.engine.cost import flop
+        from fasti3d.engine.graph import shapes
+
+        graph = model.graph()
+        of = shapes(graph, (1, 3, frames, 224, 224))
+        assert sum(flop(node, of) for node in graph.nodes) / 2e9 == pytest.approx(gmac, abs=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("variant", "frames", "sizes"),
+    [
+        ("caffe2-32x2", 32, {"conv1": (16, 112), "pool1": (8, 55), "res2": (8, 55), "res5": (4, 7)}),
+        ("caffe2-8x8", 8, {"conv1": (8, 112), "pool1": (8, 55), "pool2": (4, 55), "res5": (4, 7)}),
+        ("pytorchvideo-8x8", 8, {"pool1": (8, 56), "pool2": (4, 56), "res3": (4, 28), "res5": (4, 7)}),
+        ("mmaction2-32x2", 32, {"conv1": (16, 112), "pool1": (8, 56), "res2": (8, 56), "res5": (4, 7)}),
+        ("mmaction2-heavy", 8, {"conv1": (8, 112), "pool1": (8, 56), "pool2": (4, 56), "res5": (4, 7)}),
+        ("slow-8x8", 8, {"pool1": (8, 56), "res2": (8, 56), "res4": (8, 14), "res5": (8, 7)}),
+        ("c2d-8x8", 8, {"pool1": (8, 56), "pool2": (4, 56), "res5": (4, 7)}),
+    ],
+)
+def test_sizes_of_maps(variant, frames, sizes):
+    with torch.device("meta"):
+        model = reference.I3DResNet(variant).eval()
+        maps = model.forward_endpoints(torch.empty(1, 3, frames, 224, 224), sizes)
+    assert {name: (y.shape[2], y.shape[3]) for name, y in maps.items()} == sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("r50", 50, None), "variant must be one of 'caffe2-32x2'"),
+        (("caffe2-32x2", 34, None), "depth must be one of 50, 101, got 34"),
+        (("caffe2-32x2", 50, "softmax"), "non_local must be None or one of"),
+        (
+            ("slow-8x8", 50, "gaussian"),
+            "slow-8x8 has no gaussian non-local blocks: those that have are mm",
+        ),
+        (("caffe2-32x2", 50, "dot_product"), "caffe2-32x2 has no dot_product non-local blocks"),
+        (("mmaction2-32x2", 101, "gaussian"), "mmaction2-32x2 has no non-local network of depth 101"),
+    ],
+)
+def test_wrong_arguments_name_the_remedy(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        check_network(*arguments)
+
+
+def test_a_variant_has_to_be_chosen():
+    with pytest.raises(TypeError, match="variant"):
+        fasti3d.I3DResNet()
+
+
+def test_places_of_non_local_blocks():
+    def places(variant, depth):
+        with torch.device("meta"):
+            model = reference.I3DResNet(variant, depth, "embedded_gaussian")
+        return [name for name, part in model.named_modules() if name.endswith(".nl")]
+
+    of_50 = ["layer2.1.nl", "layer2.3.nl", "layer3.1.nl", "layer3.3.nl", "layer3.5.nl"]
+    for variant in ("caffe2-32x2", "pytorchvideo-8x8", "mmaction2-32x2"):
+        assert places(variant, 50) == of_50
+    assert places("caffe2-32x2", 101)[2:] == ["layer3.6.nl", "layer3.13.nl", "layer3.20.nl"]
+    assert places("pytorchvideo-8x8", 101)[2:] == ["layer3.1.nl", "layer3.3.nl", "layer3.5.nl"]
+
+
+def test_preprocessing_is_of_the_same_clip_in_units_of_255():
+    grey, imagenet = (VARIANTS[v].preprocessing for v in ("pytorchvideo-8x8", "mmaction2-32x2"))
+    assert grey.mean == pytest.approx((0.45 * 255,) * 3)
+    assert grey.std == pytest.approx((0.225 * 255,) * 3)
+    assert imagenet.mean == pytest.approx(tuple(255 * v for v in (0.485, 0.456, 0.406)))
+    assert imagenet.std == pytest.approx(tuple(255 * v for v in (0.229, 0.224, 0.225)))
