@@ -33,12 +33,12 @@ def flop(node: Node, of: Shapes) -> int:
     if isinstance(node, PoolConv):
         return flop(node.conv, of)
     if isinstance(node, Attention):
-        n, width, *places = of[node.q]
-        _, channels, *others = of[node.v]
-        at, keys = math.prod(places), math.prod(others)
+        n, width, *size = of[node.q]
+        _, channels, *pooled = of[node.v]
+        queries, keys = math.prod(size), math.prod(pooled)
         if node.scale is None:  # keys times values first
-            return 2 * n * width * channels * (at + keys)
-        return 2 * n * (width + channels) * at * keys
+            return 2 * n * width * channels * (queries + keys)
+        return 2 * n * (width + channels) * queries * keys
     if isinstance(node, Head) and node.weight is not None:
         n, _, *size = of[node.x]
         places = math.prod(output_size(size, node.window, (1, 1, 1), (0, 0, 0))) if node.window else 1
