@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any as _Any
 
 from fasti3d import I3D as _I3D
+from fasti3d import I3DResNet as _I3DResNet
 from fasti3d import TwoStreamI3D as _TwoStreamI3D
 from fasti3d import create_model as _create_model
 
@@ -78,3 +79,24 @@ def i3d_two_stream(weights: _Any = None, num_classes: int | None = None, **optio
         >>> model = torch.hub.load("fasti3d", "i3d_two_stream", source="local", weights=pair).eval()
     """
     return _create_model("i3d_two_stream", weights=weights, num_classes=num_classes, **options)
+
+
+def i3d_resnet(
+    variant: str, weights: _Any = None, num_classes: int | None = None, **options: _Any
+) -> _I3DResNet:
+    """Build I3D-ResNet: clips (N, 3, T, H, W), normalized or uint8 of 0 to 255 -> logits (N, num_classes).
+
+    Args:
+        variant: the implementation that it is of, such as "pytorchvideo-8x8"; fasti3d.I3DResNet names all.
+        weights: the path of a file of that implementation; None initializes at random.
+        num_classes: as for i3d_rgb.
+        **options: ``depth``, ``non_local`` and ``dropout``, as for fasti3d.I3DResNet.
+
+    Raises:
+        ValueError: an unknown variant.
+        fasti3d.weights.WeightsError: the weights cannot be read, or are of another network.
+
+    Example:
+        >>> model = torch.hub.load("fasti3d", "i3d_resnet", "pytorchvideo-8x8", source="local").eval()
+    """
+    return _create_model("i3d_resnet", variant=variant, weights=weights, num_classes=num_classes, **options)

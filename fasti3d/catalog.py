@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fasti3d.i3d import I3D
+    from fasti3d.i3d_resnet import I3DResNet
     from fasti3d.two_stream import TwoStreamI3D
     from fasti3d.weights import Spec
 
 # Names that an error proposes, and how alike they must be: "i3d" is to find all of its kind.
 _PROPOSED, _ALIKE = 3, 0.35
+_RGB = 3
 
 
 class Network(NamedTuple):
@@ -61,13 +63,14 @@ def create_model(
     Args:
         name: one of ``list_models()``. ``i3d_rgb`` and ``i3d_flow`` are ``fasti3d.I3D`` for clips
             (N, 3, T, H, W) and (N, 2, T, H, W) in [-1, 1]; ``i3d_two_stream`` is ``fasti3d.TwoStreamI3D``,
-            which takes one of each. All give logits (N, num_classes).
+            which takes one of each. ``i3d_resnet`` is ``fasti3d.I3DResNet``, whose ``variant`` has to be
+            given. All give logits (N, num_classes).
         weights: a name from ``fasti3d.weights.registry()`` or anything else that ``fasti3d.I3D(weights=)``
             takes; for ``i3d_two_stream`` a pair of them, RGB and flow. None initializes at random.
         num_classes: classes of the classifier. Where the weights have other classes, their trunk is loaded
             and the classifier is new, for fine-tuning. None takes those of the weights, or 400.
         in_channels: channels of the clips; None takes the network's own.
-        **options: further arguments of the class, such as ``dropout``.
+        **options: further arguments of the class, such as ``dropout`` or ``variant``.
 
     Returns:
         The network, on the CPU in float32.
@@ -146,8 +149,32 @@ def _two_stream(
     return TwoStreamI3D(rgb, flow)
 
 
+def _i3d_resnet(
+    *,
+    weights: Spec | None,
+    num_classes: int | None,
+    in_channels: int | None,
+    variant: str | None = None,
+    **options: Any,
+) -> I3DResNet:
+    from fasti3d.i3d_resnet import I3DResNet
+    from fasti3d.resnet.variants import VARIANTS
+
+    if variant is None:
+        raise ValueError(f"i3d_resnet needs variant=, one of {', '.join(map(repr, VARIANTS))}")
+    if in_channels not in (None, _RGB):
+        raise ValueError(f"in_channels of i3d_resnet must be 3, got {in_channels}: leave it out")
+    if weights is None:
+        return I3DResNet(variant, num_classes=num_classes, **options)
+    model = I3DResNet(variant, weights=weights, **options)
+    if num_classes not in (None, model.num_classes):
+        model.replace_logits(num_classes)
+    return model
+
+
 NETWORKS = {
-    "i3d_rgb": Network(3, partial(_i3d, 3)),
+    "i3d_rgb": Network(_RGB, partial(_i3d, _RGB)),
     "i3d_flow": Network(2, partial(_i3d, 2)),
     "i3d_two_stream": Network(None, _two_stream),
+    "i3d_resnet": Network(_RGB, _i3d_resnet),
 }

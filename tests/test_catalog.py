@@ -39,8 +39,12 @@ def flow(tmp_path_factory: pytest.TempPathFactory, narrow: None) -> Path:
 
 def test_each_name_builds_the_network_that_it_says() -> None:
     names = fasti3d.list_models()
-    assert names == ["i3d_flow", "i3d_rgb", "i3d_two_stream"]
-    built = {name: fasti3d.create_model(name, num_classes=5, dropout=0.25) for name in names}
+    assert names == ["i3d_flow", "i3d_resnet", "i3d_rgb", "i3d_two_stream"]
+    built = {
+        name: fasti3d.create_model(name, num_classes=5, dropout=0.25)
+        for name in names
+        if name != "i3d_resnet"
+    }
     assert {name: type(model) for name, model in built.items()} == {
         "i3d_flow": fasti3d.I3D,
         "i3d_rgb": fasti3d.I3D,
@@ -55,6 +59,17 @@ def test_each_name_builds_the_network_that_it_says() -> None:
     ):
         assert (model.num_classes, model.in_channels, model.dropout.p) == (5, channels, 0.25)
         assert model.training
+
+
+def test_a_resnet_has_a_variant() -> None:
+    with torch.device("meta"):
+        model = fasti3d.create_model("i3d_resnet", variant="slow-8x8", num_classes=5, dropout=0.25)
+    assert isinstance(model, fasti3d.I3DResNet)
+    assert (model.variant, model.num_classes, model.dropout.p) == ("slow-8x8", 5, 0.25)
+    with pytest.raises(ValueError, match="i3d_resnet needs variant=, one of 'caffe2-32x2'"):
+        fasti3d.create_model("i3d_resnet")
+    with pytest.raises(ValueError, match="in_channels of i3d_resnet must be 3, got 2"):
+        fasti3d.create_model("i3d_resnet", variant="slow-8x8", in_channels=2)
 
 
 def test_patterns() -> None:
