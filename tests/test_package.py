@@ -35,6 +35,7 @@ def test_public_names() -> None:
         "Classification",
         "Extraction",
         "FrechetVideoDistance",
+        "I3DResNet",
         "TVL1Params",
         "TwoStreamI3D",
         "__version__",
