@@ -141,10 +141,10 @@ void warp_row(const WarpRow& a) {
       const Data<Vector> data =
           linearize(load(a.i0 + at), load(sampled[0] + part), load(sampled[1] + part),
                     load(sampled[2] + part), load(a.u1 + at), load(a.u2 + at));
-      store(a.ix + at, data.ix);
-      store(a.iy + at, data.iy);
-      store(a.inverse + at, data.inverse);
-      store(a.rho + at, data.rho);
+      store(a.data + at, data.ix);
+      store(a.data + a.stride + at, data.iy);
+      store(a.data + 2 * a.stride + at, data.inverse);
+      store(a.data + 3 * a.stride + at, data.rho);
     }
   }
 }
@@ -156,30 +156,33 @@ double iterate_row(const IterateRow& a) {
   const Vector limit = broadcast<Vector>(a.limit), theta = broadcast<Vector>(a.theta);
   const Vector taut = broadcast<Vector>(a.taut), gamma = broadcast<Vector>(a.gamma);
   Vector error[kParts] = {};
+  const int64_t stride = a.stride;
+  const float *const ixs = a.data, *const iys = ixs + stride, *const inverses = iys + stride;
+  const float* const rhos = inverses + stride;
 
   const auto update = [&](int64_t x, int part, bool whole) {
     Vector after[kComponents], qy[kComponents];
     if constexpr (kDual) {
 #pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) qy[c] = load(a.component[c].qy + x);
+      for (int c = 0; c < kComponents; ++c) qy[c] = load(a.p_up + (2 * c + 1) * stride + x);
     }
     if constexpr (kPrimal) {
       Vector u[kComponents];
 #pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) u[c] = load(a.component[c].u + x);
-      const Vector ix = load(a.ix + x), iy = load(a.iy + x);
-      Vector rho = load(a.rho + x) + (ix * u[0] + iy * u[1]);
+      for (int c = 0; c < kComponents; ++c) u[c] = load(a.u + c * stride + x);
+      const Vector ix = load(ixs + x), iy = load(iys + x);
+      Vector rho = load(rhos + x) + (ix * u[0] + iy * u[1]);
       if constexpr (kGamma) rho = rho + gamma * u[2];
-      const Vector step = threshold(rho, load(a.inverse + x), limit);
+      const Vector step = threshold(rho, load(inverses + x), limit);
       const Vector gradient[3] = {ix, iy, gamma};
       Vector change[kComponents];
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const Component& p = a.component[c];
-        const Vector up = kDual ? qy[c] : load(p.py_up + x);
-        const Vector div = divergence(load(p.px + x), load(p.px + x - 1), load(p.py + x), up);
+        const float *const px = a.p + 2 * c * stride + x, *const py = px + stride;
+        const Vector up = kDual ? qy[c] : load(a.p_up + (2 * c + 1) * stride + x);
+        const Vector div = divergence(load(px), load(px - 1), load(py), up);
         after[c] = primal(u[c], step, gradient[c], theta, div);
-        store(p.out + x, after[c]);
+        store(a.out + c * stride + x, after[c]);
         change[c] = after[c] - u[c];
       }
       Vector squares = change[0] * change[0] + change[1] * change[1];
@@ -195,8 +198,9 @@ double iterate_row(const IterateRow& a) {
       Vector ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const Vector v = load(a.component[c].v + x);
-        ux[c] = load(a.component[c].v + x + 1) - v;
+        const float* const at = a.v + c * stride + x;
+        const Vector v = load(at);
+        ux[c] = load(at + 1) - v;
         uy[c] = kPrimal ? after[c] - v : Vector{};
         norm[c] = dual_norm(ux[c], uy[c], taut);
       }
@@ -212,9 +216,10 @@ double iterate_row(const IterateRow& a) {
       }
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const Component& p = a.component[c];
-        store(p.qx + x, dual(load(p.qx + x), taut, ux[c], scale[c]));
-        store(p.qy + x, dual(qy[c], taut, uy[c], scale[c]));
+        const Vector qx = load(a.p_up + 2 * c * stride + x);
+        float* const q = a.q + 2 * c * stride + x;
+        store(q, dual(qx, taut, ux[c], scale[c]));
+        store(q + stride, dual(qy[c], taut, uy[c], scale[c]));
       }
     }
   };
@@ -230,8 +235,12 @@ double iterate_row(const IterateRow& a) {
     // What the row below finds to the right of the last pixel: itself, so that the forward
     // difference there is 0.
     for (int c = 0; c < kComponents; ++c) {
-      a.component[c].out[a.width] = a.component[c].out[a.width - 1];
+      float* const out = a.out + c * stride;
+      out[a.width] = out[a.width - 1];
     }
+  }
+  if constexpr (kDual) {
+    for (int c = 0; c < kComponents; ++c) a.q[2 * c * stride - 1] = 0.0f;  // outside
   }
   double sum = 0.0;
   for (int part = 0; part < kParts; ++part) {
