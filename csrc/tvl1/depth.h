@@ -11,14 +11,14 @@
 
 namespace fasti3d::tvl1 {
 
-// More save no more sweeps: an iteration costs several times what a row from memory does.
+// More save hardly more sweeps, most of which end where the stop is expected.
 constexpr int64_t kMaxDepth = 8;
 
-// The most iterations whose rows in flight, one more than iterations, fill no more than three
-// quarters of the cache. `rows` are those of the smallest band, or 0 for a band without neighbors:
-// one with them repeats as many of their rows as it has iterations, on each side.
-inline int64_t max_depth(int64_t cache_bytes, int64_t row_bytes, int64_t rows) {
-  int64_t depth = std::min(kMaxDepth, cache_bytes * 3 / 4 / row_bytes - 1);
+// The most iterations of a sweep whose rows in flight, which are `more` than its iterations, stay
+// in the cache. `rows` are those of the smallest band, or 0 for a band without neighbors: one with
+// them repeats half as many of their rows as it has iterations on each side, in every iteration.
+inline int64_t max_depth(int64_t cache_bytes, int64_t row_bytes, int64_t more, int64_t rows) {
+  int64_t depth = std::min(kMaxDepth, cache_bytes / row_bytes - more);
   if (rows > 0) depth = std::min(depth, rows / 8);
   return std::max<int64_t>(depth, 1);
 }

@@ -225,7 +225,13 @@ double iterate_row(const IterateRow& a) {
   };
 
   int64_t x = 0;
+  const float* fetched[3] = {a.fetch[0].at, a.fetch[1].at, a.fetch[2].at};
   for (; x + kBlock <= a.width; x += kBlock) {
+    for (int i = 0; i < 3; ++i) {
+      const float* const end = fetched[i] + a.fetch[i].step;
+      for (const float* at = fetched[i]; at < end; at += kBlock) __builtin_prefetch(at, 0, 2);
+      fetched[i] = end;
+    }
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) update(x + part * kLanes, part, true);
   }

@@ -55,8 +55,14 @@ struct MedianRow {
   int64_t width;
 };
 
-// Of the components of the flow (and the illumination), `stride` floats apart, and their duals along
-// x and y, likewise.
+// Memory to fetch into the L2 cache meanwhile: `step` floats per block of pixels.
+struct Fetch {
+  const float* at;
+  int64_t step;
+};
+
+// Of the components of the flow (and the illumination), `stride` floats apart, and their duals
+// along x and y, likewise.
 struct IterateRow {
   const float *u, *p;  // before
   float* out;          // u after
@@ -66,6 +72,7 @@ struct IterateRow {
   const float* data;   // ix, iy, inverse, rho, `stride` floats apart
   int64_t stride, width;
   float limit, theta, taut, gamma;
+  Fetch fetch[3];
 };
 
 // An iteration updates u in a row, and then the duals of the row above, which need u in both. The

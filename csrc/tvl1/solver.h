@@ -49,9 +49,9 @@ class Solver {
   std::vector<std::unique_ptr<Sweeper>> sweepers_;  // of the members
   std::vector<double> sums_[2];                     // of two sweeps
 
-  Size size_{};          // of the level at hand
-  int set_ = 0;          // where its state is
-  bool at_rest_ = true;  // its duals are zeros, and not written
+  Size size_{};           // of the level at hand
+  int set_ = 0;           // where its state is
+  bool at_rest_ = true;   // its duals are zeros, and not written
   int64_t previous_ = 0;  // iterations of the warp before
 };
 

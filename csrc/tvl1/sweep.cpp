@@ -8,7 +8,7 @@ Sweeper::Sweeper(const Params& params, const Rows& rows, int64_t width, int64_t 
     : params_(params),
       rows_(rows),
       components_(params.components()),
-      in_flight_(depth + 1),
+      in_flight_(depth + kTurn),
       memory_(static_cast<size_t>((in_flight_ * 3 * components_ + 3 * components_ + 5) *
                                   row_stride(width))) {
   float* next = memory_.data() + kGuard;
@@ -28,19 +28,24 @@ Sweeper::Sweeper(const Params& params, const Rows& rows, int64_t width, int64_t 
 // one more on each side, and so on.
 void Sweeper::run(const Sweep& sweep) {
   const int64_t depth = sweep.depth, height = sweep.size.height;
-  for (int64_t turn = sweep.begin - (depth - 1); turn < sweep.end + depth; ++turn) {
+  for (int64_t turn = sweep.begin - (depth - 1); turn < sweep.end + depth; turn += kTurn) {
     for (int64_t i = 0; i < depth; ++i) {
-      const int64_t y = turn - i, halo = depth - 1 - i;
+      const int64_t halo = depth - 1 - i;
       const int64_t first = std::max<int64_t>(sweep.begin - halo, 0);
       // The step of a row completes the row above it, too.
       const int64_t last = std::min(sweep.end + halo, height);
-      if (y < first || y > last) continue;
-      iterate(sweep, i, y, y == height ? kLast : y == first ? kFirst : kInner);
+      for (int64_t j = 0; j < kTurn; ++j) {
+        const int64_t y = turn - i + j;
+        if (y < first || y > last) continue;
+        const IteratePart part = y == height ? kLast : y == first ? kFirst : kInner;
+        iterate(sweep, i, y, part, turn + kTurn + j);
+      }
     }
   }
 }
 
-void Sweeper::iterate(const Sweep& sweep, int64_t iteration, int64_t y, IteratePart part) {
+void Sweeper::iterate(const Sweep& sweep, int64_t iteration, int64_t y, IteratePart part,
+                      int64_t next) {
   const int64_t stride = sweep.from.stride, duals = components_ * stride;
   const auto is_own = [&](int64_t row) { return row >= sweep.begin && row < sweep.end; };
   const auto before = [&](int64_t row) {
@@ -74,6 +79,7 @@ void Sweeper::iterate(const Sweep& sweep, int64_t iteration, int64_t y, IterateP
     a.out = after(y);
     a.data = sweep.data.row(y);
   }
+  fetch(sweep, iteration, next, a);
   const double sum = rows_.iterate[components_ == 3][part](a);
   if (part == kLast || !is_own(y)) return;
   const int64_t groups = (sweep.size.height + kGroup - 1) / kGroup;
@@ -81,6 +87,23 @@ void Sweeper::iterate(const Sweep& sweep, int64_t iteration, int64_t y, IterateP
   total = (y % kGroup == 0 ? 0.0 : total) + sum;
   if (iteration + 1 == sweep.depth) {
     for (int64_t c = 0; c < components_; ++c) extend(a.out + c * stride, a.width);
+  }
+}
+
+// Has an iteration fetch its share of what the first one will need of a row soon, and the last one
+// of the rows that it writes: by themselves these two would wait for memory.
+void Sweeper::fetch(const Sweep& sweep, int64_t iteration, int64_t y, IterateRow& a) const {
+  const auto share = [&](const Planes& planes, int64_t count, int64_t row) -> Fetch {
+    const int64_t floats = count * planes.stride / sweep.depth;
+    return {planes.row(row) - kGuard + iteration * floats, floats * kBlock / a.width + 1};
+  };
+  if (y >= 0 && y < std::min(sweep.end + sweep.depth, sweep.size.height)) {
+    a.fetch[0] = share(sweep.from, sweep.at_rest ? components_ : sweep.from.count, y);
+    a.fetch[1] = share(sweep.data, sweep.data.count, y);
+  }
+  const int64_t written = y - (sweep.depth - 1);
+  if (written >= sweep.begin && written < sweep.end) {
+    a.fetch[2] = share(sweep.to, sweep.to.count, written);
   }
 }
 
@@ -104,7 +127,7 @@ void Sweeper::take_median(const Sweep& sweep, int64_t y) {
 }
 
 float* Sweeper::in_flight(const Sweep& sweep, int64_t y) const {
-  return rows_in_flight_ + y % in_flight_ * 3 * components_ * sweep.from.stride;
+  return rows_in_flight_ + y % (sweep.depth + kTurn) * 3 * components_ * sweep.from.stride;
 }
 
 }  // namespace fasti3d::tvl1

@@ -12,6 +12,10 @@ namespace fasti3d::tvl1 {
 // with them the stop, do not depend on the number of bands.
 constexpr int64_t kGroup = 8;
 
+// Rows that an iteration takes in turn, before the next iteration has its turn: each finds the row
+// above it in the L1 cache.
+constexpr int64_t kTurn = 2;
+
 // Rows of several planes, those of the same row side by side, `stride` floats apart.
 struct Planes {
   float* data;  // pixel (0, 0) of the first plane
@@ -54,7 +58,8 @@ class Sweeper {
   void run(const Sweep& sweep);
 
  private:
-  void iterate(const Sweep& sweep, int64_t iteration, int64_t y, IteratePart part);
+  void iterate(const Sweep& sweep, int64_t iteration, int64_t y, IteratePart part, int64_t next);
+  void fetch(const Sweep& sweep, int64_t iteration, int64_t y, IterateRow& a) const;
   void take_median(const Sweep& sweep, int64_t y);
   float* in_flight(const Sweep& sweep, int64_t y) const;
 
