@@ -155,21 +155,24 @@ double iterate_row(const IterateRow& a) {
   constexpr int kParts = kBlock / kLanes;
   const Vector limit = broadcast<Vector>(a.limit), theta = broadcast<Vector>(a.theta);
   const Vector taut = broadcast<Vector>(a.taut), gamma = broadcast<Vector>(a.gamma);
-  Vector error[kParts] = {};
-  const int64_t stride = a.stride;
+  // Copies, since for all the compiler knows a store could change what `a` refers to.
+  const int64_t stride = a.stride, width = a.width;
+  const float *const us = a.u, *const ps = a.p, *const ps_up = a.p_up, *const vs = a.v;
   const float *const ixs = a.data, *const iys = ixs + stride, *const inverses = iys + stride;
   const float* const rhos = inverses + stride;
+  float *const outs = a.out, *const qs = a.q;
+  Vector error[kParts] = {};
+  struct Gradients {
+    Vector x[kComponents], y[kComponents];
+  };
 
+  // u at a vector of pixels, and its gradients in the row above.
   const auto update = [&](int64_t x, int part, bool whole) {
-    Vector after[kComponents], qy[kComponents];
-    if constexpr (kDual) {
-#pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) qy[c] = load(a.p_up + (2 * c + 1) * stride + x);
-    }
+    Vector after[kComponents];
     if constexpr (kPrimal) {
       Vector u[kComponents];
 #pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) u[c] = load(a.u + c * stride + x);
+      for (int c = 0; c < kComponents; ++c) u[c] = load(us + c * stride + x);
       const Vector ix = load(ixs + x), iy = load(iys + x);
       Vector rho = load(rhos + x) + (ix * u[0] + iy * u[1]);
       if constexpr (kGamma) rho = rho + gamma * u[2];
@@ -178,75 +181,98 @@ double iterate_row(const IterateRow& a) {
       Vector change[kComponents];
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const float *const px = a.p + 2 * c * stride + x, *const py = px + stride;
-        const Vector up = kDual ? qy[c] : load(a.p_up + (2 * c + 1) * stride + x);
+        const float *const px = ps + 2 * c * stride + x, *const py = px + stride;
+        const Vector up = load(ps_up + (2 * c + 1) * stride + x);
         const Vector div = divergence(load(px), load(px - 1), load(py), up);
         after[c] = primal(u[c], step, gradient[c], theta, div);
-        store(a.out + c * stride + x, after[c]);
+        store(outs + c * stride + x, after[c]);
         change[c] = after[c] - u[c];
       }
       Vector squares = change[0] * change[0] + change[1] * change[1];
       if constexpr (kGamma) squares = squares + change[2] * change[2];
       if (!whole) {
         for (int i = 0; i < kLanes; ++i) {
-          if (x + i >= a.width) squares[i] = 0.0f;
+          if (x + i >= width) squares[i] = 0.0f;
         }
       }
       error[part] += squares;
     }
+    Gradients result{};
     if constexpr (kDual) {
-      Vector ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const float* const at = a.v + c * stride + x;
+        const float* const at = vs + c * stride + x;
         const Vector v = load(at);
-        ux[c] = load(at + 1) - v;
-        uy[c] = kPrimal ? after[c] - v : Vector{};
-        norm[c] = dual_norm(ux[c], uy[c], taut);
+        result.x[c] = load(at + 1) - v;
+        if constexpr (kPrimal) result.y[c] = after[c] - v;
       }
-      if constexpr (kGamma) {
-        const Vector all = reciprocal((norm[0] * norm[1]) * norm[2]);
-        scale[0] = all * (norm[1] * norm[2]);
-        scale[1] = all * (norm[0] * norm[2]);
-        scale[2] = all * (norm[0] * norm[1]);
-      } else {
-        const Scales<Vector> scales = dual_scales(norm[0], norm[1]);
-        scale[0] = scales.first;
-        scale[1] = scales.second;
-      }
+    }
+    return result;
+  };
+  // The duals of the row above.
+  const auto update_duals = [&](int64_t x, const Gradients& u) {
+    Vector norm[kComponents], scale[kComponents];
 #pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) {
-        const Vector qx = load(a.p_up + 2 * c * stride + x);
-        float* const q = a.q + 2 * c * stride + x;
-        store(q, dual(qx, taut, ux[c], scale[c]));
-        store(q + stride, dual(qy[c], taut, uy[c], scale[c]));
-      }
+    for (int c = 0; c < kComponents; ++c) norm[c] = dual_norm(u.x[c], u.y[c], taut);
+    if constexpr (kGamma) {
+      const Vector all = reciprocal((norm[0] * norm[1]) * norm[2]);
+      scale[0] = all * (norm[1] * norm[2]);
+      scale[1] = all * (norm[0] * norm[2]);
+      scale[2] = all * (norm[0] * norm[1]);
+    } else {
+      const Scales<Vector> scales = dual_scales(norm[0], norm[1]);
+      scale[0] = scales.first;
+      scale[1] = scales.second;
+    }
+#pragma GCC unroll 3
+    for (int c = 0; c < kComponents; ++c) {
+      const float* const before = ps_up + 2 * c * stride + x;
+      const Vector qx = load(before), qy = load(before + stride);
+      float* const q = qs + 2 * c * stride + x;
+      store(q, dual(qx, taut, u.x[c], scale[c]));
+      store(q + stride, dual(qy, taut, u.y[c], scale[c]));
     }
   };
 
+  // Roots and divisions take long: they come a block later than what they depend on, or most of the
+  // instructions that a processor can look ahead to would wait for others.
+  Gradients behind[2][kParts];
+  Fetch fetch[3] = {a.fetch[0], a.fetch[1], a.fetch[2]};
   int64_t x = 0;
-  const float* fetched[3] = {a.fetch[0].at, a.fetch[1].at, a.fetch[2].at};
-  for (; x + kBlock <= a.width; x += kBlock) {
-    for (int i = 0; i < 3; ++i) {
-      const float* const end = fetched[i] + a.fetch[i].step;
-      for (const float* at = fetched[i]; at < end; at += kBlock) __builtin_prefetch(at, 0, 2);
-      fetched[i] = end;
+  int now = 0;
+  for (; x + kBlock <= width; x += kBlock, now = 1 - now) {
+#pragma GCC unroll 3
+    for (Fetch& memory : fetch) {
+      const float* const end = memory.at + memory.step;
+      for (const float* at = memory.at; at < end; at += kBlock) __builtin_prefetch(at, 0, 2);
+      memory.at = end;
     }
 #pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) update(x + part * kLanes, part, true);
+    for (int part = 0; part < kParts; ++part) {
+      behind[now][part] = update(x + part * kLanes, part, true);
+      if (kDual && x > 0) update_duals(x - kBlock + part * kLanes, behind[1 - now][part]);
+    }
   }
-  for (int part = 0; part < kParts && x < a.width; ++part, x += kLanes) update(x, part, false);
+  if constexpr (kDual) {
+    for (int part = 0; part < kParts && x > 0; ++part) {
+      update_duals(x - kBlock + part * kLanes, behind[1 - now][part]);
+    }
+  }
+  for (int part = 0; part < kParts && x < width; ++part, x += kLanes) {
+    const Gradients gradients = update(x, part, false);
+    if constexpr (kDual) update_duals(x, gradients);
+  }
 
   if constexpr (kPrimal) {
     // What the row below finds to the right of the last pixel: itself, so that the forward
     // difference there is 0.
     for (int c = 0; c < kComponents; ++c) {
-      float* const out = a.out + c * stride;
-      out[a.width] = out[a.width - 1];
+      float* const out = outs + c * stride;
+      out[width] = out[width - 1];
     }
   }
   if constexpr (kDual) {
-    for (int c = 0; c < kComponents; ++c) a.q[2 * c * stride - 1] = 0.0f;  // outside
+    for (int c = 0; c < kComponents; ++c) qs[2 * c * stride - 1] = 0.0f;  // outside
   }
   double sum = 0.0;
   for (int part = 0; part < kParts; ++part) {
