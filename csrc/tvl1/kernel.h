@@ -150,6 +150,8 @@ void warp_row(const WarpRow& a) {
   }
 }
 
+constexpr int64_t kLine = 16;  // floats of a cache line
+
 template <bool kPrimal, bool kDual, bool kGamma>
 double iterate_row(const IterateRow& a) {
   constexpr int kComponents = kGamma ? 3 : 2;
@@ -225,15 +227,11 @@ double iterate_row(const IterateRow& a) {
     }
   };
 
-  Fetch fetch[3] = {a.fetch[0], a.fetch[1], a.fetch[2]};
+  const float* fetch = a.fetch;
+  const int64_t fetch_lines = a.fetch_lines;
   int64_t x = 0;
   for (; x + kBlock <= width; x += kBlock) {
-#pragma GCC unroll 3
-    for (Fetch& memory : fetch) {
-      const float* const end = memory.at + memory.step;
-      for (const float* at = memory.at; at < end; at += kBlock) __builtin_prefetch(at, 0, 2);
-      memory.at = end;
-    }
+    for (int64_t i = 0; i < fetch_lines; ++i, fetch += kLine) __builtin_prefetch(fetch, 0, 2);
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) update(x + part * kLanes, part, true);
   }

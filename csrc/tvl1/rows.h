@@ -55,12 +55,6 @@ struct MedianRow {
   int64_t width;
 };
 
-// Memory to fetch into the L2 cache meanwhile: `step` floats per block of pixels.
-struct Fetch {
-  const float* at;
-  int64_t step;
-};
-
 // Of the components of the flow (and the illumination), `stride` floats apart, and their duals
 // along x and y, likewise.
 struct IterateRow {
@@ -72,7 +66,8 @@ struct IterateRow {
   const float* data;   // ix, iy, inverse, rho, `stride` floats apart
   int64_t stride, width;
   float limit, theta, taut, gamma;
-  Fetch fetch[3];
+  const float* fetch;  // to the L2 cache meanwhile: so many lines per block of pixels
+  int64_t fetch_lines;
 };
 
 // An iteration updates u in a row, and then the duals of the row above, which need u in both. The

@@ -90,21 +90,21 @@ void Sweeper::iterate(const Sweep& sweep, int64_t iteration, int64_t y, IterateP
   }
 }
 
-// Has an iteration fetch its share of what the first one will need of a row soon, and the last one
-// of the rows that it writes: by themselves these two would wait for memory.
+// Has an iteration fetch its share of row y, which the first one needs next, or of the row that the
+// last one writes then: by themselves these two would wait for memory.
 void Sweeper::fetch(const Sweep& sweep, int64_t iteration, int64_t y, IterateRow& a) const {
-  const auto share = [&](const Planes& planes, int64_t count, int64_t row) -> Fetch {
-    const int64_t floats = count * planes.stride / sweep.depth;
-    return {planes.row(row) - kGuard + iteration * floats, floats * kBlock / a.width + 1};
+  if (sweep.depth < 3) return;
+  const auto share = [&](const Planes& planes, int64_t row, int64_t first, int64_t last) {
+    if (iteration < first || iteration >= last) return;
+    if (row < 0 || row >= sweep.size.height) return;
+    const int64_t floats = planes.count * planes.stride, count = last - first;
+    a.fetch = planes.row(row) - kGuard + (iteration - first) * floats / count;
+    a.fetch_lines = floats / count / a.width + 1;
   };
-  if (y >= 0 && y < std::min(sweep.end + sweep.depth, sweep.size.height)) {
-    a.fetch[0] = share(sweep.from, sweep.at_rest ? components_ : sweep.from.count, y);
-    a.fetch[1] = share(sweep.data, sweep.data.count, y);
-  }
-  const int64_t written = y - (sweep.depth - 1);
-  if (written >= sweep.begin && written < sweep.end) {
-    a.fetch[2] = share(sweep.to, sweep.to.count, written);
-  }
+  const int64_t state = sweep.depth * 3 / 8, data = sweep.depth - state;
+  share(sweep.from, y, 0, state);
+  share(sweep.data, y, state, data);
+  share(sweep.to, y - (sweep.depth - 1), data, sweep.depth);
 }
 
 // Of row y of u, into smooth_.
