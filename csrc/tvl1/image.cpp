@@ -6,8 +6,6 @@ namespace fasti3d::tvl1 {
 namespace {
 
 int64_t gray_stride(Size size) { return round_up(size.width, kGuard); }
-int64_t packed_stride(Size size) { return (size.width + 2 * kBorder) * kPacked; }
-int64_t packed_floats(Size size) { return (size.height + 2 * kBorder) * packed_stride(size); }
 
 }  // namespace
 
@@ -22,7 +20,7 @@ Columns::Columns(int64_t in, int64_t out, double scale, bool cuda_form) {
 
 int64_t Image::bytes(const std::vector<Size>& sizes) {
   int64_t floats = 0;
-  for (const Size size : sizes) floats += size.height * gray_stride(size) + packed_floats(size);
+  for (const Size size : sizes) floats += size.height * gray_stride(size);
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
@@ -30,11 +28,8 @@ Image::Image(const std::vector<Size>& sizes, const Params& params)
     : params_(params), memory_(static_cast<size_t>(bytes(sizes)) / sizeof(float)) {
   float* next = memory_.get();
   for (const Size size : sizes) {
-    Level level{size, next, gray_stride(size), nullptr, packed_stride(size)};
-    next += size.height * level.gray_stride;
-    level.packed = next + kBorder * (level.packed_stride + kPacked);
-    next += packed_floats(size);
-    levels_.push_back(level);
+    levels_.push_back({size, next, gray_stride(size)});
+    next += size.height * gray_stride(size);
   }
   for (size_t i = 0; i + 1 < sizes.size(); ++i) {
     columns_.emplace_back(sizes[i].width, sizes[i + 1].width, 1.0 / params.scale_step,
@@ -50,47 +45,46 @@ void Image::build(Team& team, const Rows& rows, const void* pixels, bool bytes) 
     Band band(size.height, member);
     for (int64_t y = band.begin; y < band.end; ++y) {
       rows.convert(static_cast<const char*>(pixels) + y * row_bytes, bytes,
-                   finest.gray + y * finest.gray_stride, size.width);
+                   finest.gray + y * finest.stride, size.width);
     }
-    for (size_t i = 0; i < levels_.size(); ++i) {
-      // Resizing and the gradients read rows that others have written.
-      member.barrier();
-      const Level& level = levels_[i];
-      if (i + 1 < levels_.size()) {
-        const Level& next = levels_[i + 1];
-        const Columns& columns = columns_[i];
-        band = Band(next.size.height, member);
-        for (int64_t y = band.begin; y < band.end; ++y) {
-          const Between at =
-              between(y, 1.0 / params_.scale_step, level.size.height, params_.cuda_form);
-          rows.resize({level.gray_row(at.first), level.gray_row(at.second), at.weight,
-                       columns.first.data(), columns.second.data(), columns.weights.data(), 1.0f,
-                       next.gray + y * next.gray_stride, next.size.width});
-        }
+    for (size_t i = 0; i + 1 < levels_.size(); ++i) {
+      member.barrier();  // resizing reads rows that others have written
+      const Level &level = levels_[i], &next = levels_[i + 1];
+      const Columns& columns = columns_[i];
+      band = Band(next.size.height, member);
+      for (int64_t y = band.begin; y < band.end; ++y) {
+        const Between at =
+            between(y, 1.0 / params_.scale_step, level.size.height, params_.cuda_form);
+        rows.resize({level.row(at.first), level.row(at.second), at.weight, columns.first.data(),
+                     columns.second.data(), columns.weights.data(), 1.0f,
+                     next.gray + y * next.stride, next.size.width});
       }
-      pack(rows, level, Band(level.size.height, member));
     }
   });
 }
 
-void Image::pack(const Rows& rows, const Level& level, const Band& band) const {
+int64_t Packed::floats(Size size) {
+  return (size.height + 2 * kBorder) * (size.width + 2 * kBorder) * kPacked;
+}
+
+Packed::Packed(float* memory, Size size)
+    : data(memory + kBorder * (size.width + 2 * kBorder + 1) * kPacked),
+      stride((size.width + 2 * kBorder) * kPacked) {}
+
+void Packed::build(const Rows& rows, const Params& params, const Level& level,
+                   const Band& band) const {
   const int64_t last = level.size.height - 1;
-  const auto packed_row = [&](int64_t y) {
-    return level.packed + y * level.packed_stride - kBorder * kPacked;
-  };
+  const auto row = [&](int64_t y) { return data + y * stride - kBorder * kPacked; };
   const auto border = [&](int64_t y, int64_t edge) {
-    const float* from = packed_row(edge);
-    float* to = packed_row(y);
-    if (params_.cuda_form) {
-      std::copy(from, from + level.packed_stride, to);
+    if (params.cuda_form) {
+      std::copy_n(row(edge), stride, row(y));
     } else {
-      std::fill(to, to + level.packed_stride, 0.0f);
+      std::fill_n(row(y), stride, 0.0f);
     }
   };
   for (int64_t y = band.begin; y < band.end; ++y) {
-    rows.pack({level.gray_row(std::max<int64_t>(y - 1, 0)), level.gray_row(y),
-               level.gray_row(std::min(y + 1, last)), packed_row(y), level.size.width,
-               params_.cuda_form});
+    rows.pack({level.row(std::max<int64_t>(y - 1, 0)), level.row(y),
+               level.row(std::min(y + 1, last)), row(y), level.size.width, params.cuda_form});
     for (int64_t i = 1; i <= kBorder; ++i) {
       if (y == 0) border(-i, 0);
       if (y == last) border(last + i, last);

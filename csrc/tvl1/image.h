@@ -1,4 +1,4 @@
-// A frame as the CPU solver needs it: its pyramid, and the gradients at every level.
+// A frame as the CPU solver needs it: its pyramid, and of one level at a time the gradients.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +30,9 @@ struct Band {
 struct Level {
   Size size;
   float* gray;
-  int64_t gray_stride;
-  float* packed;  // pixel (0, 0)
-  int64_t packed_stride;
+  int64_t stride;
 
-  const float* gray_row(int64_t y) const { return gray + y * gray_stride; }
+  const float* row(int64_t y) const { return gray + y * stride; }
 };
 
 class Image {
@@ -50,12 +48,22 @@ class Image {
   static int64_t bytes(const std::vector<Size>& sizes);
 
  private:
-  void pack(const Rows& rows, const Level& level, const Band& band) const;
-
   const Params& params_;
   std::vector<Level> levels_;
   std::vector<Columns> columns_;  // from each level to the next
   Scratch<float> memory_;
+};
+
+// Gray values and gradients of a level for the warps: packed, with a border.
+struct Packed {
+  float* data;  // pixel (0, 0)
+  int64_t stride;
+
+  // In memory for floats(size), a member's band of it by build.
+  Packed(float* memory, Size size);
+  void build(const Rows& rows, const Params& params, const Level& level, const Band& band) const;
+
+  static int64_t floats(Size size);
 };
 
 }  // namespace fasti3d::tvl1

@@ -1,6 +1,6 @@
 // The rows of rows.h, for vectors of kLanes floats. Included once per instruction set, inside a
 // namespace of its own which defines kLanes, Vector (of floats), root(Vector) and, for eight lanes
-// or more, add_halves(of eight floats).
+// or more, weigh(weights, vectors of a tap row).
 
 typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
@@ -93,61 +93,64 @@ inline void place(const float* u, int64_t at, int64_t size, float bicubic_a, Pla
   }
 }
 
-// As many of a tap row's four pixels as a register of the sampler holds, two or one.
-constexpr int kPixels = kLanes >= 8 ? 2 : 1;
+// As many of a tap row's four pixels as a register holds.
+constexpr int kPixels = kLanes / kPacked;
 typedef float Pixel __attribute__((vector_size(kPacked * sizeof(float))));
-typedef float PixelsOrPixel __attribute__((vector_size(kPixels * kPacked * sizeof(float))));
 
+// The four pixels of a tap row by their weights along x, in the order of `sample` in math.h. Longer
+// vectors have forms of their own.
 template <class V>
-inline V load_as(const float* p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
+inline Pixel weigh(const float* w, const V (&columns)[4]) {
+  return (w[0] * columns[0] + w[2] * columns[2]) + (w[1] * columns[1] + w[3] * columns[3]);
 }
 
-// `sample` in math.h of all three values of a pixel at once; `tap` is its upper left tap.
-template <class Pixels>
+// All three values of a pixel at once; `tap` is its upper left tap.
 inline Pixel sample_pixel(const float* tap, int64_t stride, const Place& px, const Place& py,
                           int i) {
-  Pixels column[4 / kPixels];
+  Vector columns[4 / kPixels];
+#pragma GCC unroll 4
   for (int k = 0; k < 4 / kPixels; ++k) {
-    const float* at = tap + k * kPixels * kPacked;
-    column[k] = py.weight[0][i] * load_as<Pixels>(at);
-    for (int j = 1; j < 4; ++j) column[k] += py.weight[j][i] * load_as<Pixels>(at + j * stride);
+    const float* at = tap + k * kLanes;
+    columns[k] = py.weight[0][i] * load(at);
+#pragma GCC unroll 3
+    for (int j = 1; j < 4; ++j) columns[k] += py.weight[j][i] * load(at + j * stride);
   }
-  const float w0 = px.weight[0][i], w1 = px.weight[1][i];
-  const float w2 = px.weight[2][i], w3 = px.weight[3][i];
-  if constexpr (kPixels == 2) {
-    const Pixels first{w0, w0, w0, w0, w1, w1, w1, w1}, second{w2, w2, w2, w2, w3, w3, w3, w3};
-    return add_halves(first * column[0] + second * column[1]);
-  } else {
-    return (w0 * column[0] + w2 * column[2]) + (w1 * column[1] + w3 * column[3]);
-  }
+  const float weights[4] = {px.weight[0][i], px.weight[1][i], px.weight[2][i], px.weight[3][i]};
+  return weigh(weights, columns);
 }
 
 void warp_row(const WarpRow& a) {
+  // Samples are stored pixel by pixel and then read as vectors: of several blocks, since vectors
+  // would have to wait for pixels just stored.
+  constexpr int64_t kSpan = 4 * kBlock;
   Place px, py;
-  float sampled[3][kBlock];
-  for (int64_t x = 0; x < a.size.width; x += kBlock) {
-    place<true>(a.u1 + x, x, a.size.width, a.bicubic, px);
-    place<false>(a.u2 + x, a.y, a.size.height, a.bicubic, py);
-    for (int i = 0; i < kBlock; ++i) {
-      const float* tap = a.packed + (py.base[i] - 1) * a.packed_stride + (px.base[i] - 1) * kPacked;
-      const Pixel pixel = sample_pixel<PixelsOrPixel>(tap, a.packed_stride, px, py, i);
-      for (int c = 0; c < 3; ++c) sampled[c][i] = pixel[c];
+  float sampled[3][kSpan];
+  const int64_t width = a.size.width, stride = a.packed_stride;
+  for (int64_t begin = 0; begin < width; begin += kSpan) {
+    const int64_t end = begin + kSpan < width ? begin + kSpan : width;
+    for (int64_t x = begin; x < end; x += kBlock) {
+      place<true>(a.u1 + x, x, a.size.width, a.bicubic, px);
+      place<false>(a.u2 + x, a.y, a.size.height, a.bicubic, py);
+      for (int i = 0; i < kBlock; ++i) {
+        const float* tap = a.packed + (py.base[i] - 1) * stride + (px.base[i] - 1) * kPacked;
+        const Pixel pixel = sample_pixel(tap, stride, px, py, i);
+        for (int c = 0; c < 3; ++c) sampled[c][x - begin + i] = pixel[c];
+      }
     }
-    for (int part = 0; part < kBlock; part += kLanes) {
-      const int64_t at = x + part;
+    for (int64_t x = begin; x < end; x += kLanes) {
+      const int64_t at = x - begin;
       const Data<Vector> data =
-          linearize(load(a.i0 + at), load(sampled[0] + part), load(sampled[1] + part),
-                    load(sampled[2] + part), load(a.u1 + at), load(a.u2 + at));
-      store(a.ix + at, data.ix);
-      store(a.iy + at, data.iy);
-      store(a.inverse + at, data.inverse);
-      store(a.rho + at, data.rho);
+          linearize(load(a.i0 + x), load(sampled[0] + at), load(sampled[1] + at),
+                    load(sampled[2] + at), load(a.u1 + x), load(a.u2 + x));
+      store(a.data + x, data.ix);
+      store(a.data + a.stride + x, data.iy);
+      store(a.data + 2 * a.stride + x, data.inverse);
+      store(a.data + 3 * a.stride + x, data.rho);
     }
   }
 }
+
+constexpr int64_t kLine = 16;  // floats of a cache line
 
 template <bool kPrimal, bool kDual, bool kGamma>
 double iterate_row(const IterateRow& a) {
@@ -155,38 +158,41 @@ double iterate_row(const IterateRow& a) {
   constexpr int kParts = kBlock / kLanes;
   const Vector limit = broadcast<Vector>(a.limit), theta = broadcast<Vector>(a.theta);
   const Vector taut = broadcast<Vector>(a.taut), gamma = broadcast<Vector>(a.gamma);
+  // Copies, since for all the compiler knows a store could change what `a` refers to.
+  const int64_t stride = a.stride, width = a.width;
+  const float *const us = a.u, *const ps = a.p, *const ps_up = a.p_up, *const vs = a.v;
+  const float *const ixs = a.data, *const iys = ixs + stride, *const inverses = iys + stride;
+  const float* const rhos = inverses + stride;
+  float *const outs = a.out, *const qs = a.q;
   Vector error[kParts] = {};
 
   const auto update = [&](int64_t x, int part, bool whole) {
-    Vector after[kComponents], qy[kComponents];
-    if constexpr (kDual) {
+    Vector after[kComponents], up[kComponents];
 #pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) qy[c] = load(a.component[c].qy + x);
-    }
+    for (int c = 0; c < kComponents; ++c) up[c] = load(ps_up + (2 * c + 1) * stride + x);
     if constexpr (kPrimal) {
       Vector u[kComponents];
 #pragma GCC unroll 3
-      for (int c = 0; c < kComponents; ++c) u[c] = load(a.component[c].u + x);
-      const Vector ix = load(a.ix + x), iy = load(a.iy + x);
-      Vector rho = load(a.rho + x) + (ix * u[0] + iy * u[1]);
+      for (int c = 0; c < kComponents; ++c) u[c] = load(us + c * stride + x);
+      const Vector ix = load(ixs + x), iy = load(iys + x);
+      Vector rho = load(rhos + x) + (ix * u[0] + iy * u[1]);
       if constexpr (kGamma) rho = rho + gamma * u[2];
-      const Vector step = threshold(rho, load(a.inverse + x), limit);
+      const Vector step = threshold(rho, load(inverses + x), limit);
       const Vector gradient[3] = {ix, iy, gamma};
       Vector change[kComponents];
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const Component& p = a.component[c];
-        const Vector up = kDual ? qy[c] : load(p.py_up + x);
-        const Vector div = divergence(load(p.px + x), load(p.px + x - 1), load(p.py + x), up);
+        const float *const px = ps + 2 * c * stride + x, *const py = px + stride;
+        const Vector div = divergence(load(px), load(px - 1), load(py), up[c]);
         after[c] = primal(u[c], step, gradient[c], theta, div);
-        store(p.out + x, after[c]);
+        store(outs + c * stride + x, after[c]);
         change[c] = after[c] - u[c];
       }
       Vector squares = change[0] * change[0] + change[1] * change[1];
       if constexpr (kGamma) squares = squares + change[2] * change[2];
       if (!whole) {
         for (int i = 0; i < kLanes; ++i) {
-          if (x + i >= a.width) squares[i] = 0.0f;
+          if (x + i >= width) squares[i] = 0.0f;
         }
       }
       error[part] += squares;
@@ -195,8 +201,9 @@ double iterate_row(const IterateRow& a) {
       Vector ux[kComponents], uy[kComponents], norm[kComponents], scale[kComponents];
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const Vector v = load(a.component[c].v + x);
-        ux[c] = load(a.component[c].v + x + 1) - v;
+        const float* const at = vs + c * stride + x;
+        const Vector v = load(at);
+        ux[c] = load(at + 1) - v;
         uy[c] = kPrimal ? after[c] - v : Vector{};
         norm[c] = dual_norm(ux[c], uy[c], taut);
       }
@@ -212,26 +219,34 @@ double iterate_row(const IterateRow& a) {
       }
 #pragma GCC unroll 3
       for (int c = 0; c < kComponents; ++c) {
-        const Component& p = a.component[c];
-        store(p.qx + x, dual(load(p.qx + x), taut, ux[c], scale[c]));
-        store(p.qy + x, dual(qy[c], taut, uy[c], scale[c]));
+        const Vector px_up = load(ps_up + 2 * c * stride + x);
+        float* const q = qs + 2 * c * stride + x;
+        store(q, dual(px_up, taut, ux[c], scale[c]));
+        store(q + stride, dual(up[c], taut, uy[c], scale[c]));
       }
     }
   };
 
+  const float* fetch = a.fetch;
+  const int64_t fetch_lines = a.fetch_lines;
   int64_t x = 0;
-  for (; x + kBlock <= a.width; x += kBlock) {
+  for (; x + kBlock <= width; x += kBlock) {
+    for (int64_t i = 0; i < fetch_lines; ++i, fetch += kLine) __builtin_prefetch(fetch, 0, 2);
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) update(x + part * kLanes, part, true);
   }
-  for (int part = 0; part < kParts && x < a.width; ++part, x += kLanes) update(x, part, false);
+  for (int part = 0; part < kParts && x < width; ++part, x += kLanes) update(x, part, false);
 
   if constexpr (kPrimal) {
     // What the row below finds to the right of the last pixel: itself, so that the forward
     // difference there is 0.
     for (int c = 0; c < kComponents; ++c) {
-      a.component[c].out[a.width] = a.component[c].out[a.width - 1];
+      float* const out = outs + c * stride;
+      out[width] = out[width - 1];
     }
+  }
+  if constexpr (kDual) {
+    for (int c = 0; c < kComponents; ++c) qs[2 * c * stride - 1] = 0.0f;  // outside
   }
   double sum = 0.0;
   for (int part = 0; part < kParts; ++part) {

@@ -21,6 +21,7 @@ struct Params {
   double scale_step, gamma;
   int64_t median;  // side of the median, 3 or 5, or 1 for none
 
+  int components() const { return gamma != 0.0 ? 3 : 2; }  // of u
   float limit() const { return static_cast<float>(lambda * theta); }
   float taut() const { return static_cast<float>(tau / theta); }
   // The sum of squared changes of u at which the iterations of a warp stop.

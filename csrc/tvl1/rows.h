@@ -44,7 +44,8 @@ struct WarpRow {
   float bicubic;
   int64_t y;
   const float *i0, *u1, *u2;
-  float *ix, *iy, *inverse, *rho;
+  float* data;  // ix, iy, inverse, rho, `stride` floats apart
+  int64_t stride;
 };
 
 struct MedianRow {
@@ -54,20 +55,19 @@ struct MedianRow {
   int64_t width;
 };
 
-// A component of the flow (or the illumination) in one row, and its dual.
-struct Component {
-  const float* u;  // before
-  float* out;      // after, may be u
-  const float *px, *py, *py_up;
-  const float* v;  // the row above, after
-  float *qx, *qy;  // its dual, updated
-};
-
+// Of the components of the flow (and the illumination), `stride` floats apart, and their duals
+// along x and y, likewise.
 struct IterateRow {
-  Component component[3];
-  const float *ix, *iy, *inverse, *rho;
-  int64_t width;
+  const float *u, *p;  // before
+  float* out;          // u after
+  const float* p_up;   // of the row above, before
+  const float* v;      // u of the row above, after
+  float* q;            // p of the row above, after
+  const float* data;   // ix, iy, inverse, rho, `stride` floats apart
+  int64_t stride, width;
   float limit, theta, taut, gamma;
+  const float* fetch;  // to the L2 cache meanwhile: so many lines per block of pixels
+  int64_t fetch_lines;
 };
 
 // An iteration updates u in a row, and then the duals of the row above, which need u in both. The

@@ -1,151 +1,113 @@
 #include "solver.h"
 
 #include <algorithm>
-#include <limits>
+
+#include "../common/cache.h"
+#include "depth.h"
 
 namespace fasti3d::tvl1 {
 namespace {
 
-// Errors are summed over groups of rows, and bands are made of whole groups, so that the sums, and
-// with them the stop, do not depend on the number of bands.
-constexpr int64_t kGroup = 8;
-// Planes lie this much more than a multiple of a page apart, or the same pixel of all of them would
-// compete for the same few places in the cache.
+// Large pieces lie this much more than a multiple of a page apart, or the same pixel of all of them
+// would compete for the same few places in the cache.
 constexpr int64_t kStagger = 80;
 constexpr int64_t kPage = 1024;  // floats
 
 // Fewer groups than these take a member less time than waiting for the others does.
 constexpr int64_t kMinGroups = 2;
 
-int64_t row_stride(int64_t width) { return round_up(width, kGuard) + 3 * kGuard; }
-int64_t plane_floats(Size finest) {
-  return round_up(finest.height * row_stride(finest.width), kPage) + kStagger;
+constexpr int64_t kData = 4;  // planes: ix, iy, inverse, rho
+
+int64_t groups(int64_t height) { return (height + kGroup - 1) / kGroup; }
+
+int64_t state_planes(const Params& params) { return 3 * params.components(); }
+
+// Of so many planes, with what comes between them and the next piece.
+int64_t floats(int64_t planes, Size size) {
+  return round_up(planes * size.height * row_stride(size.width) + kGuard, kPage) + kStagger;
 }
-int components(const Params& params) { return params.gamma != 0.0 ? 3 : 2; }
-int planes(const Params& params) { return 4 * components(params) + 4; }
 
 }  // namespace
 
-struct MemberRows {
-  MemberRows(int64_t stride, int components) : stride(stride), memory(kCount * stride, 0.0f) {
-    for (int parity = 0; parity < 2; ++parity) {
-      for (int c = 0; c < components; ++c) {
-        Edge& e = edge[parity][c];
-        e = {next(), next(), next(), next()};
-      }
-    }
-    for (int c = 0; c < components; ++c) ghost[c] = next();
-    for (float*& row : sorted) row = next();
-  }
-
-  float* next() { return memory.data() + stride * used++ + kGuard; }
-
-  struct Edge {
-    float *u, *px, *py;  // of the first row
-    float* last_py;      // of the last row
-  };
-
-  static constexpr int64_t kCount = 2 * 3 * 4 + 3 + 5;
-  int64_t stride;
-  std::vector<float> memory;
-  int64_t used = 0;
-  Edge edge[2][3];
-  float* ghost[3];  // the next band's first row after the iteration
-  float* sorted[5];
-};
-
-// The rows of one member in a level.
+// The rows of one member in a level: whole groups.
 struct Solver::Share {
   Share(Size size, const Member& member)
-      : groups((size.height + kGroup - 1) / kGroup),
-        active(std::min<int64_t>(member.count, groups)),
-        index(member.index),
-        first_group(std::min<int64_t>(index, active) * groups / active),
-        last_group(std::min<int64_t>(index + 1, active) * groups / active),
-        begin(first_group * kGroup),
-        end(std::min(last_group * kGroup, size.height)) {}
+      : begin(edge(size, member.index, member.count)),
+        end(edge(size, member.index + 1, member.count)) {}
 
-  bool is_empty() const { return begin >= end; }
-  bool has_above() const { return index > 0; }
-  bool has_below() const { return index + 1 < active; }
+  static int64_t edge(Size size, int64_t index, int64_t count) {
+    return std::min(index * groups(size.height) / count * kGroup, size.height);
+  }
 
-  int64_t groups, active;
-  int index;
-  int64_t first_group, last_group, begin, end;
+  int64_t begin, end;
 };
 
 Solver::Solver(const std::vector<Size>& sizes, const Params& params, const Rows& rows)
     : sizes_(sizes),
       params_(params),
       rows_(rows),
-      components_(components(params)),
-      plane_floats_(plane_floats(sizes[0])),
-      memory_(static_cast<size_t>(plane_floats_ * planes(params))),
-      zeros_(static_cast<size_t>(row_stride(sizes[0].width)), 0.0f) {
-  for (auto& sums : sums_) sums.resize(sizes[0].height / kGroup + 1);
+      components_(params.components()),
+      memory_(bytes(sizes, params) / static_cast<int64_t>(sizeof(float))) {
+  float* next = memory_.get();
+  for (float*& state : states_) {
+    state = next + kGuard;
+    next += floats(state_planes(params), sizes[0]);
+  }
+  data_ = next + kGuard;
+  packed_ = next + floats(kData, sizes[0]);
+  for (auto& sums : sums_) sums.resize(static_cast<size_t>(kMaxDepth * groups(sizes[0].height)));
 }
-
-Solver::~Solver() = default;
 
 int64_t Solver::bytes(const std::vector<Size>& sizes, const Params& params) {
-  return plane_floats(sizes[0]) * planes(params) * static_cast<int64_t>(sizeof(float));
+  return (2 * floats(state_planes(params), sizes[0]) + floats(kData, sizes[0]) +
+          Packed::floats(sizes[0])) *
+         static_cast<int64_t>(sizeof(float));
 }
 
-// Points the planes at rows of the level's width.
-void Solver::lay_out(Size size) {
-  size_ = size;
-  stride_ = row_stride(size.width);
-  float* next = memory_.get() + kGuard;
-  const auto plane = [&] {
-    const Plane result{next, stride_};
-    next += plane_floats_;
-    return result;
-  };
-  for (auto& set : u_) {
-    for (int c = 0; c < components_; ++c) set[c] = plane();
-  }
-  for (int c = 0; c < components_; ++c) {
-    for (Plane& p : p_[c]) p = plane();
-  }
-  for (Plane* p : {&ix_, &iy_, &inverse_, &rho_}) *p = plane();
+// One of the two states, of u and its duals, in a level's size: sweeps and upsampling go from one
+// to the other.
+Planes Solver::state(int set, Size size) const {
+  return {states_[set], state_planes(params_), row_stride(size.width)};
 }
+
+Planes Solver::planes_of_data() const { return {data_, kData, row_stride(size_.width)}; }
 
 void Solver::solve(Team& team, const Image& image0, const Image& image1, const float* initial,
                    float* flow, int32_t* iterations) {
+  previous_ = 0;
   for (size_t level = sizes_.size(); level-- > 0;) {
-    if (level + 1 == sizes_.size()) {
-      lay_out(sizes_[level]);
-      start(team, initial);
-    } else {
-      upsample(team, level + 1);
-    }
+    const bool coarsest = level + 1 == sizes_.size();
+    size_ = sizes_[level];
+    if (coarsest) start(initial);
+    const Packed packed(packed_, size_);
     team.run(team.muster(), [&](const Member& member) {
-      const Band band(size_.height, member);
-      const int64_t count = (band.end - band.begin) * stride_;
-      for (int c = 0; c < components_; ++c) {
-        for (const Plane& p : p_[c]) std::fill_n(p.row(band.begin) - kGuard, count, 0.0f);
-      }
+      if (!coarsest) upsample(member, level + 1);
+      packed.build(rows_, params_, image1.level(level), Band(size_.height, member));
     });
+    if (!coarsest) set_ = 1 - set_;
+    at_rest_ = true;
     for (int64_t i = 0; i < params_.warps; ++i) {
       iterations[static_cast<int64_t>(level) * params_.warps + i] =
-          warp(team, image0.level(level), image1.level(level));
+          warp(team, image0.level(level), packed);
     }
   }
   team.run(team.muster(), [&](const Member& member) {
+    const Planes u = state(set_, size_);
     const Band band(size_.height, member);
     for (int c = 0; c < 2; ++c) {
       for (int64_t y = band.begin; y < band.end; ++y) {
-        std::copy_n(u_[set_][c].row(y), size_.width, flow + (c * size_.height + y) * size_.width);
+        std::copy_n(u.row(y, c), size_.width, flow + (c * size_.height + y) * size_.width);
       }
     }
   });
 }
 
 // The flow at the coarsest level: nothing, or the initial flow scaled down level by level.
-void Solver::start(Team& team, const float* initial) {
+void Solver::start(const float* initial) {
   set_ = 0;
-  for (int c = 0; c < components_; ++c) {
-    for (int64_t y = 0; y < size_.height; ++y) std::fill_n(u_[0][c].row(y), size_.width, 0.0f);
+  const Planes to = state(set_, size_);
+  for (int64_t y = 0; y < size_.height; ++y) {
+    std::fill_n(to.row(y) - kGuard, components_ * to.stride, 0.0f);
   }
   if (initial == nullptr) return;
   const double scale = 1.0 / params_.scale_step;
@@ -155,204 +117,109 @@ void Solver::start(Team& team, const float* initial) {
     for (size_t level = 1; level < sizes_.size(); ++level) {
       const Size in = sizes_[level - 1], out = sizes_[level];
       const Columns columns(in.width, out.width, scale, params_.cuda_form);
-      std::vector<float> to(static_cast<size_t>(out.pixels()));
+      std::vector<float> scaled(static_cast<size_t>(out.pixels()));
       for (int64_t y = 0; y < out.height; ++y) {
         const Between at = between(y, scale, in.height, params_.cuda_form);
         rows_.resize({from.data() + at.first * in.width, from.data() + at.second * in.width,
                       at.weight, columns.first.data(), columns.second.data(),
                       columns.weights.data(), static_cast<float>(params_.scale_step),
-                      to.data() + y * out.width, out.width});
+                      scaled.data() + y * out.width, out.width});
       }
-      from = std::move(to);
+      from = std::move(scaled);
     }
     for (int64_t y = 0; y < size_.height; ++y) {
-      std::copy_n(from.data() + y * size_.width, size_.width, u_[0][c].row(y));
+      std::copy_n(from.data() + y * size_.width, size_.width, to.row(y, c));
+      extend(to.row(y, c), size_.width);
     }
   }
 }
 
-// From level `from`, which is laid out, to the next finer one.
-void Solver::upsample(Team& team, size_t from) {
-  const Size in = sizes_[from], out = sizes_[from - 1];
-  const Plane coarse[3] = {u_[set_][0], u_[set_][1], u_[set_][2]};
-  const double scale_x = static_cast<double>(in.width) / static_cast<double>(out.width);
-  const double scale_y = static_cast<double>(in.height) / static_cast<double>(out.height);
-  const Columns columns(in.width, out.width, scale_x, params_.cuda_form);
-  lay_out(out);
-  set_ = 1 - set_;
-  team.run(team.muster(), [&](const Member& member) {
-    const Band band(out.height, member);
-    for (int64_t y = band.begin; y < band.end; ++y) {
-      const Between at = between(y, scale_y, in.height, params_.cuda_form);
-      for (int c = 0; c < components_; ++c) {
-        const float factor = c < 2 ? static_cast<float>(1.0 / params_.scale_step) : 1.0f;
-        rows_.resize({coarse[c].row(at.first), coarse[c].row(at.second), at.weight,
-                      columns.first.data(), columns.second.data(), columns.weights.data(), factor,
-                      u_[set_][c].row(y), out.width});
-      }
+// A member's band of u, from level `from` to the level at hand, the next finer one.
+void Solver::upsample(const Member& member, size_t from) const {
+  const Size in = sizes_[from];
+  const Planes coarse = state(set_, in), fine = state(1 - set_, size_);
+  const double scale_x = static_cast<double>(in.width) / static_cast<double>(size_.width);
+  const double scale_y = static_cast<double>(in.height) / static_cast<double>(size_.height);
+  const Columns columns(in.width, size_.width, scale_x, params_.cuda_form);
+  const Band band(size_.height, member);
+  for (int64_t y = band.begin; y < band.end; ++y) {
+    const Between at = between(y, scale_y, in.height, params_.cuda_form);
+    for (int64_t c = 0; c < components_; ++c) {
+      const float factor = c < 2 ? static_cast<float>(1.0 / params_.scale_step) : 1.0f;
+      rows_.resize({coarse.row(at.first, c), coarse.row(at.second, c), at.weight,
+                    columns.first.data(), columns.second.data(), columns.weights.data(), factor,
+                    fine.row(y, c), size_.width});
+      extend(fine.row(y, c), size_.width);
     }
-  });
+  }
 }
 
-int32_t Solver::warp(Team& team, const Level& level0, const Level& level1) {
+int32_t Solver::warp(Team& team, const Level& level0, const Packed& packed) {
   const int64_t max_members = std::max<int64_t>(1, size_.height / (kMinGroups * kGroup));
   const int count = static_cast<int>(std::min<int64_t>(team.muster(), max_members));
-  while (static_cast<int>(members_.size()) < count) {
-    members_.push_back(std::make_unique<MemberRows>(row_stride(sizes_[0].width), components_));
+  while (static_cast<int>(sweepers_.size()) < count) {
+    sweepers_.push_back(std::make_unique<Sweeper>(params_, rows_, sizes_[0].width, kMaxDepth));
   }
-  int32_t iterations = 0;
+  Progress progress{};
   team.run(count, [&](const Member& member) {
     const Share share(size_, member);
+    const Planes u = state(set_, size_), data = planes_of_data();
     for (int64_t y = share.begin; y < share.end; ++y) {
-      rows_.warp({level1.packed, level1.packed_stride, size_, params_.bicubic(), y,
-                  level0.gray_row(y), u_[set_][0].row(y), u_[set_][1].row(y), ix_.row(y),
-                  iy_.row(y), inverse_.row(y), rho_.row(y)});
+      rows_.warp({packed.data, packed.stride, size_, params_.bicubic(), y, level0.row(y),
+                  u.row(y, 0), u.row(y, 1), data.row(y), data.stride});
     }
-    const int32_t ran = iterate(member, share);
-    if (member.index == 0) iterations = ran;
+    member.barrier();  // sweeps read the neighbors' rows
+    const Progress own = iterate(member, share);
+    if (member.index == 0) progress = own;
   });
-  // Every median has changed sides.
-  const bool medians = !params_.cuda_form && params_.median > 1;
-  const int64_t inner = params_.inner_iterations;
-  if (medians && (iterations + inner - 1) / inner % 2 == 1) set_ = 1 - set_;
-  return iterations;
+  set_ = progress.set;
+  at_rest_ = false;
+  previous_ = progress.iterations;
+  return progress.iterations;
 }
 
-int32_t Solver::iterate(const Member& member, const Share& share) {
+Solver::Progress Solver::iterate(const Member& member, const Share& share) {
   const bool medians = !params_.cuda_form && params_.median > 1;
-  StopRule rule{params_.cuda_form, params_.tolerance(size_.pixels())};
-  int set = set_;
+  const int64_t total = params_.inner_iterations * params_.outer_iterations;
+  const int64_t between_medians = medians ? params_.inner_iterations : total;
+  const Planes planes = state(0, size_);
+  const int64_t row_bytes =
+      (planes.count + kData) * planes.stride * static_cast<int64_t>(sizeof(float));
+  const int64_t rows = member.count == 1 ? 0 : groups(size_.height) / member.count * kGroup;
+  const int64_t most = max_depth(l2_bytes(), row_bytes, kTurn, rows);
+  const double tolerance = params_.tolerance(size_.pixels());
+  StopRule rule{params_.cuda_form, tolerance};
+  Forecast forecast(previous_);
+  Progress at{set_, 0};
+  bool at_rest = at_rest_;
   int parity = 0;
-  int32_t ran = 0;
-  for (int64_t outer = 0; outer < params_.outer_iterations; ++outer) {
-    if (medians) {
-      take_median(member, share, set);
-      set = 1 - set;
-    }
-    if (medians || outer == 0) {
-      publish(share, set, parity);
-      member.barrier();
-    }
-    for (int64_t inner = 0; inner < params_.inner_iterations; ++inner) {
-      const int next = 1 - parity;
-      iterate_band(share, set, parity, next);
-      publish(share, set, next);
-      member.barrier();
-      parity = next;
-      ++ran;
+  const auto sweep = [&](int64_t depth, bool median) {
+    parity = 1 - parity;  // others may still add up the sums before
+    sweepers_[member.index]->run({size_, planes_of_data(), state(at.set, size_),
+                                  state(1 - at.set, size_), at_rest, median, depth, share.begin,
+                                  share.end, sums_[parity].data()});
+    member.barrier();
+  };
+  for (bool stops = false; !stops && at.iterations < total;) {
+    const int64_t done = at.iterations % between_medians;
+    const bool median = medians && done == 0;
+    if (median && at.iterations > 0) forecast.restart();
+    const int64_t depth = std::min({forecast.remaining(), most, between_medians - done});
+    sweep(depth, median);
+    int64_t wanted = 0;
+    while (wanted < depth && !stops) {
+      const double* sums = sums_[parity].data() + wanted++ * groups(size_.height);
       double sum = 0.0;
-      for (int64_t group = 0; group < share.groups; ++group) sum += sums_[parity][group];
-      if (rule.stops(sum)) return ran;
+      for (int64_t group = 0; group < groups(size_.height); ++group) sum += sums[group];
+      forecast.add(sum / tolerance);
+      stops = rule.stops(sum);
     }
+    if (wanted < depth) sweep(wanted, median);
+    at.iterations += static_cast<int32_t>(wanted);
+    at.set = 1 - at.set;
+    at_rest = false;
   }
-  return ran;
-}
-
-void Solver::take_median(const Member& member, const Share& share, int from) {
-  const int64_t side = params_.median, reach = side / 2;
-  for (int c = 0; c < components_; ++c) {
-    for (int64_t y = share.begin; y < share.end; ++y) {
-      float* row = u_[from][c].row(y);
-      std::fill_n(row - reach, reach, row[0]);
-      std::fill_n(row + size_.width, reach, row[size_.width - 1]);
-    }
-  }
-  member.barrier();
-  for (int c = 0; c < components_; ++c) {
-    for (int64_t y = share.begin; y < share.end; ++y) {
-      const Plane &in = u_[from][c], &out = u_[1 - from][c];
-      if (c == 2) {  // the illumination is not smoothed
-        std::copy_n(in.row(y), size_.width, out.row(y));
-        continue;
-      }
-      MedianRow a{};
-      for (int64_t i = 0; i < side; ++i) {
-        a.rows[i] = in.row(std::clamp<int64_t>(y + i - reach, 0, size_.height - 1));
-      }
-      std::copy_n(members_[member.index]->sorted, 5, a.sorted);
-      a.out = out.row(y);
-      a.width = size_.width;
-      (side == 3 ? rows_.median3 : rows_.median5)(a);
-    }
-  }
-}
-
-// One iteration of the share's rows; `read` and `write` are the sides of the edges of the others'
-// bands before it and of the sums.
-void Solver::iterate_band(const Share& share, int set, int read, int write) {
-  if (share.is_empty()) return;
-  const Plane* u = u_[set];
-  IterateRow a{};
-  a.width = size_.width;
-  a.limit = params_.limit();
-  a.theta = static_cast<float>(params_.theta);
-  a.taut = params_.taut();
-  a.gamma = static_cast<float>(params_.gamma);
-  const auto run = [&](int64_t y, IteratePart part) {
-    a.ix = ix_.row(y);
-    a.iy = iy_.row(y);
-    a.inverse = inverse_.row(y);
-    a.rho = rho_.row(y);
-    return rows_.iterate[components_ == 3][part](a);
-  };
-  const auto dual_above = [&](int64_t y) {
-    for (int c = 0; c < components_; ++c) {
-      a.component[c].v = u[c].row(y - 1);
-      a.component[c].qx = p_[c][0].row(y - 1);
-      a.component[c].qy = p_[c][1].row(y - 1);
-    }
-  };
-
-  for (int64_t group = share.first_group; group < share.last_group; ++group) {
-    double sum = 0.0;
-    const int64_t end = std::min((group + 1) * kGroup, share.end);
-    for (int64_t y = group * kGroup; y < end; ++y) {
-      for (int c = 0; c < components_; ++c) {
-        a.component[c].u = a.component[c].out = u[c].row(y);
-        a.component[c].px = p_[c][0].row(y);
-        a.component[c].py = p_[c][1].row(y);
-      }
-      if (y == share.begin) {
-        for (int c = 0; c < components_; ++c) {
-          a.component[c].py_up = share.has_above()
-                                     ? members_[share.index - 1]->edge[read][c].last_py
-                                     : &zeros_[kGuard];
-        }
-        sum += run(y, kFirst);
-      } else {
-        dual_above(y);
-        sum += run(y, kInner);
-      }
-    }
-    sums_[write][group] = sum;
-  }
-  dual_above(share.end);
-  if (share.has_below()) {
-    // The next band's first row once more, for the sake of the duals above it.
-    for (int c = 0; c < components_; ++c) {
-      const MemberRows::Edge& below = members_[share.index + 1]->edge[read][c];
-      a.component[c].u = below.u;
-      a.component[c].out = members_[share.index]->ghost[c];
-      a.component[c].px = below.px;
-      a.component[c].py = below.py;
-    }
-    run(share.end, kInner);
-  } else {
-    run(share.end - 1, kLast);
-  }
-}
-
-// Copies the edges of the share's band for its neighbors.
-void Solver::publish(const Share& share, int set, int write) {
-  if (share.is_empty() || share.active == 1) return;
-  const int64_t count = round_up(size_.width, kGuard);
-  for (int c = 0; c < components_; ++c) {
-    const MemberRows::Edge& edge = members_[share.index]->edge[write][c];
-    std::copy_n(u_[set][c].row(share.begin), count, edge.u);
-    std::copy_n(p_[c][0].row(share.begin), count, edge.px);
-    std::copy_n(p_[c][1].row(share.begin), count, edge.py);
-    std::copy_n(p_[c][1].row(share.end - 1), count, edge.last_py);
-  }
+  return at;
 }
 
 }  // namespace fasti3d::tvl1

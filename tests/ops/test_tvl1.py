@@ -203,7 +203,7 @@ def test_too_little_memory_is_an_error() -> None:
     assert result.returncode == 0, result.stderr
     small, large, ready = result.stdout.splitlines()
     assert small.startswith("tvl1: out of memory: cannot allocate 3 x 2 x 1080 x 1920 values")
-    assert "a pair of 1080 x 1920 frames takes about 2" in large
+    assert "a pair of 1080 x 1920 frames takes about 18" in large
     assert "torch.set_num_threads" in large
     assert ready == "(3, 2, 1080, 1920)"
 

@@ -1,0 +1,73 @@
+// Several iterations of TV-L1 in one pass over rows, each a row behind the one before.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "rows.h"
+
+namespace fasti3d::tvl1 {
+
+// Errors are summed over groups of rows, and bands are made of whole groups, so that the sums, and
+// with them the stop, do not depend on the number of bands.
+constexpr int64_t kGroup = 8;
+
+// Rows that an iteration takes in turn, before the next iteration has its turn: each finds the row
+// above it in the L1 cache.
+constexpr int64_t kTurn = 2;
+
+// Rows of several planes, those of the same row side by side, `stride` floats apart.
+struct Planes {
+  float* data;  // pixel (0, 0) of the first plane
+  int64_t count, stride;
+  float* row(int64_t y, int64_t plane = 0) const { return data + (y * count + plane) * stride; }
+};
+
+// Rows are a whole number of vectors with a guard on each side: an odd number of guards, or the
+// same pixel of all planes would compete for the same few places in the cache.
+inline int64_t row_stride(int64_t width) { return (((width - 1) / kGuard + 4) | 1) * kGuard; }
+
+// Repeats the edge pixels of a row in its guards, where medians look.
+inline void extend(float* row, int64_t width) {
+  for (int64_t i = 1; i <= 2; ++i) {
+    row[-i] = row[0];
+    row[width - 1 + i] = row[width - 1];
+  }
+}
+
+// Of one band in one level. A state is the components of u, which are the flow's two and with gamma
+// the illumination, and then the duals of each along x and y.
+struct Sweep {
+  Size size;
+  Planes data;      // ix, iy, inverse, rho of the warp
+  Planes from, to;  // states
+  bool at_rest;     // the duals are zeros, whatever `from` holds
+  bool median;      // of the flow, before the first iteration
+  int64_t depth;    // iterations
+  int64_t begin, end;
+  double* sums;  // (depth, groups of the level): squared changes of u, written for the band
+};
+
+// The rows that a member of the team has in flight. It reads the neighbors' rows as they are in
+// `from` and repeats what their owners do with them: nobody waits for anybody within a sweep.
+class Sweeper {
+ public:
+  // For the level with the longest rows, and sweeps of at most `depth`.
+  Sweeper(const Params& params, const Rows& rows, int64_t width, int64_t depth);
+
+  void run(const Sweep& sweep);
+
+ private:
+  void iterate(const Sweep& sweep, int64_t iteration, int64_t y, IteratePart part, int64_t next);
+  void fetch(const Sweep& sweep, int64_t iteration, int64_t y, IterateRow& a) const;
+  void take_median(const Sweep& sweep, int64_t y);
+  float* in_flight(const Sweep& sweep, int64_t y) const;
+
+  const Params& params_;
+  const Rows& rows_;
+  const int64_t components_, in_flight_;
+  std::vector<float> memory_;
+  float *rows_in_flight_, *zeros_, *smooth_, *sorted_;
+};
+
+}  // namespace fasti3d::tvl1
