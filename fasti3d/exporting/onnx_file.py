@@ -79,7 +79,8 @@ def _name_sizes(graph: ir.Graph) -> None:
 def fold_pads(graph: ir.Graph) -> None:
     """Let each Conv and MaxPool do the padding of the Pad that it reads, each side by its own number."""
     for node in list(graph):
-        pad = node.inputs[0].producer() if node.op_type in _PADDING else None
+        given = node.inputs[0] if node.op_type in _PADDING else None
+        pad = None if given is None else given.producer()
         if pad is None or pad.op_type != "Pad":
             continue
         sides = _sides(pad, _PADDING[node.op_type])

@@ -62,7 +62,8 @@ def plain_program(network: nn.Module, clips: tuple[Tensor, ...], *, fixed_time: 
     Raises:
         ValueError: the network cannot be exported so.
     """
-    batch, shapes = Dim(BATCH, min=1), []
+    batch = Dim(BATCH, min=1)
+    shapes: list[Any] = []
     for i in range(len(clips)):
         # Fewer steps leave one after the head's pool, which torch takes for another network.
         steps = Dim(f"{STEPS}{i or ''}", min=MIN_FRAMES // TIME_STRIDE)
@@ -71,7 +72,7 @@ def plain_program(network: nn.Module, clips: tuple[Tensor, ...], *, fixed_time: 
     if not fixed_time:
         plain, shapes = WholeSteps(plain).eval(), [tuple(shapes)]
     # Sizes of one are those of any other size, where a trace does not say so.
-    with torch.no_grad(), _quietly(), _config.patch(backed_size_oblivious=True):
+    with torch.no_grad(), _quietly(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:
             program = torch.export.export(plain, clips, dynamic_shapes=tuple(shapes))
         except Exception as error:  # of many kinds
