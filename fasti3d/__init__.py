@@ -9,10 +9,11 @@ from fasti3d.registration import register_operators
 from fasti3d.version import __version__
 
 if TYPE_CHECKING:
-    from fasti3d import compat, dense, extraction, flow, inflate, ops, reference, video, weights
+    from fasti3d import compat, dense, exporting, extraction, flow, inflate, ops, reference, video, weights
     from fasti3d.catalog import create_model, list_models
     from fasti3d.classification.classify import classify
     from fasti3d.classification.result import Classification
+    from fasti3d.exporting.api import export
     from fasti3d.extraction import Extraction, extract
     from fasti3d.flow import TVL1Params, tvl1, tvl1_video
     from fasti3d.fusion.fuse import fuse
@@ -35,6 +36,8 @@ __all__ = [
     "compat",
     "create_model",
     "dense",
+    "export",
+    "exporting",
     "extract",
     "extraction",
     "flow",
@@ -64,6 +67,8 @@ _HOMES = {
     "compat": None,
     "create_model": "fasti3d.catalog",
     "dense": None,
+    "export": "fasti3d.exporting.api",
+    "exporting": None,
     "extract": "fasti3d.extraction",
     "extraction": None,
     "flow": None,

@@ -43,6 +43,8 @@ def test_public_names() -> None:
         "compat",
         "create_model",
         "dense",
+        "export",
+        "exporting",
         "extract",
         "extraction",
         "flow",

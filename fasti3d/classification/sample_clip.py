@@ -38,15 +38,24 @@ def sample_clip(progress: Progress | None = None) -> Path:
     Example:
         >>> fasti3d.classify(sample_clip())  # doctest: +SKIP
     """
-    folder = cache_dir() / "demo"
-    clip = folder / "sports2d-demo.mp4"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / "sports2d-demo.lock"
+    clip = _place()
+    clip.parent.mkdir(parents=True, exist_ok=True)
+    lock = clip.with_suffix(".lock")
     remove_planted(lock)
     with FileLock(lock):
-        if not (clip.is_file() and sha256(clip) == CLIP_SHA256):
+        if cached_clip() is None:
             _fetch(clip, progress)
     return clip
+
+
+def cached_clip() -> Path | None:
+    """Return the path of the sample clip if it is in the cache, whole."""
+    clip = _place()
+    return clip if clip.is_file() and sha256(clip) == CLIP_SHA256 else None
+
+
+def _place() -> Path:
+    return cache_dir() / "demo" / "sports2d-demo.mp4"
 
 
 def _fetch(clip: Path, progress: Progress | None) -> None:

@@ -19,6 +19,7 @@ from fasti3d.cli.dataset import app as dataset
 from fasti3d.cli.demo import demo
 from fasti3d.cli.doctor import doctor
 from fasti3d.cli.evaluate import evaluate
+from fasti3d.cli.export import export
 from fasti3d.cli.extract import Command, extract
 from fasti3d.cli.finetune import finetune
 from fasti3d.cli.flow import flow
@@ -50,6 +51,7 @@ app.command()(classify)
 app.command()(demo)
 app.command()(doctor)
 app.command()(evaluate)
+app.command()(export)
 app.command(cls=Command)(extract)
 app.command()(finetune)
 app.command()(flow)

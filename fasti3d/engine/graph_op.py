@@ -95,6 +95,21 @@ def _fake(
     ]
 
 
+def planned_reference(
+    x: Tensor,
+    tensors: list[Tensor],
+    code: list[int],
+    floats: list[float],
+    values: list[int],
+    wanted: list[int],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """The operator in plain PyTorch, computed in ``dtype``."""
+    names = [str(i) for i in wanted]
+    maps = replay(_graph(tensors, code, floats, values).only(names), as_floats(x, dtype))
+    return [maps[name] for name in names]
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     x, tensors, *ctx.structure, ctx.wanted, ctx.dtype = inputs
     ctx.save_for_backward(x, *tensors)

@@ -6,19 +6,19 @@ import hashlib
 import json
 
 import torch
+from torch import nn
 
-from fasti3d.i3d import I3D
 from fasti3d.utils.parsing import Json
 
 
-def weights_digest(model: I3D) -> str:
+def weights_digest(model: nn.Module) -> str:
     """Return the SHA-256 over the names, dtypes, shapes and values of a network's weights."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name.endswith("num_batches_tracked"):
             continue  # the same weights in another format may bring another count
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
 

@@ -13,7 +13,7 @@ from fasti3d.fusion.planned import Planned
 from fasti3d.fusion.trace import find_chains, find_programs
 
 
-def _become(module: nn.Module, other: nn.Module) -> None:
+def become(module: nn.Module, other: nn.Module) -> None:
     """Turns a module into another one, wherever it is referred to: also from lists that are no ModuleList."""
     module.__class__ = type(other)
     module.__dict__ = other.eval().__dict__
@@ -81,10 +81,10 @@ def fuse(module: nn.Module) -> nn.Module:
         parts = dict(fused.named_modules())
         for chain in chains:
             conv, bn = parts[chain.conv], parts[chain.bn] if chain.bn else None
-            _become(conv, (FusedConv3d if chain.fused else FoldedConv3d)(conv, bn, chain.relu is not None))
+            become(conv, (FusedConv3d if chain.fused else FoldedConv3d)(conv, bn, chain.relu is not None))
             for name in (chain.bn, chain.relu):
                 if name:
-                    _become(parts[name], nn.Identity())
+                    become(parts[name], nn.Identity())
         for name, program in find_programs(fused).items():
             part = fused.get_submodule(name)
             vars(part)["forward"] = Planned(part, program)

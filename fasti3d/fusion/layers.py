@@ -130,6 +130,23 @@ class FoldedConv3d(nn.Module):
         self.relu = relu
         self._sides = list(conv._reversed_padding_repeated_twice)
 
+    @classmethod
+    def unfused(cls, fused: FusedConv3d) -> FoldedConv3d:
+        """The layer that computes what a fused one does, with the same weights."""
+        padding = "same" if fused.padding is None else fused.padding
+        with torch.device("meta"):
+            conv = nn.Conv3d(
+                fused.in_channels,
+                fused.out_channels,
+                fused.kernel_size,
+                fused.stride,
+                padding,
+                dtype=fused.folded_weight.dtype,
+            )
+        layer = cls(conv, None, fused.relu)
+        layer.folded_weight, layer.folded_bias = fused.folded_weight, fused.folded_bias
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":

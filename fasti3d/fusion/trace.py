@@ -63,9 +63,9 @@ def _is_relu(module: nn.Module) -> bool:
     return type(module) is nn.ReLU and not is_watched(module)
 
 
-def _is_leaf(module: nn.Module) -> bool:
+def _is_leaf(module: nn.Module, inside_network: bool = False) -> bool:
     """Whether there is nothing to find inside: no modules, or a network that fuses itself."""
-    return not module._modules or isinstance(module, FusedNetwork)
+    return not module._modules or (isinstance(module, FusedNetwork) and not inside_network)
 
 
 class _Value(fx.Proxy):
@@ -94,20 +94,21 @@ class _Tracer(fx.Tracer):
     is one call as a whole, and is left in ``parts``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inside_network: bool = False) -> None:
         super().__init__()
         self.parts: list[nn.Module] = []
+        self._inside_network = inside_network
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+        return _is_leaf(m, self._inside_network) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if _is_leaf(m) or not is_watched(m):
+        if _is_leaf(m, self._inside_network) or not is_watched(m):
             nodes, parts = len(self.graph.nodes), len(self.parts)
             try:
                 return super().call_module(m, forward, args, kwargs)
@@ -120,7 +121,9 @@ class _Tracer(fx.Tracer):
         return call
 
 
-def _trace(network: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], dict[nn.Module, Exception]]:
+def _trace(
+    network: nn.Module, inside_network: bool
+) -> tuple[list[tuple[nn.Module, fx.Graph]], dict[nn.Module, Exception]]:
     """Graphs that each module of a network is in at most once, and the modules that are in none, and why."""
     graphs: list[tuple[nn.Module, fx.Graph]] = []
     opaque: dict[nn.Module, Exception] = {}
@@ -128,10 +131,10 @@ def _trace(network: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], dict[n
     waiting = [network]
     while waiting:
         root = waiting.pop()
-        if root in seen or _is_leaf(root):
+        if root in seen or _is_leaf(root, inside_network):
             continue
         seen.add(root)
-        tracer = _Tracer()
+        tracer = _Tracer(inside_network)
         try:
             if "forward" in vars(root):
                 raise TypeError("its forward is not that of its class")
@@ -143,17 +146,18 @@ def _trace(network: nn.Module) -> tuple[list[tuple[nn.Module, fx.Graph]], dict[n
     return graphs, opaque
 
 
-def find_chains(network: nn.Module) -> tuple[list[Chain], dict[str, Exception]]:
+def find_chains(network: nn.Module, *, inside_network: bool = False) -> tuple[list[Chain], dict[str, Exception]]:
     """Every Conv3d that can be fused, with what follows it, and the modules that could not be followed.
 
     A batch norm or a ReLU is in a chain if it is called once, on nothing but the result that precedes it,
-    which nothing else reads.
+    which nothing else reads. ``inside_network``: also those of an I3D, which fuses itself.
     """
     network = _without_values(network)
     names = {module: name for name, module in network.named_modules()}
-    graphs, opaque = _trace(network)
+    graphs, opaque = _trace(network, inside_network)
     called: dict[fx.Node, nn.Module] = {}
-    fixed = {m for part in names if isinstance(part, FusedNetwork) for m in part.modules()}
+    own = () if inside_network else (part for part in names if isinstance(part, FusedNetwork))
+    fixed = {m for part in own for m in part.modules()}
     for root, graph in graphs:
         for node in graph.nodes:
             if node.op == "call_module":
