@@ -1,0 +1,351 @@
+// The direct form on matrix tiles: slabs, and how the work is cut.
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "../common/memory.h"
+#include "../common/parallel.h"
+#include "blocking.h"
+#include "tiles.h"
+
+namespace fasti3d {
+namespace {
+
+using Bfloat = c10::BFloat16;
+
+// Half of the L2 cache of a CPU with AMX, which is 2 MB, for weights and a quarter for a slab.
+constexpr int64_t kWeightBytes = 1 << 20;
+constexpr int64_t kSlabBytes = 512 << 10;
+
+// The processor's tile registers for as long as a thread works here. Others use them too (oneDNN
+// does), and find their layout again.
+class TileSession {
+ public:
+  TileSession(const TileKernels& kernels, int64_t pairs) : kernels_(kernels) {
+    kernels_.read_configuration(&before_);
+    TileConfig config;
+    config.palette = 1;
+    for (int tile = 0; tile < 8; ++tile) {
+      config.rows[tile] = tile < 6 ? kTileRows : pairs;
+      config.row_bytes[tile] = tile == 4 || tile == 5 ? 4 * pairs : 64;
+    }
+    kernels_.configure(config);
+  }
+  TileSession(const TileSession&) = delete;
+  TileSession& operator=(const TileSession&) = delete;
+  ~TileSession() { kernels_.configure(before_); }
+
+ private:
+  const TileKernels& kernels_;
+  TileConfig before_;
+};
+
+// What the shape of packed weights says.
+struct Form {
+  bool merged;  // a tap is a row of the window
+  int64_t panels, taps, steps, pairs;
+  int64_t channels;  // of a pixel in the slab, with the zeros after the clip's
+  int64_t tap_values, panel_stride;
+
+  Form(const Tensor& packed, const Window& window)
+      : merged(packed.size(1) != window.t.kernel * window.h.kernel * window.w.kernel),
+        panels(packed.size(0)),
+        taps(packed.size(1)),
+        steps(packed.size(2)),
+        pairs(packed.size(3)),
+        channels(2 * pairs * steps / (merged ? window.w.kernel : 1)),
+        tap_values(steps * pairs * 2 * kPanel),
+        panel_stride(taps * tap_values) {}
+};
+
+// Pixels of `frames` x `rows` outputs' windows. Rows and columns lie apart by their remainders of
+// the stride (columns of merged taps do not, for a tap is a run of them), so that the inputs of
+// neighboring outputs are neighbors, and row follows row.
+struct Slab {
+  int64_t frames, plane_rows, width, pixel_stride, row_phases, column_phases, channels;
+
+  Slab(const Window& window, const Form& form, int64_t output_frames, int64_t output_rows)
+      : frames((output_frames - 1) * window.t.stride + window.t.kernel),
+        plane_rows(output_rows - 1 + (window.h.kernel + window.h.stride - 1) / window.h.stride),
+        width(window.w.out - 1 + (window.w.kernel + window.w.stride - 1) / window.w.stride),
+        pixel_stride(form.merged ? window.w.stride * form.channels : form.channels),
+        row_phases(window.h.stride),
+        column_phases(form.merged ? 1 : window.w.stride),
+        channels(form.channels) {}
+
+  int64_t at(int64_t frame, int64_t row, int64_t column) const {
+    const int64_t plane =
+        (frame * row_phases + row % row_phases) * column_phases + column % column_phases;
+    return (plane * plane_rows + row / row_phases) * width * pixel_stride +
+           column / column_phases * channels;
+  }
+  int64_t rows() const { return plane_rows * row_phases; }
+  int64_t columns() const { return width * pixel_stride / channels * column_phases; }
+  // The last tile may begin at the last pixel.
+  int64_t values(const Form& form) const {
+    return product({frames, rows(), columns(), channels}) + kTileRows * pixel_stride +
+           form.steps * form.pairs * 2;
+  }
+};
+
+// Copies a row of the clip from column -front on, or zeros where `source` is null.
+void fill_row(const Bfloat* source, const ClipView& in, int64_t front, const Slab& slab,
+              int64_t frame, int64_t row, Bfloat* memory) {
+  const int64_t columns = slab.columns();
+  const int64_t first = source == nullptr ? columns : std::min(front, columns);
+  const int64_t last = source == nullptr ? columns : std::min(front + in.w, columns);
+  Bfloat* const target = memory + slab.at(frame, row, 0);
+  const bool copies = in.stride_c == 1 || in.c == 1;
+  const auto fill_pixel = [&](Bfloat* pixel, const Bfloat* values) {
+    if (copies) {
+      std::copy_n(values, in.c, pixel);
+    } else {
+      for (int64_t c = 0; c < in.c; ++c) pixel[c] = values[c * in.stride_c];
+    }
+    std::fill_n(pixel + in.c, slab.channels - in.c, Bfloat(0.0f));
+  };
+  if (slab.column_phases > 1) {
+    for (int64_t column = 0; column < columns; ++column) {
+      Bfloat* const pixel = memory + slab.at(frame, row, column);
+      if (column < first || column >= last) {
+        std::fill_n(pixel, slab.channels, Bfloat(0.0f));
+      } else {
+        fill_pixel(pixel, source + (column - front) * in.stride_w);
+      }
+    }
+    return;
+  }
+  std::fill_n(target, first * slab.channels, Bfloat(0.0f));
+  std::fill_n(target + last * slab.channels, (columns - last) * slab.channels, Bfloat(0.0f));
+  if (last <= first) return;
+  Bfloat* const begin = target + first * slab.channels;
+  if (copies && in.stride_w == in.c && slab.channels == in.c) {
+    std::copy_n(source, (last - first) * in.c, begin);
+  } else {
+    for (int64_t column = first; column < last; ++column) {
+      fill_pixel(begin + (column - first) * slab.channels, source + (column - first) * in.stride_w);
+    }
+  }
+}
+
+// How the work is cut: units of so many output frames and rows (of pixels, where no slab is copied),
+// times panels.
+struct Cut {
+  int64_t frames, rows, panels;
+};
+
+int64_t over(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// An estimate of a unit's time, in cycles: measured on one kind of CPU, and only to compare cuts.
+struct Cost {
+  static double products(int64_t pixels, int64_t panels, const Form& form) {
+    constexpr double kProduct = 17, kStore = 80;  // of a tile
+    return over(pixels, kTileRows) * panels * (form.taps * form.steps * kProduct + kStore);
+  }
+  static double copy(int64_t values) { return values / 8.0; }
+  // Weights that leave the L2 cache before the next unit.
+  static double weights(int64_t panels, const Form& form) {
+    const int64_t bytes = 2 * panels * form.panel_stride;
+    return bytes > kWeightBytes ? bytes / 8.0 : 0.0;
+  }
+};
+
+// The cut of least time among a few; the slab's size is bounded.
+template <class UnitCost>
+Cut choose_cut(int64_t clips, int64_t frames, int64_t rows, const Form& form, int64_t row_step,
+               int64_t threads, const UnitCost& cost_of) {
+  Cut best{1, 1, form.panels};
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t groups = 1; groups <= 16; groups *= 2) {
+    const int64_t panels = over(over(form.panels, groups), kBlockTiles) * kBlockTiles;
+    for (int64_t frame_count = 1; frame_count <= std::min<int64_t>(frames, 4); frame_count *= 2) {
+      for (int64_t parts = 1; parts <= 64; parts += parts < 16 ? 1 : 8) {
+        const int64_t row_count = over(over(rows, parts), row_step) * row_step;
+        const Cut cut{frame_count, row_count, panels};
+        const double cost = cost_of(cut);
+        const int64_t units = clips * over(frames, frame_count) * over(rows, row_count) *
+                              over(form.panels, panels);
+        const double total = over(units, threads) * cost;
+        if (total < least) {
+          least = total;
+          best = cut;
+        }
+      }
+    }
+  }
+  return best;
+}
+
+// Multiplies the pixels from `pixels` on into out, for the panels of a unit.
+struct Multiplication {
+  const TileKernels& kernels;
+  const Form& form;
+  const Epilogue& epilogue;
+  const Bfloat* weights;
+  int64_t channels;  // of the result
+
+  void run(const Bfloat* pixels, int64_t pixel_stride, int64_t count, int64_t readable,
+           const std::vector<TileTap>& taps, int64_t panel_begin, int64_t panel_end,
+           Bfloat* const* out, const Bfloat* const* residual, float* sums) const {
+    for (int64_t panel = panel_begin; panel < panel_end; panel += kBlockTiles) {
+      const int64_t used = std::min(kBlockTiles, panel_end - panel);
+      for (int64_t at = 0; at < count; at += kBlockPixels) {
+        const int64_t tiles = std::min(over(count - at, kTileRows), kBlockTiles);
+        TileBlock block{{nullptr, nullptr}, pixel_stride,  taps.data(),
+                        static_cast<int64_t>(taps.size()), form.steps, form.pairs,
+                        weights + panel * form.panel_stride, form.panel_stride, sums};
+        int64_t first[kBlockTiles] = {};
+        for (int64_t i = 0; i < tiles; ++i) {
+          // The last tile of a clip overlaps with the one before.
+          first[i] = std::min(at + i * kTileRows, readable - kTileRows);
+          block.pixels[i] = pixels + first[i] * pixel_stride;
+        }
+        kernels.multiply[tiles - 1][used - 1](block);
+        for (int64_t i = 0; i < tiles; ++i) {
+          const int64_t begin = at + i * kTileRows;
+          kernels.store({sums + (i * kTileRows + begin - first[i]) * kBlockChannels,
+                         std::min(kTileRows, count - begin), epilogue.bias + panel * kPanel,
+                         epilogue.relu, out + begin,
+                         residual == nullptr ? nullptr : residual + begin, panel * kPanel,
+                         std::min(channels - panel * kPanel, used * kPanel)});
+        }
+      }
+    }
+  }
+};
+
+// Pixels at one distance over all frames and clips, each of which is an output's whole window.
+bool is_list_of_pixels(const ClipView& in, const Window& window, const Form& form, int64_t start,
+                       int64_t frames) {
+  const auto is_plain = [](const Axis& axis) {
+    return axis.kernel == 1 && axis.stride == 1 && axis.front == 0 && axis.out == axis.in;
+  };
+  return is_plain(window.t) && is_plain(window.h) && is_plain(window.w) && start == 0 &&
+         frames == in.t && in.stride_c == 1 && form.channels == in.c &&
+         in.stride_h == in.w * in.stride_w && in.stride_t == in.h * in.stride_h &&
+         (in.n == 1 || in.stride_n == in.t * in.stride_t) &&
+         in.n * in.t * in.h * in.w >= kTileRows;
+}
+
+}  // namespace
+
+void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const ClipView& result,
+                    const Window& window, const Tensor& packed, const Epilogue& epilogue,
+                    const TileKernels& kernels) {
+  const Form form(packed, window);
+  const Multiplication multiplication{kernels, form, epilogue,
+                                      static_cast<const Bfloat*>(packed.const_data_ptr()),
+                                      result.c};
+  const Bfloat* const residual = static_cast<const Bfloat*>(epilogue.residual);
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t line = result.w;
+
+  if (is_list_of_pixels(in, window, form, epilogue.start, result.t)) {
+    const int64_t pixels = in.n * in.t * in.h * in.w;
+    const Cut cut = choose_cut(1, 1, pixels, form, kBlockPixels, threads, [&](const Cut& c) {
+      const int64_t bytes = 2 * c.rows * in.c;
+      return Cost::products(c.rows, c.panels, form) + Cost::weights(c.panels, form) +
+             (bytes > kSlabBytes ? 8.0 * bytes : 0.0);
+    });
+    const int64_t blocks = over(pixels, cut.rows), groups = over(form.panels, cut.panels);
+    const std::vector<TileTap> taps{{0, 0}};
+    parallel_for(0, blocks * groups, 1, [&](int64_t begin, int64_t end) {
+      const TileSession session(kernels, form.pairs);
+      const Scratch<float> sums(kBlockPixels * kBlockChannels);
+      std::vector<Bfloat*> outputs(cut.rows);
+      std::vector<const Bfloat*> added(residual == nullptr ? 0 : cut.rows);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t first = unit % blocks * cut.rows, panel = unit / blocks * cut.panels;
+        const int64_t count = std::min(cut.rows, pixels - first);
+        Place place(first, result);
+        for (int64_t i = 0; i < count; ++i, place.next(result)) {
+          outputs[i] = out + result.pixel(place.n, place.t, place.h, place.w);
+          if (residual != nullptr) {
+            added[i] = residual + epilogue.residual_view.pixel(place.n, place.t, place.h, place.w);
+          }
+        }
+        multiplication.run(x + first * in.stride_w, in.stride_w, count, pixels - first, taps, panel,
+                           std::min(panel + cut.panels, form.panels), outputs.data(),
+                           residual == nullptr ? nullptr : added.data(), sums.get());
+      }
+    });
+    return;
+  }
+
+  const Cut cut = choose_cut(in.n, result.t, result.h, form, 1, threads, [&](const Cut& c) {
+    const Slab slab(window, form, c.frames, c.rows);
+    const int64_t values = slab.values(form), pixels = (c.rows - 1) * slab.width + line;
+    const double excess = std::max<int64_t>(2 * values - kSlabBytes, 0);
+    return c.frames * Cost::products(pixels, c.panels, form) + Cost::copy(values) +
+           Cost::weights(c.panels, form) + 8.0 * excess;
+  });
+  const Slab slab(window, form, cut.frames, cut.rows);
+  const int64_t time_blocks = over(result.t, cut.frames), row_blocks = over(result.h, cut.rows);
+  const int64_t blocks = in.n * time_blocks * row_blocks;
+  const int64_t kernel_w = form.merged ? 1 : window.w.kernel;
+
+  parallel_for(0, blocks * over(form.panels, cut.panels), 1, [&](int64_t begin, int64_t end) {
+    const TileSession session(kernels, form.pairs);
+    const Scratch<float> sums(kBlockPixels * kBlockChannels);
+    const Scratch<Bfloat> memory(slab.values(form));
+    std::fill_n(memory.get(), slab.values(form), Bfloat(0.0f));
+    std::vector<TileTap> taps;
+    std::vector<Bfloat*> outputs(cut.rows * slab.width);
+    std::vector<const Bfloat*> added(residual == nullptr ? 0 : cut.rows * slab.width);
+    int64_t filled = -1;
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t block = unit % blocks, panel = unit / blocks * cut.panels;
+      const int64_t n = block / (time_blocks * row_blocks);
+      const int64_t t = block / row_blocks % time_blocks * cut.frames;
+      const int64_t h = block % row_blocks * cut.rows;
+      const int64_t frames = std::min(cut.frames, result.t - t);
+      const int64_t rows = std::min(cut.rows, result.h - h);
+      const int64_t it = window.t.start(epilogue.start + t), ih = window.h.start(h);
+      if (filled != block) {
+        for (int64_t f = 0; f < (frames - 1) * window.t.stride + window.t.kernel; ++f) {
+          if (it + f < 0 || it + f >= in.t) continue;
+          for (int64_t r = 0; r < (rows - 1) * window.h.stride + window.h.kernel; ++r) {
+            const bool inside = ih + r >= 0 && ih + r < in.h;
+            fill_row(inside ? x + in.pixel(n, it + f, ih + r, 0) : nullptr, in, window.w.front,
+                     slab, f, r, memory.get());
+          }
+        }
+        filled = block;
+      }
+      const int64_t count = (rows - 1) * slab.width + line;
+      for (int64_t f = 0; f < frames; ++f) {
+        taps.clear();
+        for (int64_t dt = 0; dt < window.t.kernel; ++dt) {
+          // Frames outside of the clip add nothing.
+          const int64_t frame = f * window.t.stride + dt;
+          if (it + frame < 0 || it + frame >= in.t) continue;
+          for (int64_t dh = 0; dh < window.h.kernel; ++dh) {
+            for (int64_t dw = 0; dw < kernel_w; ++dw) {
+              taps.push_back({slab.at(frame, dh, dw),
+                              ((dt * window.h.kernel + dh) * kernel_w + dw) * form.tap_values});
+            }
+          }
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t w = 0; w < slab.width; ++w) {
+            const bool stored = w < line;
+            outputs[r * slab.width + w] =
+                stored ? out + result.pixel(n, t + f, h + r, w) : nullptr;
+            if (stored && residual != nullptr) {
+              added[r * slab.width + w] =
+                  residual + epilogue.residual_view.pixel(n, t + f, h + r, w);
+            }
+          }
+        }
+        multiplication.run(memory.get(), slab.pixel_stride, count,
+                           std::numeric_limits<int64_t>::max(), taps, panel,
+                           std::min(panel + cut.panels, form.panels), outputs.data(),
+                           residual == nullptr ? nullptr : added.data(), sums.get());
+      }
+    }
+  });
+}
+
+}  // namespace fasti3d
