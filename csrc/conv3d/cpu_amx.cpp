@@ -1,4 +1,6 @@
 // Matrix tiles on AMX.
+#include <type_traits>
+
 #include "../common/target.h"
 #include "tiles.h"
 
@@ -46,9 +48,7 @@ void multiply_in_order(const TileBlock& block) {
 void configure(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" : : "m"(config)); }
 void read_configuration(TileConfig* config) { __asm__ volatile("sttilecfg %0" : "=m"(*config)); }
 
-inline __mmask16 first_lanes(int64_t count) {
-  return count >= kPanel ? 0xffff : (1u << count) - 1;
-}
+inline __mmask16 first_lanes(int64_t count) { return count >= kPanel ? 0xffff : (1u << count) - 1; }
 
 void store(const TileStore& args) {
   for (int64_t c = 0; c < args.channels; c += kPanel) {
@@ -59,10 +59,9 @@ void store(const TileStore& args) {
       if (args.out[row] == nullptr) continue;
       __m512 y = _mm512_add_ps(_mm512_loadu_ps(sums), bias);
       if (args.residual != nullptr) {
-        const __m256i bits =
-            _mm256_maskz_loadu_epi16(lanes, args.residual[row] + args.channel + c);
-        y = _mm512_add_ps(
-            y, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+        const __m256i bits = _mm256_maskz_loadu_epi16(lanes, args.residual[row] + args.channel + c);
+        y = _mm512_add_ps(y,
+                          _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
       }
       // The second operand where one is NaN, which so stays one, as in torch.
       if (args.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);
@@ -72,12 +71,12 @@ void store(const TileStore& args) {
   }
 }
 
-extern const TileKernels kTiles = {
-    configure,
-    read_configuration,
-    {{multiply_in_order<1, 1>, multiply_in_order<1, 2>},
-     {multiply_in_order<2, 1>, multiply_in_order<2, 2>}},
-    store};
+extern const TileKernels kTiles = {configure,
+                                   read_configuration,
+                                   {{multiply_in_order<1, 1>, multiply_in_order<1, 2>},
+                                    {multiply_in_order<2, 1>, multiply_in_order<2, 2>}},
+                                   store,
+                                   interleave};
 
 }  // namespace fasti3d::amx
 FASTI3D_TARGET_END

@@ -1,5 +1,6 @@
 // Matrix tiles in plain C++: what the instructions do, as far as results show it.
 #include <cstring>
+#include <type_traits>
 
 #include "tiles.h"
 
@@ -36,8 +37,8 @@ inline void multiply_tiles() {
       std::memcpy(weights, tiles[kWeights].bytes[k], sizeof(weights));
       for (int64_t lane = 0; lane < kPanel; ++lane) {
         for (int64_t i = 0; i < 2; ++i) {
-          sums[lane] += static_cast<float>(pixel[2 * k + i]) *
-                        static_cast<float>(weights[2 * lane + i]);
+          sums[lane] +=
+              static_cast<float>(pixel[2 * k + i]) * static_cast<float>(weights[2 * lane + i]);
         }
       }
     }
@@ -76,6 +77,7 @@ extern const TileKernels kTiles = {
     configure,
     read_configuration,
     {{multiply<1, 1>, multiply<1, 2>}, {multiply<2, 1>, multiply<2, 2>}},
-    store};
+    store,
+    interleave};
 
 }  // namespace fasti3d::emulated

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -92,37 +93,40 @@ struct Slab {
 
 // Copies a row of the clip from column -front on, or zeros where `source` is null.
 void fill_row(const Bfloat* source, const ClipView& in, int64_t front, const Slab& slab,
-              int64_t frame, int64_t row, Bfloat* memory) {
+              int64_t frame, int64_t row, Bfloat* memory, const TileKernels& kernels) {
   const int64_t columns = slab.columns();
   const int64_t first = source == nullptr ? columns : std::min(front, columns);
   const int64_t last = source == nullptr ? columns : std::min(front + in.w, columns);
-  Bfloat* const target = memory + slab.at(frame, row, 0);
-  const bool copies = in.stride_c == 1 || in.c == 1;
+  const auto zero = [](Bfloat* values, int64_t count) {
+    std::memset(static_cast<void*>(values), 0, count * sizeof(Bfloat));
+  };
   const auto fill_pixel = [&](Bfloat* pixel, const Bfloat* values) {
-    if (copies) {
+    if (in.stride_c == 1) {
       std::copy_n(values, in.c, pixel);
     } else {
       for (int64_t c = 0; c < in.c; ++c) pixel[c] = values[c * in.stride_c];
     }
-    std::fill_n(pixel + in.c, slab.channels - in.c, Bfloat(0.0f));
+    zero(pixel + in.c, slab.channels - in.c);
   };
   if (slab.column_phases > 1) {
     for (int64_t column = 0; column < columns; ++column) {
       Bfloat* const pixel = memory + slab.at(frame, row, column);
       if (column < first || column >= last) {
-        std::fill_n(pixel, slab.channels, Bfloat(0.0f));
+        zero(pixel, slab.channels);
       } else {
         fill_pixel(pixel, source + (column - front) * in.stride_w);
       }
     }
     return;
   }
-  std::fill_n(target, first * slab.channels, Bfloat(0.0f));
-  std::fill_n(target + last * slab.channels, (columns - last) * slab.channels, Bfloat(0.0f));
-  if (last <= first) return;
+  Bfloat* const target = memory + slab.at(frame, row, 0);
   Bfloat* const begin = target + first * slab.channels;
-  if (copies && in.stride_w == in.c && slab.channels == in.c) {
+  zero(target, first * slab.channels);
+  zero(target + last * slab.channels, (columns - last) * slab.channels);
+  if (in.stride_c == 1 && in.stride_w == in.c && slab.channels == in.c) {
     std::copy_n(source, (last - first) * in.c, begin);
+  } else if (slab.channels == 4) {
+    kernels.interleave(source, in, last - first, begin);
   } else {
     for (int64_t column = first; column < last; ++column) {
       fill_pixel(begin + (column - first) * slab.channels, source + (column - first) * in.stride_w);
@@ -130,8 +134,8 @@ void fill_row(const Bfloat* source, const ClipView& in, int64_t front, const Sla
   }
 }
 
-// How the work is cut: units of so many output frames and rows (of pixels, where no slab is copied),
-// times panels.
+// How the work is cut: units of so many output frames and rows (of pixels, where no slab is
+// copied), times panels.
 struct Cut {
   int64_t frames, rows, panels;
 };
@@ -165,8 +169,8 @@ Cut choose_cut(int64_t clips, int64_t frames, int64_t rows, const Form& form, in
         const int64_t row_count = over(over(rows, parts), row_step) * row_step;
         const Cut cut{frame_count, row_count, panels};
         const double cost = cost_of(cut);
-        const int64_t units = clips * over(frames, frame_count) * over(rows, row_count) *
-                              over(form.panels, panels);
+        const int64_t units =
+            clips * over(frames, frame_count) * over(rows, row_count) * over(form.panels, panels);
         const double total = over(units, threads) * cost;
         if (total < least) {
           least = total;
@@ -193,9 +197,15 @@ struct Multiplication {
       const int64_t used = std::min(kBlockTiles, panel_end - panel);
       for (int64_t at = 0; at < count; at += kBlockPixels) {
         const int64_t tiles = std::min(over(count - at, kTileRows), kBlockTiles);
-        TileBlock block{{nullptr, nullptr}, pixel_stride,  taps.data(),
-                        static_cast<int64_t>(taps.size()), form.steps, form.pairs,
-                        weights + panel * form.panel_stride, form.panel_stride, sums};
+        TileBlock block{{nullptr, nullptr},
+                        pixel_stride,
+                        taps.data(),
+                        static_cast<int64_t>(taps.size()),
+                        form.steps,
+                        form.pairs,
+                        weights + panel * form.panel_stride,
+                        form.panel_stride,
+                        sums};
         int64_t first[kBlockTiles] = {};
         for (int64_t i = 0; i < tiles; ++i) {
           // The last tile of a clip overlaps with the one before.
@@ -225,8 +235,7 @@ bool is_list_of_pixels(const ClipView& in, const Window& window, const Form& for
   return is_plain(window.t) && is_plain(window.h) && is_plain(window.w) && start == 0 &&
          frames == in.t && in.stride_c == 1 && form.channels == in.c &&
          in.stride_h == in.w * in.stride_w && in.stride_t == in.h * in.stride_h &&
-         (in.n == 1 || in.stride_n == in.t * in.stride_t) &&
-         in.n * in.t * in.h * in.w >= kTileRows;
+         (in.n == 1 || in.stride_n == in.t * in.stride_t) && in.n * in.t * in.h * in.w >= kTileRows;
 }
 
 }  // namespace
@@ -235,9 +244,8 @@ void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const Clip
                     const Window& window, const Tensor& packed, const Epilogue& epilogue,
                     const TileKernels& kernels) {
   const Form form(packed, window);
-  const Multiplication multiplication{kernels, form, epilogue,
-                                      static_cast<const Bfloat*>(packed.const_data_ptr()),
-                                      result.c};
+  const Multiplication multiplication{
+      kernels, form, epilogue, static_cast<const Bfloat*>(packed.const_data_ptr()), result.c};
   const Bfloat* const residual = static_cast<const Bfloat*>(epilogue.residual);
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t line = result.w;
@@ -309,7 +317,7 @@ void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const Clip
           for (int64_t r = 0; r < (rows - 1) * window.h.stride + window.h.kernel; ++r) {
             const bool inside = ih + r >= 0 && ih + r < in.h;
             fill_row(inside ? x + in.pixel(n, it + f, ih + r, 0) : nullptr, in, window.w.front,
-                     slab, f, r, memory.get());
+                     slab, f, r, memory.get(), kernels);
           }
         }
         filled = block;
@@ -331,8 +339,7 @@ void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const Clip
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t w = 0; w < slab.width; ++w) {
             const bool stored = w < line;
-            outputs[r * slab.width + w] =
-                stored ? out + result.pixel(n, t + f, h + r, w) : nullptr;
+            outputs[r * slab.width + w] = stored ? out + result.pixel(n, t + f, h + r, w) : nullptr;
             if (stored && residual != nullptr) {
               added[r * slab.width + w] =
                   residual + epilogue.residual_view.pixel(n, t + f, h + r, w);

@@ -19,7 +19,7 @@
 
 namespace fasti3d {
 
-constexpr int64_t kTileRows = 16;  // pixels
+constexpr int64_t kTileRows = 16;   // pixels
 constexpr int64_t kBlockTiles = 2;  // of pixels, and of output channels
 constexpr int64_t kBlockPixels = kTileRows * kBlockTiles;
 constexpr int64_t kBlockChannels = kPanel * kBlockTiles;
@@ -70,6 +70,9 @@ struct TileKernels {
   // By tiles of pixels - 1 and panels - 1.
   void (*multiply[kBlockTiles][kBlockTiles])(const TileBlock&);
   void (*store)(const TileStore&);
+  // Pixels of a row of up to four channels, in any layout, to four with zeros for those that lack.
+  void (*interleave)(const c10::BFloat16* source, const ClipView& in, int64_t count,
+                     c10::BFloat16* target);
 };
 
 namespace amx {
@@ -80,8 +83,8 @@ namespace emulated {
 extern const TileKernels kTiles;
 }
 
-// cpu_tiles.cpp. `packed` is (panels, taps, steps, pairs, 2 * kPanel); where there is a tap per row of
-// the window, and not per pixel, a tap's values are those of the row's pixels one after another.
+// cpu_tiles.cpp. `packed` is (panels, taps, steps, pairs, 2 * kPanel); where there is a tap per row
+// of the window, and not per pixel, a tap's values are those of the row's pixels one after another.
 void convolve_tiles(const c10::BFloat16* x, const ClipView& in, c10::BFloat16* out,
                     const ClipView& result, const Window& window, const Tensor& packed,
                     const Epilogue& epilogue, const TileKernels& kernels);

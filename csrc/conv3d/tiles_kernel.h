@@ -37,3 +37,26 @@ void multiply(const TileBlock& block) {
   if (kPixels == 2) store_tile<2>(second, kSumStride);
   if (kPixels == 2 && kPanels == 2) store_tile<3>(second + kPanel, kSumStride);
 }
+
+// Channel by channel, so that the loops over pixels become vectors.
+inline void interleave(const c10::BFloat16* source, const ClipView& in, int64_t count,
+                       c10::BFloat16* target) {
+  const auto add = [&](int64_t c, auto distance) {
+    const c10::BFloat16* const values = source + c * in.stride_c;
+    for (int64_t i = 0; i < count; ++i) {
+      uint16_t bits;
+      uint64_t pixel = 0;
+      __builtin_memcpy(&bits, values + i * distance, sizeof(bits));
+      if (c > 0) __builtin_memcpy(&pixel, target + 4 * i, sizeof(pixel));
+      pixel |= static_cast<uint64_t>(bits) << (16 * c);  // x86 and ARM are little-endian
+      __builtin_memcpy(target + 4 * i, &pixel, sizeof(pixel));
+    }
+  };
+  for (int64_t c = 0; c < in.c; ++c) {
+    if (in.stride_w == 1) {
+      add(c, std::integral_constant<int64_t, 1>());
+    } else {
+      add(c, in.stride_w);
+    }
+  }
+}

@@ -87,13 +87,7 @@ def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 compute_dtype._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def has_kernel(device: torch.device, dtype: torch.dtype, *, few_channels: bool = False) -> bool:
-    """Whether a fused kernel that beats the reference computes in ``dtype`` on this device.
-
-    Of fewer than 16 channels oneDNN's convolutions on AMX are no faster, and in torch 2.13 they read beyond
-    clips of one frame: there, ``few_channels``, a kernel of this library runs on such CPUs too.
-    """
-    if few_channels and device.type == "cpu" and dtype == torch.bfloat16:
-        return extension.has_bf16_dot()
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a fused kernel that beats the reference computes in ``dtype`` on this device."""
     chosen = route(device, dtype)
     return chosen.fused and chosen.compute_dtype == dtype

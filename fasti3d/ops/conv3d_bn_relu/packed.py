@@ -20,7 +20,6 @@ from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
-    FEW_CHANNELS,
     cells_shape,
     fold_weight,
     folded_kernel,
@@ -92,7 +91,7 @@ class PackedConv3d(ABC):
         """
         geometry = Geometry((weight.shape[2], weight.shape[3], weight.shape[4]), stride, padding, relu)
         channels = weight.shape[1]
-        if not has_kernel(weight.device, dtype, few_channels=channels < FEW_CHANNELS):
+        if not has_kernel(weight.device, dtype):
             return ReferenceConv3d.of(weight, bias, geometry, dtype)
         if slabs.takes_slabs(weight.device, dtype, channels, len(weight), geometry):
             return SlabConv3d.of(weight, bias, geometry, dtype)

@@ -60,7 +60,9 @@ def _together(channels: int, columns: int) -> TileForm:
 
 
 def pack_tiles(weight: Tensor) -> Tensor:
-    """(Cout, Cin, kt, kh, kw) to bfloat16 (panels, taps, steps, pairs, 2 * PANEL), as csrc/conv3d/tiles.h has it."""
+    """(Cout, Cin, kt, kh, kw) to bfloat16 (panels, taps, steps, pairs, 2 * PANEL), as csrc/conv3d/tiles.h
+    has it.
+    """
     outputs, channels, *kernel = weight.shape
     form = tile_form(channels, (kernel[0], kernel[1], kernel[2]))
     panels = -(-outputs // PANEL)
