@@ -1,20 +1,17 @@
-// The direct form on matrix tiles: slabs, and how the work is cut.
+// The direct form on matrix tiles: how the work is cut, and its loops.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "../common/memory.h"
 #include "../common/parallel.h"
 #include "blocking.h"
-#include "tiles.h"
+#include "slab.h"
 
 namespace fasti3d {
 namespace {
-
-using Bfloat = c10::BFloat16;
 
 // Half of the L2 cache of a CPU with AMX, which is 2 MB, for weights and a quarter for a slab.
 constexpr int64_t kWeightBytes = 1 << 20;
@@ -43,104 +40,11 @@ class TileSession {
   TileConfig before_;
 };
 
-// What the shape of packed weights says.
-struct Form {
-  bool merged;  // a tap is a row of the window
-  int64_t panels, taps, steps, pairs;
-  int64_t channels;  // of a pixel in the slab, with the zeros after the clip's
-  int64_t tap_values, panel_stride;
-
-  Form(const Tensor& packed, const Window& window)
-      : merged(packed.size(1) != window.t.kernel * window.h.kernel * window.w.kernel),
-        panels(packed.size(0)),
-        taps(packed.size(1)),
-        steps(packed.size(2)),
-        pairs(packed.size(3)),
-        channels(2 * pairs * steps / (merged ? window.w.kernel : 1)),
-        tap_values(steps * pairs * 2 * kPanel),
-        panel_stride(taps * tap_values) {}
-};
-
-// Pixels of `frames` x `rows` outputs' windows. Rows and columns lie apart by their remainders of
-// the stride (columns of merged taps do not, for a tap is a run of them), so that the inputs of
-// neighboring outputs are neighbors, and row follows row.
-struct Slab {
-  int64_t frames, plane_rows, width, pixel_stride, row_phases, column_phases, channels;
-
-  Slab(const Window& window, const Form& form, int64_t output_frames, int64_t output_rows)
-      : frames((output_frames - 1) * window.t.stride + window.t.kernel),
-        plane_rows(output_rows - 1 + (window.h.kernel + window.h.stride - 1) / window.h.stride),
-        width(window.w.out - 1 + (window.w.kernel + window.w.stride - 1) / window.w.stride),
-        pixel_stride(form.merged ? window.w.stride * form.channels : form.channels),
-        row_phases(window.h.stride),
-        column_phases(form.merged ? 1 : window.w.stride),
-        channels(form.channels) {}
-
-  int64_t at(int64_t frame, int64_t row, int64_t column) const {
-    const int64_t plane =
-        (frame * row_phases + row % row_phases) * column_phases + column % column_phases;
-    return (plane * plane_rows + row / row_phases) * width * pixel_stride +
-           column / column_phases * channels;
-  }
-  int64_t rows() const { return plane_rows * row_phases; }
-  int64_t columns() const { return width * pixel_stride / channels * column_phases; }
-  // The last tile may begin at the last pixel.
-  int64_t values(const Form& form) const {
-    return product({frames, rows(), columns(), channels}) + kTileRows * pixel_stride +
-           form.steps * form.pairs * 2;
-  }
-};
-
-// Copies a row of the clip from column -front on, or zeros where `source` is null.
-void fill_row(const Bfloat* source, const ClipView& in, int64_t front, const Slab& slab,
-              int64_t frame, int64_t row, Bfloat* memory, const TileKernels& kernels) {
-  const int64_t columns = slab.columns();
-  const int64_t first = source == nullptr ? columns : std::min(front, columns);
-  const int64_t last = source == nullptr ? columns : std::min(front + in.w, columns);
-  const auto zero = [](Bfloat* values, int64_t count) {
-    std::memset(static_cast<void*>(values), 0, count * sizeof(Bfloat));
-  };
-  const auto fill_pixel = [&](Bfloat* pixel, const Bfloat* values) {
-    if (in.stride_c == 1) {
-      std::copy_n(values, in.c, pixel);
-    } else {
-      for (int64_t c = 0; c < in.c; ++c) pixel[c] = values[c * in.stride_c];
-    }
-    zero(pixel + in.c, slab.channels - in.c);
-  };
-  if (slab.column_phases > 1) {
-    for (int64_t column = 0; column < columns; ++column) {
-      Bfloat* const pixel = memory + slab.at(frame, row, column);
-      if (column < first || column >= last) {
-        zero(pixel, slab.channels);
-      } else {
-        fill_pixel(pixel, source + (column - front) * in.stride_w);
-      }
-    }
-    return;
-  }
-  Bfloat* const target = memory + slab.at(frame, row, 0);
-  Bfloat* const begin = target + first * slab.channels;
-  zero(target, first * slab.channels);
-  zero(target + last * slab.channels, (columns - last) * slab.channels);
-  if (in.stride_c == 1 && in.stride_w == in.c && slab.channels == in.c) {
-    std::copy_n(source, (last - first) * in.c, begin);
-  } else if (slab.channels == 4) {
-    kernels.interleave(source, in, last - first, begin);
-  } else {
-    for (int64_t column = first; column < last; ++column) {
-      fill_pixel(begin + (column - first) * slab.channels, source + (column - first) * in.stride_w);
-    }
-  }
-}
-
 // How the work is cut: units of so many output frames and rows (of pixels, where no slab is
 // copied), times panels.
 struct Cut {
   int64_t frames, rows, panels;
 };
-
-int64_t over(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // An estimate of a unit's time, in cycles: measured on one kind of CPU, and only to compare cuts.
 struct Cost {
@@ -156,22 +60,23 @@ struct Cost {
   }
 };
 
-// The cut of least time among a few; the slab's size is bounded.
+// The cut of least time among a few, of `clips` times `frames` times `rows`.
 template <class UnitCost>
-Cut choose_cut(int64_t clips, int64_t frames, int64_t rows, const Form& form, int64_t row_step,
-               int64_t threads, const UnitCost& cost_of) {
-  Cut best{1, 1, form.panels};
+Cut choose_cut(int64_t clips, int64_t frames, int64_t most_frames, int64_t rows, int64_t row_step,
+               const Form& form, const UnitCost& cost_of) {
+  const int64_t threads = torch::stable::get_num_threads();
+  Cut best{1, row_step, form.panels};
   double least = std::numeric_limits<double>::infinity();
-  for (int64_t groups = 1; groups <= 16; groups *= 2) {
+  for (int64_t groups = 1; groups <= std::min<int64_t>(over(form.panels, kBlockTiles), 16);
+       groups *= 2) {
     const int64_t panels = over(over(form.panels, groups), kBlockTiles) * kBlockTiles;
-    for (int64_t frame_count = 1; frame_count <= std::min<int64_t>(frames, 4); frame_count *= 2) {
-      for (int64_t parts = 1; parts <= 64; parts += parts < 16 ? 1 : 8) {
+    for (int64_t frame_count = 1; frame_count <= most_frames; frame_count *= 2) {
+      for (int64_t parts = 1; parts <= std::min<int64_t>(rows, 64); parts += parts < 16 ? 1 : 8) {
         const int64_t row_count = over(over(rows, parts), row_step) * row_step;
         const Cut cut{frame_count, row_count, panels};
-        const double cost = cost_of(cut);
         const int64_t units =
             clips * over(frames, frame_count) * over(rows, row_count) * over(form.panels, panels);
-        const double total = over(units, threads) * cost;
+        const double total = over(units, threads) * cost_of(cut);
         if (total < least) {
           least = total;
           best = cut;
@@ -247,12 +152,10 @@ void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const Clip
   const Multiplication multiplication{
       kernels, form, epilogue, static_cast<const Bfloat*>(packed.const_data_ptr()), result.c};
   const Bfloat* const residual = static_cast<const Bfloat*>(epilogue.residual);
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t line = result.w;
 
   if (is_list_of_pixels(in, window, form, epilogue.start, result.t)) {
     const int64_t pixels = in.n * in.t * in.h * in.w;
-    const Cut cut = choose_cut(1, 1, pixels, form, kBlockPixels, threads, [&](const Cut& c) {
+    const Cut cut = choose_cut(1, 1, 1, pixels, kBlockPixels, form, [&](const Cut& c) {
       const int64_t bytes = 2 * c.rows * in.c;
       return Cost::products(c.rows, c.panels, form) + Cost::weights(c.panels, form) +
              (bytes > kSlabBytes ? 8.0 * bytes : 0.0);
@@ -282,47 +185,59 @@ void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const Clip
     return;
   }
 
-  const Cut cut = choose_cut(in.n, result.t, result.h, form, 1, threads, [&](const Cut& c) {
-    const Slab slab(window, form, c.frames, c.rows);
-    const int64_t values = slab.values(form), pixels = (c.rows - 1) * slab.width + line;
-    const double excess = std::max<int64_t>(2 * values - kSlabBytes, 0);
-    return c.frames * Cost::products(pixels, c.panels, form) + Cost::copy(values) +
-           Cost::weights(c.panels, form) + 8.0 * excess;
-  });
-  const Slab slab(window, form, cut.frames, cut.rows);
+  // Whole rows, if they are not very long.
+  int64_t line = result.w;
+  while (2 * Slab(window, form, 1, 1, line).values(form) > kSlabBytes && line > kBlockPixels) {
+    line = over(line, 2);
+  }
+  const int64_t lines = over(result.w, line);
+  // Frames share what their windows have in common.
+  const int64_t most_frames =
+      window.t.stride < window.t.kernel ? std::min<int64_t>(result.t, 4) : 1;
+  const Cut cut =
+      choose_cut(in.n * lines, result.t, most_frames, result.h, 1, form, [&](const Cut& c) {
+        const Slab slab(window, form, c.frames, c.rows, line);
+        const int64_t values = slab.values(form), pixels = (c.rows - 1) * slab.width + line;
+        const double excess = std::max<int64_t>(2 * values - kSlabBytes, 0);
+        return c.frames * Cost::products(pixels, c.panels, form) + Cost::copy(values) +
+               Cost::weights(c.panels, form) + 8.0 * excess;
+      });
+  const Slab slab(window, form, cut.frames, cut.rows, line);
   const int64_t time_blocks = over(result.t, cut.frames), row_blocks = over(result.h, cut.rows);
-  const int64_t blocks = in.n * time_blocks * row_blocks;
+  const int64_t blocks = in.n * time_blocks * row_blocks * lines;
   const int64_t kernel_w = form.merged ? 1 : window.w.kernel;
 
   parallel_for(0, blocks * over(form.panels, cut.panels), 1, [&](int64_t begin, int64_t end) {
     const TileSession session(kernels, form.pairs);
     const Scratch<float> sums(kBlockPixels * kBlockChannels);
     const Scratch<Bfloat> memory(slab.values(form));
-    std::fill_n(memory.get(), slab.values(form), Bfloat(0.0f));
+    zero(memory.get(), slab.values(form));
     std::vector<TileTap> taps;
     std::vector<Bfloat*> outputs(cut.rows * slab.width);
     std::vector<const Bfloat*> added(residual == nullptr ? 0 : cut.rows * slab.width);
     int64_t filled = -1;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t block = unit % blocks, panel = unit / blocks * cut.panels;
-      const int64_t n = block / (time_blocks * row_blocks);
-      const int64_t t = block / row_blocks % time_blocks * cut.frames;
-      const int64_t h = block % row_blocks * cut.rows;
+      const int64_t w = block % lines * line, h = block / lines % row_blocks * cut.rows;
+      const int64_t t = block / (lines * row_blocks) % time_blocks * cut.frames;
+      const int64_t n = block / (lines * row_blocks * time_blocks);
       const int64_t frames = std::min(cut.frames, result.t - t);
       const int64_t rows = std::min(cut.rows, result.h - h);
+      const int64_t columns = std::min(line, result.w - w);
       const int64_t it = window.t.start(epilogue.start + t), ih = window.h.start(h);
       if (filled != block) {
         for (int64_t f = 0; f < (frames - 1) * window.t.stride + window.t.kernel; ++f) {
           if (it + f < 0 || it + f >= in.t) continue;
           for (int64_t r = 0; r < (rows - 1) * window.h.stride + window.h.kernel; ++r) {
+            if (r % window.h.stride >= window.h.kernel) continue;
             const bool inside = ih + r >= 0 && ih + r < in.h;
-            fill_row(inside ? x + in.pixel(n, it + f, ih + r, 0) : nullptr, in, window.w.front,
+            fill_row(inside ? x + in.pixel(n, it + f, ih + r, 0) : nullptr, in, window.w.start(w),
                      slab, f, r, memory.get(), kernels);
           }
         }
         filled = block;
       }
-      const int64_t count = (rows - 1) * slab.width + line;
+      const int64_t count = (rows - 1) * slab.width + columns;
       for (int64_t f = 0; f < frames; ++f) {
         taps.clear();
         for (int64_t dt = 0; dt < window.t.kernel; ++dt) {
@@ -336,17 +251,15 @@ void convolve_tiles(const Bfloat* x, const ClipView& in, Bfloat* out, const Clip
             }
           }
         }
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t w = 0; w < slab.width; ++w) {
-            const bool stored = w < line;
-            outputs[r * slab.width + w] = stored ? out + result.pixel(n, t + f, h + r, w) : nullptr;
-            if (stored && residual != nullptr) {
-              added[r * slab.width + w] =
-                  residual + epilogue.residual_view.pixel(n, t + f, h + r, w);
-            }
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t row = h + i / slab.width, column = w + i % slab.width;
+          const bool stored = column < w + columns;
+          outputs[i] = stored ? out + result.pixel(n, t + f, row, column) : nullptr;
+          if (stored && residual != nullptr) {
+            added[i] = residual + epilogue.residual_view.pixel(n, t + f, row, column);
           }
         }
-        multiplication.run(memory.get(), slab.pixel_stride, count,
+        multiplication.run(memory.get(), slab.pixel_stride(), count,
                            std::numeric_limits<int64_t>::max(), taps, panel,
                            std::min(panel + cut.panels, form.panels), outputs.data(),
                            residual == nullptr ? nullptr : added.data(), sums.get());
