@@ -336,7 +336,7 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *(change for change in (*GEOMETRIES, *RESIDUALS) if change[0] != "out"),  # those are in float32
             of("out", lambda out: out[:1].expand(out.shape), "more than one element of out"),
             ("out", lambda given: given["x"], "some elements of x and out"),
-            ("out", lambda given: behind(given["residual"], given["out"]), "some elements of residual and out"),
+            RESIDUALS[-1],
             of("x", Tensor.contiguous, "x must be channels-last"),
             of("x", Tensor.float, "x and packed must be bfloat16|out must have x's dtype"),
             of("packed", Tensor.float, "x and packed must be bfloat16"),
