@@ -138,6 +138,12 @@ def test_numbers_of_pixels_about_a_tile(tiles: None) -> None:
         check(make_layer((channels, 17), kernel, (1, 1, width)))
 
 
+def test_strides_beyond_the_window(tiles: None) -> None:
+    """What lies between windows is neither copied nor kept in memory."""
+    for stride, channels in itertools.product([(3, 4, 5), (1, 5, 2), (2**31 - 1,) * 3], (3, 32)):
+        check(make_layer((channels, 17), (2, 3, 3), (7, 9, 38), stride=stride))
+
+
 def test_layers_of_the_network(tiles: None) -> None:
     for layer in (
         make_layer((3, 64), (7, 7, 7), (5, 18, 20), stride=(2, 2, 2), relu=True),
