@@ -147,7 +147,7 @@ def test_long_clips_run_piece_by_piece(model: I3D, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_reference_route_convolves_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a convolution has no kernel, as in bfloat16 on CPUs with AMX, nothing is done twice."""
+    """Where a convolution has no kernel, as without the extension, nothing is done twice."""
     monkeypatch.setattr(packed, "has_kernel", lambda *_, **__: False)
     monkeypatch.setattr(steps, "_PIECE_BYTES", 1)
     model, x = make_i3d(), random_clip(1, 3, 37, 33, 34)

@@ -1,6 +1,10 @@
 #include "isa.h"
 
 #include <atomic>
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "check.h"
 
@@ -8,11 +12,19 @@ namespace fasti3d {
 namespace {
 
 #if defined(__x86_64__)
+// Tiles, in bfloat16, that the operating system lets this process use.
 bool detect_amx() {
-  // CPUID leaf 7, EDX bit 22; __builtin_cpu_supports knows AMX only in newer compilers.
+#if defined(__linux__)
+  // CPUID leaf 7, EDX bits 22 and 24; __builtin_cpu_supports knows AMX only in newer compilers.
   unsigned a = 7, b = 0, c = 0, d = 0;
   __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return (d >> 22) & 1;
+  if (!((d >> 22) & 1) || !((d >> 24) & 1)) return false;
+  // Linux keeps the tiles' state of processes that asked for it; it holds for all their threads.
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 Isa detect() {
   __builtin_cpu_init();

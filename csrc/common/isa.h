@@ -13,8 +13,7 @@ Isa isa();
 const char* isa_name(Isa isa);
 // Whether bfloat16 dot products run in hardware (AVX512_BF16) at the current limit.
 bool has_bf16_dot();
-// Whether there are matrix tiles for bfloat16 (AMX) at the current limit; oneDNN uses them, these
-// kernels do not.
+// Whether there are matrix tiles for bfloat16 (AMX) at the current limit.
 bool has_amx_bf16();
 // Lowers the choice, for tests and for diagnosis: "baseline", "avx2", "avx512", "avx512_bf16" or
 // "amx".

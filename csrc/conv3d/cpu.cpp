@@ -1,4 +1,4 @@
-// fasti3d::conv3d_pack, conv3d_packed_ and conv3d_winograd_ on the CPU.
+// fasti3d::conv3d_pack, conv3d_packed_, conv3d_tiles_ and conv3d_winograd_ on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -13,6 +13,7 @@
 #include "../common/overlap.h"
 #include "../common/parallel.h"
 #include "conv.h"
+#include "tiles.h"
 
 namespace fasti3d {
 namespace {
@@ -223,8 +224,8 @@ struct Problem {
                        : same_window(in, kernel, stride)),
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
         epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start, nullptr, {}} {
-    check(type == ScalarType::Float || (type == ScalarType::BFloat16 && has_bf16_dot()),
-          "x must be float32, or bfloat16 on a CPU with AVX512_BF16");
+    check(type == ScalarType::Float || type == ScalarType::BFloat16,
+          "x must be float32 or bfloat16");
     check(out.scalar_type() == type, "out must have x's dtype");
     check(pairs || packed.scalar_type() == ScalarType::Float, "packed must be float32 or bfloat16");
     check(taps.merged || in.stride_c == 1,
@@ -260,6 +261,12 @@ struct Problem {
     epilogue.residual = residual.const_data_ptr();
   }
 
+  // Of the kernels with vectors: those with tiles run everywhere.
+  void check_vectors() const {
+    check(type == ScalarType::Float || has_bf16_dot(),
+          "x must be float32, or bfloat16 on a CPU with AVX512_BF16");
+  }
+
   int64_t panels() const { return (result.c + kPanel - 1) / kPanel; }
 
   void check_packed(const Tensor& packed, const std::vector<int64_t>& expected) const {
@@ -274,6 +281,7 @@ void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> k
                     std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
                     int64_t start, std::optional<Tensor> residual) {
   const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
+  p.check_vectors();
   check(p.type == packed.scalar_type(), "packed must have x's dtype");
   p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
@@ -285,10 +293,41 @@ void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> k
   return p.pairs ? run(c10::BFloat16()) : run(float());
 }
 
+const TileKernels& choose_tiles() {
+#if defined(__x86_64__)
+  if (has_amx_bf16()) return amx::kTiles;
+#endif
+  return emulated::kTiles;
+}
+
+void conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
+                   std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
+                   int64_t start, std::optional<Tensor> residual) {
+  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
+  check(p.pairs && p.type == ScalarType::BFloat16, "x and packed must be bfloat16");
+  // Of a tap per pixel of the window, or one per row with its pixels' channels side by side.
+  const auto holds = [&](int64_t taps, int64_t pixels) {
+    const int64_t values = packed.size(2) * packed.size(3) * 2;
+    return packed.size(1) == taps && values % pixels == 0 && values / pixels >= p.in.c;
+  };
+  check(packed.dim() == 5 && packed.is_contiguous() && packed.size(0) == p.panels() &&
+            packed.size(3) >= 1 && packed.size(3) <= kMaxPairs && packed.size(4) == 2 * kPanel &&
+            (holds(product({kernel[0], kernel[1], kernel[2]}), 1) ||
+             holds(product({kernel[0], kernel[1]}), kernel[2])),
+        "packed does not hold weights of shape (", p.result.c, ", ", p.in.c, ", ", kernel[0], ", ",
+        kernel[1], ", ", kernel[2], ")");
+  if (out.numel() == 0) return;
+  advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
+  convolve_tiles(static_cast<const c10::BFloat16*>(x.const_data_ptr()), p.in,
+                 static_cast<c10::BFloat16*>(out.mutable_data_ptr()), p.result, p.window, packed,
+                 p.epilogue, choose_tiles());
+}
+
 void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
                       std::vector<int64_t> kernel, std::vector<int64_t> stride, Padding padding,
                       bool relu, Tensor out, int64_t start, std::optional<Tensor> residual) {
   const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
+  p.check_vectors();
   check(p.type == ScalarType::Float ? !p.pairs : p.pairs != p.taps.merged,
         "packed must be float32 for float32 clips; for bfloat16 clips float32 below ", kFewChannels,
         " channels and bfloat16 from there on");
@@ -334,4 +373,5 @@ STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) {
   m.impl("conv3d_pack", TORCH_BOX(&fasti3d::conv3d_pack));
   m.impl("conv3d_winograd_", TORCH_BOX(&fasti3d::conv3d_winograd_));
   m.impl("conv3d_packed_", TORCH_BOX(&fasti3d::conv3d_packed_));
+  m.impl("conv3d_tiles_", TORCH_BOX(&fasti3d::conv3d_tiles_));
 }

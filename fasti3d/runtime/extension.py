@@ -5,8 +5,8 @@ Importing this module does not fail without them: every operator then runs its r
 
 FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
 before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
-which bfloat16 convolutions run in float32; ``amx`` leaves these to oneDNN and its matrix tiles. Any
-other value is an ``environment.SettingError``, at import.
+which bfloat16 convolutions run in float32, and ``amx`` matrix tiles for them. Any other value is an
+``environment.SettingError``, at import.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ class Route:
 def route(device: torch.device, dtype: torch.dtype) -> Route:
     """The path of eval-mode clips of ``dtype`` on ``device``.
 
-    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16 makes that worth it. On CPUs with AMX, whose tiles
-    do eight times the work of that instruction, oneDNN (which the reference runs on) is left to use them.
+    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16 or AMX make that worth it.
     """
     if device.type != "cpu":
         if why := gpu.why_not(device, dtype):
@@ -69,7 +68,7 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
     isa = extension.instruction_set()
     if dtype == torch.bfloat16:
         if extension.has_amx_bf16():
-            return Route(Path.REFERENCE, dtype, "the CPU has AMX, which oneDNN's bfloat16 convolutions use")
+            return Route(Path.FUSED_CPU, dtype, "AMX matrix tiles, summed in float32")
         if extension.has_bf16_dot():
             return Route(Path.FUSED_CPU, dtype, "AVX512_BF16 dot products, summed in float32")
         return Route(Path.FUSED_CPU, torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
@@ -88,13 +87,7 @@ def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 compute_dtype._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def has_kernel(device: torch.device, dtype: torch.dtype, *, few_channels: bool = False) -> bool:
-    """Whether a fused kernel that beats the reference computes in ``dtype`` on this device.
-
-    Of fewer than 16 channels oneDNN's convolutions on AMX are no faster, and in torch 2.13 they read beyond
-    clips of one frame: there, ``few_channels``, a kernel of this library runs on such CPUs too.
-    """
-    if few_channels and device.type == "cpu" and dtype == torch.bfloat16:
-        return extension.has_bf16_dot()
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a fused kernel that beats the reference computes in ``dtype`` on this device."""
     chosen = route(device, dtype)
     return chosen.fused and chosen.compute_dtype == dtype

@@ -29,7 +29,7 @@ from fasti3d.ops.batch_norm_relu import (
     scale_shift_relu_,
 )
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
-from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
+from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, TilesConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
 from fasti3d.ops.conv3d_training import cpu_forms
@@ -188,7 +188,7 @@ def packed(pick: random.Random) -> None:
     """The raw operators in every form and dtype, into frames from ``start`` on."""
     p = geometry(pick)
     p["n"] = max(p["n"], 1)
-    half = extension.has_bf16_dot() and pick.random() < 0.4
+    half = pick.random() < 0.4
     dtype = torch.bfloat16 if half else torch.float32
     x = torch.randn(p["n"], p["channels"], *p["size"]).to(dtype).contiguous(memory_format=CHANNELS_LAST)
     weight = torch.randn(p["outputs"], p["channels"], *p["kernel"])
@@ -204,14 +204,18 @@ def packed(pick: random.Random) -> None:
     if residual is not None:
         exact = exact + residual.double()
         residual = residual if residual.stride(1) == 1 else residual.contiguous(memory_format=CHANNELS_LAST)
-    pack(weight, bias, p, dtype, relu)(x, out, start, residual)
+    pack(pick, weight, bias, p, dtype, relu)(x, out, start, residual)
     close(out, exact, relu)
     assert_slice_alone(out, wide)
 
 
-def pack(weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool) -> PackedConv3d:
-    """As PackedConv3d.pack, but in bfloat16 also where the CPU has something better for it."""
+def pack(
+    pick: random.Random, weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool
+) -> PackedConv3d:
+    """As PackedConv3d.pack, but in bfloat16 in a form that the CPU has better ones than, or only emulates."""
     window = Geometry(p["kernel"], p["stride"], p["padding"], relu)
+    if dtype == torch.bfloat16 and (not extension.has_bf16_dot() or pick.random() < 0.5):
+        return TilesConv3d.of(weight, bias, window)
     if tile := winograd_tile(weight.shape[1], window, dtype):
         return WinogradConv3d.of(weight, bias, window, *tile)
     return DirectConv3d.of(weight, bias, window, dtype)

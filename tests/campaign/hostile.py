@@ -12,10 +12,12 @@ from torch import Tensor
 from tvl1_making import arguments
 
 from fasti3d.flow import TVL1Params
+from fasti3d.ops.conv3d_bn_relu.tiles import pack_tiles
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 
 Arguments = dict[str, Any]
 HUGE = 2**63 - 1
+HALVES = ("x", "out", "residual")
 _LAST = torch.channels_last_3d
 
 
@@ -33,6 +35,11 @@ def convolution(packed: Tensor) -> Arguments:
 
 def direct() -> Arguments:
     return convolution(torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 2, 3, 3), torch.float32))
+
+
+def tiles() -> Arguments:
+    given = convolution(pack_tiles(torch.randn(16, 16, 2, 3, 3)))
+    return {name: value.bfloat16() if name in HALVES else value for name, value in given.items()}
 
 
 def depthwise() -> Arguments:
@@ -203,7 +210,7 @@ def into(*read: str) -> list[Change]:
 
 def behind(read: Tensor, out: Tensor) -> Tensor:
     """A clip whose memory begins in what is read, whose last elements it holds too."""
-    memory = torch.zeros(read.numel() + out.numel())
+    memory = torch.zeros(read.numel() + out.numel(), dtype=read.dtype)
     memory[: read.numel()] = read.flatten()
     read.set_(memory.untyped_storage(), 0, read.shape, read.stride())
     n, c, t, h, w = out.shape
@@ -322,6 +329,25 @@ TAPS = [
 ]
 HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
     ("conv3d_packed_", direct, CONVOLUTIONS),
+    (
+        "conv3d_tiles_",
+        tiles,
+        [
+            *(change for change in (*GEOMETRIES, *RESIDUALS) if change[0] != "out"),  # those are in float32
+            of("out", lambda out: out[:1].expand(out.shape), "more than one element of out"),
+            ("out", lambda given: given["x"], "some elements of x and out"),
+            RESIDUALS[-1],
+            of("x", Tensor.contiguous, "x must be channels-last"),
+            of("x", Tensor.float, "x and packed must be bfloat16|out must have x's dtype"),
+            of("packed", Tensor.float, "x and packed must be bfloat16"),
+            of("packed", lambda packed: packed[:, :-1], "packed does not hold"),
+            of("packed", lambda packed: packed[:, :, :0], "packed does not hold"),
+            of("packed", lambda packed: packed[:, :, :, :-1], "packed does not hold"),
+            of("packed", lambda packed: packed.repeat(1, 1, 1, 2, 1), "packed does not hold"),
+            of("packed", lambda packed: packed.flatten(3), "packed does not hold"),
+            put("kernel", [2**31 - 1] * 3, "sizes must fit|packed does not hold"),
+        ],
+    ),
     ("depthwise_conv3d_", depthwise, DEPTHWISE),
     (
         "depthwise_conv3d",

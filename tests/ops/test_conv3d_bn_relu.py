@@ -121,7 +121,7 @@ def test_the_stem(isa: str, dtype: torch.dtype) -> None:
 @pytest.mark.isa
 @pytest.mark.skipif(extension.CORE is None, reason="oneDNN runs where the extension was not built")
 def test_single_frames_of_few_channels_in_bfloat16() -> None:
-    """In which oneDNN's kernels for AMX read what is not theirs, here made to be NaN."""
+    """With NaN in the memory around them: oneDNN's kernels for AMX read it."""
     for in_channels, kernel, stride in (
         (3, (3, 3, 3), (1, 1, 1)),
         (2, (7, 7, 7), (2, 2, 2)),

@@ -12,7 +12,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from fasti3d.ops import conv3d_bn_relu
-from fasti3d.ops.conv3d_bn_relu import PackedConv3d, torch_conv3d
+from fasti3d.ops.conv3d_bn_relu import PackedConv3d
 from fasti3d.ops.conv3d_bn_relu import packed as packed_module
 from fasti3d.runtime.route import compute_dtype
 from fasti3d.same_padding import pad_same
@@ -305,17 +305,14 @@ def test_frames_computed_in_the_dtype_of_the_route(isa: str) -> None:
     assert_close("conv3d", y.bfloat16(), expected, scale=expected.abs().max().item())
 
 
-@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "layer", [LAYERS["direct"], LAYERS["winograd"], Layer((16, 17), (3, 3, 3), (1, 2, 9), (1, 0, 1))]
 )
 def test_torch_s_own_convolution_adds_it_where_there_is_no_kernel(
-    monkeypatch: pytest.MonkeyPatch, layer: Layer, dtype: torch.dtype, onednn: bool
+    monkeypatch: pytest.MonkeyPatch, layer: Layer, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(packed_module, "has_kernel", lambda *_, **__: False)
-    if not onednn:
-        monkeypatch.setattr(torch_conv3d, "_ONEDNN", None)
     arguments = clip_and_weights(layer, dtype)
     convolved = exact(layer, *arguments)
     residual = (0.01 * random(*convolved.shape, seed=3) - convolved).to(dtype).contiguous(memory_format=LAST)

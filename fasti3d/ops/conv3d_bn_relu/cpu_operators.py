@@ -44,3 +44,9 @@ operator(
     "int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
     None,
 )
+# With weights as tiles.py packs them, in bfloat16 alone.
+operator(
+    "conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, int[]? padding, "
+    "bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    None,
+)

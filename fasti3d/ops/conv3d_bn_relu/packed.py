@@ -20,19 +20,18 @@ from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
-    FEW_CHANNELS,
     cells_shape,
     fold_weight,
     folded_kernel,
     is_folded,
     windows,
 )
-from fasti3d.ops.conv3d_bn_relu.torch_conv3d import adds_in_onednn, onednn_conv3d_add
+from fasti3d.ops.conv3d_bn_relu.tiles import pack_tiles
 from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, winograd_tile
 from fasti3d.ops.conv3d_slab import describe as slabs
 from fasti3d.ops.tiling import Triple
+from fasti3d.runtime.extension import has_amx_bf16
 from fasti3d.runtime.route import has_kernel
-from fasti3d.same_padding import pad_same
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,14 @@ class PackedConv3d(ABC):
         """
         geometry = Geometry((weight.shape[2], weight.shape[3], weight.shape[4]), stride, padding, relu)
         channels = weight.shape[1]
-        if not has_kernel(weight.device, dtype, few_channels=channels < FEW_CHANNELS):
+        if not has_kernel(weight.device, dtype):
             return ReferenceConv3d.of(weight, bias, geometry, dtype)
         if slabs.takes_slabs(weight.device, dtype, channels, len(weight), geometry):
             return SlabConv3d.of(weight, bias, geometry, dtype)
         if weight.device.type == "cuda":
             return TritonConv3d.of(weight, bias, geometry, dtype)
+        if dtype == torch.bfloat16 and has_amx_bf16():
+            return TilesConv3d.of(weight, bias, geometry)
         if winograd:
             if tile := winograd_tile(channels, geometry, dtype):
                 return WinogradConv3d.of(weight, bias, geometry, *tile)
@@ -159,12 +160,8 @@ class ReferenceConv3d(PackedConv3d):
         out.copy_(self._whole(x, residual)[:, :, start:end])
 
     def _whole(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        kernel, stride, padding, relu = self.geometry
-        if residual is None or not adds_in_onednn(x):
-            return conv3d_bn_relu_reference(x, self.weight, self.bias, stride, relu, padding, residual)
-        if padding is None:
-            x, padding = pad_same(x, kernel, stride), (0, 0, 0)
-        return onednn_conv3d_add(x, self.weight, self.bias.to(x.dtype), residual, stride, padding, relu)
+        _, stride, padding, relu = self.geometry
+        return conv3d_bn_relu_reference(x, self.weight, self.bias, stride, relu, padding, residual)
 
 
 class DirectConv3d(PackedConv3d):
@@ -177,6 +174,17 @@ class DirectConv3d(PackedConv3d):
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
         torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *self.geometry, out, start, residual)
+
+
+class TilesConv3d(PackedConv3d):
+    """The same in bfloat16 on the CPU's matrix tiles."""
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry) -> TilesConv3d:
+        return cls(pack_tiles(weight), _whole_panels(bias), len(weight), geometry)
+
+    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        torch.ops.fasti3d.conv3d_tiles_(x, self.weight, self.bias, *self.geometry, out, start, residual)
 
 
 @dataclass(frozen=True)

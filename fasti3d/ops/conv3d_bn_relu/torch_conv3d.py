@@ -13,11 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.runtime.extension import has_amx_bf16
-
-# Without it, in a torch that was built without oneDNN, half precision is added in float32.
-_ONEDNN = getattr(getattr(torch.ops.mkldnn, "_convolution_pointwise", None), "binary", None)
-
 
 def conv3d(
     x: Tensor,
@@ -65,29 +60,6 @@ def conv3d_backward(
         # Its columns in their places: without those of zeros, and none where the window does not reach.
         x_grad = F.pad(x_grad, (-before, width + before - columns))
     return x_grad, *others
-
-
-def adds_in_onednn(x: Tensor) -> bool:
-    """Whether ``onednn_conv3d_add`` computes on x's device, in its dtype, on AMX."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and has_amx_bf16() and _ONEDNN is not None
-
-
-def onednn_conv3d_add(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    relu: bool,
-) -> Tensor:
-    """``conv3d`` plus ``residual``, and ReLU, in one oneDNN call: the sums are rounded once. No gradients."""
-    assert _ONEDNN is not None
-    columns = _columns(x, weight, stride, padding, (1, 1, 1))
-    if columns is not None:
-        x, stride, padding = _one_window(x, columns, stride, padding)
-    after = "relu" if relu else None
-    return _ONEDNN(x, residual, weight, bias, padding, stride, (1, 1, 1), 1, "add", None, after, [], None)
 
 
 def _columns(
