@@ -12,6 +12,7 @@
 #include "../common/memory.h"
 #include "../common/overlap.h"
 #include "../common/parallel.h"
+#include "../common/target.h"
 #include "conv.h"
 
 namespace fasti3d {
@@ -22,6 +23,11 @@ const ConvKernels& choose(bool pairs) {
   if (pairs) return avx512_bf16::kBfloatDot;
   if (isa() >= Isa::kAvx512) return avx512::kFloat;
   if (isa() >= Isa::kAvx2) return avx2::kFloat;
+#elif defined(__aarch64__)
+#if defined(FASTI3D_NEON_BF16)
+  if (pairs) return neon_bf16::kBfloatDot;
+#endif
+  if (isa() >= Isa::kNeon) return neon::kFloat;
 #endif
   return baseline::kFloat;
 }
@@ -32,6 +38,12 @@ const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
   if (type == ScalarType::BFloat16) return avx512_bf16::kWinogradInFloat;
   if (isa() >= Isa::kAvx512) return avx512::kWinograd;
   if (isa() >= Isa::kAvx2) return avx2::kWinograd;
+#elif defined(__aarch64__)
+#if defined(FASTI3D_NEON_BF16)
+  if (pairs) return neon_bf16::kWinograd;
+  if (type == ScalarType::BFloat16) return neon_bf16::kWinogradInFloat;
+#endif
+  if (isa() >= Isa::kNeon) return neon::kWinograd;
 #endif
   return baseline::kWinograd;
 }
@@ -224,7 +236,7 @@ struct Problem {
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
         epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start, nullptr, {}} {
     check(type == ScalarType::Float || (type == ScalarType::BFloat16 && has_bf16_dot()),
-          "x must be float32, or bfloat16 on a CPU with AVX512_BF16");
+          "x must be float32, or bfloat16 on a CPU with AVX512_BF16 or FEAT_BF16");
     check(out.scalar_type() == type, "out must have x's dtype");
     check(pairs || packed.scalar_type() == ScalarType::Float, "packed must be float32 or bfloat16");
     check(taps.merged || in.stride_c == 1,
