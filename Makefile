@@ -3,6 +3,7 @@
 #   make demo              what people do in a sample clip (VIDEO=path: in yours)
 #   make test              the tests, in a process per core (ARGS="-k pool" goes on to pytest, as does "-n0 --pdb")
 #   make test-isa          those that depend on the instruction set, with each lower one of this CPU
+#   make test-neon         the operators on aarch64, cross-compiled and emulated (ARGS=--install fetches the tools)
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
 #   make lint | format     the checks of style and types | what can be put right by itself
@@ -23,6 +24,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CSRC := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+NEON := $(wildcard tests/neon/*.cpp tests/neon/*.h)
 
 # What is installed; a stamp carries what it depends on in its name.
 HAVE_TORCH := $(VENV)/.torch-$(TORCH)
@@ -31,7 +33,7 @@ HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
-.PHONY: setup demo test test-isa bench sanitize lint format clean
+.PHONY: setup demo test test-isa test-neon bench sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(HAVE_TOOLS)
@@ -94,6 +96,9 @@ test-isa: setup
 		FASTI3D_ISA=$$isa $(BIN)/python -m pytest -q -m isa $(PARALLEL) $(ARGS); \
 	done
 
+test-neon: setup
+	@$(BIN)/python tests/neon/neon.py $(ARGS)
+
 bench: $(HAVE_PEERS)
 	@echo "bench: pytest benchmarks"
 	@mkdir -p .benchmarks
@@ -108,13 +113,13 @@ lint: setup
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run -Werror $(CSRC)
+	@$(BIN)/clang-format --dry-run -Werror $(CSRC) $(NEON)
 
 format: setup
 	@echo "format: ruff, clang-format"
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
-	@$(BIN)/clang-format -i $(CSRC)
+	@$(BIN)/clang-format -i $(CSRC) $(NEON)
 
 clean:
 	@echo "clean: .venv, builds, caches"

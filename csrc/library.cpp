@@ -4,6 +4,7 @@
 // (fasti3d/ops/registry.py), through torch's stable ABI, so that one build serves later versions of
 // torch; pybind11 carries only what is about the build itself.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "common/isa.h"
 
@@ -18,17 +19,12 @@ PYBIND11_MODULE(_C, m) {
     info["compiler"] = __VERSION__;
     info["torch"] = FASTI3D_TEXT(FASTI3D_TORCH_VERSION);
     info["cuda_architectures"] = FASTI3D_TEXT(FASTI3D_CUDA_ARCHITECTURES);
-#if defined(__x86_64__)
-    info["instruction_sets"] =
-        pybind11::make_tuple("baseline", "avx2", "avx512", "avx512_bf16", "amx");
-#else
-    info["instruction_sets"] = pybind11::make_tuple("baseline");
-#endif
+    info["instruction_sets"] = pybind11::tuple(pybind11::cast(fasti3d::instruction_sets()));
     return info;
   });
   m.def(
       "isa", [] { return fasti3d::isa_name(fasti3d::isa()); },
-      "The instruction set in use: 'baseline', 'avx2', 'avx512', 'avx512_bf16' or 'amx'.");
+      "The instruction set in use, one of build_info()['instruction_sets'].");
   m.def("limit_isa", &fasti3d::limit_isa, pybind11::arg("name"),
         "Uses no more than this instruction set from now on.");
   m.def("has_bf16_dot", &fasti3d::has_bf16_dot, "Whether bfloat16 dot products run in hardware.");

@@ -1,17 +1,36 @@
 #include "isa.h"
 
 #include <atomic>
+#include <iterator>
+#include <sstream>
+
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #include "check.h"
+#include "target.h"
 
 namespace fasti3d {
 namespace {
 
+struct Named {
+  Isa isa;
+  const char* name;
+};
+
 #if defined(__x86_64__)
+constexpr Named kSets[] = {{Isa::kBaseline, "baseline"},
+                           {Isa::kAvx2, "avx2"},
+                           {Isa::kAvx512, "avx512"},
+                           {Isa::kAvx512Bf16, "avx512_bf16"},
+                           {Isa::kAmx, "amx"}};
+
 // Tiles, in bfloat16, that the operating system lets this process use.
 bool detect_amx() {
 #if defined(__linux__)
@@ -36,12 +55,32 @@ Isa detect() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
   return Isa::kBaseline;
 }
+#elif defined(__aarch64__)
+constexpr Named kSets[] = {
+    {Isa::kBaseline, "baseline"}, {Isa::kNeon, "neon"}, {Isa::kNeonBf16, "neon_bf16"}};
+
+// Every aarch64 CPU has NEON.
+Isa detect() {
+#if defined(FASTI3D_NEON_BF16) && defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16, which older headers do not name
+  if (getauxval(AT_HWCAP2) & kBf16) return Isa::kNeonBf16;
+#elif defined(FASTI3D_NEON_BF16) && defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof(has);
+  if (sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0) {
+    return Isa::kNeonBf16;
+  }
+#endif
+  return Isa::kNeon;
+}
 #else
+constexpr Named kSets[] = {{Isa::kBaseline, "baseline"}};
+
 Isa detect() { return Isa::kBaseline; }
 #endif
 
 const Isa kDetected = detect();
-std::atomic<Isa> limit{Isa::kAmx};
+std::atomic<Isa> limit{std::end(kSets)[-1].isa};
 
 }  // namespace
 
@@ -51,27 +90,37 @@ Isa isa() {
 }
 
 const char* isa_name(Isa isa) {
-  switch (isa) {
-    case Isa::kAmx: return "amx";
-    case Isa::kAvx512Bf16: return "avx512_bf16";
-    case Isa::kAvx512: return "avx512";
-    case Isa::kAvx2: return "avx2";
-    default: return "baseline";
+  for (const Named& set : kSets) {
+    if (set.isa == isa) return set.name;
   }
+  return "baseline";
 }
 
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Named& set : kSets) names.push_back(set.name);
+  return names;
+}
+
+#if defined(__aarch64__)
+bool has_bf16_dot() { return isa() >= Isa::kNeonBf16; }
+bool has_amx_bf16() { return false; }
+#else
 bool has_bf16_dot() { return isa() >= Isa::kAvx512Bf16; }
 bool has_amx_bf16() { return isa() >= Isa::kAmx; }
+#endif
 
 void limit_isa(const std::string& name) {
-  for (const Isa candidate :
-       {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
-    if (name == isa_name(candidate)) {
-      limit.store(candidate, std::memory_order_relaxed);
+  std::ostringstream known;
+  for (const Named& set : kSets) {
+    if (name == set.name) {
+      limit.store(set.isa, std::memory_order_relaxed);
       return;
     }
+    const bool last = &set + 1 == std::end(kSets);
+    known << (&set == kSets ? "" : last ? " or " : ", ") << "'" << set.name << "'";
   }
-  fail("isa must be 'baseline', 'avx2', 'avx512', 'avx512_bf16' or 'amx', got '", name, "'");
+  fail("isa must be ", known.str(), ", got '", name, "'");
 }
 
 }  // namespace fasti3d

@@ -124,6 +124,13 @@ extern const ConvKernels kBfloatDot;
 extern const WinogradKernels kWinograd;
 extern const WinogradKernels kWinogradInFloat;
 }  // namespace avx512_bf16
+#elif defined(__aarch64__)
+FASTI3D_CONV_KERNELS(neon)
+namespace neon_bf16 {
+extern const ConvKernels kBfloatDot;
+extern const WinogradKernels kWinograd;
+extern const WinogradKernels kWinogradInFloat;
+}  // namespace neon_bf16
 #endif
 #undef FASTI3D_CONV_KERNELS
 

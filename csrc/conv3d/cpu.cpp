@@ -12,6 +12,7 @@
 #include "../common/memory.h"
 #include "../common/overlap.h"
 #include "../common/parallel.h"
+#include "../common/target.h"
 #include "conv.h"
 #include "tiles.h"
 
@@ -23,6 +24,11 @@ const ConvKernels& choose(bool pairs) {
   if (pairs) return avx512_bf16::kBfloatDot;
   if (isa() >= Isa::kAvx512) return avx512::kFloat;
   if (isa() >= Isa::kAvx2) return avx2::kFloat;
+#elif defined(__aarch64__)
+#if defined(FASTI3D_NEON_BF16)
+  if (pairs) return neon_bf16::kBfloatDot;
+#endif
+  if (isa() >= Isa::kNeon) return neon::kFloat;
 #endif
   return baseline::kFloat;
 }
@@ -33,6 +39,12 @@ const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
   if (type == ScalarType::BFloat16) return avx512_bf16::kWinogradInFloat;
   if (isa() >= Isa::kAvx512) return avx512::kWinograd;
   if (isa() >= Isa::kAvx2) return avx2::kWinograd;
+#elif defined(__aarch64__)
+#if defined(FASTI3D_NEON_BF16)
+  if (pairs) return neon_bf16::kWinograd;
+  if (type == ScalarType::BFloat16) return neon_bf16::kWinogradInFloat;
+#endif
+  if (isa() >= Isa::kNeon) return neon::kWinograd;
 #endif
   return baseline::kWinograd;
 }

@@ -26,6 +26,8 @@ const GradWeightKernels& choose() {
 #if defined(__x86_64__)
   if (isa() >= Isa::kAvx512) return avx512::grad_weight::kKernels;
   if (isa() >= Isa::kAvx2) return avx2::grad_weight::kKernels;
+#elif defined(__aarch64__)
+  if (isa() >= Isa::kNeon) return neon::grad_weight::kKernels;
 #endif
   return baseline::grad_weight::kKernels;
 }

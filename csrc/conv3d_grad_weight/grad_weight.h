@@ -74,6 +74,10 @@ extern const GradWeightKernels kKernels;
 namespace avx512::grad_weight {
 extern const GradWeightKernels kKernels;
 }
+#elif defined(__aarch64__)
+namespace neon::grad_weight {
+extern const GradWeightKernels kKernels;
+}
 #endif
 
 }  // namespace fasti3d

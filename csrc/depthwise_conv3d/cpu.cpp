@@ -22,6 +22,8 @@ DepthwiseRows choose() {
 #if defined(__x86_64__)
   if (isa() >= Isa::kAvx512) return avx512::depthwise_rows_any;
   if (isa() >= Isa::kAvx2) return avx2::depthwise_rows_any;
+#elif defined(__aarch64__)
+  if (isa() >= Isa::kNeon) return neon::depthwise_rows_any;
 #endif
   return baseline::depthwise_rows_any;
 }

@@ -6,6 +6,7 @@
 FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace fasti3d::avx512 {
 constexpr int kLanes = 16, kMaxPixels = 8;
+#include "../common/lanes.h"
 #include "kernel.h"
 }  // namespace fasti3d::avx512
 FASTI3D_TARGET_END

@@ -4,5 +4,6 @@
 
 namespace fasti3d::baseline {
 constexpr int kLanes = 4, kMaxPixels = 4;
+#include "../common/lanes.h"
 #include "kernel.h"
 }  // namespace fasti3d::baseline

@@ -32,6 +32,10 @@ void depthwise_rows_any(const DepthwiseArgs&, int64_t, int64_t);
 namespace avx512 {
 void depthwise_rows_any(const DepthwiseArgs&, int64_t, int64_t);
 }
+#elif defined(__aarch64__)
+namespace neon {
+void depthwise_rows_any(const DepthwiseArgs&, int64_t, int64_t);
+}
 #endif
 
 }  // namespace fasti3d

@@ -1,40 +1,10 @@
 // Depthwise convolution of channels-last rows, for vectors of kLanes channels. Included once per
-// instruction set, inside a namespace of its own which defines kLanes and kMaxPixels.
+// instruction set, inside a namespace of its own which defines kMaxPixels and
+// includes common/lanes.h.
 //
 // Two rows of up to kMaxPixels outputs of one vector of channels are summed in registers: a value
 // that is loaded serves every output whose window holds it. Each output adds up its taps in the
 // same order, whichever block it is in.
-
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
-
-struct Bfloat {
-  uint16_t bits;
-};
-
-inline Vector load(const float* p) {
-  Vector v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-
-inline Vector load(const Bfloat* p) {
-  Halves halves;
-  __builtin_memcpy(&halves, p, sizeof(halves));
-  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
-  return (Vector)bits;
-}
-
-inline void store(float* p, Vector v) { __builtin_memcpy(p, &v, sizeof(v)); }
-
-// Rounded to nearest, ties to even.
-inline void store(Bfloat* p, Vector v) {
-  const Bits bits = (Bits)v;
-  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Halves halves = __builtin_convertvector(v != v ? (bits >> 16) | 0x40 : rounded, Halves);
-  __builtin_memcpy(p, &halves, sizeof(halves));
-}
 
 // Where a block of outputs lies: frame (of the whole result), row, column and first channel.
 struct Block {

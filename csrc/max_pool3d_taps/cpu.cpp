@@ -18,6 +18,8 @@ TapsKernels choose(ScalarType type) {
 #if defined(__x86_64__)
   if (isa() >= Isa::kAvx512) return avx512::taps_kernels(type);
   if (isa() >= Isa::kAvx2) return avx2::taps_kernels(type);
+#elif defined(__aarch64__)
+  if (isa() >= Isa::kNeon) return neon::taps_kernels(type);
 #endif
   return baseline::taps_kernels(type);
 }

@@ -7,7 +7,8 @@
 #if defined(__x86_64__)
 FASTI3D_TARGET_BEGIN("avx2,fma")
 namespace fasti3d::avx2 {
-constexpr int kWidth = 8;
+constexpr int kLanes = 8;
+#include "../common/lanes.h"
 #include "kernel.h"
 }  // namespace fasti3d::avx2
 FASTI3D_TARGET_END

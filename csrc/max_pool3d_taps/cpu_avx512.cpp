@@ -7,7 +7,8 @@
 #if defined(__x86_64__)
 FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace fasti3d::avx512 {
-constexpr int kWidth = 16;
+constexpr int kLanes = 16;
+#include "../common/lanes.h"
 #include "kernel.h"
 }  // namespace fasti3d::avx512
 FASTI3D_TARGET_END

@@ -5,6 +5,7 @@
 #include "taps.h"
 
 namespace fasti3d::baseline {
-constexpr int kWidth = 4;
+constexpr int kLanes = 4;
+#include "../common/lanes.h"
 #include "kernel.h"
 }  // namespace fasti3d::baseline

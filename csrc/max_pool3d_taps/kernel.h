@@ -1,10 +1,8 @@
 // Max-pool with taps, and its gradient, over channels-last rows. Included once per instruction set,
-// inside a namespace of its own which defines kWidth, the channels of a vector.
+// inside a namespace of its own which includes common/lanes.h.
 //
 // For every pixel that is written the places that it reads are listed once; then its channels are
 // computed in registers, a block at a time.
-
-#include "../common/bfloat.h"
 
 // A place that is read, and the tap that it is.
 template <class T>
@@ -14,53 +12,13 @@ struct Place {
   int32_t tap;
 };
 
-typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
-typedef int32_t Ints __attribute__((vector_size(kWidth * sizeof(int32_t))));
-typedef uint32_t Bits __attribute__((vector_size(kWidth * sizeof(uint32_t))));
-typedef uint16_t Halves __attribute__((vector_size(kWidth * sizeof(uint16_t))));
-typedef uint8_t Bytes __attribute__((vector_size(kWidth)));
-
-inline Floats load(const float* p) {
-  Floats v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-
-inline Floats load(const Bfloat* p) {
-  Halves halves;
-  __builtin_memcpy(&halves, p, sizeof(halves));
-  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
-  return (Floats)bits;
-}
-
-inline Ints load(const uint8_t* p) {
-  Bytes bytes;
-  __builtin_memcpy(&bytes, p, sizeof(bytes));
-  return __builtin_convertvector(bytes, Ints);
-}
-
-inline void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof(v)); }
-
-// Rounded to nearest, ties to even.
-inline void store(Bfloat* p, Floats v) {
-  const Bits bits = (Bits)v;
-  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Halves halves = __builtin_convertvector(v != v ? (bits >> 16) | 0x40 : rounded, Halves);
-  __builtin_memcpy(p, &halves, sizeof(halves));
-}
-
-inline void store(uint8_t* p, Ints v) {
-  const Bytes bytes = __builtin_convertvector(v, Bytes);
-  __builtin_memcpy(p, &bytes, sizeof(bytes));
-}
-
 template <int kVectors, class T>
 inline void pool_channels(const Place<T>* places, int64_t count, int64_t c, T* out, uint8_t* taps) {
-  Floats best[kVectors];
+  Vector best[kVectors];
   Ints winner[kVectors];
 #pragma GCC unroll 4
   for (int i = 0; i < kVectors; ++i) {
-    best[i] = load(places[0].value + c + i * kWidth);
+    best[i] = load(places[0].value + c + i * kLanes);
     winner[i] = Ints{} + places[0].tap;
   }
   for (int64_t p = 1; p < count; ++p) {
@@ -68,7 +26,7 @@ inline void pool_channels(const Place<T>* places, int64_t count, int64_t c, T* o
     const Ints tap = Ints{} + places[p].tap;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      const Floats next = load(value + i * kWidth);
+      const Vector next = load(value + i * kLanes);
       const Ints better = (next > best[i]) | (next != next);  // the last NaN, as in torch
       best[i] = better ? next : best[i];
       winner[i] = better ? tap : winner[i];
@@ -76,8 +34,8 @@ inline void pool_channels(const Place<T>* places, int64_t count, int64_t c, T* o
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kVectors; ++i) {
-    store(out + c + i * kWidth, best[i]);
-    store(taps + c + i * kWidth, winner[i]);
+    store(out + c + i * kLanes, best[i]);
+    store(taps + c + i * kLanes, winner[i]);
   }
 }
 
@@ -86,10 +44,10 @@ template <class T>
 inline void pool_pixel(const Place<T>* places, int64_t count, int64_t channels, T* out,
                        uint8_t* taps) {
   int64_t c = 0;
-  for (; c + 4 * kWidth <= channels; c += 4 * kWidth) {
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
     pool_channels<4>(places, count, c, out, taps);
   }
-  for (; c + kWidth <= channels; c += kWidth) pool_channels<1>(places, count, c, out, taps);
+  for (; c + kLanes <= channels; c += kLanes) pool_channels<1>(places, count, c, out, taps);
   for (; c < channels; ++c) {
     float best = widen(places[0].value[c]);
     int32_t winner = places[0].tap;
@@ -104,26 +62,26 @@ inline void pool_pixel(const Place<T>* places, int64_t count, int64_t channels, 
 
 template <int kVectors, class T>
 inline void gather_channels(const Place<T>* places, int64_t count, int64_t c, T* out) {
-  Floats sum[kVectors] = {};
+  Vector sum[kVectors] = {};
   for (int64_t p = 0; p < count; ++p) {
     const T* const value = places[p].value + c;
     const uint8_t* const taps = places[p].taps + c;
     const Ints tap = Ints{} + places[p].tap;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      const Ints won = load(taps + i * kWidth) == tap;
-      sum[i] += won ? load(value + i * kWidth) : Floats{};
+      const Ints won = load(taps + i * kLanes) == tap;
+      sum[i] += won ? load(value + i * kLanes) : Vector{};
     }
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) store(out + c + i * kWidth, sum[i]);
+  for (int i = 0; i < kVectors; ++i) store(out + c + i * kLanes, sum[i]);
 }
 
 template <class T>
 inline void gather_pixel(const Place<T>* places, int64_t count, int64_t channels, T* out) {
   int64_t c = 0;
-  for (; c + 4 * kWidth <= channels; c += 4 * kWidth) gather_channels<4>(places, count, c, out);
-  for (; c + kWidth <= channels; c += kWidth) gather_channels<1>(places, count, c, out);
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes) gather_channels<4>(places, count, c, out);
+  for (; c + kLanes <= channels; c += kLanes) gather_channels<1>(places, count, c, out);
   for (; c < channels; ++c) {
     float sum = 0;
     for (int64_t p = 0; p < count; ++p) {

@@ -34,6 +34,10 @@ TapsKernels taps_kernels(ScalarType type);
 namespace avx512 {
 TapsKernels taps_kernels(ScalarType type);
 }
+#elif defined(__aarch64__)
+namespace neon {
+TapsKernels taps_kernels(ScalarType type);
+}
 #endif
 
 }  // namespace fasti3d

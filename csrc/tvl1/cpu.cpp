@@ -17,6 +17,8 @@ const Rows& choose() {
 #if defined(__x86_64__)
   if (isa() >= Isa::kAvx512) return avx512::rows;
   if (isa() >= Isa::kAvx2) return avx2::rows;
+#elif defined(__aarch64__)
+  if (isa() >= Isa::kNeon) return neon::rows;
 #endif
   return baseline::rows;
 }

@@ -95,6 +95,10 @@ extern const Rows rows;
 namespace avx512 {
 extern const Rows rows;
 }
+#elif defined(__aarch64__)
+namespace neon {
+extern const Rows rows;
+}
 #endif
 
 }  // namespace fasti3d::tvl1

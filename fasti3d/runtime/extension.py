@@ -5,7 +5,8 @@ Importing this module does not fail without them: every operator then runs its r
 
 FASTI3D_ISA=baseline|avx2|avx512|avx512_bf16|amx lowers the instruction set in use; each includes those
 before it. Most CPUs with AVX-512 have ``avx512``. ``avx512_bf16`` adds the bfloat16 dot product, without
-which bfloat16 convolutions run in float32, and ``amx`` matrix tiles for them. Any other value is an
+which bfloat16 convolutions run in float32, and ``amx`` matrix tiles for them. On aarch64 it is
+baseline|neon|neon_bf16, the last for CPUs with FEAT_BF16. Any other value is an
 ``environment.SettingError``, at import.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +22,8 @@ import torch
 
 from fasti3d.utils.environment import wrong
 
-_ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
+_ARM = platform.machine() in ("aarch64", "arm64")
+_ISAS = ("baseline", "neon", "neon_bf16") if _ARM else ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
@@ -71,12 +74,12 @@ def load_error() -> str | None:
 
 
 def instruction_set() -> str | None:
-    """``baseline``, ``avx2``, ``avx512``, ``avx512_bf16`` or ``amx``; None without the extension."""
+    """The one in use, of those that FASTI3D_ISA may name; None without the extension."""
     return None if CORE is None else CORE.isa()
 
 
 def has_bf16_dot() -> bool:
-    """Whether bfloat16 convolutions run on the CPU's own dot product (AVX512_BF16)."""
+    """Whether bfloat16 convolutions run on the CPU's own instructions (AVX512_BF16, aarch64's FEAT_BF16)."""
     return CORE is not None and CORE.has_bf16_dot()
 
 

@@ -52,7 +52,7 @@ class Route:
 def route(device: torch.device, dtype: torch.dtype) -> Route:
     """The path of eval-mode clips of ``dtype`` on ``device``.
 
-    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16 or AMX make that worth it.
+    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16 or AMX, or FEAT_BF16 on aarch64, make that worth it.
     """
     if device.type != "cpu":
         if why := gpu.why_not(device, dtype):
@@ -70,7 +70,7 @@ def route(device: torch.device, dtype: torch.dtype) -> Route:
         if extension.has_amx_bf16():
             return Route(Path.FUSED_CPU, dtype, "AMX matrix tiles, summed in float32")
         if extension.has_bf16_dot():
-            return Route(Path.FUSED_CPU, dtype, "AVX512_BF16 dot products, summed in float32")
+            return Route(Path.FUSED_CPU, dtype, f"bfloat16 dot products, summed in float32 ({isa})")
         return Route(Path.FUSED_CPU, torch.float32, f"no bfloat16 dot product here: runs in float32 ({isa})")
     if dtype == torch.float16:
         return Route(Path.FUSED_CPU, torch.float32, f"no float16 arithmetic is used: runs in float32 ({isa})")

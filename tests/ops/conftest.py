@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,14 +37,19 @@ def _fast_interpreter() -> None:
         check_sums(False)
 
 
+_ARM = platform.machine() in ("aarch64", "arm64")
+_ISAS = ("baseline", "neon") if _ARM else ("baseline", "avx2", "avx512")
+# What adds kernels for bfloat16 to a set and leaves the others as they are: one run covers both.
+_WITH_BFLOAT16 = {"avx512": "avx512_bf16", "neon": "neon_bf16"}
+
+
 @contextmanager
 def _limited(isa: str) -> Iterator[None]:
     """Inside, kernels run in an instruction set; the test is skipped where this CPU has not got it."""
     if extension.CORE is None:
         pytest.skip("the extension was not built")
     before = extension.CORE.isa()
-    # AVX512_BF16 adds kernels for bfloat16 and leaves the others as they are: one run covers both.
-    extension.CORE.limit_isa("avx512_bf16" if isa == "avx512" else isa)
+    extension.CORE.limit_isa(_WITH_BFLOAT16.get(isa, isa))
     try:
         if not extension.CORE.isa().startswith(isa):
             pytest.skip(f"this CPU, or FASTI3D_ISA, offers no {isa}")
@@ -52,14 +58,14 @@ def _limited(isa: str) -> Iterator[None]:
         extension.CORE.limit_isa(before)
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(params=_ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once with each instruction set this CPU has."""
     with _limited(request.param):
         yield request.param
 
 
-@pytest.fixture(params=["reference", "baseline", "avx2", "avx512"])
+@pytest.fixture(params=["reference", *_ISAS])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As ``isa``, and once with the references of the operator that the test's module is named after."""
     if request.param == "reference":

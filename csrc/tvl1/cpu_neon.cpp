@@ -1,0 +1,18 @@
+// The rows of TV-L1: NEON.
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "../common/target.h"
+#include "median_network.h"
+#include "rows.h"
+
+#if defined(__aarch64__)
+FASTI3D_NO_CONTRACTION
+namespace fasti3d::tvl1::neon {
+constexpr int kLanes = 4;
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+inline Vector root(Vector v) { return (Vector)vsqrtq_f32((float32x4_t)v); }
+#include "kernel.h"
+}  // namespace fasti3d::tvl1::neon
+#endif
