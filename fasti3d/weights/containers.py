@@ -110,7 +110,7 @@ class Contents:
     skipped: tuple[str, ...] = ()
     of_torch: bool = False
 
-    # Both read the whole file, which most have been hashed for already.
+    # Both read the whole file, while it is open: few need them, as files of ours say what they were made of.
     @cached_property
     def sha256(self) -> str | None:
         """Of the file; None if it is not one."""
