@@ -2,11 +2,12 @@
 //
 // Importing it registers the kernels of the fasti3d:: operators, whose schemas are in Python
 // (fasti3d/ops/registry.py), through torch's stable ABI, so that one build serves later versions of
-// torch; pybind11 carries only what is about the build itself.
+// torch; pybind11 carries what is about the build itself, and about Python's own objects.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "common/isa.h"
+#include "watch/watch.h"
 
 #define FASTI3D_TEXT_(x) #x
 #define FASTI3D_TEXT(x) FASTI3D_TEXT_(x)
@@ -29,4 +30,11 @@ PYBIND11_MODULE(_C, m) {
         "Uses no more than this instruction set from now on.");
   m.def("has_bf16_dot", &fasti3d::has_bf16_dot, "Whether bfloat16 dot products run in hardware.");
   m.def("has_amx_bf16", &fasti3d::has_amx_bf16, "Whether the CPU has bfloat16 matrix tiles.");
+  m.def("contents_of", &fasti3d::contents_of, pybind11::arg("objects"), pybind11::arg("dicts"),
+        "Classes and __dict__s of objects, then the keys and values of dicts.");
+  m.def("holds_contents", &fasti3d::holds_contents, pybind11::arg("objects"),
+        pybind11::arg("dicts"), pybind11::arg("contents"),
+        "Whether all is the very same as contents_of found it.");
+  m.def("class_versions", &fasti3d::class_versions, pybind11::arg("classes"),
+        "A number for each class, which any change of it makes another; None where there is none.");
 }

@@ -249,12 +249,13 @@ def inflate_file(
     wanted = _wanted(model)
     with contents_of(source) as (contents, name):
         tensors, report = _inflated(contents, model, wanted, mode)
+        sha256 = contents.sha256
     state_dict = tensors | _new_classifier(model)
     checkpoint = Checkpoint(
         state_dict=state_dict,
         format=report.format,
         source=f"{name}, inflated ({mode})",
-        sha256=contents.sha256 or digest(state_dict),
+        sha256=sha256 or digest(state_dict),
         num_classes=num_classes,
         in_channels=in_channels,
         labels=None,

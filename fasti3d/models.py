@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 
@@ -20,8 +20,8 @@ DEFAULT_WEIGHTS = "kinetics400-rgb"
 # memory.
 BATCH = {"cuda": 8, "cpu": 1}
 
-# A network, or the name or path of weights.
-Model = I3D | str | PathLike[str]
+# A network, the name or path of weights, or what gives a network when it is called.
+Model = I3D | str | PathLike[str] | Callable[[], I3D]
 
 _ARGUMENTS = {"rgb": "model", "flow": "flow_model"}
 
@@ -48,8 +48,9 @@ def load_model(
     where = resolve_device(device)
     precision = resolve_dtype(dtype, where)
     checkpoint = weights.load(source)
-    model = I3D(checkpoint.num_classes, checkpoint.in_channels)
-    weights.load_into(model, checkpoint)
+    with torch.device("meta"):  # so that no weights are drawn that none will see
+        model = I3D(checkpoint.num_classes, checkpoint.in_channels)
+    weights.load_into(model, checkpoint, assign=True)
     return model.to(where, precision).eval()
 
 
@@ -59,7 +60,7 @@ def load_streams(
     """Return the networks of these streams; weights given by name or path are loaded as by ``load_model``.
 
     Args:
-        models: The network, or its weights, by the name of the stream: ``rgb`` or ``flow``.
+        models: The network, its weights, or what loads it, by the name of the stream: ``rgb`` or ``flow``.
         streams: The streams that are needed; the others are not loaded.
         device: Where weights are loaded.
         dtype: In which precision.
@@ -73,7 +74,12 @@ def load_streams(
         given = models[stream]
         if given is None:
             raise ValueError(f"the {stream} stream needs {_ARGUMENTS[stream]}, got None")
-        found[stream] = given if isinstance(given, I3D) else load_model(given, device=device, dtype=dtype)
+        if isinstance(given, I3D):
+            found[stream] = given
+        elif callable(given):
+            found[stream] = given()
+        else:
+            found[stream] = load_model(given, device=device, dtype=dtype)
     check_models(found)
     return found
 

@@ -75,8 +75,9 @@ def classify(
 
     Args:
         path: A video file, or a folder of images.
-        model: An RGB I3D, which keeps its device and dtype; or the name or path of weights, which take a
-            second to load. Unused if ``streams`` is ``"flow"``.
+        model: An RGB I3D, which keeps its device and dtype; or the name or path of weights, or a function
+            that gives a network, which are loaded while the video is read. Unused if ``streams`` is
+            ``"flow"``.
         flow_model: The same for the flow stream; required unless ``streams`` is ``"rgb"``.
         streams: ``"rgb"``, ``"flow"``, or ``"both"``, whose logits are summed.
         flow_preset, tvl1_params: How frames become flow, as for ``TwoStreamI3D.forward_frames``.
@@ -124,27 +125,29 @@ def classify(
         folder = flow_folder(flow_from, path, flow_bound)
         check_flow_count(folder, Path(path), fps)
     names = [name for name in ("rgb", "flow") if streams in (name, "both")]
-    models = load_streams({"rgb": model, "flow": flow_model}, names, device=device, dtype=dtype)
-    labels = labels_of(models)
-    where, precision = place(models[names[0]])
-
     film = Film(_MIN_FILM_FRAMES)
     spans: list[Span] = []
-    rows: dict[str, list[Tensor]] = {name: [] for name in models}
     frames = 0
-    start = time.perf_counter()
     crop = None if flowing else CROP
     windows = video.windows(path, window=window, stride=stride, fps=fps, crop=crop, strict=strict)
-    pairs: PairFlow | None = None
-    if flowing:
-        pairs = FolderFlow(folder, where) if folder else SolvedFlow(flow_preset, tvl1_params, where)
     with (
         recorded_warnings(video.VideoWarning) as odd,
-        evaluating(nn.ModuleDict(models)),
-        torch.no_grad(),
-        _made_ahead(windows, pairs) as ahead,
+        closing(read_ahead(windows, READ_AHEAD)) as read,
+        ExitStack() as started,
     ):
-        for group in batched(ahead, batch or BATCH.get(where.type, 1)):
+        # While the first windows are read.
+        models = load_streams({"rgb": model, "flow": flow_model}, names, device=device, dtype=dtype)
+        labels = labels_of(models)
+        where, precision = place(models[names[0]])
+        rows: dict[str, list[Tensor]] = {name: [] for name in models}
+        start = time.perf_counter()
+        made: Iterator[video.Window] = read
+        if flowing:
+            pairs = FolderFlow(folder, where) if folder else SolvedFlow(flow_preset, tvl1_params, where)
+            made = started.enter_context(_with_flow_ahead(read, pairs))
+        started.enter_context(evaluating(nn.ModuleDict(models)))
+        started.enter_context(torch.no_grad())
+        for group in batched(made, batch or BATCH.get(where.type, 1)):
             for name, stream_model in models.items():
                 clips = _CLIPS[name](group, where)
                 rows[name].append(stream_model(clip_for(stream_model, clips)).float().cpu())
@@ -182,18 +185,14 @@ def classify(
 
 
 @contextmanager
-def _made_ahead(windows: Iterator[video.Window], pairs: PairFlow | None) -> Iterator[Iterator[video.Window]]:
-    """The windows, and their flow if ``pairs`` computes it, made ahead in a thread each."""
-    with ExitStack() as threads:
-        ahead = threads.enter_context(closing(read_ahead(windows, READ_AHEAD)))
-        if pairs is None:
-            yield ahead
-            return
-        stop = Event()
-        flows = with_flow(ahead, pairs, stop)
-        made = threads.enter_context(closing(read_ahead(flows, READ_AHEAD)))
-        threads.callback(stop.set)  # stop first, so that shutdown does not wait for unused flow
-        yield made
+def _with_flow_ahead(windows: Iterator[video.Window], pairs: PairFlow) -> Iterator[Iterator[video.Window]]:
+    """The windows with their flow, which is made ahead in a thread."""
+    stop = Event()
+    with closing(read_ahead(with_flow(windows, pairs, stop), READ_AHEAD)) as made:
+        try:
+            yield made
+        finally:
+            stop.set()  # first, so that closing does not wait for unused flow
 
 
 def _summed(streams: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +46,7 @@ from fasti3d.utils.targets import check_target
 if TYPE_CHECKING:
     from fasti3d.classification.result import Classification
     from fasti3d.i3d import I3D
+    from fasti3d.models import Model
 
 # Bytes that are added to the name of a picture while it is written.
 _TEMPORARY = 20
@@ -98,9 +101,10 @@ def classify(
         check_there(flow_weights, "--flow-weights")
     from fasti3d.classification.timeline import draw_timeline
 
-    # The RGB network is not loaded without its stream.
-    model = weights if streams == "flow" else open_model(weights, device, dtype)
+    # The RGB network is not loaded without its stream, and alone while the first video is read.
+    model: Model = weights if streams == "flow" else opener(weights, device, dtype)
     if flow_weights is not None:
+        model = model() if callable(model) else model
         flow["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
         _check_together(model, flow["flow_model"])
 
@@ -132,6 +136,11 @@ def classify(
 
 def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
     """Load a network; exit with code 2 for a wrong option, and 1 for weights that cannot be loaded."""
+    return opener(weights, device, dtype, stream=stream)()
+
+
+def opener(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> Callable[[], I3D]:
+    """Find the weights of a network; return what loads it at its first call. Both exit as ``open_model``."""
     from fasti3d.models import load_model
     from fasti3d.two_stream import check_channels
     from fasti3d.weights import WeightsError
@@ -139,13 +148,18 @@ def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") ->
     option = {"rgb": "--weights", "flow": "--flow-weights"}[stream]
     to_dtype(dtype, to_device(device))
     source = find(weights, option)
-    try:
-        model = load_model(source, device=device, dtype=dtype)
-    except WeightsError as error:
-        output.fail(error)
-    with option_errors(option):
-        check_channels(weights, stream, model)
-    return model
+
+    @cache
+    def load() -> I3D:
+        try:
+            model = load_model(source, device=device, dtype=dtype)
+        except WeightsError as error:
+            output.fail(error)
+        with option_errors(option):
+            check_channels(weights, stream, model)
+        return model
+
+    return load
 
 
 def _flow_options(
@@ -162,17 +176,18 @@ def _flow_options(
     return {"streams": streams, "flow_preset": flow_preset, "tvl1_params": params}
 
 
-def _check_together(model: I3D | str, flow_model: I3D) -> None:
+def _check_together(model: Model, flow_model: I3D) -> None:
     from fasti3d.classification.classify import labels_of
+    from fasti3d.i3d import I3D
 
-    if not isinstance(model, str):
+    if isinstance(model, I3D):
         with option_errors("--flow-weights"):
             labels_of({"rgb": model, "flow": flow_model})
 
 
 def run(
     path: Path,
-    model: I3D | str,
+    model: Model,
     *,
     window: int = 64,
     stride: int = 32,

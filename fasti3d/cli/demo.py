@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasti3d.cli import output
-from fasti3d.cli.classify import open_model, print_table, run
+from fasti3d.cli.classify import opener, print_table, run
 from fasti3d.cli.options import Device, Dtype, option_errors
 from fasti3d.utils.targets import check_target
 
@@ -37,7 +37,7 @@ def demo(
     from fasti3d.classification.timeline import draw_timeline, format_time
     from fasti3d.weights import WeightsError
 
-    model = open_model("kinetics400-rgb", device, dtype)
+    model = opener("kinetics400-rgb", device, dtype)
     try:
         with output.progress_bar("downloading the sample clip") as advance:
             path = video or sample_clip(advance)

@@ -86,7 +86,7 @@ def conv3d_slab(
 
 
 def conv3d_fold(x: Tensor, geometry: Geometry, cells: Tensor) -> Subject:
-    """Of ``launch.fold``: two clips of a few cells, with padding on every side."""
+    """Of ``fold.fold``: two clips of a few cells, with padding on every side."""
     whole = geometry.output_size(x.shape[2:])
     few = [min(n, 3) for n in whole]
     lengths = [n - (w - f) * s for n, w, f, s in zip(x.shape[2:], whole, few, geometry.stride, strict=True)]

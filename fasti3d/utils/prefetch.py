@@ -31,34 +31,48 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def read_ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """Yield the same items, made in another thread up to ``depth`` ahead.
+class read_ahead(Iterator[T]):  # noqa: N801 - called as the generator functions beside it are
+    """The same items, made in another thread up to ``depth`` ahead, from now on.
 
-    An error of the source is raised here, after the items before it. Closing this generator ends the thread
-    and closes the source. The other thread has the context variables of this one.
+    An error of the source is raised where its item would be. Closing, the end and an error end the thread and
+    close the source. The other thread has the context variables of this one.
 
     Example:
         >>> list(read_ahead(iter("abc"), 2))
         ['a', 'b', 'c']
     """
-    context = copy_context()
 
-    def make() -> T | _End:
-        return context.run(next, items, _END)
+    def __init__(self, items: Iterator[T], depth: int) -> None:
+        self._items = items
+        self._context = copy_context()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="fasti3d-read-ahead")
+        self._pending = deque(self._reader.submit(self._make) for _ in range(depth))
 
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="fasti3d-read-ahead") as reader:
-            pending = deque(reader.submit(make) for _ in range(depth))
-            try:
-                while not isinstance(item := pending.popleft().result(), _End):
-                    pending.append(reader.submit(make))
-                    yield item
-            finally:
-                for future in pending:
-                    future.cancel()
-    finally:
-        if isinstance(items, Generator):
-            items.close()
+    def __next__(self) -> T:
+        if not self._pending:
+            raise StopIteration
+        try:
+            item = self._pending.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(item, _End):
+            self.close()
+            raise StopIteration
+        self._pending.append(self._reader.submit(self._make))
+        return item
+
+    def _make(self) -> T | _End:
+        return self._context.run(next, self._items, _END)
+
+    def close(self) -> None:
+        """End the thread, after the item that it is at."""
+        for future in self._pending:
+            future.cancel()
+        self._pending.clear()
+        self._reader.shutdown()
+        if isinstance(self._items, Generator):
+            self._items.close()
 
 
 class _End:

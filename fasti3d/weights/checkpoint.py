@@ -174,7 +174,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_into(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = False) -> None:
     """Copy a checkpoint's tensors into a network, which keeps its dtypes and devices.
 
     The network may have our names, which are pytorch-i3d's, or hassony2's. An ``I3D`` gets the checkpoint's
@@ -183,6 +183,8 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     Args:
         model: the network to fill.
         checkpoint: what ``load`` returned.
+        assign: whether the network takes the checkpoint's own tensors in place of copies, which a network on
+            the meta device can alone.
 
     Raises:
         WeightsError: the checkpoint does not fit. The message lists the tensors that are missing, unexpected
@@ -197,7 +199,8 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     problems = _compare(expected, checkpoint.state_dict)
     if problems:
         raise WeightsError(f"the weights of {checkpoint.source} do not fit the network: {problems}")
-    model.load_state_dict({key: checkpoint.state_dict[ours.get(key, key)] for key in model.state_dict()})
+    tensors = {key: checkpoint.state_dict[ours.get(key, key)] for key in model.state_dict()}
+    model.load_state_dict(tensors, assign=assign)
     if hasattr(type(model), "labels"):
         model.labels = checkpoint.labels  # type: ignore[assignment]
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import IO, Any
 
 import numpy as np
@@ -97,17 +98,28 @@ class Contents:
 
     Attributes:
         groups: its dicts of tensors by where they sit in it.
-        sha256: of the file, or of the pickle in an archive; None if it is not a file.
-        git_blob_sha1: of a file of torch, of which some are known by it.
+        file: what was read, or the pickle in an archive; None if it is not a file.
         metadata: of a safetensors file.
         skipped: the first names of Python objects that are neither tensors nor plain values.
+        of_torch: whether it is a file of torch.
     """
 
     groups: Mapping[str, Mapping[str, Tensor]]
-    sha256: str | None = None
-    git_blob_sha1: str | None = None
+    file: IO[bytes] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    of_torch: bool = False
+
+    # Both read the whole file, while it is open: few need them, as files of ours say what they were made of.
+    @cached_property
+    def sha256(self) -> str | None:
+        """Of the file; None if it is not one."""
+        return None if self.file is None else sha256(self.file)
+
+    @cached_property
+    def git_blob_sha1(self) -> str | None:
+        """Of a file of torch, of which some are known by it."""
+        return None if self.file is None or not self.of_torch else git_blob_sha1(self.file)
 
 
 @contextmanager
@@ -195,7 +207,7 @@ def _torch(found: TorchFile, file: IO[bytes], size: int) -> Contents:
     if found.script:  # whose modules are nested as their names are
         leaves = (((".".join(path),), leaf) for path, leaf in leaves)
     groups = _grouped(leaves, found.load, _OVERLAP * size)
-    return Contents(groups, sha256(file), git_blob_sha1(file), skipped=found.skipped)
+    return Contents(groups, file, skipped=found.skipped, of_torch=True)
 
 
 def _arrays(data: bytes) -> Contents:
@@ -203,7 +215,7 @@ def _arrays(data: bytes) -> Contents:
     content = unpickle(data)
     records = {"/".join(path): leaf for path, leaf in walk(content.tree) if is_tensor(leaf)}
     tensors = Tensors(records, torch_files.without_storage, _OVERLAP * len(data))
-    return Contents({"": tensors}, sha256(io.BytesIO(data)), skipped=content.skipped)
+    return Contents({"": tensors}, io.BytesIO(data), skipped=content.skipped)
 
 
 def _kinetics_pickle(file: IO[bytes], size: int) -> bytes:
@@ -227,7 +239,7 @@ def _kinetics_pickle(file: IO[bytes], size: int) -> bytes:
 def _npz(archive: Archive, file: IO[bytes]) -> Contents:
     records = {name.removesuffix(".npy"): name for name in archive.names if name.endswith(".npy")}
     tensors = Tensors(records, lambda name: torch.from_numpy(archive.array(name)), math.inf)
-    return Contents({"": tensors}, sha256(file))
+    return Contents({"": tensors}, file)
 
 
 def _safetensors(file: IO[bytes], size: int) -> Contents:
@@ -253,4 +265,4 @@ def _safetensors(file: IO[bytes], size: int) -> Contents:
         data = bytearray(file.read(end - begin))
         return (torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)).reshape(shape)
 
-    return Contents({"": Tensors(header, load, _OVERLAP * size)}, sha256(file), metadata=dict(metadata))
+    return Contents({"": Tensors(header, load, _OVERLAP * size)}, file, metadata=dict(metadata))

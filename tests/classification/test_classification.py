@@ -45,7 +45,7 @@ class Brightness(fasti3d.I3D):
 
 @pytest.fixture(scope="session")
 def model() -> Brightness:
-    return Brightness()
+    return Brightness().eval()  # type: ignore[return-value]
 
 
 def write_video(path: Path, levels: list[int], rate: int = 25) -> Path:
@@ -151,6 +151,29 @@ def test_a_model_in_training_mode_runs_in_eval_mode_and_gets_its_modes_back(
         assert not model.Mixed_3b.b0.bn.training
     finally:
         model.eval()
+
+
+def test_a_network_is_loaded_while_the_video_is_read(
+    ramp: Path, model: Brightness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def windows(*arguments: Any, **options: Any) -> Iterator[video.Window]:
+        for window in cut(*arguments, **options):
+            made.append(window.index)
+            yield window
+
+    cut = video.windows
+    monkeypatch.setattr(video, "windows", windows)
+
+    def load() -> Brightness:
+        until(lambda: made == [0, 1])
+        return model
+
+    assert len(classify(ramp, model=load).spans) == 3
+    with pytest.raises(OSError, match="no weights"):
+        classify(ramp, model=Source(0, OSError("no weights"))().__next__)
+    assert readers() == []
 
 
 def test_a_class_without_a_name_is_called_by_its_number(ramp: Path) -> None:
@@ -446,6 +469,7 @@ def test_reading_ahead_keeps_the_order_and_the_end() -> None:
 def test_reading_ahead_is_bounded() -> None:
     source = Source(100)
     ahead = prefetch.read_ahead(source(), 2)
+    until(lambda: source.made == 2)  # before any is asked for
     assert next(ahead) == 0
     until(lambda: source.made == 3)  # the one given and two more
     time.sleep(0.2)
@@ -462,6 +486,7 @@ def test_reading_ahead_carries_the_error_after_the_items() -> None:
     with pytest.raises(OSError, match="disk"):
         next(ahead)
     assert readers() == []
+    assert list(ahead) == []
 
 
 @pytest.mark.parametrize("streams", ["rgb", "flow"])

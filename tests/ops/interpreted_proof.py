@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fasti3d.network import HEAD_POOL
 from fasti3d.ops import subjects
+from fasti3d.ops.conv3d_bn_relu import fold as conv_fold
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
@@ -91,11 +92,11 @@ def test_what_folds_a_clip_for_a_graph_is_proved(kind: torch.dtype, monkeypatch:
     cells = torch.zeros(
         cells_shape(2, 3, geometry.kernel, geometry.stride, geometry.output_size(x.shape[2:]))
     )
-    subject = subject_of(lambda: conv_launch.fold(x, geometry, cells.half()))
+    subject = subject_of(lambda: conv_fold.fold(x, geometry, cells.half()))
     assert prove(subject, CPU) == ("good", "")
-    run = conv_launch._run_fold
+    run = conv_fold.launch_fold
     shifted = lambda x, stride, pad, *rest: run(x, stride, [pad[0], pad[1], pad[2] + 1], *rest)  # noqa: E731
-    monkeypatch.setattr(conv_launch, "_run_fold", shifted)
+    monkeypatch.setattr(conv_fold, "launch_fold", shifted)
     assert prove(subject, CPU)[0] == "wrong"
 
 

@@ -17,7 +17,7 @@ VERSION = "3.6"
 FOLDER = Path(sys.prefix) / "triton-3.6"
 _FEW = os.environ.get("FASTI3D_SLOW") != "1"
 # What a first look at a GPU runs: the plan's kernels. Those of training, and what is only measured, are slow.
-_PLAN = ("conv3d", "pools", "i3d_head", "dependent_launch", "builds", "plan", "proof")
+_PLAN = ("conv3d", "fold", "pools", "i3d_head", "dependent_launch", "builds", "plan", "proof")
 _PROGRAM = """
 import sys, pytest, triton
 print("triton", triton.__version__, flush=True)

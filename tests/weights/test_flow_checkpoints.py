@@ -35,7 +35,10 @@ def test_flow_weights_load_from_every_kind_of_file(
     save(tensors, path)
     checkpoint = load(path)
     assert (checkpoint.format, checkpoint.in_channels, checkpoint.num_classes) == (form, 2, 400)
+    drawn = torch.get_rng_state()
     model = load_model(path, device="cpu", dtype="float32")
+    assert torch.equal(torch.get_rng_state(), drawn), "no weights are drawn that none sees"
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
     assert model.Conv3d_1a_7x7.conv3d.weight.shape == (24, 2, 7, 7, 7)
     loaded = model.state_dict()
     for key, tensor in tensors.items():

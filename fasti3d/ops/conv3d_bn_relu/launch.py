@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ from fasti3d.ops import subjects
 from fasti3d.ops.channels_last import channels_last, vector
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.config import Config, Form, Problem, choose
+from fasti3d.ops.conv3d_bn_relu.fold import launch_fold
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import cells_shape, folded_kernel, is_folded, windows
 from fasti3d.ops.conv3d_bn_relu.tables import tuned
 from fasti3d.ops.conv3d_bn_relu.triton_kernels import (
     _conv3d_descriptor_kernel,
-    _conv3d_fold_kernel,
     _conv3d_pointer_kernel,
 )
 from fasti3d.ops.dependent_launch.launch import in_turn_options
@@ -33,7 +33,6 @@ from fasti3d.runtime.precision import precision_of
 
 # What descriptors want addresses and strides to be multiples of.
 _VECTOR_BYTES = 16
-_FOLD_BLOCK = 1024
 # Layouts of tensors that are remembered.
 _LAYOUTS = 4096
 # A product and a sum are left as they are written: what triton does by default depends on its release.
@@ -331,31 +330,6 @@ def _run_pointers(config: Config, work: Prepared) -> None:
     )
 
 
-def fold(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
-    """Writes the cells of whole clips: the part of a convolution of few channels that reads the clip.
-
-    Args:
-        x: as ``conv3d`` takes it where it is folded.
-        geometry: of the convolution.
-        cells: dense memory of ``cells_shape``, in half precision.
-    """
-    with torch.cuda.device_of(x):
-        call = (x, geometry, cells)
-        guarded(
-            x.device,
-            ("conv3d_fold", Layout.of(x), geometry, Layout.of(cells)),
-            lambda: subjects.conv3d_fold(*call),
-            lambda: run_fold(*call),
-            lambda: plain.fold_into(*call),
-        )
-
-
-def run_fold(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
-    """Launches it; the current device must be x's."""
-    before = [zeros for zeros, _ in geometry.pads(x.shape[2:])]
-    _run_fold(x, geometry.stride, before, cells, cells.shape)
-
-
 def _cells(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -> tuple[Tensor, Triple]:
     """Memory for the clip that a window of one column steps over, and that window."""
     shape = cells_shape(x.shape[0], x.shape[1], kernel, stride, out.shape[2:])
@@ -368,29 +342,8 @@ def _fold(x: Tensor, kernel: Triple, stride: Triple, pad: Triple, out: Tensor) -
     """The same with the cells written."""
     view, window = _cells(x, kernel, stride, pad, out)
     shape = cells_shape(x.shape[0], x.shape[1], kernel, stride, out.shape[2:])
-    _run_fold(x, stride, pad, view, shape)
+    launch_fold(x, stride, pad, view, shape)
     return view, window
-
-
-def _run_fold(x: Tensor, stride: Triple, pad: Sequence[int], cells: Tensor, shape: Sequence[int]) -> None:
-    n, frames, rows, columns, cell = shape
-    channels, *size = x.shape[1:]
-    _conv3d_fold_kernel[(n * frames * rows, count(columns * cell, _FOLD_BLOCK))](
-        x,
-        cells,
-        *size,
-        *x.stride(),
-        frames,
-        rows,
-        columns,
-        *pad,
-        channels,
-        *stride,
-        cell,
-        _FOLD_BLOCK,
-        **_OPTIONS,
-        **in_turn_options(x.device),
-    )
 
 
 def _as_matrices(*clips: Tensor) -> tuple[Tensor, ...]:

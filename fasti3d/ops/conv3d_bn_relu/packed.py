@@ -272,9 +272,9 @@ class TritonConv3d(PackedConv3d):
     def fold(self, x: Tensor, cells: Tensor) -> None:
         """Writes the cells of x, which may be uint8."""
         # Here and not at the top: triton is slow to import, and absent where there is no GPU.
-        from fasti3d.ops.conv3d_bn_relu import launch
+        from fasti3d.ops.conv3d_bn_relu.fold import fold
 
-        launch.fold(x, self.geometry, cells)
+        fold(x, self.geometry, cells)
 
     def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
         """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.

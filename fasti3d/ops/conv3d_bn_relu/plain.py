@@ -71,7 +71,7 @@ def conv3d_split_into(
 
 
 def fold_into(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
-    """In place of ``launch.fold``."""
+    """In place of ``fold.fold``."""
     before = [zeros for zeros, _ in geometry.pads(x.shape[2:])]
     n, t, h, w, channels = cells.shape
     clip = as_floats(x, cells.dtype)

@@ -1,0 +1,19 @@
+// What fasti3d/engine/describe/watch.py asks of Python's own objects, without a step of Python's.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fasti3d {
+
+// The class and the __dict__ of each object, then the keys and values of each dict, in their order.
+pybind11::list contents_of(const pybind11::list& objects, const pybind11::list& dicts);
+
+// Whether all of that is the very same as `contents_of` found it.
+bool holds_contents(const pybind11::list& objects, const pybind11::list& dicts,
+                    const pybind11::list& contents);
+
+// A number for each class, which any change of it, or of a class that it inherits from, makes
+// another one; None where Python has none for one of them.
+pybind11::object class_versions(const pybind11::tuple& classes);
+
+}  // namespace fasti3d
