@@ -70,7 +70,8 @@ def test_initial_flow_equals_the_reference(isa: str, mode: str) -> None:
     assert (actual[0] != without[0]).any()
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+# The last one stops sooner than its sweeps expect, which begin with the median.
+@pytest.mark.parametrize("form", [*FORMS, {"epsilon": 0.05, "warps": 3}], ids=str)
 def test_stops_where_the_reference_stops(form: dict[str, Any]) -> None:
     clip = frames(3, 27, 36)
     parameters = arguments(TVL1Params(**{"warps": 2} | form))
