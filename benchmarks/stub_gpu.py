@@ -22,6 +22,7 @@ from fasti3d.engine import cuda_graphs, plan, steps
 from fasti3d.engine.cuda_graphs import Captured, Cuda, Graphs
 from fasti3d.engine.layout import ONE_LANE
 from fasti3d.inputs import range_is_known
+from fasti3d.ops.conv3d_bn_relu import fold as fold_launch
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
@@ -35,7 +36,7 @@ from fasti3d.runtime import gpu
 
 H200 = gpu.GpuTraits((9, 0), 132)
 PIECE_BYTES = 45 << 20
-LAUNCHERS = (conv_launch, pool_launch, pooled_conv_launch, head_launch)
+LAUNCHERS = (fold_launch, conv_launch, pool_launch, pooled_conv_launch, head_launch)
 _SHARED_MEMORY = 227 << 10
 
 

@@ -6,6 +6,10 @@ results are copied out of it, so that what a caller holds never changes. All gra
 memory, which they take turns in: a replay waits, on the GPU, for the one before it. Steps that may run beside
 each other are captured on several streams.
 
+Results are not handed out as they are: nothing tells whether a caller still holds one, or a view of it, or
+has work on another stream that reads it. The copy of logits is one small launch; only callers that ask for
+maps of the trunk pay for more.
+
 ``FASTI3D_CUDA_GRAPHS=0`` turns them off. For the milliseconds that a capture takes, two things fail in other
 threads, by CUDA's and torch's own rules: synchronising the whole device, and random numbers of the
 default CUDA generator. Programs that do so while the network meets new shapes are to turn graphs off.

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fasti3d import I3D
 from fasti3d.engine import rewrite
+from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.graph import (
     Add,
     Concat,
@@ -35,6 +37,7 @@ from fasti3d.engine.layout import Layout
 from fasti3d.engine.place import Interval, place
 from fasti3d.engine.plan import Plan
 from fasti3d.engine.replay import replay
+from fasti3d.engine.sign import non_negative
 from fasti3d.engine.steps import Maps, Step
 
 _ONE = (1, 1, 1)
@@ -278,6 +281,41 @@ def test_each_rewrite_alone_keeps_the_results(name: str) -> None:
 
     check()
     assert changed > 0
+
+
+def test_what_is_never_below_zero_is_not() -> None:
+    """And every kind of node was met that may say so, and that may not."""
+    seen: set[tuple[type[Node], bool]] = set()
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(CASES)
+    def check(case: Case) -> None:
+        rewritten = {graph.nodes: graph for graph in (apply(case.graph) for apply, _ in REWRITES.values())}
+        for graph in (rewritten | {case.graph.nodes: case.graph}).values():
+            known = non_negative(graph)
+            seen.update((type(node), node.out in known) for node in graph.nodes)
+            simple = expanded(graph)
+            names = {str(v): v for node in simple.nodes for v in node.writes}
+            values = replay(replace(simple, names=names), case.x)
+            assert all(values[str(value)].min() >= 0 for value in known.intersection(names.values()))
+
+    check()
+    kinds = (Conv, Add, Pool, Concat, Head)
+    assert seen >= {(kind, known) for kind in kinds for known in (True, False)}
+    assert seen >= {(Relu, True), (Softmax, True), (Siblings, True), (ConvPool, True), (PoolConv, False)}
+    assert seen.isdisjoint({(Norm, True), (Opaque, True)})
+    conv, pool = Conv(1, 0, torch.ones(1, 1, 1, 1, 1), None, _ONE, None), Pool(2, 1, *_POOLS[2])
+    assert not non_negative(Graph((ConvPool(2, conv, pool),), {}))
+
+
+def test_all_that_i3d_pools_is_never_below_zero(model: I3D) -> None:
+    graph = graph_of(model).only({"Logits"})
+    joined = rewrite.join_pools(rewrite.absorb_relus(rewrite.fold_norms(graph)), lambda conv: True)
+    for its, count in ((graph, 13), (joined, 11)):  # two of which convolutions are joined to
+        pools = [node.pool if isinstance(node, PoolConv) else node for node in its.nodes]
+        read = [pool.x for pool in pools if isinstance(pool, Pool)]
+        assert len(read) == count
+        assert non_negative(its).issuperset(read)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 12), st.integers(0, 6)), max_size=12))

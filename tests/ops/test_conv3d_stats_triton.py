@@ -22,6 +22,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from ahead_of_time import CHIPS, Launch, Recorder, build
 from kernel_processes import assert_passes_interpreted
 
+from fasti3d.ops.conv3d_bn_relu import fold as fold_launch
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.conv3d_training import launch
 
@@ -44,8 +45,10 @@ def launches(
     """What the convolutions of these names, or all, may launch on a chip with statistics."""
     found: set[Launch] = set()
     monkeypatch.setattr(conv_launch, "gpu_traits", lambda device: chip)
-    for name in (*KERNELS, "_conv3d_fold_kernel"):
+    for name in KERNELS:
         monkeypatch.setattr(conv_launch, name, Recorder(getattr(conv_launch, name), found))
+    fold = fold_launch._conv3d_fold_kernel
+    monkeypatch.setattr(fold_launch, "_conv3d_fold_kernel", Recorder(fold, found))
     monkeypatch.setattr(launch, "join_stats", lambda part, mean, var: None)
     for layer in CONVOLUTIONS:
         if names is not None and layer.name not in names:

@@ -29,7 +29,7 @@ from kernel_processes import assert_passes_interpreted
 from sass import main_loop
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fasti3d.ops.conv3d_bn_relu import launch
+from fasti3d.ops.conv3d_bn_relu import fold, launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 from fasti3d.same_padding import same_shape
@@ -95,7 +95,8 @@ def launches(chip: GpuTraits, every: bool, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(launch, "gpu_traits", lambda device: chip)
     monkeypatch.setattr(dependent_launch, "overlaps", lambda device: chip.capability >= (9, 0))
     for name in KERNELS:
-        monkeypatch.setattr(launch, name, Recorder(getattr(launch, name), found))
+        module = fold if name == "_conv3d_fold_kernel" else launch
+        monkeypatch.setattr(module, name, Recorder(getattr(module, name), found))
     # The builds of other chips differ from an H200's in little but the assembler: of these a few.
     whole = every or chip is CHIPS["H200"]
     batches = (1, 8) if whole else (8,)

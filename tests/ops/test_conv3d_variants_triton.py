@@ -15,7 +15,7 @@ from kernel_processes import assert_passes_interpreted
 
 from benchmarks import conv3d_variants
 from benchmarks.conv3d_variants import LATER, QUESTIONS
-from fasti3d.ops.conv3d_bn_relu import launch
+from fasti3d.ops.conv3d_bn_relu import fold, launch
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
 
@@ -30,7 +30,7 @@ def launches(question: str, monkeypatch: pytest.MonkeyPatch) -> dict[Launch, str
     """What the variants launch on an H200, by name."""
     found: set[Launch] = set()
     monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["H200"])
-    for module in (launch, conv3d_variants):
+    for module in (fold, launch, conv3d_variants):
         for name in vars(module):
             if name.startswith(("_conv3d", "_stem")) and name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Recorder(getattr(module, name), found))

@@ -20,6 +20,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from interpreting import CHIPS, pack
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from fasti3d.ops.conv3d_bn_relu import fold as fold_launch
 from fasti3d.ops.conv3d_bn_relu import launch as conv_launch
 from fasti3d.ops.i3d_head import launch as head_launch
 from fasti3d.ops.max_pool3d_same import launch as pool_launch
@@ -28,7 +29,8 @@ from fasti3d.ops.pooled_conv3d import launch as pooled_conv_launch
 Triple = tuple[int, int, int]
 
 KERNELS = {
-    conv_launch: ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel", "_conv3d_fold_kernel"),
+    conv_launch: ("_conv3d_descriptor_kernel", "_conv3d_pointer_kernel"),
+    fold_launch: ("_conv3d_fold_kernel",),
     pool_launch: ("_max_pool3d_same_kernel",),
     pooled_conv_launch: ("_pooled_conv3d_kernel",),
     head_launch: ("_average_head_kernel",),
