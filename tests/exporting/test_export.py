@@ -282,6 +282,7 @@ def batch_dependent() -> nn.Module:
         ({"model": None}, "model must be a torch.nn.Module, got NoneType"),
         ({"model": small().train()}, "model must be in eval mode"),
         ({"model": small().double()}, "model must be in torch.float32"),
+        ({"model": small().bfloat16()}, "model must be in float32 or float16 for ONNX"),
         ({"model": nn.Sequential(nn.ReLU()).eval()}, "does not say how many channels"),
         ({"model": batch_dependent()}, "model cannot be exported by torch.export"),
         ({"clip": (24, 12)}, r"clip must be three sizes above 0"),
