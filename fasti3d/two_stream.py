@@ -87,10 +87,9 @@ class TwoStreamI3D(nn.Module):
         """
         self._check_classes()
         rgb, flow = self.rgb(rgb_clip), self.flow(flow_clip)
-        if len(rgb) != len(flow):  # the sum would broadcast one to many
-            raise ValueError(
-                f"rgb_clip and flow_clip must hold the same number of clips, got {len(rgb)} and {len(flow)}"
-            )
+        n, m = rgb.shape[0], flow.shape[0]  # not len(), which a trace takes for constant
+        if n != m:  # the sum would broadcast one to many
+            raise ValueError(f"rgb_clip and flow_clip must hold the same number of clips, got {n} and {m}")
         if rgb.shape != flow.shape:
             raise ValueError(
                 f"both streams must have the same classes, got {rgb.shape[1]} and {flow.shape[1]}"

@@ -14,6 +14,7 @@ from torch import nn
 
 from fasti3d.exporting.clips import cases, noise
 from fasti3d.exporting.formats import FORMATS, check_file, check_tools, format_of
+from fasti3d.exporting.onnx_file import OPSET, to_onnx
 from fasti3d.exporting.parity import LIMITS, Comparison, Skipped, compare
 from fasti3d.exporting.program import MIN_FRAMES, Endpoints, plain_program
 from fasti3d.exporting.record import KEY, record_of
@@ -103,6 +104,11 @@ def export(
     kind = format_of(path, format)
     target = check_file(path, overwrite)
     dtype = _check_model(model)
+    if kind == "onnx" and dtype == torch.bfloat16:
+        raise ValueError(
+            "model must be in float32 or float16 for ONNX, got torch.bfloat16, of which opset "
+            f"{OPSET} has no convolution: call model.half(), or export another format"
+        )
     fixed_time = fixed_time or FORMATS[kind].fixed_time
     size = _check_clip(clip, fixed_time)
     check_tools(kind)
@@ -123,8 +129,6 @@ def export(
     record = record_of(model, inputs, channels, names, size, given, fixed_time)
     metadata = {KEY: json.dumps(record)}
     if kind == "onnx":
-        from fasti3d.exporting.onnx_file import to_onnx  # of an optional package
-
         data = to_onnx(program, inputs, names, metadata)
     else:
         data = (to_archive if kind == "torch-export" else to_package)(program, metadata)
