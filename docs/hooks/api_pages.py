@@ -1,7 +1,7 @@
 """The pages of the API reference: one per public package, each public name once.
 
-What is public is what CONTRIBUTING.md says: the names in ``__all__`` of the packages. So a new package or name has its
-place here by itself. Nothing here needs mkdocs.
+What is public is what CONTRIBUTING.md says: the names in ``__all__`` of the packages. So a new package or
+name has its place here by itself. Nothing here needs mkdocs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import fasti3d
 
-# Packages whose __all__ is for the library's own modules; what users call of them is in fasti3d.ops, fasti3d.train and
-# the command line.
+# Packages whose __all__ is for the library's own modules; what users call of them is in fasti3d.ops,
+# fasti3d.train and the command line.
 INTERNAL = ("fasti3d.ops.", "fasti3d.train.step", "fasti3d.flow.export")
 # Modules that users import by their own name, which no __all__ lists.
 BY_NAME = (

@@ -17,8 +17,8 @@ def markdown() -> str:
     """The page: a section per verb, with its usage, what it says of itself, and its arguments and options."""
     intro = (
         "# Command line\n\n"
-        "`fasti3d VERB --help` prints the same. Exit codes are 0 for done, 1 for something that failed, 2 for a wrong "
-        "call and 130 for an interrupted one. `python -m fasti3d` is the same command.\n\n"
+        "`fasti3d VERB --help` prints the same. Exit codes are 0 for done, 1 for something that failed, 2 "
+        "for a wrong call and 130 for an interrupted one. `python -m fasti3d` is the same command.\n\n"
     )
     return intro + "\n".join(_section(path, command) for path, command in verbs())
 

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the generated pages, their place in the menu, and the check that no public name is missing."""
+"""Hooks of mkdocs: generated pages, their place in the menu, and a check that no public name is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation, each for a light and a dark page: ``python docs/pictures/draw.py``.
+"""Draws the pictures of the site, each for a light and a dark page: ``python docs/pictures/draw.py``.
 
 What they show of plans is computed here, not written down.
 """

@@ -62,6 +62,11 @@ def _section(match: re.Match[str]) -> str:
     return rest.partition(f"<!-- --8<-- [end:{match['section']}]")[0]
 
 
+def changed(code: str) -> str:
+    """The text after a change that a block shows as a diff."""
+    return "".join(f"{line[1:]}\n" for line in code.splitlines() if not line.startswith("-"))
+
+
 def commands_of(code: str) -> list[list[str]]:
     """The calls of fasti3d in a block for the shell, also those that another program starts."""
     found = []
@@ -106,3 +111,5 @@ def make_files(folder: Path) -> None:
             write(folder / "my_videos" / name / f"{video}.mp4", video_bytes(16, label, suffix=".mp4"))
     for name, channels in (("flow_imagenet.pt", 2), ("rgb_imagenet.pt", 3)):
         torch.save(_random_weights(channels), folder / name)
+    (folder / "model").mkdir()
+    torch.save(fasti3d.compat.I3D(400).state_dict(), folder / "model" / "model_rgb.pth")

@@ -9,7 +9,7 @@ from snippets import DOCS, ROOT
 
 # How Python, C++, make and the shell read a variable.
 _READ = re.compile(
-    r"""(?:environ(?:\.\w+)?[\[(]|getenv\(|setenv\(|delenv\()\s*["'](FASTI3D_\w+)["']|^export\ (FASTI3D_\w+)"""
+    r"""(?:environ(?:\.\w+)?[\[(]|getenv\(|setenv\()\s*["'](FASTI3D_\w+)["']|^export\ (FASTI3D_\w+)"""
     r"""|(FASTI3D_\w+)\s*\?=|\$\{?(FASTI3D_\w+)|["'](FASTI3D_\w+)["']\s+in\s""",
     re.MULTILINE | re.VERBOSE,
 )

@@ -1,4 +1,4 @@
-"""Every public name has a docstring and a place in the API reference, whose pages are made of the packages' own lists."""
+"""Every public name has a docstring and one place in the API reference."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+from itertools import pairwise
 from pathlib import Path
 
 import api_pages
@@ -62,7 +63,7 @@ def _docstring_of_constant(module: str, name: str) -> str | None:
     ]:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
             return _docstring_of_constant(node.module, name)
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in pairwise(body):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if name in {getattr(target, "id", None) for target in targets}:
             return ast.get_docstring(ast.Module([after], []))
