@@ -114,6 +114,6 @@ def _where_everything_is() -> str:
         else:
             module, own = places[id(value)]
             target = f"{module}.md#{module}.{own}"
-        rows.append(f"| [`fasti3d.{name}`]({target}) | {summary} |")
+        rows.append(f"| [`{name}`]({target}) | {summary} |")
     table = "\n".join(rows)
     return f"| Name | |\n|---|---|\n{table}\n\n`fasti3d.__version__` is the version, a string.\n\n"
