@@ -62,6 +62,12 @@ def _section(match: re.Match[str]) -> str:
     return rest.partition(f"<!-- --8<-- [end:{match['section']}]")[0]
 
 
+def inline_commands(page: Path) -> list[str]:
+    """The calls of fasti3d in a page's sentences."""
+    text = _FENCE.sub("", page.read_text())
+    return [" ".join(call.split()) for call in re.findall(r"`(fasti3d [a-z-][^`]*)`", text)]
+
+
 def changed(code: str) -> str:
     """The text after a change that a block shows as a diff."""
     return "".join(f"{line[1:]}\n" for line in code.splitlines() if not line.startswith("-"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,18 @@ import pytest
 import torch
 import typer
 from i3d_making import narrowed
-from snippets import DOCS, NARROW, PAGES, changed, commands_of, fill_cache, make_files, snippets_of
+from snippets import (
+    DOCS,
+    NARROW,
+    PAGES,
+    ROOT,
+    changed,
+    commands_of,
+    fill_cache,
+    inline_commands,
+    make_files,
+    snippets_of,
+)
 from typer.testing import CliRunner
 
 from fasti3d.cli import app
@@ -84,26 +94,22 @@ def _call(words: list[str], page: Path, line: int) -> None:
     assert done.exit_code == 0, f"{page}:{line}: fasti3d {' '.join(words)}\n{done.output}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_commands_have_the_options_that_pages_give_them(page: Path) -> None:
-    for language, code, line in snippets_of(page):
-        for words in commands_of(code) if language in ("sh", "text") else ():
-            verb, *rest = words
-            command = COMMANDS
-            while verb in getattr(command, "commands", {}):
-                command = command.commands[verb]
-                verb, *rest = rest or [""]
-            if hasattr(command, "commands"):
-                assert verb in ("--help", "--version"), f"{page}:{line}: no verb {verb!r}"
-                continue
-            given = [verb, *rest] if verb else []
-            known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
-            options = {
-                word.partition("=")[0] for word in given if word.startswith("-") and not word[1:2].isdigit()
-            }
-            assert options <= known, f"{page}:{line}: {options - known} of fasti3d {' '.join(words)}"
+    blocks = [s.code for s in snippets_of(page) if s.language in ("sh", "text")]
+    for words in commands_of("\n".join([*blocks, *inline_commands(page)])):
+        command, given = COMMANDS, list(words)
+        while given and given[0] in getattr(command, "commands", {}):
+            command = command.commands[given.pop(0)]
+        if hasattr(command, "commands"):
+            assert given[:1] in (["--help"], ["--version"]), f"no verb {given}"
+            continue
+        known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+        options = {
+            word.partition("=")[0] for word in given if word.startswith("-") and not word[1:2].isdigit()
+        }
+        assert options <= known, f"{options - known} of fasti3d {' '.join(words)}"
 
 
 def test_every_tutorial_is_in_the_table() -> None:
     assert {page.stem for page in (DOCS / "tutorials").glob("*.md")} == set(TUTORIALS)
-    assert all(os.sep not in name for name in TUTORIALS)
