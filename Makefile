@@ -111,7 +111,7 @@ bench: $(HAVE_PEERS)
 # A broken link or anchor, or a public name without a place, is an error. The variable: no notice of other versions.
 docs: $(HAVE_DOCS)
 	@echo "docs: mkdocs, into build/docs"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --quiet)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build)
 
 sanitize: setup
 	@$(BIN)/python tests/campaign/sanitize.py $(ARGS)
