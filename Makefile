@@ -6,6 +6,7 @@
 #   make test-neon         the operators on aarch64, cross-compiled and emulated (ARGS=--install fetches the tools)
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
+#   make docs              this project's site, in build/docs (ARGS=serve: at localhost, made anew at every change)
 #   make lint | format     the checks of style and types | what can be put right by itself
 #   make setup | clean     set up all of it but the benchmarks' peers | remove what make and Python created
 #
@@ -31,9 +32,10 @@ HAVE_TORCH := $(VENV)/.torch-$(TORCH)
 HAVE_FASTI3D := $(VENV)/.fasti3d-$(FASTI3D_BUILD)
 HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
+HAVE_DOCS := $(VENV)/.fasti3d-docs
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
-.PHONY: setup demo test test-isa test-neon bench sanitize lint format clean
+.PHONY: setup demo test test-isa test-neon bench docs sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(HAVE_TOOLS)
@@ -65,6 +67,12 @@ $(HAVE_TOOLS): $(HAVE_FASTI3D)
 $(HAVE_PEERS): $(HAVE_TOOLS)
 	@echo "setup: what the benchmarks compare with"
 	@$(PIP) install "fasti3d[bench]" "torch==$(TORCH)"
+	@touch $@
+
+# With what the tests need, among which are the adapters' packages that the API's pages import.
+$(HAVE_DOCS): $(HAVE_TOOLS)
+	@echo "setup: what the site is made with"
+	@$(PIP) install "fasti3d[docs]" "torch==$(TORCH)"
 	@touch $@
 
 # For tests/ops/test_older_toolchain.py, in a folder beside the installed one; numpy 2.4 breaks its interpreter.
@@ -104,6 +112,11 @@ bench: $(HAVE_PEERS)
 	@mkdir -p .benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=.benchmarks/latest.json $(ARGS)
 	@$(BIN)/python benchmarks/report.py .benchmarks/latest.json
+
+# A broken link or anchor, or a public name without a place, is an error. The variable: no notice of other versions.
+docs: $(HAVE_DOCS)
+	@echo "docs: mkdocs, into build/docs"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build)
 
 sanitize: setup
 	@$(BIN)/python tests/campaign/sanitize.py $(ARGS)

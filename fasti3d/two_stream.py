@@ -69,6 +69,7 @@ class TwoStreamI3D(nn.Module):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
+        """Class names in the order of the logits, if either stream has them; else None."""
         return self.rgb.labels or self.flow.labels
 
     def forward(self, rgb_clip: Tensor, flow_clip: Tensor) -> Tensor:

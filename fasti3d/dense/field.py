@@ -18,6 +18,7 @@ from fasti3d.same_padding import same_output, same_padding
 # After the trunk: the head's pool of Mixed_5c, averaged over space, and the classifier's logits for it.
 HEADS = ("pooled", "logits")
 FEATURES = (*TRUNK, *HEADS)
+"""The names of features: the endpoints of the trunk, ``pooled`` and ``logits``."""
 
 # A Mixed block's widest branches are 3 frames wide.
 _MIXED_WINDOW = (3, 1)

@@ -99,3 +99,4 @@ PRESETS: dict[str, TVL1Params] = {
     "opencv-cuda": TVL1Params(mode="opencv-cuda"),
     "large-motion": TVL1Params(scale_step=0.5),
 }
+"""The presets by name; ``TVL1Params.preset`` says what each is for."""

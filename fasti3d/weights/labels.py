@@ -10,3 +10,4 @@ KINETICS_400 = "kinetics-400"
 KINETICS_400_LABELS: tuple[str, ...] = tuple(
     resources.files(__package__).joinpath("kinetics400_labels.txt").read_text("utf-8").splitlines()
 )
+"""The names of the 400 classes of Kinetics-400, in the order of the published networks' logits."""

@@ -17,8 +17,8 @@ _SHOWN = 4
 # Endings of weights files. Beside safetensors the others hold the same weights in older formats.
 _SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npz"))
 
-# A name or a path, a file open for binary reading, or a state dict.
 Spec = str | os.PathLike[str] | IO[bytes] | Mapping[str, Any]
+"""What weights may be given as: a name or a path, a file open for binary reading, or a state dict."""
 
 
 def find_file(spec: str | os.PathLike[str]) -> Path:

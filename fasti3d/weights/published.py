@@ -85,6 +85,7 @@ class Entry:
 
     @property
     def in_channels(self) -> int:
+        """Channels of the clips: 3 for RGB, 2 for optical flow."""
         return 3 if self.stream == "rgb" else 2
 
 

@@ -48,6 +48,7 @@ class Coverage:
 
     @property
     def found(self) -> int:
+        """The number of listed videos that are there."""
         return self.listed - len(self.missing)
 
 

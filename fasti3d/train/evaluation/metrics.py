@@ -61,6 +61,7 @@ class Metrics:
 
     @property
     def classes_with_videos(self) -> int:
+        """The number of classes that have at least one video."""
         return int((self.per_class[:, 0] > 0).sum())
 
     def confusions(self, count: int) -> list[tuple[int, int, int]]:

@@ -92,6 +92,7 @@ VIEWS = {
     views.name: views
     for views in (Views("full", 0, 1, 224), Views("1x1", 1, 1, 224), Views("10x3", 10, 3, SHORT_SIDE))
 }
+"""The views by name; ``evaluate`` says what each is."""
 
 
 def find_views(name: str) -> Views:
