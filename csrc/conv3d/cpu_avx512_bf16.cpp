@@ -3,7 +3,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 #if defined(__x86_64__)
 // GCC 12 warns of its own intrinsics' undefined operands (GCC PR 105593).

@@ -1,6 +1,6 @@
 // conv3d's inner loops: 4 lanes, which SSE2 (16 registers) and NEON (32) have.
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 namespace fasti3d::baseline {
 #if defined(__aarch64__)
