@@ -201,7 +201,12 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, std::vector<Tensor> 
         "packed must be float32 for float32 clips; for bfloat16 clips float32 below ", kFewChannels,
         " channels and bfloat16 from there on");
   const MinimalFilters filters = minimal_filters(inputs, outputs, p);
-  for (size_t i = 0; i < 3; ++i) check_written(out, {{"inputs", inputs[i]}, {"outputs", outputs[i]}});
+  check_written(out, {{"inputs", inputs[0]},
+                      {"inputs", inputs[1]},
+                      {"inputs", inputs[2]},
+                      {"outputs", outputs[0]},
+                      {"outputs", outputs[1]},
+                      {"outputs", outputs[2]}});
   const auto& [t, h, w] = filters;
   const int64_t width_taps = p.taps.merged ? 1 : w.phases;
   p.check_packed(packed, {t.components * h.components * w.components, p.panels(),

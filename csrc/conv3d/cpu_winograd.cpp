@@ -14,16 +14,22 @@
 namespace fasti3d {
 namespace {
 
-// Rows of a unit's products, about: few enough that one component of its inputs stays in the L1 or
-// L2 cache, and so many that the weights, which every unit reads, do not come from memory all the
-// time.
-constexpr int64_t kUnitRows = 56;
+// Rows of a unit's products, about: few enough that its transformed inputs stay in the L2 cache with
+// the sums, and so many that the weights, which every unit reads, keep up with the products.
+constexpr int64_t kUnitRows = 28;
 // Outputs of a tile along direct axes, about: each side of theirs is transformed twice.
 constexpr int64_t kTileRows = 64;
-// Sums that are transformed back together, about.
-constexpr int64_t kSumBytes = 1 << 20;
+// Sums that are transformed back together, about: a part of an L2 cache.
+constexpr int64_t kSumBytes = 256 << 10;
 // Values after a component: components a power of two apart would share the cache's sets.
 constexpr int64_t kGap = 16;
+
+// Of so many values, in whole cache lines.
+template <class T>
+int64_t bytes(int64_t count) {
+  const int64_t line = kAlignment;
+  return (product({count, static_cast<int64_t>(sizeof(T))}) + line - 1) / line * line;
+}
 
 // How one axis is cut into tiles.
 struct AxisTiles {
@@ -215,18 +221,21 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
     order_of[c] = std::find_if(orders.begin(), orders.end(), same) - orders.begin();
     if (order_of[c] == static_cast<int64_t>(orders.size())) orders.push_back(order);
   }
-  const std::vector<float> no_bias(kernels.max_panels * kPanel, 0.0f);
 
   parallel_for(0, tile_units * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t frame_count = t.frames() * h.frames() * w.frames();
     const int64_t merged_width = taps.merged ? w.positions * in.c : 0;
     const std::vector<V> zeros(std::max(in.c, merged_width), V(0.0f));
-    const Scratch<V> padded(std::max<int64_t>(product({frame_count, merged_width}), 1));
-    const Scratch<V> transformed(component_stride * components);
-    const Scratch<float> sums(sum_stride * components);
+    // In one piece, for that comes on large pages.
+    const int64_t padded_bytes = bytes<V>(product({frame_count, merged_width}));
+    const int64_t transformed_bytes = bytes<V>(component_stride * components);
+    const int64_t sum_bytes = bytes<float>(sum_stride * components);
+    const Scratch<char> memory(std::max<int64_t>(padded_bytes + transformed_bytes + sum_bytes, kHugePage));
+    V* const transformed = reinterpret_cast<V*>(memory.get());
+    float* const sums = reinterpret_cast<float*>(memory.get() + transformed_bytes);
+    V* const padded = reinterpret_cast<V*>(memory.get() + transformed_bytes + sum_bytes);
     std::vector<const void*> frames(frame_count);
     std::vector<const void*> table(orders.size() * row_tiles * tap_count * kernels.rows);
-    std::vector<void*> targets(kernels.rows);
     const Triple row_outputs{t.outputs_per_row(), h.outputs_per_row(), w.outputs_per_row()};
     std::vector<void*> pixels(row_outputs.count());
     std::vector<const void*> added(row_outputs.count());
@@ -251,7 +260,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
               if (outside) {
                 frames[f] = zeros.data();
               } else if (taps.merged) {
-                V* const row = padded.get() + f * merged_width;
+                V* const row = padded + f * merged_width;
                 copy_row(x + in.pixel(n, it, ih, 0), in, iw, w.positions, row);
                 frames[f] = row;
               } else {
@@ -277,7 +286,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
           for (const int64_t tap : order.taps) {
             for (int64_t r = first; r < first + kernels.rows; ++r) {
               const int64_t row = r < count * tile_rows.count() ? r : 0;
-              table[slot++] = transformed.get() + row / tile_rows.count() * inputs.tile_values +
+              table[slot++] = transformed + row / tile_rows.count() * inputs.tile_values +
                               inputs.offset(tile_rows.at(row % tile_rows.count()),
                                             axis_taps.at(tap));
             }
@@ -326,7 +335,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
       const int64_t count = std::min(unit_tiles, all_tiles - first_tile);
       if (unit / parts != transformed_unit) {
         for (int64_t i = 0; i < count; ++i) {
-          transform(first_tile + i, transformed.get() + i * inputs.tile_values);
+          transform(first_tile + i, transformed + i * inputs.tile_values);
         }
         transformed_unit = unit / parts;
       }
@@ -342,14 +351,12 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
           const void* const* const its = table.data() + order_of[c] * sum_rows * tap_count;
           for (int64_t panel = block; panel < block_end; panel += kernels.max_panels) {
             const int64_t used = std::min(kernels.max_panels, block_end - panel);
+            const V* const its_weights = weights + (c * panels + panel) * panel_stride;
             for (int64_t r = 0; r < rows; r += kernels.rows) {
-              float* const target =
-                  sums.get() + c * sum_stride + r * wide + (panel - block) * kPanel;
-              for (int64_t i = 0; i < kernels.rows; ++i) targets[i] = target + i * wide;
-              kernels.run[used - 1]({its + r * tap_count, order.used, run, c * component_stride,
-                                     weights + (c * panels + panel) * panel_stride, panel_stride,
-                                     no_bias.data(), false, targets.data(), nullptr,
-                                     used * kPanel});
+              kernels.multiply[used - 1](
+                  {its + r * tap_count, order.used, run, c * component_stride, its_weights,
+                   panel_stride, sums + c * sum_stride + r * wide + (panel - block) * kPanel,
+                   wide});
             }
           }
         }
@@ -357,7 +364,7 @@ void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& r
             std::min(result.c - block * kPanel, (block_end - block) * kPanel);
         for (int64_t r = 0; r < rows; ++r) {
           invert(first_tile + r / tile_rows.count(), r % tile_rows.count(), block,
-                 sums.get() + r * wide, channels);
+                 sums + r * wide, channels);
         }
       }
     }

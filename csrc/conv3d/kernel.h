@@ -87,6 +87,7 @@ void run_tile(const TileArgs& args) {
   }
 }
 
+#include "product_kernel.h"
 #include "winograd_kernel.h"
 #include "winograd_mix.h"
 
@@ -95,7 +96,7 @@ extern const ConvKernels kFloat = {
 extern const WinogradKernels kWinograd = {
     kRows,
     kMaxPanels,
-    {run_tile<1>, kMaxPanels == 2 ? run_tile<kMaxPanels> : nullptr},
+    {multiply<1>, kMaxPanels == 2 ? multiply<kMaxPanels> : nullptr},
     winograd_transform<float>,
     winograd_inverse<float>,
     mix_taps};

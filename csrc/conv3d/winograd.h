@@ -73,9 +73,21 @@ struct MixArgs {
   }
 };
 
+// One component of a tile of rows times `panels` panels of output channels, as in TileArgs.
+struct MultiplyArgs {
+  const void* const* taps;  // [count][rows]
+  int64_t count;            // 1 at least
+  int64_t run;
+  int64_t offset;
+  const void* weights;
+  int64_t panel_stride;
+  float* out;  // [rows][out_stride], whole panels
+  int64_t out_stride;
+};
+
 struct WinogradKernels {
   int64_t rows, max_panels;
-  void (*run[2])(const TileArgs&);  // as in ConvKernels, but sums are stored as float
+  void (*multiply[2])(const MultiplyArgs&);  // by panels - 1; null beyond max_panels
   void (*transform)(const TransformArgs&);
   void (*inverse)(const InverseArgs&);
   void (*mix)(const MixArgs&);  // null for bfloat16, which is rounded after it

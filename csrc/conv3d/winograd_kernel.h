@@ -1,106 +1,118 @@
 // Winograd's transforms. Included inside a namespace which defines Vector, kLanes, load_lanes and
 // store_lanes for T and for float.
 
-// One axis of a transform, of `outer` by `inner` others. Zeros of the matrix are multiplied too: a
-// value that is not finite reaches all of its tile, where it can be found.
-template <int kFrames>
-void transform_axis(const Vector* in, Vector* out, int64_t outer, int64_t inner,
-                    const TransformAxis& axis) {
+// One axis of a transform, of `outer` by `inner` others, from `load(i)` to `store(i, value)`. Zeros
+// of the matrix are multiplied too: a value that is not finite reaches all of its tile, where it
+// can be found.
+template <int kFrames, class Load, class Store>
+inline __attribute__((always_inline)) void transform_frames(int64_t outer, int64_t inner,
+                                                            const TransformAxis& given,
+                                                            const Load& load, const Store& store) {
+  const TransformAxis axis = given;  // which no store changes
   for (int64_t o = 0; o < outer; ++o) {
     for (int64_t p = 0; p < axis.phases; ++p) {
-      const Vector* const from = in + (o * axis.phases + p) * kFrames * inner;
-      Vector* const to = out + (o * axis.outputs() + p) * inner;
-      const float* const matrix = axis.matrix + p * kFrames;
+      const int64_t from = (o * axis.phases + p) * kFrames * inner;
+      const int64_t to = (o * axis.rows * axis.phases + p) * inner;
       for (int64_t i = 0; i < inner; ++i) {
         Vector x[kFrames];
 #pragma GCC unroll 8
-        for (int f = 0; f < kFrames; ++f) x[f] = from[f * inner + i];
-        for (int64_t row = 0; row < axis.rows; ++row) {
-          const float* const factors = matrix + row * axis.inputs();
+        for (int f = 0; f < kFrames; ++f) x[f] = load(from + f * inner + i);
+        const float* factors = axis.matrix + p * kFrames;
+        for (int64_t row = 0; row < axis.rows; ++row, factors += axis.phases * kFrames) {
           Vector sum = factors[0] * x[0];
 #pragma GCC unroll 8
           for (int f = 1; f < kFrames; ++f) sum += factors[f] * x[f];
-          to[row * axis.phases * inner + i] = sum;
+          store(to + row * axis.phases * inner + i, sum);
         }
       }
     }
   }
 }
 
-// The three axes in turn, from `a` and with `b` for the values between; where the result lies.
-inline const Vector* transform_axes(Vector* a, Vector* b, const TransformAxis (&axes)[3]) {
-  int64_t outer = 1, inner = axes[0].inputs() * axes[1].inputs() * axes[2].inputs();
-  for (const TransformAxis& axis : axes) {
-    inner /= axis.inputs();
-    if (axis.outputs() > 1 || axis.inputs() > 1) {
-      switch (axis.frames) {
-#define FASTI3D_FRAMES(n)                             \
-  case n:                                             \
-    transform_axis<n>(a, b, outer, inner, axis);      \
-    break;
-        FASTI3D_FRAMES(1)
-        FASTI3D_FRAMES(2)
-        FASTI3D_FRAMES(3)
-        FASTI3D_FRAMES(4)
-        FASTI3D_FRAMES(5)
-        FASTI3D_FRAMES(6)
-        FASTI3D_FRAMES(7)
-        FASTI3D_FRAMES(8)
-#undef FASTI3D_FRAMES
-      }
-      std::swap(a, b);
-    }
-    outer *= axis.outputs();
+template <class Load, class Store>
+void transform_axis(int64_t outer, int64_t inner, const TransformAxis& axis, const Load& load,
+                    const Store& store) {
+  switch (axis.frames) {
+    case 1:
+      return transform_frames<1>(outer, inner, axis, load, store);
+    case 2:
+      return transform_frames<2>(outer, inner, axis, load, store);
+    case 3:
+      return transform_frames<3>(outer, inner, axis, load, store);
+    case 4:
+      return transform_frames<4>(outer, inner, axis, load, store);
+    case 5:
+      return transform_frames<5>(outer, inner, axis, load, store);
+    case 6:
+      return transform_frames<6>(outer, inner, axis, load, store);
+    case 7:
+      return transform_frames<7>(outer, inner, axis, load, store);
+    default:
+      return transform_frames<8>(outer, inner, axis, load, store);
   }
-  return a;
+}
+
+// All three axes.
+template <class Load, class Store>
+void transform_tile(const TransformAxis (&axes)[3], const Load& load, const Store& store) {
+  const auto& [t, h, w] = axes;
+  Vector after_t[kMaxTile], after_h[kMaxTile];
+  const auto load_from = [](const Vector* p) { return [p](int64_t i) { return p[i]; }; };
+  const auto store_to = [](Vector* p) { return [p](int64_t i, Vector v) { p[i] = v; }; };
+  transform_axis(1, h.inputs() * w.inputs(), t, load, store_to(after_t));
+  const bool only_t = h.inputs() == 1 && w.inputs() == 1;
+  if (!only_t) {
+    transform_axis(t.outputs(), w.inputs(), h, load_from(after_t), store_to(after_h));
+  }
+  transform_axis(t.outputs() * h.outputs(), 1, w, load_from(only_t ? after_t : after_h), store);
 }
 
 template <class T>
 void winograd_transform(const TransformArgs& args) {
-  Vector a[kMaxTile], b[kMaxTile];
-  int64_t inputs = 1, outputs = 1;
-  for (const TransformAxis& axis : args.axes) {
-    inputs *= axis.inputs();
-    outputs *= axis.outputs();
+  int64_t at = 0;
+  const auto store = [&](int64_t i, Vector v) {
+    if (args.places[i] < 0) return;
+    store_lanes(static_cast<T*>(args.out) + args.places[i] + at, v, args.count - at);
+  };
+  for (; at + kLanes <= args.count; at += kLanes) {
+    transform_tile(
+        args.axes,
+        [&](int64_t i) { return load_lanes(static_cast<const T*>(args.inputs[i]) + at); }, store);
   }
-  for (int64_t at = 0; at < args.count; at += kLanes) {
-    const int64_t count = args.count - at;
-    for (int64_t i = 0; i < inputs; ++i) {
-      a[i] = load_lanes(static_cast<const T*>(args.inputs[i]) + at, count);
-    }
-    const Vector* const found = transform_axes(a, b, args.axes);
-    for (int64_t i = 0; i < outputs; ++i) {
-      if (args.places[i] >= 0) {
-        store_lanes(static_cast<T*>(args.out) + args.places[i] + at, found[i], count);
-      }
-    }
+  if (at < args.count) {
+    transform_tile(
+        args.axes,
+        [&](int64_t i) {
+          return load_lanes(static_cast<const T*>(args.inputs[i]) + at, args.count - at);
+        },
+        store);
   }
 }
 
+// Sums of the channels after those that are read, which the next tile needs, come from the L2 cache.
+constexpr int64_t kAhead = 32;
+
 template <class T>
 void winograd_inverse(const InverseArgs& args) {
-  Vector a[kMaxTile], b[kMaxTile];
-  int64_t components = 1, outputs = 1;
-  for (const TransformAxis& axis : args.axes) {
-    components *= axis.inputs();
-    outputs *= axis.outputs();
-  }
   for (int64_t c = 0; c < args.channels; c += kLanes) {
     const int64_t count = args.channels - c;
-    for (int64_t i = 0; i < components; ++i) {
-      a[i] = load_lanes(args.sums + i * args.component_stride + c);
-    }
-    const Vector* const found = transform_axes(a, b, args.axes);
     const Vector bias = load_lanes(args.bias + c);
-    for (int64_t j = 0; j < outputs; ++j) {
-      if (args.out[j] == nullptr) continue;
-      Vector y = found[j] + bias;
-      if (args.residual != nullptr) {
-        y += load_lanes(static_cast<const T*>(args.residual[j]) + c, count);
-      }
-      // Written so that a NaN stays one, as in torch.
-      if (args.relu) y = y < 0.0f ? Vector{} : y;
-      store_lanes(static_cast<T*>(args.out[j]) + c, y, count);
-    }
+    transform_tile(
+        args.axes,
+        [&](int64_t i) {
+          const float* const from = args.sums + i * args.component_stride + c;
+          __builtin_prefetch(from + kAhead);
+          return load_lanes(from);
+        },
+        [&](int64_t i, Vector y) {
+          if (args.out[i] == nullptr) return;
+          y += bias;
+          if (args.residual != nullptr) {
+            y += load_lanes(static_cast<const T*>(args.residual[i]) + c, count);
+          }
+          // Written so that a NaN stays one, as in torch.
+          if (args.relu) y = y < 0.0f ? Vector{} : y;
+          store_lanes(static_cast<T*>(args.out[i]) + c, y, count);
+        });
   }
 }

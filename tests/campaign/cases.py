@@ -29,9 +29,9 @@ from fasti3d.ops.batch_norm_relu import (
     scale_shift_relu_,
 )
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.forms import forms
 from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
 from fasti3d.ops.conv3d_training import cpu_forms
 from fasti3d.ops.conv3d_training import reference as passes
 from fasti3d.ops.depthwise_conv3d import DepthwiseConv3d
@@ -204,16 +204,19 @@ def packed(pick: random.Random) -> None:
     if residual is not None:
         exact = exact + residual.double()
         residual = residual if residual.stride(1) == 1 else residual.contiguous(memory_format=CHANNELS_LAST)
-    pack(weight, bias, p, dtype, relu)(x, out, start, residual)
+    pack(pick, weight, bias, p, dtype, relu)(x, out, start, residual)
     close(out, exact, relu)
     assert_slice_alone(out, wide)
 
 
-def pack(weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool) -> PackedConv3d:
-    """As PackedConv3d.pack, but in bfloat16 also where the CPU has something better for it."""
+def pack(
+    pick: random.Random, weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool
+) -> PackedConv3d:
+    """In any form that PackedConv3d.pack could choose."""
     window = Geometry(p["kernel"], p["stride"], p["padding"], relu)
-    if tile := winograd_tile(weight.shape[1], window, dtype):
-        return WinogradConv3d.of(weight, bias, window, *tile)
+    form = pick.choice(forms(weight.shape[1], len(weight), window, dtype))
+    if not form.direct:
+        return WinogradConv3d.of(weight, bias, window, form.outputs, form.dtype)
     return DirectConv3d.of(weight, bias, window, dtype)
 
 
