@@ -57,8 +57,8 @@ struct ConvKernels {
   void (*run[2])(const TileArgs&);  // by panels - 1; run[1] is null where max_panels is 1
 };
 
-#define FASTI3D_CONV_KERNELS(isa) \
-  namespace isa {                 \
+#define FASTI3D_CONV_KERNELS(isa)  \
+  namespace isa {                  \
   extern const ConvKernels kFloat; \
   }
 

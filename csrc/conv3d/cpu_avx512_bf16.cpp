@@ -98,17 +98,17 @@ void multiply_floats(const MultiplyArgs& args) {
 #include "winograd_kernel.h"
 
 extern const ConvKernels kBfloatDot = {kRows, 2, {run_tile<Bfloat, 1>, run_tile<Bfloat, 2>}};
-extern const WinogradKernels kWinograd = {kRows,
-                                          2,
-                                          {multiply<1>, multiply<2>},
-                                          winograd_transform<Bfloat>,
-                                          winograd_inverse<Bfloat>,
-                                          nullptr};
+extern const WinogradKernels kWinograd = {
+    kRows,  2, {multiply<1>, multiply<2>}, winograd_transform<Bfloat>, winograd_inverse<Bfloat>,
+    nullptr};
 
 // bfloat16 clips of few channels, in float32 between the transforms.
-extern const WinogradKernels kWinogradInFloat = {
-    kRows,  2, {multiply_floats<1>, multiply_floats<2>}, winograd_transform<float>, winograd_inverse<Bfloat>,
-    nullptr};
+extern const WinogradKernels kWinogradInFloat = {kRows,
+                                                 2,
+                                                 {multiply_floats<1>, multiply_floats<2>},
+                                                 winograd_transform<float>,
+                                                 winograd_inverse<Bfloat>,
+                                                 nullptr};
 
 }  // namespace fasti3d::avx512_bf16
 FASTI3D_TARGET_END

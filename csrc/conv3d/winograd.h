@@ -93,8 +93,8 @@ struct WinogradKernels {
   void (*mix)(const MixArgs&);  // null for bfloat16, which is rounded after it
 };
 
-#define FASTI3D_WINOGRAD_KERNELS(isa) \
-  namespace isa {                     \
+#define FASTI3D_WINOGRAD_KERNELS(isa)     \
+  namespace isa {                         \
   extern const WinogradKernels kWinograd; \
   }
 

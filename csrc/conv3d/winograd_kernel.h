@@ -33,22 +33,14 @@ template <class Load, class Store>
 void transform_axis(int64_t outer, int64_t inner, const TransformAxis& axis, const Load& load,
                     const Store& store) {
   switch (axis.frames) {
-    case 1:
-      return transform_frames<1>(outer, inner, axis, load, store);
-    case 2:
-      return transform_frames<2>(outer, inner, axis, load, store);
-    case 3:
-      return transform_frames<3>(outer, inner, axis, load, store);
-    case 4:
-      return transform_frames<4>(outer, inner, axis, load, store);
-    case 5:
-      return transform_frames<5>(outer, inner, axis, load, store);
-    case 6:
-      return transform_frames<6>(outer, inner, axis, load, store);
-    case 7:
-      return transform_frames<7>(outer, inner, axis, load, store);
-    default:
-      return transform_frames<8>(outer, inner, axis, load, store);
+    case 1: return transform_frames<1>(outer, inner, axis, load, store);
+    case 2: return transform_frames<2>(outer, inner, axis, load, store);
+    case 3: return transform_frames<3>(outer, inner, axis, load, store);
+    case 4: return transform_frames<4>(outer, inner, axis, load, store);
+    case 5: return transform_frames<5>(outer, inner, axis, load, store);
+    case 6: return transform_frames<6>(outer, inner, axis, load, store);
+    case 7: return transform_frames<7>(outer, inner, axis, load, store);
+    default: return transform_frames<8>(outer, inner, axis, load, store);
   }
 }
 
@@ -89,7 +81,8 @@ void winograd_transform(const TransformArgs& args) {
   }
 }
 
-// Sums of the channels after those that are read, which the next tile needs, come from the L2 cache.
+// Sums of the channels after those that are read, which the next tile needs, come from the L2
+// cache.
 constexpr int64_t kAhead = 32;
 
 template <class T>

@@ -52,9 +52,13 @@ class Form(NamedTuple):
         return self.outputs == (1, 1, 1)
 
     def __str__(self) -> str:
-        t, h, w = self.outputs
-        name = "direct" if self.direct else f"F({t},{h},{w})"
-        return f"{name}, {self.products:.4g} products per output and input channel"
+        return f"{tile_name(self.outputs)}, {self.products:.4g} products per output and input channel"
+
+
+def tile_name(outputs: Triple) -> str:
+    """Of tiles of so many outputs along t, h and w."""
+    t, h, w = outputs
+    return "direct" if outputs == (1, 1, 1) else f"F({t},{h},{w})"
 
 
 def choose_form(

@@ -15,7 +15,7 @@ import fasti3d.ops.conv3d_bn_relu.triton_operators
 import fasti3d.ops.conv3d_slab.operators  # noqa: F401 - these register what the GPU's classes call
 from fasti3d.ops.border import check_in_place
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
-from fasti3d.ops.conv3d_bn_relu.forms import choose_form
+from fasti3d.ops.conv3d_bn_relu.forms import choose_form, tile_name
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
@@ -50,6 +50,11 @@ class PackedConv3d(ABC):
     fused: ClassVar[bool] = True
     # Whether values that are not finite may reach more outputs than those whose windows they are in.
     spreads: ClassVar[bool] = False
+
+    @property
+    def form(self) -> str:
+        """Its form in a word or two, as ``fasti3d plan`` prints it."""
+        return "direct"
 
     @property
     def kernel(self) -> Triple:
@@ -133,6 +138,10 @@ class ReferenceConv3d(PackedConv3d):
 
     fused = False
 
+    @property
+    def form(self) -> str:
+        return "torch"
+
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> ReferenceConv3d:
         packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
@@ -190,6 +199,10 @@ class WinogradConv3d(PackedConv3d):
         t, h, w = map(minimal_filter, outputs, geometry.kernel, geometry.stride)
         packed = torch.ops.fasti3d.conv3d_pack(weight, dtype, [t.filters, h.filters, w.filters])
         return cls(packed, _whole_panels(bias), len(weight), geometry, (t, h, w))
+
+    @property
+    def form(self) -> str:
+        return tile_name(self.outputs)
 
     @property
     def outputs(self) -> Triple:
