@@ -161,7 +161,9 @@ def _report(
     layout = made.layout(shape, wanted, opaque)
     nodes = [placed.step.node for placed in layout.steps]
     forms = {
-        placed.step.node.writes[-1]: [conv.form for conv in placed.step.convs if isinstance(conv, PackedConv3d)]
+        placed.step.node.writes[-1]: [
+            conv.form for conv in placed.step.convs if isinstance(conv, PackedConv3d)
+        ]
         for placed in layout.steps
     }
     parts = _parts(nodes, made.graph.names, wanted)
@@ -199,9 +201,7 @@ def _parts(
         waiting, part = waiting[count:], []
 
 
-def _step(
-    name: str, nodes: Sequence[Node], of: Shapes, forms: Mapping[int, Sequence[str]]
-) -> StepReport:
+def _step(name: str, nodes: Sequence[Node], of: Shapes, forms: Mapping[int, Sequence[str]]) -> StepReport:
     work, moved = sum(flop(node, of) for node in nodes), sum(values(node, of) for node in nodes)
     found = dict.fromkeys(form for node in nodes for form in forms[node.writes[-1]])
     return StepReport(name, of[nodes[-1].writes[-1]], work, moved, tuple(found))

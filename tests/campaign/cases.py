@@ -28,8 +28,8 @@ from fasti3d.ops.batch_norm_relu import (
     batch_norm_stats,
     scale_shift_relu_,
 )
-from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.forms import forms
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_training import cpu_forms

@@ -47,9 +47,7 @@ def matrices(name: str) -> list[Tensor]:
 
 
 def winograd() -> Arguments:
-    packed = torch.ops.fasti3d.conv3d_pack(
-        torch.randn(16, 16, 3, 3, 3), torch.float32, matrices("filters")
-    )
+    packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 3, 3, 3), torch.float32, matrices("filters"))
     changes = {
         "packed": packed,
         "inputs": matrices("inputs"),
@@ -365,24 +363,24 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             *CONVOLUTIONS,
             *(
                 of_axis(name, axis, change, "inputs and outputs must")
-                for name in ("inputs", "outputs")
-                for axis, change in enumerate(
-                    (Tensor.double, lambda m: m[:0], lambda m: m[0], lambda m: m[..., :0])
-                    if name == "inputs"
-                    else (Tensor.double, lambda m: m[:0], lambda m: m[0])
+                for name, axis, change in (
+                    ("inputs", 0, Tensor.double),
+                    ("inputs", 1, lambda m: m[:0]),
+                    ("inputs", 2, lambda m: m[0]),
+                    ("inputs", 0, lambda m: m[..., :0]),
+                    ("inputs", 1, lambda m: m.transpose(0, 1)),
+                    ("outputs", 0, Tensor.double),
+                    ("outputs", 1, lambda m: m[:0]),
+                    ("outputs", 2, lambda m: m[0]),
+                    ("outputs", 0, lambda m: m.transpose(0, 1)),
                 )
-                if axis < 3
-            ),
-            *(
-                of_axis(name, 0, lambda m: m.transpose(0, 1), "inputs and outputs must")
-                for name in ("inputs", "outputs")
             ),
             put("inputs", [], "inputs and outputs must be of 3 axes"),
             put("outputs", [torch.zeros(1, 1)] * 4, "inputs and outputs must be of 3 axes"),
             of_axis("inputs", 0, lambda _: torch.zeros(9, 1, 6), "inputs and outputs must"),
             of_axis("inputs", 1, lambda _: torch.zeros(4, 1, 17), "inputs and outputs must"),
-            of_axis("inputs", 1, lambda m: torch.zeros(4, 2, 4), "as many phases as the stride"),
-            of_axis("outputs", 2, lambda m: torch.zeros(9, 4), "inputs and outputs must"),
+            of_axis("inputs", 1, lambda _: torch.zeros(4, 2, 4), "as many phases as the stride"),
+            of_axis("outputs", 2, lambda _: torch.zeros(9, 4), "inputs and outputs must"),
             put("inputs", [torch.zeros(7, 1, 7)] * 3, "inputs and outputs must"),
             *(
                 (
@@ -410,7 +408,7 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
                 for axis, change in enumerate((Tensor.float, lambda m: m[:0], lambda m: m[0]))
             ),
             of_axis("filters", 1, lambda m: m[..., :2].contiguous(), "filters must"),
-            of_axis("filters", 1, lambda m: torch.zeros(9, 1, 3).double(), "filters must"),
+            of_axis("filters", 1, lambda _: torch.zeros(9, 1, 3).double(), "filters must"),
             put("filters", [torch.ones(1, 3, 1).double()], "filters must be of 3 axes or none, got 1"),
         ],
     ),

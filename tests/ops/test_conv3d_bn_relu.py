@@ -348,7 +348,7 @@ def test_packed_convolutions_spread_what_is_not_finite_over_tiles_of_the_winogra
     case.x[0, 3, 4, 2, 3] = float("nan")
     y = packed(case.x)
     assert packed.spread(y)
-    # Pixel (4, 2, 3) is in the windows of outputs (3, 1, 2) to (5, 3, 4), which are in the tiles of 4x2x2 from
+    # Pixel (4, 2, 3) is in the windows of outputs (3, 1, 2) to (5, 3, 4), which are in tiles of 4x2x2 from
     # (0, 0, 2) to (7, 3, 5).
     touched = torch.zeros(13, 6, 7, dtype=torch.bool)
     touched[:8, :4, 2:6] = True

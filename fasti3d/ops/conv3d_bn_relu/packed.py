@@ -57,6 +57,11 @@ class PackedConv3d(ABC):
         return "direct"
 
     @property
+    def tile_frames(self) -> int:
+        """Output frames that are computed together: others than whole tiles of them cost a whole one."""
+        return 1
+
+    @property
     def kernel(self) -> Triple:
         return self.geometry.kernel
 
@@ -205,6 +210,10 @@ class WinogradConv3d(PackedConv3d):
         return tile_name(self.outputs)
 
     @property
+    def tile_frames(self) -> int:
+        return self.outputs[0]
+
+    @property
     def outputs(self) -> Triple:
         """Of a tile along each axis."""
         t, h, w = (len(transform.outputs) for transform in self.transforms)
@@ -309,4 +318,3 @@ def tap_after_tap(weight: Tensor) -> Tensor:
 
 def _whole_panels(bias: Tensor) -> Tensor:
     return F.pad(bias, (0, -len(bias) % PANEL)).contiguous()
-

@@ -3,8 +3,8 @@
 F(m, r) computes m outputs of an r-tap filter from m + r - 1 products instead of m * r: the inputs of a
 tile and the filter are evaluated at m + r - 1 points (one at infinity), multiplied point by point, and
 the outputs read back from the products. A convolution of stride s is the sum of s convolutions of
-stride 1 over every s-th frame (its phases); phases that share a point share its sum of products. Filters along time, height and width nest:
-the products per output multiply.
+stride 1 over every s-th frame (its phases); phases that share a point share its sum of products.
+Filters along time, height and width nest: the products per output multiply.
 
 Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016); Toom-Cook
 construction of the matrices after Winograd, "Arithmetic Complexity of Computations" (1980).

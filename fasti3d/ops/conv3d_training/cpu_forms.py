@@ -35,9 +35,7 @@ def filtered(x: Tensor, weight: Tensor, stride: Triple, out: Tensor, *, gradient
     inputs, filters, outputs = zip(*map(minimal_filter, form.outputs, kernel, stride), strict=True)
     packed = torch.ops.fasti3d.conv3d_pack(weight, torch.float32, filters, gradient)
     no_bias = torch.zeros(-(-out.shape[1] // PANEL) * PANEL)
-    torch.ops.fasti3d.conv3d_winograd_(
-        _readable(x), packed, no_bias, inputs, outputs, *geometry, out, 0
-    )
+    torch.ops.fasti3d.conv3d_winograd_(_readable(x), packed, no_bias, inputs, outputs, *geometry, out, 0)
 
 
 def filtered_grad_weight(grad: Tensor, x: Tensor, stride: Triple, kernel: Triple, frames: int) -> Tensor:
