@@ -45,7 +45,7 @@ def packed_as(form: Form, weight: Tensor, bias: Tensor, geometry: Geometry) -> P
     return WinogradConv3d.of(weight, bias, geometry, form.outputs, form.dtype)
 
 
-# Name: (in, out, kernel, stride, padding, size): odd sizes, tails of channels and tiles, padding beyond a window.
+# (in, out, kernel, stride, padding, size): odd sizes, tails of channels and of tiles, wide padding.
 PROBLEMS: dict[str, tuple[int, int, Triple, Triple, Triple, Triple]] = {
     "3x3x3": (17, 33, (3, 3, 3), ONE, (1, 1, 1), (5, 7, 6)),
     "3x3x3, no padding, few rows": (16, 16, (3, 3, 3), ONE, (0, 0, 0), (3, 3, 4)),
