@@ -40,7 +40,7 @@ def test_packed_weights(dtype: torch.dtype) -> None:
     for channels, kernel in product((3, 16, 17), ((1, 1, 1), (3, 3, 2), (7, 1, 3))):
         weight = torch.randn(40, channels, *kernel)
         width = 1 if channels < 16 or dtype == torch.bfloat16 else 2
-        for outputs, stride in (((), 1), ((4, 2, width), 1), ((2, 3, 1), 2)):
+        for outputs, stride in (((), 1), ((2, 2, width), 1), ((2, 3, 1), 2)):
             matrices = [minimal_filter(m, k, stride).filters for m, k in zip(outputs, kernel, strict=False)]
             real = OPERATORS.conv3d_pack(weight, dtype, matrices)
             with FakeTensorMode() as mode:
