@@ -98,7 +98,8 @@ def forms(in_channels: int, out_channels: int, geometry: Geometry, dtype: torch.
     if not exact and in_channels % 2:
         choices = [(1,), (1,), (1,)]
     found = []
-    for outputs in itertools.product(*choices):
+    for t, h, w in itertools.product(*choices):
+        outputs = t, h, w
         filters = [minimal_filter(m, *axis) for m, axis in zip(outputs, axes, strict=True)]
         if prod(amplification(m, *axis) for m, axis in zip(outputs, axes, strict=True)) > allowed:
             continue
@@ -106,7 +107,7 @@ def forms(in_channels: int, out_channels: int, geometry: Geometry, dtype: torch.
         if prod(max(components, frames) * phases for components, phases, frames in tiles) > _MAX_TILE:
             continue
         weights = torch.float32 if exact and outputs != (1, 1, 1) else dtype
-        found.append(_form(in_channels, out_channels, geometry, (*outputs,), weights))
+        found.append(_form(in_channels, out_channels, geometry, outputs, weights))
     return found
 
 
