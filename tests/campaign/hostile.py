@@ -384,8 +384,8 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             put("inputs", [torch.zeros(7, 1, 7)] * 3, "inputs and outputs must"),
             *(
                 (
-                    name,
-                    lambda given, name=name: [behind(given[name][0], given["out"]), *given[name][1:]],
+                    "out",
+                    lambda given, name=name: behind(given[name][0], given["out"]),
                     f"elements of {name} and out",
                 )
                 for name in ("inputs", "outputs")
