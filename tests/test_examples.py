@@ -24,6 +24,8 @@ MODULES = (
     "flow.solve",
     "i3d",
     "inflate",
+    "ops.conv3d_bn_relu.forms",
+    "ops.conv3d_bn_relu.winograd",
     "two_stream",
     "video.transform",
     "weights.published",

@@ -57,62 +57,9 @@ struct ConvKernels {
   void (*run[2])(const TileArgs&);  // by panels - 1; run[1] is null where max_panels is 1
 };
 
-// Winograd's minimal filtering along time (fasti3d/ops/conv3d_bn_relu/winograd.py has the
-// matrices). One row of pixels of a tile's frames to its components.
-struct TransformArgs {
-  const void* const* frames;  // [phases * frames] pointers to `count` values each
-  const float* matrix;        // [components * phases][frames]
-  int64_t rows;               // components * phases
-  int64_t phases;
-  int64_t frame_count;
-  int64_t count;
-  void* out;  // [rows][stride]
-  int64_t stride;
-};
-
-// The components of one pixel back to its output frames, with bias, residual and ReLU.
-struct InverseArgs {
-  const float* sums;  // [components][component_stride], whole panels
-  int64_t component_stride;
-  int64_t components;
-  const float* matrix;  // [outputs][components]
-  const float* bias;    // whole panels
-  bool relu;
-  int64_t channels;
-  void* out;  // frame i at out + i * stride_t
-  int64_t stride_t;
-  int64_t frames;        // outputs to store
-  const void* residual;  // of frame i at residual + i * residual_stride_t; null: none
-  int64_t residual_stride_t;
-};
-
-// The taps of one input channel and a panel of output channels to components, which are rounded
-// once.
-struct MixArgs {
-  const float* window;  // [frames][plane][kPanel]
-  const double*
-      matrix;  // [components][phases][taps]; frame t is tap t / phases of phase t % phases
-  int64_t components, phases, taps;
-  int64_t frames, plane;
-  float* out;  // [components][phases][plane][kPanel]
-};
-
-constexpr int64_t kMaxComponents = 8;
-constexpr int64_t kMaxFrames = 16;
-constexpr int64_t kMaxTaps = 8;  // of a phase
-
-struct WinogradKernels {
-  int64_t rows, max_panels;
-  void (*run[2])(const TileArgs&);  // as in ConvKernels, but sums are stored as float
-  void (*transform)(const TransformArgs&);
-  void (*inverse)(const InverseArgs&);
-  void (*mix)(const MixArgs&);  // null for bfloat16, which is rounded after it
-};
-
-#define FASTI3D_CONV_KERNELS(isa)         \
-  namespace isa {                         \
-  extern const ConvKernels kFloat;        \
-  extern const WinogradKernels kWinograd; \
+#define FASTI3D_CONV_KERNELS(isa)  \
+  namespace isa {                  \
+  extern const ConvKernels kFloat; \
   }
 
 FASTI3D_CONV_KERNELS(baseline)
@@ -121,15 +68,11 @@ FASTI3D_CONV_KERNELS(avx2)
 FASTI3D_CONV_KERNELS(avx512)
 namespace avx512_bf16 {
 extern const ConvKernels kBfloatDot;
-extern const WinogradKernels kWinograd;
-extern const WinogradKernels kWinogradInFloat;
 }  // namespace avx512_bf16
 #elif defined(__aarch64__)
 FASTI3D_CONV_KERNELS(neon)
 namespace neon_bf16 {
 extern const ConvKernels kBfloatDot;
-extern const WinogradKernels kWinograd;
-extern const WinogradKernels kWinogradInFloat;
 }  // namespace neon_bf16
 #endif
 #undef FASTI3D_CONV_KERNELS
@@ -144,38 +87,27 @@ struct Epilogue {
   ClipView residual_view;  // where `residual` is not null
 };
 
-struct MinimalFilter {
-  const float* inputs;   // [components][phases][frames]
-  const float* outputs;  // [outputs][components]
-  int64_t components, phases, frames, output_count;
-};
-
 // cpu_direct.cpp and cpu_winograd.cpp; see cpu.cpp for the choice between them.
 template <class T>
 void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& result,
                      const Window& window, const Taps& taps, const Tensor& packed,
                      const Epilogue& epilogue, const ConvKernels& kernels);
-// T is the clips' type, V that of the weights and of the transformed input: T, or float for
-// bfloat16 clips of few channels.
-template <class T, class V>
-void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& result,
-                       const Window& window, const Taps& taps, const MinimalFilter& filter,
-                       const Tensor& packed, const Epilogue& epilogue,
-                       const WinogradKernels& kernels);
+// Columns of a row with its padding.
+inline int64_t padded_width(const Axis& w) {
+  return std::max((w.out - 1) * w.stride + w.kernel, w.front + w.in);
+}
 
-// A row of x as channels-last values with its padding along w, for clips of few channels.
-int64_t padded_width(const Axis& w);
-
+// `count` columns of a row of x from `begin` on, channels-last, and zeros for those outside.
 template <class T, class V>
-void pad_row(const T* source, const ClipView& in, const Axis& w, V* target) {
-  std::fill_n(target, w.front * in.c, V(0.0f));
-  V* const middle = target + w.front * in.c;
+void copy_row(const T* source, const ClipView& in, int64_t begin, int64_t count, V* target) {
+  const int64_t first = std::clamp<int64_t>(-begin, 0, count);
+  const int64_t last = std::clamp<int64_t>(in.w - begin, first, count);
+  std::fill_n(target, first * in.c, V(0.0f));
   for (int64_t c = 0; c < in.c; ++c) {
-    for (int64_t iw = 0; iw < w.in; ++iw) {
-      middle[iw * in.c + c] = source[iw * in.stride_w + c * in.stride_c];
-    }
+    const T* const channel = source + begin * in.stride_w + c * in.stride_c;
+    for (int64_t i = first; i < last; ++i) target[i * in.c + c] = channel[i * in.stride_w];
   }
-  std::fill(middle + w.in * in.c, target + padded_width(w) * in.c, V(0.0f));
+  std::fill(target + last * in.c, target + count * in.c, V(0.0f));
 }
 
 }  // namespace fasti3d

@@ -1,4 +1,4 @@
-// fasti3d::conv3d_pack, conv3d_packed_, conv3d_tiles_ and conv3d_winograd_ on the CPU.
+// fasti3d::conv3d_packed_, conv3d_tiles_ and conv3d_winograd_ on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -7,7 +7,6 @@
 #include <optional>
 #include <vector>
 
-#include "../common/allocate.h"
 #include "../common/isa.h"
 #include "../common/memory.h"
 #include "../common/overlap.h"
@@ -15,6 +14,7 @@
 #include "../common/target.h"
 #include "conv.h"
 #include "tiles.h"
+#include "winograd.h"
 
 namespace fasti3d {
 namespace {
@@ -33,153 +33,6 @@ const ConvKernels& choose(bool pairs) {
   return baseline::kFloat;
 }
 
-const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
-#if defined(__x86_64__)
-  if (pairs) return avx512_bf16::kWinograd;
-  if (type == ScalarType::BFloat16) return avx512_bf16::kWinogradInFloat;
-  if (isa() >= Isa::kAvx512) return avx512::kWinograd;
-  if (isa() >= Isa::kAvx2) return avx2::kWinograd;
-#elif defined(__aarch64__)
-#if defined(FASTI3D_NEON_BF16)
-  if (pairs) return neon_bf16::kWinograd;
-  if (type == ScalarType::BFloat16) return neon_bf16::kWinogradInFloat;
-#endif
-  if (isa() >= Isa::kNeon) return neon::kWinograd;
-#endif
-  return baseline::kWinograd;
-}
-
-// A minimal filter's matrix for the weights; for the direct form every tap is a phase of its own.
-struct FilterTransform {
-  const double* matrix;  // [components][phases][taps]; null: one component, phases as they are
-  int64_t components, phases, taps;
-};
-
-// Where a convolution's weights lie in memory: (Cout, Cin, kt, kh, kw), or, of the convolution that
-// gives the gradient of its input, with channels exchanged and taps in reverse.
-struct WeightView {
-  const float* values;
-  int64_t outputs, channels, kernel_t, kernel_h, kernel_w;
-  int64_t stride_output, stride_channel;
-  std::vector<int64_t> taps;
-
-  WeightView(const Tensor& weight, bool gradient)
-      : values(static_cast<const float*>(weight.const_data_ptr())),
-        outputs(weight.size(gradient ? 1 : 0)),
-        channels(weight.size(gradient ? 0 : 1)),
-        kernel_t(weight.size(2)),
-        kernel_h(weight.size(3)),
-        kernel_w(weight.size(4)),
-        stride_output(weight.stride(gradient ? 1 : 0)),
-        stride_channel(weight.stride(gradient ? 0 : 1)) {
-    for (int64_t t = 0; t < kernel_t; ++t) {
-      for (int64_t h = 0; h < kernel_h; ++h) {
-        for (int64_t w = 0; w < kernel_w; ++w) {
-          taps.push_back(t * weight.stride(2) + h * weight.stride(3) + w * weight.stride(4));
-        }
-      }
-    }
-    if (gradient) std::reverse(taps.begin(), taps.end());
-  }
-
-  // The taps of one input channel for the output channels of a panel, [tap][kPanel].
-  void read(int64_t panel, int64_t channel, float* target) const {
-    const int64_t lanes = std::min(kPanel, outputs - panel * kPanel);
-    const float* source = values + panel * kPanel * stride_output + channel * stride_channel;
-    for (int64_t lane = 0; lane < lanes; ++lane, source += stride_output) {
-      for (size_t tap = 0; tap < taps.size(); ++tap)
-        target[tap * kPanel + lane] = source[taps[tap]];
-    }
-  }
-};
-
-// Input channels that are packed together: their values of one tap lie side by side.
-constexpr int64_t kPackedTogether = 16;
-
-// One panel of weights, transformed, in the kernels' layout.
-template <class T>
-void pack_panel(const WeightView& weight, const Taps& form, const FilterTransform& transform,
-                void (*mix)(const MixArgs&), int64_t panel, int64_t component_stride, T* out) {
-  const int64_t plane = weight.kernel_h * weight.kernel_w;
-  const int64_t places = transform.phases * plane;  // of a component
-  constexpr int64_t kPair = sizeof(T) == 2 ? 2 : 1;
-  const int64_t rows = transform.components * places;
-  std::vector<float> taps(weight.kernel_t * plane * kPanel);
-  std::vector<float> mixed(kPackedTogether * rows * kPanel);
-  for (int64_t first = 0; first < weight.channels; first += kPackedTogether) {
-    const int64_t count = std::min(kPackedTogether, weight.channels - first);
-    for (int64_t i = 0; i < count; ++i) {
-      float* const values = mixed.data() + i * rows * kPanel;
-      if (transform.matrix == nullptr) {
-        weight.read(panel, first + i, values);
-      } else {
-        weight.read(panel, first + i, taps.data());
-        mix({taps.data(), transform.matrix, transform.components, transform.phases, transform.taps,
-             weight.kernel_t, plane, values});
-      }
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t component = row / places, place = row % places;
-      const int64_t tap = form.merged ? place / weight.kernel_w : place;
-      const int64_t run = form.merged ? place % weight.kernel_w * weight.channels : 0;
-      T* const target = out + component * component_stride + tap * form.packed_run * kPanel;
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t k = run + first + i;
-        const float* const values = mixed.data() + (i * rows + row) * kPanel;
-        T* const at = target + k / kPair * kPair * kPanel + k % kPair;
-        for (int64_t lane = 0; lane < kPanel; ++lane) at[lane * kPair] = values[lane];
-      }
-    }
-  }
-}
-
-template <class T>
-Tensor pack(const Tensor& weight, ScalarType dtype, const FilterTransform& transform, bool winograd,
-            bool gradient) {
-  const WeightView view(weight, gradient);
-  const Taps form(view.channels, view.kernel_t, view.kernel_h, view.kernel_w,
-                  dtype == ScalarType::BFloat16);
-  const int64_t panels = (view.outputs + kPanel - 1) / kPanel;
-  const int64_t taps = product({form.count / view.kernel_t, transform.phases});
-  const int64_t panel_stride = product({taps, form.packed_run, kPanel});
-  std::vector<int64_t> shape{panels, taps, form.packed_run, kPanel};
-  if (winograd) shape.insert(shape.begin(), transform.components);
-  Tensor packed = allocate("conv3d_pack", shape, dtype, weight);
-  T* const out = static_cast<T*>(packed.mutable_data_ptr());
-  advise_huge_pages(out, packed.numel() * sizeof(T));
-  // What rounds a run up to a pair stays zero.
-  if (form.packed_run != form.run) std::fill_n(out, packed.numel(), T(0.0f));
-  const auto mix = choose_winograd(ScalarType::Float, false).mix;
-  parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      pack_panel(view, form, transform, mix, panel, panels * panel_stride,
-                 out + panel * panel_stride);
-    }
-  });
-  return packed;
-}
-
-Tensor conv3d_pack(Tensor weight, ScalarType dtype, std::optional<Tensor> filters, bool gradient) {
-  check(weight.dim() == 5, "weight must have 5 dimensions (Cout, Cin, kt, kh, kw), got ",
-        weight.dim());
-  check(weight.scalar_type() == ScalarType::Float && weight.numel() > 0,
-        "weight must be float32 and not empty");
-  check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
-        "dtype must be float32 or bfloat16");
-  FilterTransform transform{nullptr, 1, weight.size(2), 1};
-  if (filters) {
-    check(filters->dim() == 3 && filters->is_contiguous() &&
-              filters->scalar_type() == ScalarType::Double && filters->numel() > 0 &&
-              filters->size(1) * filters->size(2) >= weight.size(2) && filters->size(2) <= kMaxTaps,
-          "filters must be the float64 matrix (components, phases, taps) of a minimal filter");
-    transform = {static_cast<const double*>(filters->const_data_ptr()), filters->size(0),
-                 filters->size(1), filters->size(2)};
-  }
-  return dtype == ScalarType::Float
-             ? pack<float>(weight, dtype, transform, filters.has_value(), gradient)
-             : pack<c10::BFloat16>(weight, dtype, transform, filters.has_value(), gradient);
-}
-
 // A channels-last copy of x with its padding along w, for clips of few channels. One value
 // more than the clip: a bfloat16 pair may read, and multiply by zero, what follows a run.
 int64_t padded_size(const ClipView& in, const Axis& w) {
@@ -192,7 +45,8 @@ ClipView pad_clip(const T* x, const ClipView& in, const Axis& w, T* copy) {
   copy[padded_size(in, w) - 1] = T(0.0f);
   parallel_for(0, in.n * in.t * in.h, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      pad_row(x + in.pixel(i / (in.t * in.h), i / in.h % in.t, i % in.h, 0), in, w, copy + i * row);
+      const T* const source = x + in.pixel(i / (in.t * in.h), i / in.h % in.t, i % in.h, 0);
+      copy_row(source, in, -w.front, width, copy + i * row);
     }
   });
   return {in.n, in.c, in.t, in.h, width, in.t * in.h * row, 1, in.h * row, row, in.c};
@@ -335,31 +189,74 @@ void conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> ke
                  p.epilogue, choose_tiles());
 }
 
-void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tensor outputs,
-                      std::vector<int64_t> kernel, std::vector<int64_t> stride, Padding padding,
-                      bool relu, Tensor out, int64_t start, std::optional<Tensor> residual) {
+// The filters of t, h and w from their matrices.
+MinimalFilters minimal_filters(const std::vector<Tensor>& inputs,
+                               const std::vector<Tensor>& outputs, const Problem& p) {
+  check(inputs.size() == 3 && outputs.size() == 3, "inputs and outputs must be of 3 axes, got ",
+        inputs.size(), " and ", outputs.size());
+  const Axis* const axes[] = {&p.window.t, &p.window.h, &p.window.w};
+  MinimalFilters filters;
+  Triple frames{1, 1, 1}, rows{1, 1, 1}, counts{1, 1, 1};
+  for (size_t i = 0; i < 3; ++i) {
+    const Tensor &in = inputs[i], &out = outputs[i];
+    check(in.dim() == 3 && in.is_contiguous() && in.numel() > 0 && out.dim() == 2 &&
+              out.is_contiguous() && out.numel() > 0 && in.scalar_type() == ScalarType::Float &&
+              out.scalar_type() == ScalarType::Float && out.size(1) == in.size(0),
+          "inputs and outputs must be float32 matrices of a minimal filter per axis, (components, "
+          "phases, frames) and (outputs, components)");
+    filters[i] = {static_cast<const float*>(in.const_data_ptr()),
+                  static_cast<const float*>(out.const_data_ptr()),
+                  in.size(0),
+                  in.size(1),
+                  in.size(2),
+                  out.size(0)};
+    if (filters[i].direct()) {
+      check(in.size(1) == axes[i]->kernel && in.size(2) == 1 && out.size(0) == 1,
+            "inputs and outputs of one component must be those of a direct axis, (1, kernel ",
+            axes[i]->kernel, ", 1) and (1, 1)");
+      continue;
+    }
+    check(in.size(1) == axes[i]->stride && in.size(0) <= kMaxComponents &&
+              out.size(0) <= kMaxComponents && in.size(2) <= kMaxComponents &&
+              in.size(1) * in.size(2) <= kMaxFrames,
+          "inputs and outputs must have as many phases as the stride, ", axes[i]->stride, ", and ",
+          "components, frames and outputs up to ", kMaxComponents);
+    int64_t* const of_frames[] = {&frames.t, &frames.h, &frames.w};
+    int64_t* const of_rows[] = {&rows.t, &rows.h, &rows.w};
+    int64_t* const of_counts[] = {&counts.t, &counts.h, &counts.w};
+    *of_frames[i] = in.size(1) * in.size(2);
+    *of_rows[i] = in.size(0) * in.size(1);
+    *of_counts[i] = std::max(out.size(0), in.size(0));
+  }
+  check(std::max(frames.t, rows.t) * std::max(frames.h, rows.h) * std::max(frames.w, rows.w) <=
+                kMaxTile &&
+            counts.count() <= kMaxTile,
+        "inputs and outputs must make tiles of at most ", kMaxTile, " values");
+  check(!p.taps.merged || filters[2].direct(),
+        "inputs and outputs must leave the width direct below ", kFewChannels, " channels");
+  return filters;
+}
+
+void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, std::vector<Tensor> inputs,
+                      std::vector<Tensor> outputs, std::vector<int64_t> kernel,
+                      std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
+                      int64_t start, std::optional<Tensor> residual) {
   const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
   p.check_vectors();
   check(p.type == ScalarType::Float ? !p.pairs : p.pairs != p.taps.merged,
         "packed must be float32 for float32 clips; for bfloat16 clips float32 below ", kFewChannels,
         " channels and bfloat16 from there on");
-  check(inputs.dim() == 3 && inputs.is_contiguous() && inputs.numel() > 0 && outputs.dim() == 2 &&
-            outputs.is_contiguous() && outputs.numel() > 0 &&
-            inputs.scalar_type() == ScalarType::Float &&
-            outputs.scalar_type() == ScalarType::Float && outputs.size(1) == inputs.size(0) &&
-            inputs.size(1) == stride[0] && inputs.size(0) <= kMaxComponents &&
-            inputs.size(1) * inputs.size(2) <= kMaxFrames,
-        "inputs and outputs must be the float32 matrices of a minimal filter, (components, stride ",
-        stride[0], ", frames) and (outputs, components)");
-  check_written(out, {{"inputs", inputs}, {"outputs", outputs}});
-  const MinimalFilter filter{static_cast<const float*>(inputs.const_data_ptr()),
-                             static_cast<const float*>(outputs.const_data_ptr()),
-                             inputs.size(0),
-                             inputs.size(1),
-                             inputs.size(2),
-                             outputs.size(0)};
-  const int64_t tap_count = product({filter.phases, p.taps.count / kernel[0]});
-  p.check_packed(packed, {filter.components, p.panels(), tap_count, p.taps.packed_run, kPanel});
+  const MinimalFilters filters = minimal_filters(inputs, outputs, p);
+  check_written(out, {{"inputs", inputs[0]},
+                      {"inputs", inputs[1]},
+                      {"inputs", inputs[2]},
+                      {"outputs", outputs[0]},
+                      {"outputs", outputs[1]},
+                      {"outputs", outputs[2]}});
+  const auto& [t, h, w] = filters;
+  const int64_t width_taps = p.taps.merged ? 1 : w.phases;
+  p.check_packed(packed, {t.components * h.components * w.components, p.panels(),
+                          product({t.phases, h.phases, width_taps}), p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
   const auto run = [&](auto element, auto weight) {
@@ -367,7 +264,7 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
     using V = decltype(weight);
     convolve_winograd<T, V>(static_cast<const T*>(x.const_data_ptr()), p.in,
                             static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps,
-                            filter, packed, p.epilogue, choose_winograd(p.type, p.pairs));
+                            filters, packed, p.epilogue, choose_winograd(p.type, p.pairs));
   };
   if (p.pairs) return run(c10::BFloat16(), c10::BFloat16());
   return p.type == ScalarType::Float ? run(float(), float()) : run(c10::BFloat16(), float());
@@ -375,14 +272,25 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor inputs, Tenso
 
 }  // namespace
 
-int64_t padded_width(const Axis& w) {
-  return std::max((w.out - 1) * w.stride + w.kernel, w.front + w.in);
+const WinogradKernels& choose_winograd(ScalarType type, bool pairs) {
+#if defined(__x86_64__)
+  if (pairs) return avx512_bf16::kWinograd;
+  if (type == ScalarType::BFloat16) return avx512_bf16::kWinogradInFloat;
+  if (isa() >= Isa::kAvx512) return avx512::kWinograd;
+  if (isa() >= Isa::kAvx2) return avx2::kWinograd;
+#elif defined(__aarch64__)
+#if defined(FASTI3D_NEON_BF16)
+  if (pairs) return neon_bf16::kWinograd;
+  if (type == ScalarType::BFloat16) return neon_bf16::kWinogradInFloat;
+#endif
+  if (isa() >= Isa::kNeon) return neon::kWinograd;
+#endif
+  return baseline::kWinograd;
 }
 
 }  // namespace fasti3d
 
 STABLE_TORCH_LIBRARY_IMPL(fasti3d, CPU, m) {
-  m.impl("conv3d_pack", TORCH_BOX(&fasti3d::conv3d_pack));
   m.impl("conv3d_winograd_", TORCH_BOX(&fasti3d::conv3d_winograd_));
   m.impl("conv3d_packed_", TORCH_BOX(&fasti3d::conv3d_packed_));
   m.impl("conv3d_tiles_", TORCH_BOX(&fasti3d::conv3d_tiles_));

@@ -1,6 +1,6 @@
 // conv3d's inner loops: AVX2, 6 pixels x 16 channels in 12 of 16 registers.
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 #if defined(__x86_64__)
 FASTI3D_TARGET_BEGIN("avx2,fma")

@@ -1,6 +1,6 @@
 // conv3d's inner loops: AVX-512, 14 pixels x 32 channels in 28 of 32 registers.
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 #if defined(__x86_64__)
 FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")

@@ -3,7 +3,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 #if defined(__x86_64__)
 // GCC 12 warns of its own intrinsics' undefined operands (GCC PR 105593).
@@ -80,26 +80,35 @@ void run_tile(const TileArgs& args) {
   }
 }
 
-// A tile of float32 inputs and weights.
 template <int kPanels>
-void float_tile(const TileArgs& args) {
-  avx512::kFloat.run[kPanels - 1](args);
+void multiply(const MultiplyArgs& args) {
+  static constexpr float kNoBias[kPanels * kPanel] = {};
+  void* out[kRows];
+  for (int r = 0; r < kRows; ++r) out[r] = args.out + r * args.out_stride;
+  run_tile<float, kPanels>({args.taps, args.count, args.run, args.offset, args.weights,
+                            args.panel_stride, kNoBias, false, out, nullptr, kPanels * kPanel});
+}
+
+// Of float32 inputs and weights.
+template <int kPanels>
+void multiply_floats(const MultiplyArgs& args) {
+  avx512::kWinograd.multiply[kPanels - 1](args);
 }
 
 #include "winograd_kernel.h"
 
 extern const ConvKernels kBfloatDot = {kRows, 2, {run_tile<Bfloat, 1>, run_tile<Bfloat, 2>}};
-extern const WinogradKernels kWinograd = {kRows,
-                                          2,
-                                          {run_tile<float, 1>, run_tile<float, 2>},
-                                          winograd_transform<Bfloat>,
-                                          winograd_inverse<Bfloat>,
-                                          nullptr};
+extern const WinogradKernels kWinograd = {
+    kRows,  2, {multiply<1>, multiply<2>}, winograd_transform<Bfloat>, winograd_inverse<Bfloat>,
+    nullptr};
 
 // bfloat16 clips of few channels, in float32 between the transforms.
-extern const WinogradKernels kWinogradInFloat = {
-    kRows,  2, {float_tile<1>, float_tile<2>}, winograd_transform<float>, winograd_inverse<Bfloat>,
-    nullptr};
+extern const WinogradKernels kWinogradInFloat = {kRows,
+                                                 2,
+                                                 {multiply_floats<1>, multiply_floats<2>},
+                                                 winograd_transform<float>,
+                                                 winograd_inverse<Bfloat>,
+                                                 nullptr};
 
 }  // namespace fasti3d::avx512_bf16
 FASTI3D_TARGET_END

@@ -1,6 +1,6 @@
 // conv3d's inner loops: NEON, 6 pixels x 16 channels in 24 of 32 registers.
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 #if defined(__aarch64__)
 FASTI3D_NO_SCHEDULING

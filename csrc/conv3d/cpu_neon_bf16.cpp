@@ -3,7 +3,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 
 #include "../common/target.h"
-#include "conv.h"
+#include "winograd.h"
 
 #if defined(FASTI3D_NEON_BF16)
 #include <arm_neon.h>
@@ -57,7 +57,7 @@ using Sums = float32x4_t[kRows / 2][2 * kVectors];
 
 // Four values of the runs, or the last two, of all pixels times their weights.
 template <bool kWhole>
-inline void multiply(const void* const* inputs, int64_t k, const Bfloat* weights, Sums& sum) {
+inline void add_products(const void* const* inputs, int64_t k, const Bfloat* weights, Sums& sum) {
   bfloat16x8_t pixels[kRows / 2];
 #pragma GCC unroll 3
   for (int r = 0; r < kRows / 2; ++r) {
@@ -92,9 +92,9 @@ void run_tile(const TileArgs& args) {
   for (int64_t tap = 0; tap < args.count; ++tap, taps += kRows) {
     const int64_t end = args.offset + args.run;
     int64_t k = args.offset;
-    for (; k + 4 <= end; k += 4, weights += 4 * kPanel) multiply<true>(taps, k, weights, sum);
+    for (; k + 4 <= end; k += 4, weights += 4 * kPanel) add_products<true>(taps, k, weights, sum);
     if (k < end) {
-      multiply<false>(taps, k, weights, sum);
+      add_products<false>(taps, k, weights, sum);
       weights += 2 * kPanel;
     }
   }
@@ -115,19 +115,27 @@ void run_tile(const TileArgs& args) {
   }
 }
 
-// A tile of float32 inputs and weights.
-void float_tile(const TileArgs& args) { neon::kFloat.run[0](args); }
+void multiply(const MultiplyArgs& args) {
+  static constexpr float kNoBias[kPanel] = {};
+  void* out[kRows];
+  for (int r = 0; r < kRows; ++r) out[r] = args.out + r * args.out_stride;
+  run_tile<float>({args.taps, args.count, args.run, args.offset, args.weights, args.panel_stride,
+                   kNoBias, false, out, nullptr, kPanel});
+}
+
+// Of float32 inputs and weights.
+void multiply_floats(const MultiplyArgs& args) { neon::kWinograd.multiply[0](args); }
 
 #include "winograd_kernel.h"
 
 extern const ConvKernels kBfloatDot = {kRows, 1, {run_tile<Bfloat>, nullptr}};
 extern const WinogradKernels kWinograd = {
-    kRows,  1, {run_tile<float>, nullptr}, winograd_transform<Bfloat>, winograd_inverse<Bfloat>,
+    kRows,  1, {multiply, nullptr}, winograd_transform<Bfloat>, winograd_inverse<Bfloat>,
     nullptr};
 
 // bfloat16 clips of few channels, in float32 between the transforms.
 extern const WinogradKernels kWinogradInFloat = {
-    kRows, 1, {float_tile, nullptr}, winograd_transform<float>, winograd_inverse<Bfloat>, nullptr};
+    kRows, 1, {multiply_floats, nullptr}, winograd_transform<float>, winograd_inverse<Bfloat>, nullptr};
 
 }  // namespace fasti3d::neon_bf16
 FASTI3D_TARGET_END

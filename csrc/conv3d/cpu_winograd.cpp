@@ -1,6 +1,5 @@
-// The Winograd form: fewer products along time. A group of time tiles is transformed, multiplied
-// component by component with the direct form's inner loops, and transformed back while its sums
-// are in the cache.
+// The Winograd form: fewer products along the filtered axes. Every thread transforms a unit of
+// tiles, multiplies it component by component, and transforms it back, in its own cache.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 
@@ -9,177 +8,316 @@
 
 #include "../common/memory.h"
 #include "../common/parallel.h"
-#include "blocking.h"
-#include "conv.h"
+#include "winograd_tiles.h"
 
 namespace fasti3d {
 namespace {
 
-// Transformed input a group may hold: a few time tiles of the large layers, inside a last-level
-// cache.
-constexpr int64_t kGroupBytes = 8 << 20;
+// Rows of a unit's products, about: few enough that its transformed inputs stay in the L2 cache
+// with the sums, and so many that the weights, which every unit reads, keep up with the products.
+constexpr int64_t kUnitRows = 28;
+// Of so few rows in all, threads share the panels: each then reads its weights once.
+constexpr int64_t kFewRows = 112;
+// Sums that are transformed back together, about: a part of an L2 cache.
+constexpr int64_t kSumBytes = 256 << 10;
+// Values after a component: components a power of two apart would share the cache's sets.
+constexpr int64_t kGap = 16;
 
-bool is_zero(const float* values, int64_t count) {
-  return std::all_of(values, values + count, [](float v) { return v == 0.0f; });
+// Of so many values, in whole cache lines.
+template <class T>
+int64_t bytes(int64_t count) {
+  const int64_t line = kAlignment;
+  return (product({count, static_cast<int64_t>(sizeof(T))}) + line - 1) / line * line;
 }
+
+int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What all threads share.
+template <class T, class V>
+struct Problem {
+  const T* x;
+  const ClipView& in;
+  T* out;
+  const ClipView& result;
+  const Epilogue& epilogue;
+  const WinogradKernels& kernels;
+  bool merged;
+  TransformedInputs inputs;
+  Triple tile_rows, row_outputs, tiles;
+  int64_t all_tiles;
+  const V* weights;
+  int64_t panels, tap_count, run;
+  // Components with a use for the same taps share a table of inputs.
+  std::vector<TapOrder> orders;
+  std::vector<int64_t> order_of;
+
+  Problem(const T* x_, const ClipView& in_, T* out_, const ClipView& result_, const Taps& taps,
+          const TransformedInputs& inputs_, const Tensor& packed, const Epilogue& epilogue_,
+          const WinogradKernels& kernels_)
+      : x(x_),
+        in(in_),
+        out(out_),
+        result(result_),
+        epilogue(epilogue_),
+        kernels(kernels_),
+        merged(taps.merged),
+        inputs(inputs_),
+        tile_rows{inputs.t.rows, inputs.h.rows, inputs.w.rows},
+        row_outputs{inputs.t.outputs_per_row(), inputs.h.outputs_per_row(),
+                    inputs.w.outputs_per_row()},
+        tiles{inputs.t.count, inputs.h.count, inputs.w.count},
+        all_tiles(product({in.n, tiles.t, tiles.h, tiles.w})),
+        weights(static_cast<const V*>(packed.const_data_ptr())),
+        panels(packed.size(1)),
+        tap_count(packed.size(2)),
+        run(packed.size(3)) {
+    const AxisTiles* const axes[] = {&inputs.t, &inputs.h, &inputs.w};
+    const auto uses = [&](int64_t axis, int64_t component, int64_t phase) {
+      return axes[axis]->uses(component, phase);
+    };
+    for (int64_t c = 0; c < inputs.components.count(); ++c) {
+      const TapOrder order(inputs.components.at(c), axis_taps(), uses);
+      const auto same = [&](const TapOrder& other) { return other.taps == order.taps; };
+      order_of.push_back(std::find_if(orders.begin(), orders.end(), same) - orders.begin());
+      if (order_of.back() == static_cast<int64_t>(orders.size())) orders.push_back(order);
+    }
+  }
+
+  Triple axis_taps() const { return {inputs.t.taps, inputs.h.taps, inputs.w.taps}; }
+  int64_t rows(int64_t tile_count) const { return product({tile_count, tile_rows.count()}); }
+};
+
+// What one thread does, with memory for units of `unit_tiles` tiles and `unit_panels` panels.
+template <class T, class V>
+class Worker {
+ public:
+  Worker(const Problem<T, V>& problem, int64_t unit_tiles, int64_t unit_panels)
+      : p_(problem),
+        t_(p_.inputs.t),
+        h_(p_.inputs.h),
+        w_(p_.inputs.w),
+        unit_tiles_(unit_tiles),
+        components_(p_.inputs.components.count()),
+        frame_count_(product({t_.frames(), h_.frames(), w_.frames()})),
+        width_(p_.merged ? product({w_.positions, p_.in.c}) : p_.in.c),
+        component_stride_(product({unit_tiles, p_.inputs.tile_values}) + kGap),
+        sum_rows_(quotient(p_.rows(unit_tiles), p_.kernels.rows) * p_.kernels.rows),
+        together_(panels_together(unit_panels)),
+        sum_stride_(product({sum_rows_, together_, kPanel}) + kGap),
+        transformed_bytes_(bytes<V>(product({component_stride_, components_}))),
+        sum_bytes_(bytes<float>(product({sum_stride_, components_}))),
+        // In one piece, for that comes on large pages.
+        memory_(std::max<int64_t>(transformed_bytes_ + sum_bytes_ +
+                                      (p_.merged ? bytes<V>(product({frame_count_, width_})) : 0),
+                                  kHugePage)),
+        transformed_(reinterpret_cast<V*>(memory_.get())),
+        sums_(reinterpret_cast<float*>(memory_.get() + transformed_bytes_)),
+        padded_(reinterpret_cast<V*>(memory_.get() + transformed_bytes_ + sum_bytes_)),
+        zeros_(width_, V(0.0f)),
+        frames_(frame_count_),
+        places_(p_.inputs.places(component_stride_)),
+        table_(product({static_cast<int64_t>(p_.orders.size()), sum_rows_, p_.tap_count})),
+        pixels_(product({p_.rows(unit_tiles), p_.row_outputs.count()})),
+        added_(p_.epilogue.residual == nullptr ? 0 : pixels_.size()),
+        targets_(p_.row_outputs.count()),
+        residuals_(p_.row_outputs.count()) {}
+
+  // The outputs of some tiles and panels.
+  void run(int64_t tile_begin, int64_t tile_end, int64_t panel_begin, int64_t panel_end) {
+    int64_t described = -1;
+    for (int64_t first = tile_begin; first < tile_end; first += unit_tiles_) {
+      const int64_t count = std::min(unit_tiles_, tile_end - first);
+      for (int64_t i = 0; i < count; ++i) {
+        transform(first + i, transformed_ + i * p_.inputs.tile_values);
+      }
+      if (count != described) describe(count);
+      described = count;
+      locate(first, count);
+      for (int64_t panel = panel_begin; panel < panel_end; panel += together_) {
+        const int64_t end = std::min(panel_end, panel + together_);
+        multiply(p_.rows(count), panel, end);
+        invert(p_.rows(count), panel, end);
+      }
+    }
+  }
+
+ private:
+  int64_t panels_together(int64_t unit_panels) const {
+    const int64_t panel_bytes = product({components_, sum_rows_, kPanel, int64_t(sizeof(float))});
+    const int64_t groups = quotient(unit_panels, p_.kernels.max_panels);
+    return std::clamp<int64_t>(kSumBytes / (panel_bytes * p_.kernels.max_panels), 1, groups) *
+           p_.kernels.max_panels;
+  }
+
+  // A tile's clip, and which of its tiles it is.
+  std::pair<int64_t, Triple> place(int64_t tile) const {
+    return {tile / p_.tiles.count(), p_.tiles.at(tile % p_.tiles.count())};
+  }
+
+  void transform(int64_t tile, V* target) {
+    const auto [n, at] = place(tile);
+    const Triple positions{t_.positions, h_.positions, p_.merged ? 1 : w_.positions};
+    for (int64_t i = 0; i < positions.count(); ++i, target += width_) {
+      const Triple position = positions.at(i);
+      size_t f = 0;
+      for (int64_t ft = 0; ft < t_.frames(); ++ft) {
+        const int64_t it = t_.input(at.t, position.t, ft);
+        for (int64_t fh = 0; fh < h_.frames(); ++fh) {
+          const int64_t ih = h_.input(at.h, position.h, fh);
+          const bool inside = it >= 0 && it < p_.in.t && ih >= 0 && ih < p_.in.h;
+          for (int64_t fw = 0; fw < w_.frames(); ++fw, ++f) {
+            const int64_t iw = w_.input(at.w, position.w, fw);
+            frames_[f] = zeros_.data();
+            if (!inside) continue;
+            if (p_.merged) {
+              V* const row = padded_ + f * width_;
+              copy_row(p_.x + p_.in.pixel(n, it, ih, 0), p_.in, iw, w_.positions, row);
+              frames_[f] = row;
+            } else if (iw >= 0 && iw < p_.in.w) {
+              frames_[f] = p_.x + p_.in.pixel(n, it, ih, iw);
+            }
+          }
+        }
+      }
+      p_.kernels.transform({frames_.data(),
+                            {t_.transform(), h_.transform(), w_.transform()},
+                            width_,
+                            target,
+                            places_.data()});
+    }
+  }
+
+  // Pointers to what is multiplied, of `count` tiles; rows beyond those are the first once more.
+  void describe(int64_t count) {
+    size_t slot = 0;
+    for (const TapOrder& order : p_.orders) {
+      for (int64_t first = 0; first < sum_rows_; first += p_.kernels.rows) {
+        for (const int64_t tap : order.taps) {
+          for (int64_t r = first; r < first + p_.kernels.rows; ++r) {
+            const int64_t row = r < p_.rows(count) ? r : 0;
+            table_[slot++] = transformed_ + row / p_.tile_rows.count() * p_.inputs.tile_values +
+                             p_.inputs.offset(p_.tile_rows.at(row % p_.tile_rows.count()),
+                                              p_.axis_taps().at(tap));
+          }
+        }
+      }
+    }
+  }
+
+  // Pointers to the outputs of a unit's rows, and to what is added to them.
+  void locate(int64_t first_tile, int64_t count) {
+    const T* const residual = static_cast<const T*>(p_.epilogue.residual);
+    size_t j = 0;
+    for (int64_t row = 0; row < p_.rows(count); ++row) {
+      const auto [n, at] = place(first_tile + row / p_.tile_rows.count());
+      const Triple spot = p_.tile_rows.at(row % p_.tile_rows.count());
+      for (int64_t i = 0; i < p_.row_outputs.count(); ++i, ++j) {
+        const Triple output = p_.row_outputs.at(i);
+        const int64_t t = t_.output(at.t, spot.t, output.t) - p_.epilogue.start;
+        const int64_t h = h_.output(at.h, spot.h, output.h);
+        const int64_t w = w_.output(at.w, spot.w, output.w);
+        const bool wanted = t >= 0 && t < p_.result.t && h < p_.result.h && w < p_.result.w;
+        pixels_[j] = wanted ? p_.out + p_.result.pixel(n, t, h, w) : nullptr;
+        if (residual != nullptr) {
+          added_[j] = wanted ? residual + p_.epilogue.residual_view.pixel(n, t, h, w) : nullptr;
+        }
+      }
+    }
+  }
+
+  void multiply(int64_t rows, int64_t begin, int64_t end) {
+    const int64_t wide = together_ * kPanel, panel_stride = p_.tap_count * p_.run * kPanel;
+    for (int64_t c = 0; c < components_; ++c) {
+      const TapOrder& order = p_.orders[p_.order_of[c]];
+      const void* const* const its = table_.data() + p_.order_of[c] * sum_rows_ * p_.tap_count;
+      for (int64_t panel = begin; panel < end; panel += p_.kernels.max_panels) {
+        const int64_t used = std::min(p_.kernels.max_panels, end - panel);
+        const V* const weights = p_.weights + (c * p_.panels + panel) * panel_stride;
+        for (int64_t r = 0; r < rows; r += p_.kernels.rows) {
+          p_.kernels.multiply[used - 1](
+              {its + r * p_.tap_count, order.used, p_.run, c * component_stride_, weights,
+               panel_stride, sums_ + c * sum_stride_ + r * wide + (panel - begin) * kPanel, wide});
+        }
+      }
+    }
+  }
+
+  void invert(int64_t rows, int64_t begin, int64_t end) {
+    const bool adds = p_.epilogue.residual != nullptr;
+    const size_t outputs = targets_.size();
+    for (int64_t row = 0; row < rows; ++row) {
+      for (size_t j = 0; j < outputs; ++j) {
+        const auto shifted = [&](auto* pixel) {
+          return pixel == nullptr ? nullptr : pixel + begin * kPanel;
+        };
+        targets_[j] = shifted(pixels_[row * outputs + j]);
+        if (adds) residuals_[j] = shifted(added_[row * outputs + j]);
+      }
+      p_.kernels.inverse({sums_ + row * together_ * kPanel,
+                          sum_stride_,
+                          {t_.inverse(), h_.inverse(), w_.inverse()},
+                          p_.epilogue.bias + begin * kPanel,
+                          p_.epilogue.relu,
+                          std::min(p_.result.c, end * kPanel) - begin * kPanel,
+                          targets_.data(),
+                          adds ? residuals_.data() : nullptr});
+    }
+  }
+
+  const Problem<T, V>& p_;
+  const AxisTiles &t_, &h_, &w_;
+  int64_t unit_tiles_, components_, frame_count_, width_, component_stride_;
+  int64_t sum_rows_, together_, sum_stride_, transformed_bytes_, sum_bytes_;
+  Scratch<char> memory_;
+  V* transformed_;
+  float* sums_;  // [component][row][panels together]
+  V* padded_;    // rows of clips of few channels
+  std::vector<V> zeros_;
+  std::vector<const void*> frames_;
+  std::vector<int64_t> places_;
+  std::vector<const void*> table_;  // [order][tile of rows][tap][row]
+  std::vector<T*> pixels_;          // [row][output]
+  std::vector<const T*> added_;
+  std::vector<void*> targets_;
+  std::vector<const void*> residuals_;
+};
 
 }  // namespace
 
 template <class T, class V>
 void convolve_winograd(const T* x, const ClipView& in, T* out, const ClipView& result,
-                       const Window& window, const Taps& taps, const MinimalFilter& filter,
+                       const Window& window, const Taps& taps, const MinimalFilters& filters,
                        const Tensor& packed, const Epilogue& epilogue,
                        const WinogradKernels& kernels) {
-  const int64_t rows = kernels.rows;
-  const int64_t width = taps.merged ? padded_width(window.w) : in.w;
-  const int64_t row = product({width, in.c});               // values of one input row
-  const int64_t parts = filter.components * filter.phases;  // transformed rows an input row becomes
-  const int64_t tile_values = product({in.h, parts, row});
-  const int64_t time_tiles = (result.t + filter.output_count - 1) / filter.output_count;
-  const int64_t all_tiles = in.n * time_tiles;
-  const int64_t group_values = kGroupBytes / static_cast<int64_t>(sizeof(V));
-  const int64_t group = std::clamp<int64_t>(group_values / tile_values, 1, all_tiles);
-  const int64_t phase_taps = packed.size(2) / filter.phases;
-  const int64_t tap_count = packed.size(2), run = packed.size(3);
-  const int64_t kernel_w = taps.merged ? 1 : window.w.kernel;
-  const int64_t panels = packed.size(1);
-  const int64_t panel_stride = tap_count * run * kPanel;
-  const V* const weights = static_cast<const V*>(packed.const_data_ptr());
-  const T* const residual = static_cast<const T*>(epilogue.residual);
-
-  // A component reads only the phases it has a use for; those come first.
-  std::vector<int64_t> component_taps(filter.components, tap_count);
-  for (int64_t c = 0; c < filter.components; ++c) {
-    const float* const last = filter.inputs + ((c + 1) * filter.phases - 1) * filter.frames;
-    if (is_zero(last, filter.frames)) component_taps[c] -= phase_taps;
-  }
-
-  const Scratch<V> transformed(product({group, tile_values}));
-  // Stands for a row outside the clip at every component and phase.
-  const std::vector<V> zeros(parts * row, V(0.0f));
-  const std::vector<float> no_bias(kernels.max_panels * kPanel, 0.0f);
-
-  for (int64_t group_begin = 0; group_begin < all_tiles; group_begin += group) {
-    const int64_t group_size = std::min(group, all_tiles - group_begin);
-
-    parallel_for(0, group_size * in.h, 1, [&](int64_t begin, int64_t end) {
-      const int64_t frame_count = filter.phases * filter.frames;
-      std::vector<V> padded(taps.merged ? frame_count * row : 0);
-      std::vector<const void*> frames(frame_count);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t tile = group_begin + i / in.h, h = i % in.h;
-        const int64_t n = tile / time_tiles;
-        const int64_t start =
-            window.t.start(epilogue.start + tile % time_tiles * filter.output_count);
-        // One run per row, or one per pixel where x is a slice of a wider clip.
-        const bool dense = taps.merged || in.stride_w == in.c;
-        const int64_t runs = dense ? 1 : in.w, values = dense ? row : in.c;
-        for (int64_t r = 0; r < runs; ++r) {
-          for (int64_t f = 0; f < frame_count; ++f) {
-            const int64_t t = start + f / filter.frames + f % filter.frames * window.t.stride;
-            if (t < 0 || t >= in.t) {
-              frames[f] = zeros.data();
-            } else if (taps.merged) {
-              V* const target = padded.data() + f * row;
-              pad_row(x + in.pixel(n, t, h, 0), in, window.w, target);
-              frames[f] = target;
-            } else {
-              frames[f] = x + in.pixel(n, t, h, r);
-            }
-          }
-          kernels.transform({frames.data(), filter.inputs, parts, filter.phases, filter.frames,
-                             values, transformed.get() + i * parts * row + r * values, row});
-        }
-      }
+  const Triple direct = direct_outputs(filters, result, window);
+  const AxisTiles t(filters[0], window.t, epilogue.start, result.t, direct.t, false);
+  const AxisTiles h(filters[1], window.h, 0, result.h, direct.h, false);
+  const AxisTiles w(filters[2], window.w, 0, result.w, direct.w, taps.merged);
+  const TransformedInputs inputs(t, h, w, in.c);
+  const Problem<T, V> problem(x, in, out, result, taps, inputs, packed, epilogue, kernels);
+  const int64_t threads = torch::stable::get_num_threads();
+  if (problem.rows(problem.all_tiles) <= kFewRows) {
+    const int64_t groups = quotient(problem.panels, kernels.max_panels);
+    parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kernels.max_panels;
+      const int64_t last = std::min(problem.panels, end * kernels.max_panels);
+      Worker<T, V>(problem, problem.all_tiles, last - first).run(0, problem.all_tiles, first, last);
     });
-
-    const int64_t plane = window.h.out * window.w.out;
-    const int64_t pixels = group_size * plane;
-    const int64_t tiles = (pixels + rows - 1) / rows;
-    const Blocking b = block(tiles, panels, kernels.max_panels, torch::stable::get_num_threads());
-    const int64_t panel_blocks = (panels + b.panels - 1) / b.panels;
-    const int64_t units = (tiles + b.tiles - 1) / b.tiles * panel_blocks;
-    const int64_t wide = kernels.max_panels * kPanel;
-
-    // The group's pixels, a time tile in the place of n.
-    const ClipView group_view{group_size, 0, 1, result.h, result.w, 0, 0, 0, 0, 0};
-
-    // Pointers of one pixel to its taps at component 0.
-    const auto describe = [&](const Place& place, const void** slot) {
-      const int64_t ih = window.h.start(place.h);
-      // The padded row starts at the window of output 0.
-      const int64_t iw = taps.merged ? place.w * window.w.stride : window.w.start(place.w);
-      for (int64_t phase = 0; phase < filter.phases; ++phase) {
-        for (int64_t h = ih; h < ih + window.h.kernel; ++h) {
-          for (int64_t w = iw; w < iw + kernel_w; ++w, slot += rows) {
-            const bool inside = place.n < group_size && h >= 0 && h < in.h && w >= 0 && w < width;
-            *slot = inside ? transformed.get() + place.n * tile_values + (h * parts + phase) * row +
-                                 w * in.c
-                           : zeros.data();
-          }
-        }
-      }
-    };
-
-    parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
-      std::vector<const void*> inputs(b.tiles * tap_count * rows);
-      const int64_t component_stride = b.tiles * rows * wide;
-      std::vector<float> sums(filter.components * component_stride);
-      std::vector<void*> targets(rows);
-      int64_t described = -1;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t first = unit / panel_blocks * b.tiles;
-        const int64_t count = std::min(b.tiles, tiles - first);
-        if (first != described) {
-          Place place(first * rows, group_view);
-          for (int64_t i = 0; i < count * rows; ++i, place.next(group_view)) {
-            describe(place, inputs.data() + i / rows * tap_count * rows + i % rows);
-          }
-          described = first;
-        }
-        const int64_t panel_begin = unit % panel_blocks * b.panels;
-        const int64_t panel_end = std::min(panels, panel_begin + b.panels);
-        for (int64_t panel = panel_begin; panel < panel_end; panel += kernels.max_panels) {
-          const int64_t used = std::min(kernels.max_panels, panel_end - panel);
-          for (int64_t c = 0; c < filter.components; ++c) {
-            const V* const component = weights + (c * panels + panel) * panel_stride;
-            for (int64_t i = 0; i < count; ++i) {
-              for (int64_t r = 0; r < rows; ++r) {
-                targets[r] = sums.data() + c * component_stride + (i * rows + r) * wide;
-              }
-              kernels.run[used - 1]({inputs.data() + i * tap_count * rows, component_taps[c], run,
-                                     c * filter.phases * row, component, panel_stride,
-                                     no_bias.data(), false, targets.data(), nullptr,
-                                     used * kPanel});
-            }
-          }
-          const int64_t channels = std::min(result.c - panel * kPanel, used * kPanel);
-          Place place(first * rows, group_view);
-          for (int64_t i = 0; i < count * rows && place.n < group_size;
-               ++i, place.next(group_view)) {
-            const int64_t tile = group_begin + place.n;
-            const int64_t ot = tile % time_tiles * filter.output_count;
-            T* const target =
-                out + panel * kPanel + result.pixel(tile / time_tiles, ot, place.h, place.w);
-            const ClipView& view = epilogue.residual_view;
-            const T* const added = residual == nullptr
-                                       ? nullptr
-                                       : residual + panel * kPanel +
-                                             view.pixel(tile / time_tiles, ot, place.h, place.w);
-            kernels.inverse({sums.data() + i * wide, component_stride, filter.components,
-                             filter.outputs, epilogue.bias + panel * kPanel, epilogue.relu,
-                             channels, target, result.stride_t,
-                             std::min(filter.output_count, result.t - ot), added, view.stride_t});
-          }
-        }
-      }
-    });
+    return;
   }
+  // Threads share whole kernel tiles of rows.
+  const int64_t round = std::max<int64_t>(kernels.rows / problem.tile_rows.count(), 1);
+  const int64_t most = std::max<int64_t>(kUnitRows / problem.tile_rows.count() / round, 1) * round;
+  const int64_t fair = quotient(quotient(problem.all_tiles, threads), round) * round;
+  parallel_for(0, quotient(problem.all_tiles, round), 1, [&](int64_t begin, int64_t end) {
+    Worker<T, V>(problem, std::min(most, fair), problem.panels)
+        .run(begin * round, std::min(problem.all_tiles, end * round), 0, problem.panels);
+  });
 }
 
-#define FASTI3D_CONVOLVE(T, V)                                                            \
-  template void convolve_winograd<T, V>(const T*, const ClipView&, T*, const ClipView&,   \
-                                        const Window&, const Taps&, const MinimalFilter&, \
+#define FASTI3D_CONVOLVE(T, V)                                                             \
+  template void convolve_winograd<T, V>(const T*, const ClipView&, T*, const ClipView&,    \
+                                        const Window&, const Taps&, const MinimalFilters&, \
                                         const Tensor&, const Epilogue&, const WinogradKernels&);
 FASTI3D_CONVOLVE(float, float)
 FASTI3D_CONVOLVE(c10::BFloat16, c10::BFloat16)

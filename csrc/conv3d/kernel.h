@@ -87,41 +87,16 @@ void run_tile(const TileArgs& args) {
   }
 }
 
+#include "product_kernel.h"
 #include "winograd_kernel.h"
-
-inline void mix_taps(const MixArgs& args) {
-  typedef double Wide __attribute__((vector_size(kLanes * sizeof(double))));
-  const int64_t rows = args.phases * args.plane;  // of a component
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t phase = i / args.plane, place = i % args.plane;
-    const int64_t count = (args.frames - phase + args.phases - 1) / args.phases;
-    for (int v = 0; v < kVectorsPerPanel; ++v) {
-      Wide taps[kMaxTaps];
-      for (int64_t j = 0; j < count; ++j) {
-        const int64_t tap = (phase + j * args.phases) * args.plane + place;
-        taps[j] =
-            __builtin_convertvector(load_lanes(args.window + tap * kPanel + v * kLanes), Wide);
-      }
-      const double* factors = args.matrix + phase * args.taps;
-      float* out = args.out + i * kPanel + v * kLanes;
-      for (int64_t component = 0; component < args.components; ++component) {
-        Wide sum{};
-        for (int64_t j = 0; j < count; ++j) sum += factors[j] * taps[j];
-        const Vector rounded = __builtin_convertvector(sum, Vector);
-        __builtin_memcpy(out, &rounded, sizeof(rounded));
-        factors += args.phases * args.taps;
-        out += rows * kPanel;
-      }
-    }
-  }
-}
+#include "winograd_mix.h"
 
 extern const ConvKernels kFloat = {
     kRows, kMaxPanels, {run_tile<1>, kMaxPanels == 2 ? run_tile<kMaxPanels> : nullptr}};
 extern const WinogradKernels kWinograd = {
     kRows,
     kMaxPanels,
-    {run_tile<1>, kMaxPanels == 2 ? run_tile<kMaxPanels> : nullptr},
+    {multiply<1>, kMaxPanels == 2 ? multiply<kMaxPanels> : nullptr},
     winograd_transform<float>,
     winograd_inverse<float>,
     mix_taps};

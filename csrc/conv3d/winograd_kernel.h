@@ -1,53 +1,111 @@
 // Winograd's transforms. Included inside a namespace which defines Vector, kLanes, load_lanes and
 // store_lanes for T and for float.
 
-template <class T>
-void winograd_transform(const TransformArgs& args) {
-  const auto apply = [&](int64_t at, int64_t count, auto&& load_frame) {
-    Vector x[kMaxFrames];
-    const int64_t frames = args.phases * args.frame_count;
-    for (int64_t f = 0; f < frames; ++f)
-      x[f] = load_frame(static_cast<const T*>(args.frames[f]) + at);
-    const float* matrix = args.matrix;
-    for (int64_t row = 0; row < args.rows; ++row, matrix += args.frame_count) {
-      const Vector* const phase = x + row % args.phases * args.frame_count;
-      Vector sum{};
-      for (int64_t f = 0; f < args.frame_count; ++f) sum += matrix[f] * phase[f];
-      store_lanes(static_cast<T*>(args.out) + row * args.stride + at, sum, count);
+// One axis of a transform, of `outer` by `inner` others, from `load(i)` to `store(i, value)`. Zeros
+// of the matrix are multiplied too: a value that is not finite reaches all of its tile, where it
+// can be found.
+template <int kFrames, class Load, class Store>
+inline __attribute__((always_inline)) void transform_frames(int64_t outer, int64_t inner,
+                                                            const TransformAxis& given,
+                                                            const Load& load, const Store& store) {
+  const TransformAxis axis = given;  // which no store changes
+  for (int64_t o = 0; o < outer; ++o) {
+    for (int64_t p = 0; p < axis.phases; ++p) {
+      const int64_t from = (o * axis.phases + p) * kFrames * inner;
+      const int64_t to = (o * axis.rows * axis.phases + p) * inner;
+      for (int64_t i = 0; i < inner; ++i) {
+        Vector x[kFrames];
+#pragma GCC unroll 8
+        for (int f = 0; f < kFrames; ++f) x[f] = load(from + f * inner + i);
+        const float* factors = axis.matrix + p * kFrames;
+        for (int64_t row = 0; row < axis.rows; ++row, factors += axis.phases * kFrames) {
+          Vector sum = factors[0] * x[0];
+#pragma GCC unroll 8
+          for (int f = 1; f < kFrames; ++f) sum += factors[f] * x[f];
+          store(to + row * axis.phases * inner + i, sum);
+        }
+      }
     }
-  };
-  int64_t at = 0;
-  for (; at + kLanes <= args.count; at += kLanes) {
-    apply(at, kLanes, [](const T* p) { return load_lanes(p); });
-  }
-  if (const int64_t rest = args.count - at; rest > 0) {
-    apply(at, rest, [rest](const T* p) {
-      T values[kLanes] = {};
-      __builtin_memcpy(values, p, rest * sizeof(T));
-      return load_lanes(values);
-    });
   }
 }
+
+template <class Load, class Store>
+void transform_axis(int64_t outer, int64_t inner, const TransformAxis& axis, const Load& load,
+                    const Store& store) {
+  switch (axis.frames) {
+    case 1: return transform_frames<1>(outer, inner, axis, load, store);
+    case 2: return transform_frames<2>(outer, inner, axis, load, store);
+    case 3: return transform_frames<3>(outer, inner, axis, load, store);
+    case 4: return transform_frames<4>(outer, inner, axis, load, store);
+    case 5: return transform_frames<5>(outer, inner, axis, load, store);
+    case 6: return transform_frames<6>(outer, inner, axis, load, store);
+    case 7: return transform_frames<7>(outer, inner, axis, load, store);
+    default: return transform_frames<8>(outer, inner, axis, load, store);
+  }
+}
+
+// All three axes.
+template <class Load, class Store>
+void transform_tile(const TransformAxis (&axes)[3], const Load& load, const Store& store) {
+  const auto& [t, h, w] = axes;
+  Vector after_t[kMaxTile], after_h[kMaxTile];
+  const auto load_from = [](const Vector* p) { return [p](int64_t i) { return p[i]; }; };
+  const auto store_to = [](Vector* p) { return [p](int64_t i, Vector v) { p[i] = v; }; };
+  transform_axis(1, h.inputs() * w.inputs(), t, load, store_to(after_t));
+  const bool only_t = h.inputs() == 1 && w.inputs() == 1;
+  if (!only_t) {
+    transform_axis(t.outputs(), w.inputs(), h, load_from(after_t), store_to(after_h));
+  }
+  transform_axis(t.outputs() * h.outputs(), 1, w, load_from(only_t ? after_t : after_h), store);
+}
+
+template <class T>
+void winograd_transform(const TransformArgs& args) {
+  int64_t at = 0;
+  const auto store = [&](int64_t i, Vector v) {
+    if (args.places[i] < 0) return;
+    store_lanes(static_cast<T*>(args.out) + args.places[i] + at, v, args.count - at);
+  };
+  for (; at + kLanes <= args.count; at += kLanes) {
+    transform_tile(
+        args.axes,
+        [&](int64_t i) { return load_lanes(static_cast<const T*>(args.inputs[i]) + at); }, store);
+  }
+  if (at < args.count) {
+    transform_tile(
+        args.axes,
+        [&](int64_t i) {
+          return load_lanes(static_cast<const T*>(args.inputs[i]) + at, args.count - at);
+        },
+        store);
+  }
+}
+
+// Sums of the channels after those that are read, which the next tile needs, come from the L2
+// cache.
+constexpr int64_t kAhead = 32;
 
 template <class T>
 void winograd_inverse(const InverseArgs& args) {
   for (int64_t c = 0; c < args.channels; c += kLanes) {
-    Vector sums[kMaxComponents];
-    for (int64_t i = 0; i < args.components; ++i) {
-      sums[i] = load_lanes(args.sums + i * args.component_stride + c);
-    }
+    const int64_t count = args.channels - c;
     const Vector bias = load_lanes(args.bias + c);
-    for (int64_t j = 0; j < args.frames; ++j) {
-      Vector y = bias;
-      for (int64_t i = 0; i < args.components; ++i)
-        y += args.matrix[j * args.components + i] * sums[i];
-      if (args.residual != nullptr) {
-        y += load_lanes(static_cast<const T*>(args.residual) + j * args.residual_stride_t + c,
-                        args.channels - c);
-      }
-      // Written so that a NaN stays one, as in torch.
-      if (args.relu) y = y < 0.0f ? Vector{} : y;
-      store_lanes(static_cast<T*>(args.out) + j * args.stride_t + c, y, args.channels - c);
-    }
+    transform_tile(
+        args.axes,
+        [&](int64_t i) {
+          const float* const from = args.sums + i * args.component_stride + c;
+          __builtin_prefetch(from + kAhead);
+          return load_lanes(from);
+        },
+        [&](int64_t i, Vector y) {
+          if (args.out[i] == nullptr) return;
+          y += bias;
+          if (args.residual != nullptr) {
+            y += load_lanes(static_cast<const T*>(args.residual[i]) + c, count);
+          }
+          // Written so that a NaN stays one, as in torch.
+          if (args.relu) y = y < 0.0f ? Vector{} : y;
+          store_lanes(static_cast<T*>(args.out[i]) + c, y, count);
+        });
   }
 }

@@ -198,7 +198,7 @@ class GradWeight {
       if (t < 0 || t >= in_.t) {
         frames[i] = nullptr;
       } else if (taps_.merged) {
-        pad_row(source, in_, window_.w, padded + i * values);
+        copy_row(source, in_, -window_.w.front, width_, padded + i * values);
         frames[i] = padded + i * values;
       } else {
         frames[i] = source;

@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "../conv3d/conv.h"
+#include "../conv3d/winograd.h"
 
 namespace fasti3d {
 

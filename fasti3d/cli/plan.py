@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DTYPES = ("float32", "bfloat16", "float16")
 # Of the table, also where the terminal, or what a pipe passes for one, is narrower.
-_WIDTH = 120
+_WIDTH = 140
 
 
 def plan(
@@ -41,9 +41,10 @@ def plan(
 ) -> None:
     """Print the steps of an eval-mode forward pass: arithmetic, memory traffic, and memory needed.
 
-    Nothing is run. Another network is planned as fasti3d.fuse runs it. The last columns are the least time
-    that a step can take on a GPU in half precision, by its published peaks of arithmetic and of memory; no
-    program reaches them everywhere.
+    Nothing is run. Another network is planned as fasti3d.fuse runs it. Convolutions are direct, or F(4,2,2):
+    minimal filters with tiles of 4x2x2 outputs along time, height and width. The last columns are the least
+    time that a step can take on a GPU in half precision, by its published peaks of arithmetic and of memory;
+    no program reaches them everywhere.
     """
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
@@ -90,6 +91,7 @@ def _print(report: PlanReport) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("step", no_wrap=True)
     table.add_column("writes", no_wrap=True)
+    table.add_column("convolutions", no_wrap=True)
     for column in ("GFLOP", "MB moved", *(f"{chip.name} us" for chip in CHIPS)):
         table.add_column(column, justify="right", no_wrap=True)
     for step in report.steps:
@@ -97,12 +99,13 @@ def _print(report: PlanReport) -> None:
         table.add_row(
             Text(step.name),
             "x".join(map(str, step.shape)),
+            " ".join(step.forms),
             f"{step.flop / 1e9:.1f}",
             f"{itemsize * step.values / 1e6:.1f}",
             *(f"{1e6 * floor:.1f}" for floor in floors),
         )
     totals = [f"{1e6 * report.floor_seconds(chip):.1f}" for chip in CHIPS]
-    table.add_row("all", "", f"{report.flop / 1e9:.1f}", f"{report.moved_bytes / 1e6:.1f}", *totals)
+    table.add_row("all", "", "", f"{report.flop / 1e9:.1f}", f"{report.moved_bytes / 1e6:.1f}", *totals)
     Console(highlight=False, width=max(output.out.width, _WIDTH)).print(table)
     rewrites = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     rewrites.add_column("after the rewrite", no_wrap=True)

@@ -48,8 +48,8 @@ _PIECE_BYTES = 8 << 20
 _L2_SHARE = 3 / 4
 _MIN_L2_BYTES = 16 << 20
 _GPU_PIECE_BYTES = 64 << 20
-# The CPU convolutions' time tiles have this many frames.
-_TILE_FRAMES = 4
+# Frames of a piece that is pooled with the ones beside it, on a CPU: a multiple of so many.
+_POOLED_FRAMES = 4
 
 
 def piece_bytes(device: torch.device) -> int:
@@ -60,9 +60,8 @@ def piece_bytes(device: torch.device) -> int:
     return int(_L2_SHARE * cache) if cache >= _MIN_L2_BYTES else _GPU_PIECE_BYTES
 
 
-def piece_frames(frames: int, frame_bytes: int, device: torch.device) -> int:
-    """Frames of a piece on a device: on a CPU whole time tiles, and no more than there are."""
-    tile = _TILE_FRAMES if device.type == "cpu" else 1
+def piece_frames(frames: int, frame_bytes: int, device: torch.device, tile: int = 1) -> int:
+    """Frames of a piece on a device: whole tiles of so many, and no more than there are."""
     most = max(piece_bytes(device) // frame_bytes // tile, 1) * tile
     # As many pieces as that makes, but no short one at the end.
     even = -(-frames // -(-frames // most))
@@ -166,7 +165,7 @@ class ConvPoolStep(Step):
     def scratch(self, of: Shapes, dtype: torch.dtype, device: torch.device) -> Iterable[Shape]:
         ((n, channels, frames, *space),) = self.node.conv.shapes(of)
         frame_bytes = channels * math.prod(space) * dtype.itemsize
-        size = piece_frames(frames, frame_bytes, device)
+        size = piece_frames(frames, frame_bytes, device, self.conv.tile_frames)
         clips = 1
         if size == frames:
             clips = min(max(piece_bytes(device) // (frames * frame_bytes), 1), max(n, 1))
@@ -205,7 +204,8 @@ class PoolConvStep(Step):
         if self._is_one_kernel(of[self.node.pool.x], device):
             return
         frame_bytes = n * channels * math.prod(space) * dtype.itemsize
-        size = piece_frames(frames, frame_bytes, device) if frame_bytes else frames
+        tile = _POOLED_FRAMES if device.type == "cpu" else 1
+        size = piece_frames(frames, frame_bytes, device, tile) if frame_bytes else frames
         yield n, channels, min(size + 2, frames), *space
 
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:

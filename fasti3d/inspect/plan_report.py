@@ -19,6 +19,7 @@ from fasti3d.fusion.planned import graph_of
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
 from fasti3d.inspect.roofline import Chip, floor_seconds
+from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d
 from fasti3d.runtime.route import Route, route
 
 
@@ -32,12 +33,15 @@ class StepReport:
         flop: two per multiplication of the convolutions, those with padding included.
         values: read and written by its kernels, weights included: each kernel its input and its
             output once, but not what stays in the cache between two of them.
+        forms: of its convolutions, each once: ``direct``, or ``F(4,2,2)`` for minimal filters with tiles
+            of 4x2x2 outputs along t, h and w.
     """
 
     name: str
     shape: tuple[int, ...]
     flop: int
     values: int
+    forms: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,14 @@ def _report(
     made = Plan(graph, chosen.compute_dtype, device)
     layout = made.layout(shape, wanted, opaque)
     nodes = [placed.step.node for placed in layout.steps]
-    steps = tuple(_step(name, part, layout.shapes) for name, part in _parts(nodes, made.graph.names, wanted))
+    forms = {
+        placed.step.node.writes[-1]: [
+            conv.form for conv in placed.step.convs if isinstance(conv, PackedConv3d)
+        ]
+        for placed in layout.steps
+    }
+    parts = _parts(nodes, made.graph.names, wanted)
+    steps = tuple(_step(name, part, layout.shapes, forms) for name, part in parts)
     return PlanReport(
         chosen,
         steps,
@@ -199,9 +210,10 @@ def _parts(
         waiting, part = waiting[count:], []
 
 
-def _step(name: str, nodes: Sequence[Node], of: Shapes) -> StepReport:
+def _step(name: str, nodes: Sequence[Node], of: Shapes, forms: Mapping[int, Sequence[str]]) -> StepReport:
     work, moved = sum(flop(node, of) for node in nodes), sum(values(node, of) for node in nodes)
-    return StepReport(name, of[nodes[-1].writes[-1]], work, moved)
+    found = dict.fromkeys(form for node in nodes for form in forms[node.writes[-1]])
+    return StepReport(name, of[nodes[-1].writes[-1]], work, moved, tuple(found))
 
 
 def _rewrites(

@@ -28,10 +28,10 @@ from fasti3d.ops.batch_norm_relu import (
     batch_norm_stats,
     scale_shift_relu_,
 )
+from fasti3d.ops.conv3d_bn_relu.forms import forms
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import DirectConv3d, PackedConv3d, TilesConv3d, WinogradConv3d
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
-from fasti3d.ops.conv3d_bn_relu.winograd import winograd_tile
 from fasti3d.ops.conv3d_training import cpu_forms
 from fasti3d.ops.conv3d_training import reference as passes
 from fasti3d.ops.depthwise_conv3d import DepthwiseConv3d
@@ -212,12 +212,13 @@ def packed(pick: random.Random) -> None:
 def pack(
     pick: random.Random, weight: Tensor, bias: Tensor, p: dict[str, Any], dtype: torch.dtype, relu: bool
 ) -> PackedConv3d:
-    """As PackedConv3d.pack, but in bfloat16 in a form that the CPU has better ones than, or only emulates."""
+    """In any form that PackedConv3d.pack could choose, and in bfloat16 in one that the CPU only emulates."""
     window = Geometry(p["kernel"], p["stride"], p["padding"], relu)
     if dtype == torch.bfloat16 and (not extension.has_bf16_dot() or pick.random() < 0.5):
         return TilesConv3d.of(weight, bias, window)
-    if tile := winograd_tile(weight.shape[1], window, dtype):
-        return WinogradConv3d.of(weight, bias, window, *tile)
+    form = pick.choice(forms(weight.shape[1], len(weight), window, dtype))
+    if not form.direct:
+        return WinogradConv3d.of(weight, bias, window, form.outputs, form.dtype)
     return DirectConv3d.of(weight, bias, window, dtype)
 
 

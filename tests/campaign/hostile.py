@@ -34,7 +34,7 @@ def convolution(packed: Tensor) -> Arguments:
 
 
 def direct() -> Arguments:
-    return convolution(torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 2, 3, 3), torch.float32))
+    return convolution(torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 2, 3, 3), torch.float32, []))
 
 
 def tiles() -> Arguments:
@@ -48,10 +48,19 @@ def depthwise() -> Arguments:
     return given
 
 
+def matrices(name: str) -> list[Tensor]:
+    """Of tiles of 4x2x2 outputs."""
+    return [getattr(minimal_filter(outputs, 3), name) for outputs in (4, 2, 2)]
+
+
 def winograd() -> Arguments:
-    matrices = minimal_filter(4, 3)
-    packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 3, 3, 3), torch.float32, matrices.filters)
-    changes = {"packed": packed, "inputs": matrices.inputs, "outputs": matrices.outputs, "kernel": [3, 3, 3]}
+    packed = torch.ops.fasti3d.conv3d_pack(torch.randn(16, 16, 3, 3, 3), torch.float32, matrices("filters"))
+    changes = {
+        "packed": packed,
+        "inputs": matrices("inputs"),
+        "outputs": matrices("outputs"),
+        "kernel": [3, 3, 3],
+    }
     order = (
         "x",
         "packed",
@@ -86,7 +95,7 @@ def packing() -> Arguments:
     return {
         "weight": torch.randn(16, 16, 3, 3, 3),
         "dtype": torch.float32,
-        "filters": minimal_filter(4, 3).filters,
+        "filters": matrices("filters"),
     }
 
 
@@ -179,6 +188,15 @@ def put(name: str, value: Any, error: str) -> Change:
 
 def of(name: str, change: Callable[[Tensor], Any], error: str) -> Change:
     return name, lambda given: change(given[name]), error
+
+
+def of_axis(name: str, axis: int, change: Callable[[Tensor], Any], error: str) -> Change:
+    """A change of one of the matrices of t, h and w."""
+    return (
+        name,
+        lambda given: [change(m) if i == axis else m for i, m in enumerate(given[name])],
+        error,
+    )
 
 
 def triples(name: str, least: int, most: int) -> list[Change]:
@@ -370,19 +388,34 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
         [
             *CONVOLUTIONS,
             *(
-                of(name, change, "inputs and outputs must")
-                for name in ("inputs", "outputs")
-                for change in (
-                    Tensor.double,
-                    lambda m: m[:0],
-                    lambda m: m[0],
-                    lambda m: m[..., :0],
-                    lambda m: m.transpose(0, 1),
+                of_axis(name, axis, change, "inputs and outputs must")
+                for name, axis, change in (
+                    ("inputs", 0, Tensor.double),
+                    ("inputs", 1, lambda m: m[:0]),
+                    ("inputs", 2, lambda m: m[0]),
+                    ("inputs", 0, lambda m: m[..., :0]),
+                    ("inputs", 1, lambda m: m.transpose(0, 1)),
+                    ("outputs", 0, Tensor.double),
+                    ("outputs", 1, lambda m: m[:0]),
+                    ("outputs", 2, lambda m: m[0]),
+                    ("outputs", 0, lambda m: m.transpose(0, 1)),
                 )
             ),
-            put("inputs", torch.zeros(9, 1, 6), "inputs and outputs must"),
-            put("inputs", torch.zeros(6, 1, 17), "inputs and outputs must"),
-            *into("inputs", "outputs")[-2:],
+            put("inputs", [], "inputs and outputs must be of 3 axes"),
+            put("outputs", [torch.zeros(1, 1)] * 4, "inputs and outputs must be of 3 axes"),
+            of_axis("inputs", 0, lambda _: torch.zeros(9, 1, 6), "inputs and outputs must"),
+            of_axis("inputs", 1, lambda _: torch.zeros(4, 1, 17), "inputs and outputs must"),
+            of_axis("inputs", 1, lambda _: torch.zeros(4, 2, 4), "as many phases as the stride"),
+            of_axis("outputs", 2, lambda _: torch.zeros(9, 4), "inputs and outputs must"),
+            put("inputs", [torch.zeros(7, 1, 7)] * 3, "inputs and outputs must"),
+            *(
+                (
+                    "out",
+                    lambda given, name=name: behind(given[name][0], given["out"]),
+                    f"elements of {name} and out",
+                )
+                for name in ("inputs", "outputs")
+            ),
         ],
     ),
     ("max_pool3d_same", pool, POOLS),
@@ -397,10 +430,12 @@ HOSTILE: list[tuple[str, Callable[[], Arguments], list[Change]]] = [
             of("weight", lambda w: w[:0], "weight must be float32 and not empty"),
             put("dtype", torch.float16, "dtype must be float32 or bfloat16"),
             *(
-                of("filters", change, "filters must")
-                for change in (Tensor.float, lambda m: m[:0], lambda m: m[0])
+                of_axis("filters", axis, change, "filters must")
+                for axis, change in enumerate((Tensor.float, lambda m: m[:0], lambda m: m[0]))
             ),
-            of("filters", lambda m: m[..., :2].contiguous(), "filters must"),
+            of_axis("filters", 1, lambda m: m[..., :2].contiguous(), "filters must"),
+            of_axis("filters", 1, lambda _: torch.zeros(9, 1, 3).double(), "filters must"),
+            put("filters", [torch.ones(1, 3, 1).double()], "filters must be of 3 axes or none, got 1"),
         ],
     ),
     (

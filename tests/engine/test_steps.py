@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -44,9 +45,9 @@ def test_pieces_of_a_gpu_with_a_small_cache_save_memory(monkeypatch: pytest.Monk
 
 
 def test_pieces_on_a_cpu_are_whole_time_tiles() -> None:
-    for frames in (1, 4, 5, 32, 33):
-        size = piece_frames(frames, 1 * MIB, torch.device("cpu"))
-        assert size == frames or size % 4 == 0
+    for frames, tile in itertools.product((1, 4, 5, 32, 33), (1, 3, 4)):
+        size = piece_frames(frames, 1 * MIB, torch.device("cpu"), tile)
+        assert size == frames or size % tile == 0
         assert size <= 8
 
 

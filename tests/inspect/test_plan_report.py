@@ -140,7 +140,8 @@ def test_verb() -> None:
     done = runner.invoke(app, ["plan", "--shape", "2,3,10,200,210", "--device", "cpu"])
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:5] == ["step", "writes", "GFLOP", "MB", "moved"]
+    assert lines[0].split()[:6] == ["step", "writes", "convolutions", "GFLOP", "MB", "moved"]
+    assert any("Conv3d_2c_3x3" in line and "F(4,2,2)" in line for line in lines)
     assert any(line.startswith("Conv3d_2b_1x1") and "2x64x5x50x53" in line for line in lines)
     assert "MB in one block; packed weights:" in lines[-1]
     whole = json.loads(runner.invoke(app, ["plan", "--dtype", "bfloat16", "--json"]).stdout)

@@ -184,7 +184,7 @@ def test_lack_of_memory_in_a_thread_is_what_it_is() -> None:
         torch.ops.fasti3d.max_pool3d_same(row, [1, 1, 1], [1, 1, 2**30])
     # What it would take does not fit into 64 bits: neither does it wrap to a little.
     row = torch.zeros(1, 3, 1, 1, 1).expand(1, 3, 2**20, 2**20, 2**21)
-    packed = torch.ops.fasti3d.conv3d_pack(torch.ones(16, 3, 1, 1, 1), torch.float32)
+    packed = torch.ops.fasti3d.conv3d_pack(torch.ones(16, 3, 1, 1, 1), torch.float32, [])
     geometry = ([1, 1, 1], [2**20, 2**20, 2**21], None, True, clip(1, 16, 1, 1, 1), 0)
     with pytest.raises(RuntimeError, match="sizes must fit into 64 bits"):
         torch.ops.fasti3d.conv3d_packed_(row, packed, torch.zeros(16), *geometry)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fasti3d.ops import conv3d_bn_relu
 from fasti3d.ops.conv3d_bn_relu import PackedConv3d
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.packed import WinogradConv3d
 from fasti3d.runtime import extension
 from fasti3d.same_padding import pad_same
 
@@ -340,14 +342,16 @@ def test_values_that_are_not_finite_reach_the_outputs_they_touch_and_no_others(
 def test_packed_convolutions_spread_what_is_not_finite_over_tiles_of_the_winograd_form(isa: str) -> None:
     """As the steps of the whole network do; no window and no tile around it is touched."""
     case = make_case(1, 16, 17, (13, 6, 7), (3, 3, 3), relu=False)
-    packed = PackedConv3d.pack(case.weight, case.bias, (1, 1, 1), relu=False, dtype=torch.float32)
+    window = Geometry((3, 3, 3), (1, 1, 1), None, False)
+    packed = WinogradConv3d.of(case.weight, case.bias, window, (4, 2, 2), torch.float32)
     assert not packed.spread(packed(case.x))
     case.x[0, 3, 4, 2, 3] = float("nan")
     y = packed(case.x)
     assert packed.spread(y)
-    # Frame 4 is in the windows of outputs 3 to 5, which are in the tiles of 0 to 3 and 4 to 7.
+    # Pixel (4, 2, 3) is in the windows of outputs (3, 1, 2) to (5, 3, 4), which are in tiles of 4x2x2 from
+    # (0, 0, 2) to (7, 3, 5).
     touched = torch.zeros(13, 6, 7, dtype=torch.bool)
-    touched[:8, 1:4, 2:5] = True
+    touched[:8, :4, 2:6] = True
     assert torch.equal(y.isnan(), touched.expand(1, 17, -1, -1, -1))
 
 

@@ -122,9 +122,9 @@ def test_inputs_gradients_by_filters(isa: str, case: Case) -> None:
     x, weight, grad = tensors(case)
     exact = reference.grad_input(grad.double(), weight.double(), case.stride, case.size)
     y, again = torch.empty_like(x), torch.empty_like(x)
-    cpu_forms.filtered(grad, weight, case.stride, 4, y, gradient=True)
+    cpu_forms.filtered(grad, weight, case.stride, y, gradient=True)
     assert error(y, exact) < 2e-6
-    cpu_forms.filtered(grad, last(weight), case.stride, 4, again, gradient=True)
+    cpu_forms.filtered(grad, last(weight), case.stride, again, gradient=True)
     assert torch.equal(y, again)
 
 

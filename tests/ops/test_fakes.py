@@ -39,25 +39,24 @@ def test_every_compiled_kernel_is_of_an_operator_that_python_defines() -> None:
 def test_packed_weights(dtype: torch.dtype) -> None:
     for channels, kernel in product((3, 16, 17), ((1, 1, 1), (3, 3, 2), (7, 1, 3))):
         weight = torch.randn(40, channels, *kernel)
-        filters = [None, minimal_filter(4, kernel[0]).filters]
-        if kernel[0] == 7:
-            filters.append(minimal_filter(2, 7, 2).filters)
-        for matrix in filters:
-            real = OPERATORS.conv3d_pack(weight, dtype, matrix)
+        width = 1 if channels < 16 or dtype == torch.bfloat16 else 2
+        for outputs, stride in (((), 1), ((2, 2, width), 1), ((2, 3, 1), 2)):
+            matrices = [minimal_filter(m, k, stride).filters for m, k in zip(outputs, kernel, strict=False)]
+            real = OPERATORS.conv3d_pack(weight, dtype, matrices)
             with FakeTensorMode() as mode:
                 fake = OPERATORS.conv3d_pack(
-                    mode.from_tensor(weight), dtype, None if matrix is None else mode.from_tensor(matrix)
+                    mode.from_tensor(weight), dtype, [mode.from_tensor(m) for m in matrices]
                 )
             assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
 
 
 def conv_arguments(*, winograd: bool) -> tuple[Any, ...]:
     x, out = (torch.randn(1, n, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d) for n in (16, 8))
-    transform = minimal_filter(4, 3)
+    transforms = [minimal_filter(outputs, 3) for outputs in (4, 2, 2)] if winograd else []
     packed = OPERATORS.conv3d_pack(
-        torch.randn(8, 16, 3, 3, 3), torch.float32, transform.filters if winograd else None
+        torch.randn(8, 16, 3, 3, 3), torch.float32, [t.filters for t in transforms]
     )
-    matrices = (transform.inputs, transform.outputs) if winograd else ()
+    matrices = ([t.inputs for t in transforms], [t.outputs for t in transforms]) if winograd else ()
     return (x, packed, torch.zeros(16), *matrices, [3, 3, 3], [1, 1, 1], None, True, out, 0)
 
 
@@ -76,7 +75,7 @@ def flow_arguments() -> tuple[Any, ...]:
 )
 def test_opcheck(name: str) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
-        "conv3d_pack": (torch.randn(8, 17, 3, 3, 3), torch.float32, minimal_filter(4, 3).filters),
+        "conv3d_pack": (torch.randn(8, 17, 3, 3, 3), torch.float32, [minimal_filter(4, 3).filters] * 3),
         "conv3d_packed_": conv_arguments(winograd=False),
         "conv3d_winograd_": conv_arguments(winograd=True),
         "tvl1_exact": flow_arguments(),

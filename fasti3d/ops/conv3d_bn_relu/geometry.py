@@ -44,13 +44,3 @@ class Geometry(NamedTuple):
     def pointwise(self) -> bool:
         """Whether each output pixel is made from the input pixel in its place."""
         return self.kernel == self.stride == (1, 1, 1) and not any(self.padding or ())
-
-    def by_rows(self) -> Geometry:
-        """The same with time and rows exchanged."""
-        padding = self.padding and _exchanged(self.padding)
-        return Geometry(_exchanged(self.kernel), _exchanged(self.stride), padding, self.relu)
-
-
-def _exchanged(triple: Triple) -> Triple:
-    t, h, w = triple
-    return h, t, w

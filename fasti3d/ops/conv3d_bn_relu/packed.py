@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import ClassVar
 
 import torch
@@ -17,6 +15,7 @@ import fasti3d.ops.conv3d_bn_relu.triton_operators
 import fasti3d.ops.conv3d_slab.operators  # noqa: F401 - these register what the GPU's classes call
 from fasti3d.ops.border import check_in_place
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
+from fasti3d.ops.conv3d_bn_relu.forms import choose_form, tile_name
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.reference import conv3d_bn_relu_reference
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
@@ -27,7 +26,7 @@ from fasti3d.ops.conv3d_bn_relu.space_to_depth import (
     windows,
 )
 from fasti3d.ops.conv3d_bn_relu.tiles import pack_tiles
-from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter, winograd_tile
+from fasti3d.ops.conv3d_bn_relu.winograd import Transform, minimal_filter
 from fasti3d.ops.conv3d_slab import describe as slabs
 from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.extension import has_amx_bf16
@@ -50,6 +49,16 @@ class PackedConv3d(ABC):
     fused: ClassVar[bool] = True
     # Whether values that are not finite may reach more outputs than those whose windows they are in.
     spreads: ClassVar[bool] = False
+
+    @property
+    def form(self) -> str:
+        """Its form in a word or two, as ``fasti3d plan`` prints it."""
+        return "direct"
+
+    @property
+    def tile_frames(self) -> int:
+        """Output frames that are computed together: others than whole tiles of them cost a whole one."""
+        return 1
 
     @property
     def kernel(self) -> Triple:
@@ -99,12 +108,9 @@ class PackedConv3d(ABC):
             return TritonConv3d.of(weight, bias, geometry, dtype)
         if dtype == torch.bfloat16 and has_amx_bf16():
             return TilesConv3d.of(weight, bias, geometry)
-        if winograd:
-            if tile := winograd_tile(channels, geometry, dtype):
-                return WinogradConv3d.of(weight, bias, geometry, *tile)
-            one_frame = geometry.kernel[0] == stride[0] == 1 and not (padding and padding[0])
-            if one_frame and (tile := winograd_tile(channels, geometry.by_rows(), dtype)):
-                return WinogradRowsConv3d.of(weight, bias, geometry, *tile)
+        form = choose_form(channels, len(weight), geometry, dtype)
+        if winograd and not form.direct:
+            return WinogradConv3d.of(weight, bias, geometry, form.outputs, form.dtype)
         return DirectConv3d.of(weight, bias, geometry, dtype)
 
     def __call__(
@@ -138,6 +144,10 @@ class ReferenceConv3d(PackedConv3d):
 
     fused = False
 
+    @property
+    def form(self) -> str:
+        return "torch"
+
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> ReferenceConv3d:
         packed = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
@@ -169,7 +179,7 @@ class DirectConv3d(PackedConv3d):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> DirectConv3d:
-        packed = torch.ops.fasti3d.conv3d_pack(weight, dtype)
+        packed = torch.ops.fasti3d.conv3d_pack(weight, dtype, [])
         return cls(packed, _whole_panels(bias), len(weight), geometry)
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
@@ -189,55 +199,46 @@ class TilesConv3d(PackedConv3d):
 
 @dataclass(frozen=True)
 class WinogradConv3d(PackedConv3d):
-    """The CPU's kernel of minimal filtering along time, in tiles of a few output frames."""
+    """The CPU's kernel of minimal filtering, in tiles of a few outputs along t, h and w."""
 
-    transform: Transform
+    transforms: tuple[Transform, Transform, Transform]
     spreads = True
 
     @classmethod
     def of(
-        cls, weight: Tensor, bias: Tensor, geometry: Geometry, frames: int, dtype: torch.dtype
+        cls, weight: Tensor, bias: Tensor, geometry: Geometry, outputs: Triple, dtype: torch.dtype
     ) -> WinogradConv3d:
-        """With so many output frames per tile and weights in ``dtype``: what ``winograd_tile`` returns."""
-        transform = minimal_filter(frames, geometry.kernel[0], geometry.stride[0])
-        packed = torch.ops.fasti3d.conv3d_pack(weight, dtype, transform.filters)
-        return cls(packed, _whole_panels(bias), len(weight), geometry, transform)
+        """With so many outputs per tile along each axis and weights in ``dtype``: what a ``Form`` has."""
+        t, h, w = map(minimal_filter, outputs, geometry.kernel, geometry.stride)
+        packed = torch.ops.fasti3d.conv3d_pack(weight, dtype, [t.filters, h.filters, w.filters])
+        return cls(packed, _whole_panels(bias), len(weight), geometry, (t, h, w))
+
+    @property
+    def form(self) -> str:
+        return tile_name(self.outputs)
+
+    @property
+    def tile_frames(self) -> int:
+        return self.outputs[0]
+
+    @property
+    def outputs(self) -> Triple:
+        """Of a tile along each axis."""
+        t, h, w = (len(transform.outputs) for transform in self.transforms)
+        return t, h, w
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
-        matrices = self.transform.inputs, self.transform.outputs
+        inputs = [transform.inputs for transform in self.transforms]
+        outputs = [transform.outputs for transform in self.transforms]
         torch.ops.fasti3d.conv3d_winograd_(
-            x, self.weight, self.bias, *matrices, *self.geometry, out, start, residual
+            x, self.weight, self.bias, inputs, outputs, *self.geometry, out, start, residual
         )
 
     def spread(self, y: Tensor) -> bool:
         # Where one of a tile's inputs is not finite, all its outputs of all channels are NaN.
-        firsts = y[:, :1, :: len(self.transform.outputs)]
+        t, h, w = self.outputs
+        firsts = y[:, :1, ::t, ::h, ::w]
         return bool(y.numel()) and not math.isfinite(firsts.sum(dtype=torch.float32).item())
-
-
-@dataclass(frozen=True)
-class WinogradRowsConv3d(PackedConv3d):
-    """The same along the rows of each frame, for windows of one frame."""
-
-    rows: WinogradConv3d
-    spreads = True
-
-    @classmethod
-    def of(
-        cls, weight: Tensor, bias: Tensor, geometry: Geometry, rows: int, dtype: torch.dtype
-    ) -> WinogradRowsConv3d:
-        """With so many output rows per tile; ``geometry`` is the convolution's own."""
-        its = WinogradConv3d.of(weight.transpose(2, 3), bias, geometry.by_rows(), rows, dtype)
-        return cls(its.weight, its.bias, len(weight), geometry, its)
-
-    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
-        check_in_place(out, residual)  # of which the operator sees one clip at a time
-        added: Iterable[Tensor | None] = repeat(None, len(out)) if residual is None else map(_rows, residual)
-        for clip, target, its in zip(x[:, :, start : start + out.shape[2]], out, added, strict=True):
-            self.rows._convolve(_rows(clip), _rows(target), 0, its)
-
-    def spread(self, y: Tensor) -> bool:
-        return self.rows.spread(y.transpose(2, 3))
 
 
 class TritonConv3d(PackedConv3d):
@@ -325,8 +326,3 @@ def tap_after_tap(weight: Tensor) -> Tensor:
 
 def _whole_panels(bias: Tensor) -> Tensor:
     return F.pad(bias, (0, -len(bias) % PANEL)).contiguous()
-
-
-def _rows(clip: Tensor) -> Tensor:
-    """(C, T, H, W) as T clips of H frames, one row each."""
-    return clip.transpose(0, 1).unsqueeze(3)

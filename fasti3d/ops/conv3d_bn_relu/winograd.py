@@ -1,9 +1,10 @@
-"""Winograd's minimal filtering along time: fewer products for the same convolution.
+"""Winograd's minimal filtering: fewer products for the same convolution.
 
 F(m, r) computes m outputs of an r-tap filter from m + r - 1 products instead of m * r: the inputs of a
 tile and the filter are evaluated at m + r - 1 points (one at infinity), multiplied point by point, and
 the outputs read back from the products. A convolution of stride s is the sum of s convolutions of
 stride 1 over every s-th frame (its phases); phases that share a point share its sum of products.
+Filters along time, height and width nest: the products per output multiply.
 
 Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016); Toom-Cook
 construction of the matrices after Winograd, "Arithmetic Complexity of Computations" (1980).
@@ -15,14 +16,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
-from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 
 # Taken in this order; all products of them are exact in float32. Of many points those near 1 keep the
 # rounding error lowest, measured: 0.7 times that of 0, 1, -1, 2, -2.
@@ -38,7 +36,7 @@ _MANY_POINTS = (
 
 
 class Transform(NamedTuple):
-    """The matrices of one minimal filter.
+    """The matrices of one minimal filter along an axis.
 
     ``inputs`` (components, phases, frames) takes a tile's frames to components, ``filters`` (components,
     phases, taps) a filter's taps (float64, for weights are transformed once), and ``outputs`` (outputs,
@@ -49,6 +47,11 @@ class Transform(NamedTuple):
     inputs: Tensor
     filters: Tensor
     outputs: Tensor
+
+    @property
+    def products(self) -> int:
+        """Of a tile."""
+        return int((self.filters != 0).any(dim=2).sum())
 
 
 def _expand(roots: Sequence[Fraction]) -> list[Fraction]:
@@ -61,32 +64,20 @@ def _expand(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def winograd_tile(in_channels: int, geometry: Geometry, dtype: torch.dtype) -> tuple[int, torch.dtype] | None:
-    """Output frames per tile and dtype of the weights in the Winograd form; None if the direct form is taken.
-
-    Four outputs per tile halve the products, and in float32 the error stays that of the direct form. In
-    bfloat16 the transformed values are rounded once more, which four outputs amplify five times and two
-    outputs twice: two, for a third fewer products, which do not pay for the transform where a frame has a
-    single tap. A bfloat16 stem is transformed in float32, where half the products take less time than all of
-    them in bfloat16. At stride 2, where every other frame is transformed apart, three taps save only a
-    quarter.
-    """
-    kernel = geometry.kernel
-    if kernel[0] not in {1: (3,), 2: (4, 5, 6, 7)}.get(geometry.stride[0], ()):
-        return None
-    if dtype == torch.float32 or in_channels < FEW_CHANNELS:
-        return 4, torch.float32
-    return (2, dtype) if kernel[0] == 3 and kernel[1] * kernel[2] > 1 and in_channels % 2 == 0 else None
-
-
 @cache
 def minimal_filter(outputs: int, taps: int, stride: int = 1) -> Transform:
-    """The transform for ``outputs`` outputs of ``taps`` taps at a stride."""
+    """The transform for ``outputs`` outputs of ``taps`` taps at a stride.
+
+    Of one output it is the direct form: one component, with every tap a phase of its own.
+    """
+    if outputs == 1:
+        # In numpy, which torch's default dtype and device do not reach.
+        inputs, filters, back = np.ones((1, taps, 1)), np.ones((1, taps, 1)), np.ones((1, 1))
+        return _transform(inputs, filters, back)
     phase_taps = [len(range(phase, taps, stride)) for phase in range(stride)]
     components = outputs + phase_taps[0] - 1
     frames = components
     shared = _FEW_POINTS if components <= len(_FEW_POINTS) + 1 else _MANY_POINTS
-    # In numpy, which torch's default dtype and device do not reach.
     inputs = np.zeros((components, stride, frames))
     filters = np.zeros((components, stride, phase_taps[0]))
     for phase, count in enumerate(phase_taps):
@@ -104,8 +95,28 @@ def minimal_filter(outputs: int, taps: int, stride: int = 1) -> Transform:
     for i, point in enumerate(shared[: components - 1]):
         back[:, i] = [float(point**k) for k in range(outputs)]
     back[-1, -1] = 1
+    return _transform(inputs, filters, back)
+
+
+def _transform(inputs: Any, filters: Any, outputs: Any) -> Transform:
     return Transform(
         torch.from_numpy(inputs.astype(np.float32)),
         torch.from_numpy(filters),
-        torch.from_numpy(back.astype(np.float32)),
+        torch.from_numpy(outputs.astype(np.float32)),
     )
+
+
+@cache
+def amplification(outputs: int, taps: int, stride: int = 1) -> float:
+    """Rounding error of the filter's products, as a multiple of the direct form's, root mean square.
+
+    Of inputs and taps that are independent noise: outputs are sums of products that cancel in part. Those of
+    nested filters multiply.
+
+    >>> round(amplification(4, 3), 1)
+    2.3
+    """
+    transform = minimal_filter(outputs, taps, stride)
+    inputs, back = transform.inputs.double(), transform.outputs.double()
+    variances = (inputs.square().sum(dim=2) * transform.filters.square().sum(dim=2)).sum(dim=1)
+    return float((back.square() @ variances / taps).mean().sqrt())

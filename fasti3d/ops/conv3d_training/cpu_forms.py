@@ -8,6 +8,8 @@ from torch import Tensor
 import fasti3d.ops.conv3d_training.cpu_operators  # noqa: F401 - registers what filtered_grad_weight calls
 from fasti3d.ops.channels_last import channels_last
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
+from fasti3d.ops.conv3d_bn_relu.forms import choose_form
+from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
 from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 from fasti3d.ops.tiling import Triple
@@ -22,20 +24,18 @@ def _readable(x: Tensor) -> Tensor:
     return x if x.shape[1] < FEW_CHANNELS else _in_channels_last(x)
 
 
-def filtered(
-    x: Tensor, weight: Tensor, stride: Triple, frames: int, out: Tensor, *, gradient: bool = False
-) -> None:
-    """Convolves x into ``out`` with minimal filters of so many output frames.
+def filtered(x: Tensor, weight: Tensor, stride: Triple, out: Tensor, *, gradient: bool = False) -> None:
+    """Convolves x into ``out`` with minimal filters.
 
     ``gradient``: with channels exchanged and taps in reverse, which gives the gradient of the input.
     """
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-    inputs, filters, outputs = minimal_filter(frames, kernel[0], stride[0])
+    geometry = Geometry(kernel, stride, None, False)
+    form = choose_form(x.shape[1], out.shape[1], geometry, torch.float32)
+    inputs, filters, outputs = zip(*map(minimal_filter, form.outputs, kernel, stride), strict=True)
     packed = torch.ops.fasti3d.conv3d_pack(weight, torch.float32, filters, gradient)
     no_bias = torch.zeros(-(-out.shape[1] // PANEL) * PANEL)
-    torch.ops.fasti3d.conv3d_winograd_(
-        _readable(x), packed, no_bias, inputs, outputs, kernel, stride, None, False, out, 0
-    )
+    torch.ops.fasti3d.conv3d_winograd_(_readable(x), packed, no_bias, inputs, outputs, *geometry, out, 0)
 
 
 def filtered_grad_weight(grad: Tensor, x: Tensor, stride: Triple, kernel: Triple, frames: int) -> Tensor:

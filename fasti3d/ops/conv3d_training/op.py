@@ -88,7 +88,7 @@ def forward(x: Tensor, weight: Tensor, stride: Sequence[int], out: Tensor | None
             return _channels_last(reference.forward(x, weight, step))
         y = _target(out, shape, x, x=x, weight=weight)
         if choice.form == "filter":
-            cpu_forms.filtered(x, weight, step, choice.frames, y)
+            cpu_forms.filtered(x, weight, step, y)
         elif choice.form == "gemm":
             cpu_forms.multiplied(x, weight.flatten(1).t(), y)
         else:
@@ -130,7 +130,7 @@ def grad_input(
             return _channels_last(reference.grad_input(grad, weight, step, size))
         y = _target(out, (grad.shape[0], channels, *size), grad, grad=grad, weight=weight)
         if choice.form == "filter":
-            cpu_forms.filtered(grad, weight, step, choice.frames, y, gradient=True)
+            cpu_forms.filtered(grad, weight, step, y, gradient=True)
         elif choice.form == "triton":
             gpu_forms.grad_input(grad, weight, y)
         elif choice.form == "gemm":
