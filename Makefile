@@ -3,7 +3,7 @@
 #   make demo              what people do in a sample clip (VIDEO=path: in yours)
 #   make test              the tests, in a process per core (ARGS="-k pool" goes on to pytest, as does "-n0 --pdb")
 #   make test-isa          those that depend on the instruction set, with each lower one of this CPU
-#   make test-neon         the operators on aarch64, cross-compiled and emulated (ARGS=--install fetches the tools)
+#   make test-neon         the operators on aarch64, emulated (ARGS=--install: apt fetches the tools)
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
 #   make docs              this project's site, in build/docs (ARGS=serve: at localhost, made anew at every change)

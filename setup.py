@@ -179,10 +179,20 @@ def extensions(build: str) -> list:
     return built
 
 
+def set_up_macos() -> None:
+    """Builds for this Mac's own CPU, as torch is, and not for both as Python may be; from macOS 11 on, whose
+    C++ library has std::atomic's wait.
+    """
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    os.environ.setdefault("MACOSX_DEPLOYMENT_TARGET", "11.0")
+
+
 BUILD = choose_build()
 if BUILD == "none":
     setup()
 else:
     from torch.utils.cpp_extension import BuildExtension
 
+    if platform.system() == "Darwin":
+        set_up_macos()
     setup(ext_modules=extensions(BUILD), cmdclass={"build_ext": BuildExtension})

@@ -8,7 +8,8 @@
 #if defined(FASTI3D_NEON_BF16)
 #include <arm_neon.h>
 
-FASTI3D_TARGET_BEGIN("arch=armv8.2-a+bf16")
+// Tuned, or Clang loads all weights of a step before their products, and spills.
+FASTI3D_TARGET_BEGIN("arch=armv8.2-a+bf16,tune=neoverse-v1")
 FASTI3D_NO_SCHEDULING
 namespace fasti3d::neon_bf16 {
 
@@ -98,12 +99,22 @@ void run_tile(const TileArgs& args) {
       weights += 2 * kPanel;
     }
   }
+  // Apart from the sums, of which Clang would keep in memory what the loop below picks by number.
+  Vector result[kRows][kVectors];
+#pragma GCC unroll 3
+  for (int r = 0; r < kRows; r += 2) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const float64x2_t low = vreinterpretq_f64_f32(sum[r / 2][2 * v]);
+      const float64x2_t high = vreinterpretq_f64_f32(sum[r / 2][2 * v + 1]);
+      result[r][v] = (Vector)vzip1q_f64(low, high);
+      result[r + 1][v] = (Vector)vzip2q_f64(low, high);
+    }
+  }
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
-      const float64x2_t low = vreinterpretq_f64_f32(sum[r / 2][2 * v]);
-      const float64x2_t high = vreinterpretq_f64_f32(sum[r / 2][2 * v + 1]);
-      Vector y = (Vector)(r % 2 == 0 ? vzip1q_f64(low, high) : vzip2q_f64(low, high));
+      Vector y = result[r][v];
       const int64_t left = args.channels - v * kLanes;
       if (args.residual != nullptr) {
         y += load_lanes(static_cast<const Out*>(args.residual[r]) + v * kLanes, left);

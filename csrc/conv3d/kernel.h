@@ -71,17 +71,24 @@ void run_tile(const TileArgs& args) {
     }
   }
   const bool several = args.count * pieces > together;
+  // Apart from the sums, of which Clang would keep in memory what the loop below picks by number.
+  Vector result[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) result[r][v] = sum[r][v];
+  }
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
-      if (several) sum[r][v] += total[r][v];
+      if (several) result[r][v] += total[r][v];
       if (args.residual != nullptr) {
-        sum[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
-                                args.channels - v * kLanes);
+        result[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
+                                   args.channels - v * kLanes);
       }
       // Written so that a NaN stays one, as in torch.
-      if (args.relu) sum[r][v] = sum[r][v] < 0.0f ? Vector{} : sum[r][v];
-      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, sum[r][v],
+      if (args.relu) result[r][v] = result[r][v] < 0.0f ? Vector{} : result[r][v];
+      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, result[r][v],
                   args.channels - v * kLanes);
     }
   }

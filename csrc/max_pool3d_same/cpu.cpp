@@ -18,6 +18,8 @@ PoolRows choose() {
 #if defined(__x86_64__)
   if (isa() >= Isa::kAvx512) return avx512::pool_rows_any;
   if (isa() >= Isa::kAvx2) return avx2::pool_rows_any;
+#elif defined(__aarch64__)
+  if (isa() >= Isa::kNeon) return neon::pool_rows_any;
 #endif
   return baseline::pool_rows_any;
 }

@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace fasti3d::avx512 {
+using Single = int32_t;
 #include "kernel.h"
 }  // namespace fasti3d::avx512
 FASTI3D_TARGET_END

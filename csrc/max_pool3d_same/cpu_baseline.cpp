@@ -3,5 +3,6 @@
 #include "pool.h"
 
 namespace fasti3d::baseline {
+using Single = int32_t;
 #include "kernel.h"
 }  // namespace fasti3d::baseline

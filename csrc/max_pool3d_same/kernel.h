@@ -4,7 +4,9 @@
 // numbers gives keys that order as the values do, so that one integer maximum serves float32,
 // bfloat16 and float16, and a NaN mapped to the largest key wins as it does in torch.
 //
-// Included once per instruction set, inside a namespace of its own.
+// Included once per instruction set, inside a namespace of its own which defines Single, as which
+// float32 values are compared: int32_t, or float where it defines the three functions on keys of
+// floats.
 
 template <class Int>
 inline Int to_key(Int bits, Int infinity) {
@@ -17,6 +19,22 @@ template <class Int>
 inline Int from_key(Int key) {
   constexpr Int kMax = static_cast<Int>(~(Int(1) << (sizeof(Int) * 8 - 1)));
   return static_cast<Int>(key ^ ((key >> (sizeof(Int) * 8 - 1)) & kMax));
+}
+
+template <class Int>
+inline void first_keys(const Int* __restrict source, int64_t count, Int infinity,
+                       Int* __restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] = to_key(source[i], infinity);
+}
+
+// The larger of the keys that are there and those of further values.
+template <class Int>
+inline void more_keys(const Int* __restrict source, int64_t count, Int infinity,
+                      Int* __restrict target) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Int key = to_key(source[i], infinity);
+    target[i] = key > target[i] ? key : target[i];
+  }
 }
 
 // The largest of `taps` neighbouring pixels' keys, as a value. kTaps is `taps` where the compiler
@@ -55,15 +73,12 @@ void pool_rows(const PoolArgs& args, int64_t row_begin, int64_t row_end, Int inf
     for (int64_t it = t.first(ot); it < t.last(ot); ++it) {
       for (int64_t ih = h.first(oh); ih < h.last(oh); ++ih) {
         for (int64_t r = 0; r < runs; ++r) {
-          const Int* __restrict const source = x + args.in.pixel(n, it, ih, r);
-          Int* __restrict const target = scratch + r * run;
+          const Int* const source = x + args.in.pixel(n, it, ih, r);
+          Int* const target = scratch + r * run;
           if (first) {
-            for (int64_t i = 0; i < run; ++i) target[i] = to_key(source[i], infinity);
+            first_keys(source, run, infinity, target);
           } else {
-            for (int64_t i = 0; i < run; ++i) {
-              const Int key = to_key(source[i], infinity);
-              target[i] = key > target[i] ? key : target[i];
-            }
+            more_keys(source, run, infinity, target);
           }
         }
         first = false;
@@ -85,8 +100,7 @@ void pool_rows(const PoolArgs& args, int64_t row_begin, int64_t row_end, Int inf
 
 void pool_rows_any(const PoolArgs& args, int64_t row_begin, int64_t row_end, void* scratch) {
   switch (args.type) {
-    case ScalarType::Float:
-      return pool_rows<int32_t>(args, row_begin, row_end, 0x7f800000, scratch);
+    case ScalarType::Float: return pool_rows<Single>(args, row_begin, row_end, 0x7f800000, scratch);
     case ScalarType::BFloat16: return pool_rows<int16_t>(args, row_begin, row_end, 0x7f80, scratch);
     default: return pool_rows<int16_t>(args, row_begin, row_end, 0x7c00, scratch);
   }

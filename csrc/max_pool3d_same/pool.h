@@ -82,6 +82,10 @@ void pool_rows_any(const PoolArgs&, int64_t, int64_t, void*);
 namespace avx512 {
 void pool_rows_any(const PoolArgs&, int64_t, int64_t, void*);
 }
+#elif defined(__aarch64__)
+namespace neon {
+void pool_rows_any(const PoolArgs&, int64_t, int64_t, void*);
+}
 #endif
 
 }  // namespace fasti3d
