@@ -25,64 +25,101 @@ inline void store_lanes(float* out, Vector v, int64_t count) {
   }
 }
 
+// Adds to the sums what a part of the taps' values, from `from` to `to` of each, contributes.
+template <int kVectors>
+inline __attribute__((always_inline)) void add_products(Vector (&sum)[kRows][kVectors],
+                                                        const TileArgs& args, int64_t tap,
+                                                        int64_t from, int64_t to) {
+  const float* at = static_cast<const float*>(args.weights) + (tap * args.run + from) * kPanel;
+  const float* row[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = static_cast<const float*>(args.taps[tap * kRows + r]) + args.offset;
+  }
+  for (int64_t k = from; k < to; ++k, at += kPanel) {
+    Vector w[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      w[v] =
+          load_lanes(at + v / kVectorsPerPanel * args.panel_stride + v % kVectorsPerPanel * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const float a = row[r][k];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += a * w[v];
+    }
+  }
+}
+
+// Every loop over `sum` is unrolled, or it would lie in memory and not in registers.
 template <int kPanels>
 void run_tile(const TileArgs& args) {
   constexpr int kVectors = kPanels * kVectorsPerPanel;
   Vector sum[kRows][kVectors], total[kRows][kVectors];
+#pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     const Vector bias = load_lanes(args.bias + v * kLanes);
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) sum[r][v] = bias;
   }
-  const float* const weights = static_cast<const float*>(args.weights);
   // A sum's rounding error grows with its length: about kSummed products are summed by themselves.
-  const int64_t together = std::max<int64_t>(kSummed / args.run, 1);
   const int64_t pieces = (args.run + kSummed - 1) / kSummed;
-  const int64_t length = (args.run + pieces - 1) / pieces;
-  for (int64_t first = 0; first < args.count * pieces; first += together) {
-    if (first > 0) {
+  const int64_t length = pieces == 1 ? args.run : (args.run + pieces - 1) / pieces;
+  const int64_t together = args.count == 1 || pieces > 1 ? 1 : kSummed / args.run;
+  const auto each = [&](auto&& what) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
-          total[r][v] = first == together ? sum[r][v] : total[r][v] + sum[r][v];
-          sum[r][v] = Vector{};
-        }
-      }
+      for (int v = 0; v < kVectors; ++v) what(sum[r][v], total[r][v]);
     }
-    const int64_t begin = first / pieces, end = std::min(begin + together, args.count);
-    const int64_t from = first % pieces * length, to = std::min(from + length, args.run);
-    for (int64_t tap = begin; tap < end; ++tap) {
-      const void* const* const inputs = args.taps + tap * kRows;
-      const float* at = weights + (tap * args.run + from) * kPanel;
-      for (int64_t k = args.offset + from; k < args.offset + to; ++k, at += kPanel) {
-        Vector w[kVectors];
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
-          w[v] = load_lanes(at + v / kVectorsPerPanel * args.panel_stride +
-                            v % kVectorsPerPanel * kLanes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const float a = static_cast<const float*>(inputs[r])[k];
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) sum[r][v] += a * w[v];
-        }
-      }
+  };
+  bool several = false;
+  for (int64_t tap = 0, from = 0;;) {
+    const int64_t end = std::min(tap + together, args.count);
+    const int64_t to = std::min(from + length, args.run);
+    for (int64_t t = tap; t < end; ++t) add_products(sum, args, t, from, to);
+    from = to == args.run ? 0 : to;
+    if (from == 0) tap = end;
+    if (tap == args.count) break;
+    // The totals lie in memory: as values of the loop they would be moved about before it as well.
+    asm volatile("" : : "r"(total) : "memory");
+    if (several) {
+      each([](Vector& s, Vector& t) { t += s, s = Vector{}; });
+    } else {
+      each([](Vector& s, Vector& t) { t = s, s = Vector{}; });
     }
+    several = true;
   }
-  const bool several = args.count * pieces > together;
+  if (several) each([](Vector& s, Vector& t) { s += t; });
+  // Written so that a NaN stays one, as in torch.
+  const Vector least = Vector{} + (args.relu ? 0.0f : -__builtin_inff());
+  const auto finish = [&](Vector y) { return y < least ? least : y; };
+  if (args.channels >= kVectors * kLanes) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      if (args.out[r] == nullptr) continue;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        Vector y = sum[r][v];
+        if (args.residual != nullptr) {
+          y += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes);
+        }
+        store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, finish(y), kLanes);
+      }
+    }
+    return;
+  }
+  each([](Vector& s, Vector& t) { t = s; });
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
-      if (several) sum[r][v] += total[r][v];
+      const int64_t count = args.channels - v * kLanes;
+      Vector y = total[r][v];
       if (args.residual != nullptr) {
-        sum[r][v] += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes,
-                                args.channels - v * kLanes);
+        y += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes, count);
       }
-      // Written so that a NaN stays one, as in torch.
-      if (args.relu) sum[r][v] = sum[r][v] < 0.0f ? Vector{} : sum[r][v];
-      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, sum[r][v],
-                  args.channels - v * kLanes);
+      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, finish(y), count);
     }
   }
 }
