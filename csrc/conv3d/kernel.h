@@ -52,70 +52,84 @@ inline __attribute__((always_inline)) void add_products(Vector (&sum)[kRows][kVe
   }
 }
 
+// Brings what a tile writes, and the residual, into the cache while it is computed.
+template <int kPanels>
+inline __attribute__((always_inline)) void fetch_results(const TileArgs& args) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      __builtin_prefetch(static_cast<float*>(args.out[r]) + p * kPanel, 1);
+      if (args.residual != nullptr) {
+        __builtin_prefetch(static_cast<const float*>(args.residual[r]) + p * kPanel);
+      }
+    }
+  }
+}
+
 // Every loop over `sum` is unrolled, or it would lie in memory and not in registers.
 template <int kPanels>
 void run_tile(const TileArgs& args) {
   constexpr int kVectors = kPanels * kVectorsPerPanel;
-  Vector sum[kRows][kVectors], total[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) {
-    const Vector bias = load_lanes(args.bias + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) sum[r][v] = bias;
-  }
-  // A sum's rounding error grows with its length: about kSummed products are summed by themselves.
-  const int64_t pieces = (args.run + kSummed - 1) / kSummed;
-  const int64_t length = pieces == 1 ? args.run : (args.run + pieces - 1) / pieces;
-  const int64_t together = args.count == 1 || pieces > 1 ? 1 : kSummed / args.run;
+  Vector sum[kRows][kVectors];
   const auto each = [&](auto&& what) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) what(sum[r][v], total[r][v]);
+      for (int v = 0; v < kVectors; ++v) what(sum[r][v], r, v);
     }
   };
-  bool several = false;
+  if (!args.unfinished) fetch_results<kPanels>(args);
+  Vector bias[kVectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    bias[v] = args.continued ? Vector{} : load_lanes(args.bias + v * kLanes);
+  }
+  each([&](Vector& s, int, int v) { s = bias[v]; });
+
+  // A sum's rounding error grows with its length: about kSummed products are summed by themselves.
+  const int64_t length = args.length > 0 ? args.length : summed_length(args.run);
+  const int64_t together = args.count > 1 ? std::max<int64_t>(kSummed / args.run, 1) : 1;
+  alignas(64) float own[kRows * kVectors * kLanes];
+  float* const total = args.sums == nullptr ? own : args.sums;
+  const auto at = [&](int r, int v) { return total + (r * kVectors + v) * kLanes; };
+  bool several = args.continued;
   for (int64_t tap = 0, from = 0;;) {
     const int64_t end = std::min(tap + together, args.count);
     const int64_t to = std::min(from + length, args.run);
     for (int64_t t = tap; t < end; ++t) add_products(sum, args, t, from, to);
     from = to == args.run ? 0 : to;
     if (from == 0) tap = end;
-    if (tap == args.count) break;
-    // The totals lie in memory: as values of the loop they would be moved about before it as well.
-    asm volatile("" : : "r"(total) : "memory");
-    if (several) {
-      each([](Vector& s, Vector& t) { t += s, s = Vector{}; });
-    } else {
-      each([](Vector& s, Vector& t) { t = s, s = Vector{}; });
-    }
+    if (tap == args.count && !args.unfinished) break;
+    if (several) each([&](Vector& s, int r, int v) { s += load_lanes(at(r, v)); });
+    each([&](Vector& s, int r, int v) {
+      store_lanes(at(r, v), s, kLanes);
+      s = Vector{};
+    });
+    if (tap == args.count) return;
     several = true;
   }
-  if (several) each([](Vector& s, Vector& t) { s += t; });
+  if (several) each([&](Vector& s, int r, int v) { s += load_lanes(at(r, v)); });
+
   // Written so that a NaN stays one, as in torch.
   const Vector least = Vector{} + (args.relu ? 0.0f : -__builtin_inff());
   const auto finish = [&](Vector y) { return y < least ? least : y; };
   if (args.channels >= kVectors * kLanes) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      if (args.out[r] == nullptr) continue;
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        Vector y = sum[r][v];
-        if (args.residual != nullptr) {
-          y += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes);
-        }
-        store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, finish(y), kLanes);
+    each([&](Vector& s, int r, int v) {
+      if (args.out[r] == nullptr) return;
+      if (args.residual != nullptr) {
+        s += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes);
       }
-    }
+      store_lanes(static_cast<float*>(args.out[r]) + v * kLanes, finish(s), kLanes);
+    });
     return;
   }
-  each([](Vector& s, Vector& t) { t = s; });
+  each([&](Vector& s, int r, int v) { store_lanes(at(r, v), s, kLanes); });
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;
     for (int v = 0; v < kVectors && v * kLanes < args.channels; ++v) {
       const int64_t count = args.channels - v * kLanes;
-      Vector y = total[r][v];
+      Vector y = load_lanes(at(r, v));
       if (args.residual != nullptr) {
         y += load_lanes(static_cast<const float*>(args.residual[r]) + v * kLanes, count);
       }
