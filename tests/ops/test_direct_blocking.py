@@ -124,5 +124,5 @@ def test_long_sums_stay_as_exact_as_short_ones(isa: str) -> None:
     weight = torch.rand(16, 2048, 1, 1, 1, generator=torch.Generator().manual_seed(1)) + 1
     conv = PackedConv3d.pack(weight, torch.zeros(16), (1, 1, 1), relu=False, dtype=x.dtype, winograd=False)
     exact = F.conv3d(x.double(), weight.double())
-    # All are positive: in one run of 2048 the error is 1.4e-6, measured.
-    assert ((conv(x) - exact).norm() / exact.norm()).item() < 4e-7
+    # All are positive: 8e-8 in runs of 128 and 7e-7 in one of 2048, by emulation.
+    assert ((conv(x) - exact).norm() / exact.norm()).item() < 2e-7
