@@ -46,6 +46,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
         "torch isa": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "openvino": _version("openvino"),
+        "onnxruntime": _version("onnxruntime"),
         "opencv": _version("opencv-contrib-python-headless", "opencv-contrib-python"),
         "scikit-image": _version("scikit-image"),
         "extension": extension.build_info(),

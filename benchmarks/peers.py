@@ -184,6 +184,22 @@ def _openvino(case: Case) -> Forward:
     return forward
 
 
+def _onnxruntime(case: Case) -> Forward:
+    import onnxruntime
+
+    x = clip(case)
+    with torch.no_grad():
+        network = folded(random_reference(), convolve_then_relu)
+        # By torch.export: where it is traced by TorchScript, the pools' padding is no constant.
+        program: Any = torch.onnx.export(network, (x,), input_names=["x"], dynamo=True, verbose=False)
+    model = program.model_proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    values = {"x": x.numpy()}
+    return lambda: torch.from_numpy(session.run(None, values)[0])
+
+
 OURS = "fasti3d"
 TUNED = "cuDNN, BN folded, channels_last_3d, CUDA graph"
 COMPILED = "torch.compile"  # in the names of all that it compiles
@@ -202,7 +218,10 @@ CANDIDATES: dict[str, Callable[[Case], Forward]] = {
     "torch.compile, channels_last_3d, freezing": _compiled,
     **GPU_CANDIDATES,
     "OpenVINO": _openvino,
+    "ONNX Runtime": _onnxruntime,
 }
+# What others need, which runs on a CPU alone.
+PACKAGES = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime"}
 # Clips that the float32 reference gets at once: it needs some 2 GB for each.
 _REFERENCE_CLIPS = 4
 

@@ -279,7 +279,10 @@ def machine(record: Row) -> str:
     parts = [info["cpu"].get("brand_raw", info["machine"]), f"{ours['threads']} threads"]
     parts += [
         f"{name} {ours[name]}"
-        for name in ("isa", "gpu", "torch", "cuda", "cudnn", "triton", "openvino", "opencv", "scikit-image")
+        for name in (
+            *("isa", "gpu", "torch", "cuda", "cudnn", "triton"),
+            *("openvino", "onnxruntime", "opencv", "scikit-image"),
+        )
         if ours.get(name)
     ]
     if ours.get("tuned"):

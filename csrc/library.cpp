@@ -6,7 +6,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "common/caches.h"
 #include "common/isa.h"
+#include "conv3d/direct_blocking.h"
 #include "watch/watch.h"
 
 #define FASTI3D_TEXT_(x) #x
@@ -29,6 +31,27 @@ PYBIND11_MODULE(_C, m) {
   m.def("limit_isa", &fasti3d::limit_isa, pybind11::arg("name"),
         "Uses no more than this instruction set from now on.");
   m.def("has_bf16_dot", &fasti3d::has_bf16_dot, "Whether bfloat16 dot products run in hardware.");
+  m.def(
+      "caches", [] { return pybind11::make_tuple(fasti3d::caches().l1, fasti3d::caches().l2); },
+      "Bytes of a core's L1 data cache and of its L2 cache.");
+  m.def(
+      "direct_blocking",
+      [](int64_t rows, int64_t max_panels, int64_t tiles, int64_t panels, int64_t taps, int64_t run,
+         int64_t l1, int64_t l2, int64_t threads) {
+        const auto b = fasti3d::block({rows, max_panels, tiles, panels, taps, run, 1, 4, true},
+                                      {l1, l2}, threads);
+        pybind11::dict cut;
+        cut["tile_shares"] = b.tile_shares;
+        cut["panel_shares"] = b.panel_shares;
+        cut["tiles"] = b.tiles;
+        cut["taps"] = b.taps;
+        cut["run"] = b.run;
+        return cut;
+      },
+      pybind11::kw_only(), pybind11::arg("rows"), pybind11::arg("max_panels"),
+      pybind11::arg("tiles"), pybind11::arg("panels"), pybind11::arg("taps"), pybind11::arg("run"),
+      pybind11::arg("l1"), pybind11::arg("l2"), pybind11::arg("threads"),
+      "How a float32 convolution of windows of one frame is cut (csrc/conv3d/direct_blocking.h).");
   m.def("has_amx_bf16", &fasti3d::has_amx_bf16, "Whether the CPU has bfloat16 matrix tiles.");
   m.def("contents_of", &fasti3d::contents_of, pybind11::arg("objects"), pybind11::arg("dicts"),
         "Classes and __dict__s of objects, then the keys and values of dicts.");

@@ -20,8 +20,11 @@ struct Place {
         w(index % clip.w) {}
 
   // n ends at clip.n.
-  void next(const ClipView& clip) {
-    if (++w < clip.w) return;
+  void next(const ClipView& clip) { skip(1, clip); }
+
+  // `count` pixels of a row at once.
+  void skip(int64_t count, const ClipView& clip) {
+    if ((w += count) < clip.w) return;
     w = 0;
     if (++h < clip.h) return;
     h = 0;

@@ -16,6 +16,14 @@ namespace fasti3d {
 constexpr int64_t kPanel = 16;
 // Products that are summed by themselves, about, before they are added to others: in float32.
 constexpr int64_t kSummed = 128;
+
+// The length of such a run of a tap's products, where a tap has more.
+inline int64_t summed_length(int64_t run) {
+  if (run <= kSummed) return run;
+  const int64_t runs = (run + kSummed - 1) / kSummed;
+  return (run + runs - 1) / runs;
+}
+
 // Clips of fewer channels than this (the stem) are first laid out with their padding along w, so
 // that a tap is a run of kernel_w * channels values and not of 2 or 3.
 constexpr int64_t kFewChannels = 16;
@@ -48,6 +56,12 @@ struct TileArgs {
       out;  // [rows] pointers to the pixels' first channel of the first panel; null: do not store
   const void* const* residual;  // likewise, of what is added to the sums; null: nothing is
   int64_t channels;             // channels to store, at most panels * 16
+  // A part of the products a call, so that its weights stay in the cache, in float32 alone: `sums`,
+  // [rows][panels * 16], takes them from one call to the next, and `length` is that of a run of a
+  // tap's products which are summed by themselves (0: by kSummed).
+  float* sums = nullptr;
+  bool continued = false, unfinished = false;
+  int64_t length = 0;
 };
 
 // The kernels of one instruction set and one type of clips and weights.

@@ -3,7 +3,8 @@
 #include "winograd.h"
 
 #if defined(__x86_64__)
-FASTI3D_TARGET_BEGIN("avx2,fma")
+// prefetchw does nothing where a CPU does not have it.
+FASTI3D_TARGET_BEGIN("prfchw,avx2,fma")
 namespace fasti3d::avx2 {
 constexpr int kLanes = 8, kRows = 6, kMaxPanels = 1;
 #include "kernel.h"
