@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../common/cache.h"
+#include "../common/caches.h"
 #include "depth.h"
 
 namespace fasti3d::tvl1 {
@@ -186,7 +186,7 @@ Solver::Progress Solver::iterate(const Member& member, const Share& share) {
   const int64_t row_bytes =
       (planes.count + kData) * planes.stride * static_cast<int64_t>(sizeof(float));
   const int64_t rows = member.count == 1 ? 0 : groups(size_.height) / member.count * kGroup;
-  const int64_t most = max_depth(l2_bytes(), row_bytes, kTurn, rows);
+  const int64_t most = max_depth(caches().l2, row_bytes, kTurn, rows);
   const double tolerance = params_.tolerance(size_.pixels());
   StopRule rule{params_.cuda_form, tolerance};
   Forecast forecast(previous_);

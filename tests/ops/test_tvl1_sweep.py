@@ -69,9 +69,3 @@ def test_depth(program: Path, cache: int, row: int, rows: int, depth: int) -> No
 )
 def test_forecast(program: Path, previous: int, errors: list[object], remaining: int) -> None:
     assert int(run(program, "forecast", previous, *errors)) == remaining
-
-
-def test_cache_sizes(program: Path) -> None:
-    """As the system writes them."""
-    sizes = {"2048K": 2 << 20, "4M": 4 << 20, "32768": 32768, "": 0, "unknown": 0}
-    assert {text: int(run(program, "cache", text)) for text in sizes} == sizes

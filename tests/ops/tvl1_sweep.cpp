@@ -4,7 +4,6 @@
 //                                  iterations of the whole, and prints those that differ
 //   tvl1_sweep depth CACHE ROW MORE ROWS
 //   tvl1_sweep forecast PREVIOUS ERROR...    "median" among the errors stands for one
-//   tvl1_sweep cache TEXT
 #include "../../csrc/tvl1/sweep.cpp"
 
 #include <cstdio>
@@ -14,7 +13,6 @@
 #include <random>
 #include <string>
 
-#include "../../csrc/common/cache.h"
 #include "../../csrc/tvl1/cpu_baseline.cpp"
 #include "../../csrc/tvl1/depth.h"
 
@@ -146,7 +144,6 @@ int main(int count, char** arguments) {
   if (what == "sweeps") return sweeps();
   long long result = 0;
   if (what == "depth") result = max_depth(number(2), number(3), number(4), number(5));
-  if (what == "cache") result = fasti3d::parse_cache_size(arguments[2]);
   if (what == "forecast") {
     Forecast forecast(number(2));
     for (int i = 3; i < count; ++i) {
