@@ -141,12 +141,12 @@ void multiply_floats(const MultiplyArgs& args) { neon::kWinograd.multiply[0](arg
 
 extern const ConvKernels kBfloatDot = {kRows, 1, {run_tile<Bfloat>, nullptr}};
 extern const WinogradKernels kWinograd = {
-    kRows,  1, {multiply, nullptr}, winograd_transform<Bfloat>, winograd_inverse<Bfloat>,
-    nullptr};
+    kRows, 1, {multiply, nullptr}, winograd_transform<Bfloat>, winograd_inverse<Bfloat>, nullptr};
 
 // bfloat16 clips of few channels, in float32 between the transforms.
 extern const WinogradKernels kWinogradInFloat = {
-    kRows, 1, {multiply_floats, nullptr}, winograd_transform<float>, winograd_inverse<Bfloat>, nullptr};
+    kRows,  1, {multiply_floats, nullptr}, winograd_transform<float>, winograd_inverse<Bfloat>,
+    nullptr};
 
 }  // namespace fasti3d::neon_bf16
 FASTI3D_TARGET_END

@@ -146,11 +146,13 @@ def _trace(
     return graphs, opaque
 
 
-def find_chains(network: nn.Module, *, inside_network: bool = False) -> tuple[list[Chain], dict[str, Exception]]:
+def find_chains(
+    network: nn.Module, *, inside_network: bool = False
+) -> tuple[list[Chain], dict[str, Exception]]:
     """Every Conv3d that can be fused, with what follows it, and the modules that could not be followed.
 
     A batch norm or a ReLU is in a chain if it is called once, on nothing but the result that precedes it,
-    which nothing else reads. ``inside_network``: also those of an I3D, which fuses itself.
+    which nothing else reads. ``inside_network``: also those of one that fuses itself.
     """
     network = _without_values(network)
     names = {module: name for name, module in network.named_modules()}

@@ -52,7 +52,7 @@ class Route:
 def route(device: torch.device, dtype: torch.dtype) -> Route:
     """The path of eval-mode clips of ``dtype`` on ``device``.
 
-    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16 or AMX, or FEAT_BF16 on aarch64, make that worth it.
+    On the CPU bfloat16 runs in bfloat16 where AVX512_BF16, AMX, or FEAT_BF16 on aarch64, make that worth it.
     """
     if device.type != "cpu":
         if why := gpu.why_not(device, dtype):

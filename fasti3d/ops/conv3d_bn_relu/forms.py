@@ -25,13 +25,15 @@ _MAX_AMPLIFICATION = 5.0
 _MAX_HALF_AMPLIFICATION = 1.3
 # Multiplications that take as long as one transformed value, at 64 to 192 channels, measured; in bfloat16 two
 # take as long as one in float32.
-_TRANSFORM, _HALF_TRANSFORM = 16, 32
+_TRANSFORM, _HALF_TRANSFORM = 30, 60
 # Values of a tile (csrc/conv3d/winograd.h).
 _MAX_TILE = 256
 # Bytes of packed weights per layer. Those of 160 by 320 channels in tiles of 4x2x2 are 19.7 MB.
 MEMORY_LIMIT = 20_000_000
-# What weights may always grow to: 64 components of 27 taps.
-_MIN_GROWTH = 2.4
+# What weights may always grow to: 72 taps of 27, as in tiles of 2x1x4 outputs.
+_MIN_GROWTH = 2.7
+# What the weights of the last layers of networks have at least: those of 192 by 384 channels have 8 MB.
+_LAST_BYTES = 6_000_000
 
 
 class Form(NamedTuple):
@@ -74,15 +76,21 @@ def choose_form(
     >>> print(choose_form(64, 192, same, torch.float32))
     F(4,2,2), 6 products per output and input channel
     >>> print(choose_form(192, 384, same, torch.float32))
-    F(2,2,2), 8 products per output and input channel
+    F(2,1,4), 9 products per output and input channel
     """
     found = forms(in_channels, out_channels, geometry, dtype)
     direct = next(form for form in found if form.direct)
     limit = max(memory_limit, int(_MIN_GROWTH * direct.bytes))
-    # Of equal ones that of the longest tiles along time, where maps are as long in every layer.
+
+    def length(form: Form) -> Triple:
+        # Of equal ones that of the longest tiles along time, of which most layers have many steps; the last
+        # ones of a network have as few as two.
+        t, h, w = form.outputs
+        return (abs(t - 2), h, w) if direct.bytes > _LAST_BYTES else (-t, -h, -w)
+
     return min(
         (form for form in found if form.bytes <= limit),
-        key=lambda form: (form.time, form.bytes, [-m for m in form.outputs]),
+        key=lambda form: (form.time, form.bytes, length(form)),
     )
 
 
