@@ -236,7 +236,7 @@ PICTURES = {
 
 def main() -> None:
     """Draw all of them."""
-    matplotlib.rcParams.update({"svg.hashsalt": "fasti3d", "svg.fonttype": "path"})
+    matplotlib.rcParams.update({"svg.hashsalt": "fasti3d", "svg.fonttype": "none"})
     for name, picture in PICTURES.items():
         for theme, colors in THEMES.items():
             figure = Figure(figsize=picture.size, layout="constrained")
