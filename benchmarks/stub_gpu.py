@@ -17,7 +17,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from fasti3d import i3d
+from fasti3d import fused
 from fasti3d.engine import cuda_graphs, plan, steps
 from fasti3d.engine.cuda_graphs import Captured, Cuda, Graphs
 from fasti3d.engine.layout import ONE_LANE
@@ -122,8 +122,8 @@ def h200() -> Iterator[Driver]:
         put(PackedConv3d, "pack", staticmethod(_pack))
         put(steps, "max_pool3d_into", _pool)
         put(steps, "average_head", head_launch.head)
-        put(i3d, "fingerprint", traces)
-        put(i3d, "compute_dtype", lambda device, dtype: dtype)
+        put(fused, "fingerprint", traces)
+        put(fused, "compute_dtype", lambda device, dtype: dtype)
         put(plan, "Graphs", lambda: Graphs(Machine()))
         put(cuda_graphs, "_agree", lambda maps, expected: True)
         # As for kernels that were proved.

@@ -56,7 +56,7 @@ def test_vector_instructions_stay_where_they_are_chosen_at_run_time(library: str
         if label := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
             function = label[1]
         elif re.search(r"\t\s*v[a-z]", line):  # only AVX and its successors have names that begin with v
-            if re.search(r"\bfasti3d::(\w+::)?avx(2|512|512_bf16)::", function):
+            if re.search(r"\bfasti3d::(\w+::)?(avx(2|512|512_bf16)|amx)::", function):
                 inside.add(function)
             else:
                 outside[function] = line.split("\t")[-1]

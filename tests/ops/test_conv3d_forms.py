@@ -147,7 +147,7 @@ def test_the_choice_keeps_its_limits() -> None:
     less = choose_form(*layer, memory_limit=chosen.bytes - 1)
     assert less.bytes < chosen.bytes
     assert less.time > chosen.time
-    assert choose_form(*layer, memory_limit=0).bytes <= 2.4 * weight.nbytes
+    assert choose_form(*layer, memory_limit=0).bytes <= 2.7 * weight.nbytes
     every = {form.outputs for form in forms(*layer)}
     assert (4, 4, 4) not in every  # too inexact
     assert {(4, 2, 2), (2, 2, 4), ONE} < every

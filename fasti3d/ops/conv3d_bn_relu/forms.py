@@ -20,7 +20,7 @@ from fasti3d.ops.tiling import Triple
 # Rounding errors of float32 forms, as multiples of the direct form's (see ``amplification``): 3.8 in tiles of
 # 4x2x2 outputs of three taps, 5.0 of 3x3 of seven taps at stride 2. Measured, they add 3 to 10 % to those of
 # tiles of four frames alone, whose sums are longer, and I3D's logits are as exact.
-_MAX_AMPLIFICATION = 5.0
+MAX_AMPLIFICATION = 5.0
 # Of bfloat16, whose transformed values are rounded once more: two outputs.
 _MAX_HALF_AMPLIFICATION = 1.3
 # Multiplications that take as long as one transformed value, at 64 to 192 channels, measured; in bfloat16 two
@@ -69,6 +69,7 @@ def choose_form(
     geometry: Geometry,
     dtype: torch.dtype,
     memory_limit: int = MEMORY_LIMIT,
+    max_amplification: float = MAX_AMPLIFICATION,
 ) -> Form:
     """The form of the least estimated time of those whose error and memory are within their limits.
 
@@ -78,7 +79,7 @@ def choose_form(
     >>> print(choose_form(192, 384, same, torch.float32))
     F(2,1,4), 9 products per output and input channel
     """
-    found = forms(in_channels, out_channels, geometry, dtype)
+    found = forms(in_channels, out_channels, geometry, dtype, max_amplification)
     direct = next(form for form in found if form.direct)
     limit = max(memory_limit, int(_MIN_GROWTH * direct.bytes))
 
@@ -94,11 +95,17 @@ def choose_form(
     )
 
 
-def forms(in_channels: int, out_channels: int, geometry: Geometry, dtype: torch.dtype) -> list[Form]:
-    """Those whose error is within its limit."""
+def forms(
+    in_channels: int,
+    out_channels: int,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    max_amplification: float = MAX_AMPLIFICATION,
+) -> list[Form]:
+    """Those whose error is within its limit, in float32 ``max_amplification``."""
     few = in_channels < FEW_CHANNELS
     exact = dtype == torch.float32 or few
-    allowed = _MAX_AMPLIFICATION if exact else _MAX_HALF_AMPLIFICATION
+    allowed = max_amplification if exact else _MAX_HALF_AMPLIFICATION
     axes = list(zip(geometry.kernel, geometry.stride, strict=True))
     choices = [_outputs(taps, stride) for taps, stride in axes]
     if few:

@@ -8,10 +8,10 @@ from torch import Tensor
 import fasti3d.ops.conv3d_training.cpu_operators  # noqa: F401 - registers what filtered_grad_weight calls
 from fasti3d.ops.channels_last import channels_last
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
-from fasti3d.ops.conv3d_bn_relu.forms import choose_form
+from fasti3d.ops.conv3d_bn_relu.forms import MAX_AMPLIFICATION, choose_form
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS
-from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
+from fasti3d.ops.conv3d_bn_relu.winograd import amplification, minimal_filter
 from fasti3d.ops.tiling import Triple
 
 
@@ -24,6 +24,11 @@ def _readable(x: Tensor) -> Tensor:
     return x if x.shape[1] < FEW_CHANNELS else _in_channels_last(x)
 
 
+def _max_amplification(kernel: Triple) -> float:
+    """Of rounding errors, which add up over the steps of a training: that of tiles of four frames alone."""
+    return amplification(4, kernel[0], 1) if kernel[0] == 3 else MAX_AMPLIFICATION
+
+
 def filtered(x: Tensor, weight: Tensor, stride: Triple, out: Tensor, *, gradient: bool = False) -> None:
     """Convolves x into ``out`` with minimal filters.
 
@@ -31,7 +36,9 @@ def filtered(x: Tensor, weight: Tensor, stride: Triple, out: Tensor, *, gradient
     """
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
     geometry = Geometry(kernel, stride, None, False)
-    form = choose_form(x.shape[1], out.shape[1], geometry, torch.float32)
+    form = choose_form(
+        x.shape[1], out.shape[1], geometry, torch.float32, max_amplification=_max_amplification(kernel)
+    )
     inputs, filters, outputs = zip(*map(minimal_filter, form.outputs, kernel, stride), strict=True)
     packed = torch.ops.fasti3d.conv3d_pack(weight, torch.float32, filters, gradient)
     no_bias = torch.zeros(-(-out.shape[1] // PANEL) * PANEL)
