@@ -15,7 +15,6 @@ namespace {
 
 using Triple = std::vector<int64_t>;
 using Padding = std::optional<std::vector<int64_t>>;
-const std::optional<Tensor> kNone;
 
 // Sums are of float32 products; bfloat16 results are rounded once more, to 8 bits. Winograd's
 // transforms of four outputs a tile amplify the rounding of their inputs, those of two in bfloat16
@@ -97,22 +96,27 @@ struct Problem {
 
   void direct(double limit) const {
     using torch::stable::detail::to;
-    const auto packed =
-        to<Tensor>(host::call("conv3d_pack", 1, weights(), x.type, kNone, false)[0]);
+    const auto packed = to<Tensor>(
+        host::call("conv3d_pack", 1, weights(), x.type, std::vector<Tensor>(), false)[0]);
     host::call("conv3d_packed_", 0, x.tensor, packed, vector_of(bias), kernel, stride, Padding(),
                relu, out.tensor, start, addend());
     check("direct conv3d", limit);
   }
 
-  void winograd(int64_t outputs, ScalarType packed_type, double limit) const {
+  // `outputs` per tile along t, h and w; one is the direct form of an axis.
+  void winograd(const Triple& outputs, ScalarType packed_type, double limit) const {
     using torch::stable::detail::to;
-    const MinimalFilter filter(outputs, kernel[0], stride[0]);
-    const std::optional<Tensor> filters = filter.filter_matrix();
+    std::vector<Tensor> filters, inputs, sums;
+    for (size_t axis = 0; axis < 3; ++axis) {
+      const MinimalFilter filter(outputs[axis], kernel[axis], stride[axis]);
+      filters.push_back(filter.filter_matrix());
+      inputs.push_back(filter.input_matrix());
+      sums.push_back(filter.output_matrix());
+    }
     const auto packed =
         to<Tensor>(host::call("conv3d_pack", 1, weights(), packed_type, filters, false)[0]);
-    host::call("conv3d_winograd_", 0, x.tensor, packed, vector_of(bias), filter.input_matrix(),
-               filter.output_matrix(), kernel, stride, Padding(), relu, out.tensor, start,
-               addend());
+    host::call("conv3d_winograd_", 0, x.tensor, packed, vector_of(bias), inputs, sums, kernel,
+               stride, Padding(), relu, out.tensor, start, addend());
     check("Winograd conv3d", limit);
   }
 };
@@ -151,11 +155,13 @@ void winograd_convolutions(bool bfloat) {
     if (bfloat) {
       const int64_t cin = pick.of({16, 18, 32, 46});
       Problem(pick, ScalarType::BFloat16, cin, cout, kernel, kOne, size)
-          .winograd(2, ScalarType::BFloat16, kBfloatWinograd);
+          .winograd({2, 1, 1}, ScalarType::BFloat16, kBfloatWinograd);
     } else {
       const int64_t cin = pick.of({1, 3, 15, 16, 17, 21, 40});
       Problem(pick, ScalarType::Float, cin, cout, kernel, kOne, size)
-          .winograd(pick.of({2, 4}), ScalarType::Float, kWinograd);
+          .winograd({pick.of({2, 4}), kernel[1] == 3 ? pick.of({1, 2}) : 1,
+                     kernel[2] == 3 && cin >= 16 ? pick.of({1, 2}) : 1},
+                    ScalarType::Float, kWinograd);
     }
   }
   // The stem: two phases, few channels, which bfloat16 clips too are transformed of in float32.
@@ -163,7 +169,7 @@ void winograd_convolutions(bool bfloat) {
   const ScalarType type = bfloat ? ScalarType::BFloat16 : ScalarType::Float;
   for (const int64_t channels : {2, 3}) {
     Problem(pick, type, channels, 20, {7, 7, 7}, kStem, {9, 7, 11})
-        .winograd(4, ScalarType::Float, bfloat ? kBfloat : kWinograd);
+        .winograd({3, 3, 1}, ScalarType::Float, bfloat ? kBfloat : kWinograd);
   }
 }
 

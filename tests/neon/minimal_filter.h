@@ -16,6 +16,14 @@ struct MinimalFilter {
         stride(stride),
         taps((kernel + stride - 1) / stride),
         components(outputs + taps - 1) {
+    if (outputs == 1) {  // the direct form: one component, every tap a phase of its own
+      this->stride = kernel;
+      taps = components = 1;
+      input.assign(kernel, 1.0);
+      filter.assign(kernel, 1.0);
+      output.assign(1, 1.0);
+      return;
+    }
     const std::vector<double> points = components <= 4
                                            ? std::vector<double>{0, 1, -1}
                                            : std::vector<double>{0, .75, -.75, 1.5, -1.5, -.375};

@@ -81,7 +81,7 @@ def find_tools(install: bool) -> tuple[list[str], str] | None:
 
 def sources() -> list[Path]:
     """All of csrc but Python's module and the kernels of other CPUs, and the harness."""
-    of_others = re.compile(r"_(avx|amx|vnni)|library\.cpp|fingerprint")
+    of_others = re.compile(r"_(avx|amx|vnni)|library\.cpp|fingerprint|watch")
     found = [path for path in (ROOT / "csrc").rglob("*.cpp") if not of_others.search(str(path))]
     return sorted(found) + sorted(Path(__file__).parent.glob("*.cpp"))
 
