@@ -8,7 +8,7 @@
 
 #include "../common/memory.h"
 #include "../common/parallel.h"
-#include "blocking.h"
+#include "place.h"
 #include "conv.h"
 #include "direct_blocking.h"
 

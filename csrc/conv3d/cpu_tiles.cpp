@@ -7,7 +7,7 @@
 
 #include "../common/memory.h"
 #include "../common/parallel.h"
-#include "blocking.h"
+#include "place.h"
 #include "slab.h"
 
 namespace fasti3d {
