@@ -99,6 +99,14 @@ class FusedNetwork(nn.Module):
         """A clip as a plan takes it, which may be as it is."""
         raise NotImplementedError
 
+    def _dtype_of(self, x: Tensor, wanted: set[str]) -> torch.dtype:
+        """The dtype of a clip, or that its bytes are scaled to; ValueError for scores but no classifier."""
+        if wanted.intersection(SCORES) and getattr(self, self._classifier, None) is None:
+            raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
+        if x.is_floating_point():
+            return x.dtype
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+
     def _check_range(self, x: Tensor) -> None:
         """Warns of values, or raises for some, that the network cannot be meant to take."""
         raise NotImplementedError

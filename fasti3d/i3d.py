@@ -252,11 +252,7 @@ class I3D(FusedNetwork, reference.I3D):
             channels, dtype = stem.weight.shape[1] * stem.groups, stem.weight.dtype
         has_grid = wanted.intersection(network.HEAD) and (kept is not None or keeps_grid(self))
         check_clip(x, channels, dtype, window=network.HEAD_POOL if has_grid else None)
-        if wanted.intersection(network.SCORES) and getattr(self, "logits", None) is None:
-            raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
-        if x.is_floating_point():
-            return x.dtype
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        return self._dtype_of(x, wanted)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_trained": None}

@@ -15,7 +15,6 @@ from fasti3d.engine.describe.resnet import describe, known_stem, watch
 from fasti3d.engine.describe.watch import Watch
 from fasti3d.fused import FusedNetwork, Kept
 from fasti3d.inputs import check_clip, check_range
-from fasti3d.network import SCORES
 from fasti3d.resnet import reference
 from fasti3d.resnet.variants import FEATURE_CHANNELS, check_network
 from fasti3d.widths import out_width
@@ -194,11 +193,7 @@ class I3DResNet(FusedNetwork, reference.I3DResNet):
         if (stem := known_stem(self)) is not None:
             channels, dtype = stem.weight.shape[1], stem.weight.dtype
         check_clip(x, channels, dtype)
-        if wanted.intersection(SCORES) and getattr(self, "fc", None) is None:
-            raise ValueError("this network has no classifier: ask for Features, or for maps of the trunk")
-        if x.is_floating_point():
-            return x.dtype
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        return self._dtype_of(x, wanted)
 
     def _as_floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         if x.dtype != torch.uint8:

@@ -127,77 +127,36 @@ _GREY, _GREY_STD = (114.75,) * 3, (57.375,) * 3
 _IMAGENET, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
+_FACEBOOK = Preprocessing(_GREY, _GREY_STD, frames=8, step=8, views=(10, 3))
+_OPEN_MMLAB = Preprocessing(_IMAGENET, _IMAGENET_STD, frames=32, step=2, views=(10, 3))
+
+# PySlowFast's, from which the others differ.
+_I3D = Variant(
+    stem=(5, 7, 7),
+    stem_stride=1,
+    pool=_PADDED,
+    pool2=_HALVE,
+    taps=_I3D_TAPS,
+    head=(4, 7, 7),
+    non_local=_PYSLOWFAST,
+    preprocessing=_FACEBOOK,
+)
+_C2D = _I3D._replace(stem=(1, 7, 7), taps=((1,),) * 4, non_local=None)
+_OF_CAFFE2 = _I3D._replace(pool=_UNPADDED, head=None, non_local=_CAFFE2)
+_OF_MMACTION2 = _I3D._replace(head=None, non_local=_MMACTION2, preprocessing=_OPEN_MMLAB)
+
 VARIANTS: Mapping[str, Variant] = {
-    "caffe2-32x2": Variant(
-        (5, 7, 7),
-        2,
-        Pool((2, 3, 3), (2, 2, 2)),
-        _HALVE,
-        _I3D_TAPS,
-        None,
-        _CAFFE2,
-        Preprocessing(_GREY, _GREY_STD, 32, 2, (10, 3)),
+    "caffe2-32x2": _OF_CAFFE2._replace(
+        stem_stride=2,
+        pool=Pool((2, 3, 3), (2, 2, 2)),
+        preprocessing=_FACEBOOK._replace(frames=32, step=2),
     ),
-    "caffe2-8x8": Variant(
-        (5, 7, 7),
-        1,
-        _UNPADDED,
-        _HALVE,
-        _I3D_TAPS,
-        None,
-        _CAFFE2,
-        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
-    ),
-    "pytorchvideo-8x8": Variant(
-        (5, 7, 7),
-        1,
-        _PADDED,
-        _HALVE,
-        _I3D_TAPS,
-        (4, 7, 7),
-        _PYSLOWFAST,
-        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
-    ),
-    "mmaction2-32x2": Variant(
-        (5, 7, 7),
-        2,
-        Pool((1, 3, 3), (2, 2, 2), (0, 1, 1)),
-        _HALVE,
-        _I3D_TAPS,
-        None,
-        _MMACTION2,
-        Preprocessing(_IMAGENET, _IMAGENET_STD, 32, 2, (10, 3)),
-    ),
-    "mmaction2-heavy": Variant(
-        (5, 7, 7),
-        1,
-        _PADDED,
-        _HALVE,
-        ((3,),) * 4,
-        None,
-        _MMACTION2,
-        Preprocessing(_IMAGENET, _IMAGENET_STD, 32, 2, (10, 3)),
-    ),
-    "slow-8x8": Variant(
-        (1, 7, 7),
-        1,
-        _PADDED,
-        None,
-        ((1,), (1,), (3,), (3,)),
-        (8, 7, 7),
-        None,
-        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
-    ),
-    "c2d-8x8": Variant(
-        (1, 7, 7),
-        1,
-        _PADDED,
-        _HALVE,
-        ((1,),) * 4,
-        (4, 7, 7),
-        None,
-        Preprocessing(_GREY, _GREY_STD, 8, 8, (10, 3)),
-    ),
+    "caffe2-8x8": _OF_CAFFE2,
+    "pytorchvideo-8x8": _I3D,
+    "mmaction2-32x2": _OF_MMACTION2._replace(stem_stride=2, pool=Pool((1, 3, 3), (2, 2, 2), (0, 1, 1))),
+    "mmaction2-heavy": _OF_MMACTION2._replace(taps=((3,),) * 4),
+    "slow-8x8": _C2D._replace(pool2=None, taps=((1,), (1,), (3,), (3,)), head=(8, 7, 7)),
+    "c2d-8x8": _C2D,
 }
 
 
