@@ -1,10 +1,11 @@
 """Draws the pictures of the site, each for a light and a dark page: ``python docs/pictures/draw.py``.
 
-What they show of plans is computed here, not written down.
+What they show of plans is computed here, and times are read from the committed records.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from fasti3d.ops.conv3d_bn_relu.winograd import minimal_filter
 
 FOLDER = Path(__file__).parent
 CLIP = (1, 3, 64, 224, 224)
+RESULTS = FOLDER.parents[1] / "benchmarks" / "results"
 
 
 class Colors(NamedTuple):
@@ -217,6 +219,50 @@ def tvl1(ax: Axes, colors: Colors) -> None:
     ax.set(xlim=(-0.2, left + 6.8), ylim=(-0.5, 2.7))
 
 
+# The groups of bars: what they are called, the record, and the case in it.
+MEASURED = (
+    (
+        "float32, AVX2 (ONNX Runtime: AVX-512)",
+        "xeon-avx2-2-threads-0.1.0-forward",
+        "1x3x64x224x224 float32 cpu",
+    ),
+    ("float32, AVX-512", "xeon-amx-2-threads-0.1.0-forward", "1x3x64x224x224 float32 cpu"),
+    ("bfloat16, AMX", "xeon-amx-2-threads-0.1.0-forward", "1x3x64x224x224 bfloat16 cpu"),
+)
+PEERS = {
+    "fasti3d": "fasti3d",
+    "OpenVINO": "OpenVINO",
+    "ONNX Runtime": "ONNX Runtime",
+    "reference, channels_last_3d": "PyTorch, channels_last_3d",
+    "reference": "PyTorch as the ports write it",
+}
+
+
+def speed(ax: Axes, colors: Colors) -> None:
+    """Times of one clip, by peer, for each instruction set that there is a record of."""
+    y, ticks = 0.0, {}
+    for title, record, case in MEASURED:
+        text = (RESULTS / f"{record}.json").read_text(encoding="utf-8")
+        found = [b for b in json.loads(text)["benchmarks"] if b["extra_info"].get("case") == case]
+        seconds = {b["extra_info"]["candidate"]: b["stats"]["median"] for b in found}
+        ax.annotate(title, (0, y), (4, 0), textcoords="offset points", va="center", color=colors.ink)
+        for candidate, name in PEERS.items():
+            if candidate not in seconds:
+                continue
+            y += 1
+            ticks[y] = name
+            time = seconds[candidate]
+            fill = colors.fast if candidate == "fasti3d" else colors.memory
+            ax.barh(y, time, color=fill, edgecolor=colors.ink, linewidth=0.6)
+            label = {"va": "center", "fontsize": 9, "color": colors.ink}
+            ax.annotate(f"{time:.2f} s", (time, y), (4, 0), textcoords="offset points", **label)
+        y += 1.3
+    ax.set_yticks(list(ticks), list(ticks.values()))
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel("seconds for one 64-frame clip, two CPU cores")
+
+
 class Picture(NamedTuple):
     """What to draw, how large in inches, and whether it has axes."""
 
@@ -231,6 +277,7 @@ PICTURES = {
     "arena": Picture(arena, (8.0, 3.2), axes=True),
     "rewrites": Picture(rewrites, (8.0, 2.8), axes=True),
     "tvl1": Picture(tvl1, (9.6, 2.2)),
+    "speed": Picture(speed, (8.0, 4.2), axes=True),
 }
 
 
