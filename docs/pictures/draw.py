@@ -219,15 +219,11 @@ def tvl1(ax: Axes, colors: Colors) -> None:
     ax.set(xlim=(-0.2, left + 6.8), ylim=(-0.5, 2.7))
 
 
-# The groups of bars: what they are called, the record, and the case in it.
+# The groups of bars: what they are called, the record, and the dtype in it.
 MEASURED = (
-    (
-        "float32, AVX2 (ONNX Runtime: AVX-512)",
-        "xeon-avx2-2-threads-0.1.0-forward",
-        "1x3x64x224x224 float32 cpu",
-    ),
-    ("float32, AVX-512", "xeon-amx-2-threads-0.1.0-forward", "1x3x64x224x224 float32 cpu"),
-    ("bfloat16, AMX", "xeon-amx-2-threads-0.1.0-forward", "1x3x64x224x224 bfloat16 cpu"),
+    ("float32, AVX2 (ONNX Runtime: AVX-512)", "xeon-avx2-2-threads-0.1.0-forward", "float32"),
+    ("float32, AVX-512", "xeon-amx-2-threads-0.1.0-forward", "float32"),
+    ("bfloat16, AMX", "xeon-amx-2-threads-0.1.0-forward", "bfloat16"),
 )
 PEERS = {
     "fasti3d": "fasti3d",
@@ -241,7 +237,8 @@ PEERS = {
 def speed(ax: Axes, colors: Colors) -> None:
     """Times of one clip, by peer, for each instruction set that there is a record of."""
     y, ticks = 0.0, {}
-    for title, record, case in MEASURED:
+    for title, record, dtype in MEASURED:
+        case = f"1x3x64x224x224 {dtype} cpu"
         text = (RESULTS / f"{record}.json").read_text(encoding="utf-8")
         found = [b for b in json.loads(text)["benchmarks"] if b["extra_info"].get("case") == case]
         seconds = {b["extra_info"]["candidate"]: b["stats"]["median"] for b in found}
