@@ -87,6 +87,7 @@ class MaxPool3dSame(nn.Module):
         return F.max_pool3d(padded, self.kernel, self.stride)
 
     def stated_form(self) -> PoolForm | None:
+        """What this pool computes, for the fused path; None: only ``forward`` says."""
         return PoolForm(self.kernel, self.stride)
 
     def extra_repr(self) -> str:
@@ -121,6 +122,7 @@ class Unit3D(nn.Module):
         return x if self.bn is None else F.relu(self.bn(x))
 
     def stated_form(self) -> UnitForm | None:
+        """What this unit computes, for the fused path; None: only ``forward`` says."""
         return UnitForm(self.conv3d, self.bn, self.kernel, self.stride, relu=self.bn is not None)
 
 
@@ -148,6 +150,7 @@ class Mixed(nn.Module):
         return torch.cat(branches, dim=1)
 
     def stated_form(self) -> MixedForm | None:
+        """What this block computes, for the fused path; None: only ``forward`` says."""
         return MixedForm(self.b0, self.b1a, self.b1b, self.b2a, self.b2b, self.b3a, self.b3b)
 
 

@@ -57,6 +57,8 @@ def _accessors(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
     def put(self: DualTVL1OpticalFlow, val: Any) -> None:
         self._values[name] = _converted("val", val, _KINDS[name])
 
+    get.__doc__ = f"Return ``{name}`` of ``fasti3d.TVL1Params``."
+    put.__doc__ = f"Set ``{name}`` of ``fasti3d.TVL1Params``."
     return get, put
 
 

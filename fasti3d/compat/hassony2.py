@@ -131,6 +131,7 @@ class Unit3Dpy(_Aliased, reference.Unit3D):
         return x if self.activation is None else F.relu(x)
 
     def stated_form(self) -> UnitForm | None:
+        """What this unit computes, for the fused path; None: only ``forward`` says."""
         if self.padding != "SAME" or (self.simplify_pad and self.stride != _ONE):
             return None
         own = get_padding_shape(self.kernel, self.stride)[0] if self.simplify_pad else 0
@@ -163,10 +164,12 @@ class MaxPool3dTFPadding(reference.MaxPool3dSame):
 
     @property
     def kernel(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Of the window, as (t, h, w)."""
         return _triple(self.pool.kernel_size)
 
     @property
     def stride(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Of the window, as (t, h, w)."""
         return _triple(self.pool.stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,6 +191,7 @@ class MaxPool3dTFPadding(reference.MaxPool3dSame):
         )
 
     def stated_form(self) -> PoolForm | None:
+        """What this pool computes, for the fused path; None: only ``forward`` says."""
         if not self._pads_same() or is_altered(self.pool) or self.pool.return_indices:
             return None
         return PoolForm(self.kernel, self.stride, (self.pad, self.pool))
@@ -229,6 +233,7 @@ class Mixed(_Aliased, reference.Mixed):
         return torch.cat([self.branch_0(x), self.branch_1(x), self.branch_2(x), self.branch_3(x)], dim=1)
 
     def stated_form(self) -> MixedForm | None:
+        """What this block computes, for the fused path; None: only ``forward`` says."""
         containers = (self.branch_1, self.branch_2, self.branch_3)
         for container in containers:
             if type(container) is not nn.Sequential or tuple(container._modules) != ("0", "1"):

@@ -62,12 +62,14 @@ class MaxPool3dSamePadding(_Padded, reference.MaxPool3dSame, nn.MaxPool3d):
 
     @property
     def kernel(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Of the window, as (t, h, w)."""
         return _triple(self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.MaxPool3d.forward(self, self._pad(x, float("-inf")))
 
     def stated_form(self) -> PoolForm | None:
+        """What this pool computes, for the fused path; None: only ``forward`` says."""
         plain = (_triple(self.padding), _triple(self.dilation)) == ((0, 0, 0), (1, 1, 1))
         if self.return_indices or self.ceil_mode or self._has_own_rule() or not plain:
             return None
@@ -122,10 +124,12 @@ class Unit3D(_Padded, reference.Unit3D):
 
     @property
     def kernel(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Of the window, as (t, h, w)."""
         return _triple(self._kernel_shape)
 
     @property
     def stride(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Of the window, as (t, h, w)."""
         return _triple(self._stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,6 +139,7 @@ class Unit3D(_Padded, reference.Unit3D):
         return x if self._activation_fn is None else self._activation_fn(x)
 
     def stated_form(self) -> UnitForm | None:
+        """What this unit computes, for the fused path; None: only ``forward`` says."""
         if self._activation_fn not in (None, F.relu) or self._has_own_rule():
             return None
         bn = self.bn if self._use_batch_norm else None

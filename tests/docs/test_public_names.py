@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import api_pages
 
@@ -16,6 +17,19 @@ import fasti3d
 
 def test_every_name_has_a_docstring() -> None:
     assert [name for name in api_pages.public_names() if not _docstring(name)] == []
+
+
+def test_every_member_of_a_public_class_has_a_docstring() -> None:
+    values = {name: _value(name) for name in api_pages.public_names()}
+    bare = [
+        f"{name}.{member}"
+        for name, value in values.items()
+        if inspect.isclass(value)
+        for member, own in vars(value).items()
+        if not member.startswith("_") and (inspect.isroutine(own) or isinstance(own, property))
+        if not inspect.getdoc(getattr(value, member))
+    ]
+    assert bare == []
 
 
 def test_every_package_is_documented_or_internal() -> None:
@@ -46,10 +60,16 @@ def test_a_page_names_what_it_documents_and_links_the_rest() -> None:
     assert "(fasti3d.flow.md#fasti3d.flow.tvl1)" in text
 
 
+def _value(name: str) -> Any:
+    """What a public name stands for."""
+    module, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(module), own)
+
+
 def _docstring(name: str) -> str | None:
     """Of the name itself, not of a class above it."""
     module, _, own = name.rpartition(".")
-    value = getattr(importlib.import_module(module), own)
+    value = _value(name)
     if inspect.isclass(value) or inspect.isroutine(value):
         return vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
     return _docstring_of_constant(module, own)
