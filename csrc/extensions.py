@@ -135,7 +135,7 @@ def builds_for_hopper(architectures: str) -> bool:
 
 
 def files(pattern: str) -> list[str]:
-    """Of the sources, in the form that setuptools wants."""
+    """Of the sources; relative, as setuptools wants them."""
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(pattern))
 
 
@@ -144,7 +144,7 @@ def options(**lists: list) -> dict:
     return {
         "define_macros": [("TORCH_TARGET_VERSION", TORCH_TARGET), *lists.get("define_macros", [])],
         # Without these a change in a header alone would rebuild nothing.
-        "depends": [*files("*.h"), "csrc/extensions.py", "fasti3d/version.py"],
+        "depends": [*files("*.h"), "csrc/extensions.py", str(ROOT / "fasti3d" / "version.py")],
         "py_limited_api": True,
         # Before torch's libraries, which export some of it too, but need not in another release.
         "libraries": ["stdc++"] if platform.system() == "Linux" else [],

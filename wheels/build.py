@@ -2,10 +2,10 @@
 
     python wheels/build.py x86_64|aarch64|cuda13|sdist
 
-``x86_64`` and ``aarch64`` are fasti3d with its CPU kernels, for every Python from 3.10 on and every glibc from
-2.28 on; the one that is not this machine's is cross-compiled by Debian's g++ of that name. ``cuda13`` is
-fasti3d-cuda13, the CUDA kernels alone, and needs a CUDA 13 build of torch and its toolkit; ``sdist`` the source
-archive. They go to ``dist``. Needs auditwheel and patchelf.
+``x86_64`` and ``aarch64`` are fasti3d with its CPU kernels, for every Python from 3.10 on and every glibc
+from 2.28 on; the one that is not this machine's is cross-compiled by Debian's g++ of that name. ``cuda13`` is
+fasti3d-cuda13, the CUDA kernels alone, and needs a CUDA 13 build of torch and its toolkit; ``sdist`` is the
+source archive. They go to ``dist``. Needs auditwheel and patchelf.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def run(*command: str | Path, **environment: str) -> None:
 
 
 def cross_compiler(machine: str) -> dict[str, str]:
-    """The environment that makes setuptools compile for another machine; what torch's libraries of that machine
-    would be linked as, is linked instead, since only their names count.
+    """The environment that makes setuptools compile for another machine. Empty libraries stand in for torch's
+    of that machine: of them the extension keeps only the names.
     """
     prefix = f"{machine}-linux-gnu-"
     compiler = f"{prefix}g++"
@@ -42,7 +42,7 @@ def cross_compiler(machine: str) -> dict[str, str]:
     folder = BUILD / f"libraries-{machine}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("libc10.so", "libtorch.so", "libtorch_cpu.so"):
-        run(compiler, "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-o", folder / name)
+        run(compiler, "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-xc++", os.devnull, "-o", folder / name)
     return {
         "CC": f"{prefix}gcc",
         "CXX": compiler,
@@ -55,8 +55,8 @@ def cross_compiler(machine: str) -> dict[str, str]:
 
 def wheel(project: Path, machine: str, **environment: str) -> Path:
     """Compiles, names the libraries of the system that it runs with, and checks the result."""
-    made = BUILD / "wheel"
-    for stale in (made, *BUILD.glob("lib.*"), *BUILD.glob("bdist.*")):
+    made = BUILD / f"wheel-{project.name}-{machine}"
+    for stale in (made, *project.glob("build/lib.*"), *project.glob("build/bdist.*")):
         shutil.rmtree(stale, ignore_errors=True)
     pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", made, project, **environment)

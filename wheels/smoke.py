@@ -1,4 +1,4 @@
-"""Runs fasti3d as it was installed: the kernels that it says it has, beside PyTorch's own, in a folder without sources.
+"""Runs fasti3d as it was installed, beside PyTorch's own kernels; to be called in a folder without sources.
 
     python -I smoke.py [REQUIRED]
 
