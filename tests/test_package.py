@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -231,5 +232,8 @@ def test_the_instruction_set_can_be_lowered() -> None:
     assert printed(code, FASTI3D_ISA="baseline") == "baseline"
 
 
-def test_version_is_a_version() -> None:
+def test_version_is_a_version_and_the_one_to_cite() -> None:
     assert [part.isdigit() for part in fasti3d.__version__.split(".")[:2]] == [True, True]
+    citation = Path(__file__).resolve().parent.parent / "CITATION.cff"
+    if citation.exists():
+        assert f"\nversion: {fasti3d.__version__}\n" in citation.read_text()

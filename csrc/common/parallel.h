@@ -1,5 +1,5 @@
-// torch's threads. Exceptions leave them as they were thrown: torch's own parallel_for keeps that
-// there was one, but not what it says.
+// torch's threads. What an exception in one of them says is kept: torch's own parallel_for keeps
+// that there was one, but not its text.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -8,10 +8,13 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <string>
 #if defined(__SANITIZE_THREAD__)
 #include <thread>
 #include <vector>
 #endif
+
+#include "check.h"
 
 namespace fasti3d {
 
@@ -41,16 +44,16 @@ void fork_and_join(int64_t begin, int64_t end, int64_t grain, const Work& work) 
 
 template <class Work>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const Work& work) {
-  std::exception_ptr error;
+  std::string error;
   std::atomic<bool> failed{false};
   fork_and_join(begin, end, grain, [&](int64_t first, int64_t last) {
     try {
       work(first, last);
-    } catch (...) {
-      if (!failed.exchange(true)) error = std::current_exception();
+    } catch (const std::exception& thrown) {
+      if (!failed.exchange(true)) error = thrown.what();
     }
   });
-  if (failed) std::rethrow_exception(error);
+  if (failed) fail(error);
 }
 
 }  // namespace fasti3d

@@ -49,7 +49,9 @@ class Forecast {
     if (std::isinf(last_)) return kMaxDepth;  // the tolerance is 0
     const double rate = count_ > 2 ? std::sqrt(last_ / before_[1]) : last_ / before_[0];
     if (!(last_ > 1.0 && rate > 0.0)) return 1;
-    const double steps = std::log(last_) / -std::log(std::min(rate, 0.98));
+    // In long double, whose logarithm every glibc has under the same version.
+    const long double fall = -std::log(std::min<long double>(rate, 0.98L));
+    const long double steps = std::log(static_cast<long double>(last_)) / fall;
     return steps < kMaxDepth ? static_cast<int64_t>(std::ceil(steps)) : kMaxDepth;
   }
 

@@ -1,25 +1,39 @@
 #include "watch.h"
 
+#include <span>
+#include <vector>
+
 namespace fasti3d {
-namespace py = pybind11;
 
 namespace {
 
-// Calls `see(object)` with all that counts, in order, until it returns false. None of this runs
-// Python code, which could change what is being walked.
+// Calls `see(object)` with all that counts, in order, until it returns false or Python has set an
+// error; whether it came to the end. None of this runs a user's code, which could change what is
+// being walked.
 template <typename See>
-bool walk(const py::list& objects, const py::list& dicts, const See& see) {
-  for (const py::handle object : objects) {
-    const auto dict =
-        py::reinterpret_steal<py::object>(PyObject_GenericGetDict(object.ptr(), nullptr));
-    if (!dict) throw py::error_already_set();
-    if (!see(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()))) || !see(dict.ptr())) return false;
+bool walk(const Watched& watched, const See& see) {
+  for (Py_ssize_t i = 0; i < PyList_Size(watched.objects); ++i) {
+    PyObject* object = PyList_GetItem(watched.objects, i);
+    const Owned dict(PyObject_GenericGetDict(object, nullptr));
+    if (!dict || !see(reinterpret_cast<PyObject*>(Py_TYPE(object))) || !see(dict.get())) {
+      return false;
+    }
   }
-  for (const py::handle dict : dicts) {
+  for (Py_ssize_t i = 0; i < PyList_Size(watched.dicts); ++i) {
+    PyObject* dict = PyList_GetItem(watched.dicts, i);
     PyObject *key, *value;
     Py_ssize_t at = 0;
-    while (PyDict_Next(dict.ptr(), &at, &key, &value)) {
+    while (PyDict_Next(dict, &at, &key, &value)) {
       if (!see(key) || !see(value)) return false;
+    }
+  }
+  for (Py_ssize_t i = 0; i < PyList_Size(watched.namespaces); ++i) {
+    PyObject* names = PyList_GetItem(watched.namespaces, i);
+    for (const Owned& part : {Owned(PyMapping_Keys(names)), Owned(PyMapping_Values(names))}) {
+      if (!part) return false;
+      for (Py_ssize_t j = 0; j < PyList_Size(part.get()); ++j) {
+        if (!see(PyList_GetItem(part.get(), j))) return false;
+      }
     }
   }
   return true;
@@ -27,40 +41,36 @@ bool walk(const py::list& objects, const py::list& dicts, const See& see) {
 
 }  // namespace
 
-py::list contents_of(const py::list& objects, const py::list& dicts) {
-  for (const py::handle dict : dicts) {
-    if (!PyDict_Check(dict.ptr())) throw py::type_error("dicts must be a list of dicts");
-  }
-  py::list found;
-  walk(objects, dicts, [&](PyObject* object) {
-    found.append(py::handle(object));
-    return true;
-  });
-  return found;
-}
-
-bool holds_contents(const py::list& objects, const py::list& dicts, const py::list& contents) {
-  const Py_ssize_t size = PyList_GET_SIZE(contents.ptr());
-  Py_ssize_t next = 0;
-  // By identity: what the list keeps alive is not freed, so that nothing new has its address.
-  const bool same = walk(objects, dicts, [&](PyObject* object) {
-    return next < size && object == PyList_GET_ITEM(contents.ptr(), next++);
-  });
-  return same && next == size;
-}
-
-py::object class_versions(const py::tuple& classes) {
-  py::tuple versions(classes.size());
-  for (size_t i = 0; i < classes.size(); ++i) {
-    auto* type = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(classes.ptr(), i));
-    if (!PyType_Check(type)) throw py::type_error("classes must be a tuple of classes");
-    // What Python's own cache of attributes goes by.
-    if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG) || type->tp_version_tag == 0) {
-      return py::none();
+PyObject* contents_of(const Watched& watched) {
+  for (Py_ssize_t i = 0; i < PyList_Size(watched.dicts); ++i) {
+    if (!PyDict_Check(PyList_GetItem(watched.dicts, i))) {
+      PyErr_SetString(PyExc_TypeError, "dicts must be a list of dicts");
+      return nullptr;
     }
-    versions[i] = py::int_(type->tp_version_tag);
   }
-  return versions;
+  const Owned kept(PyList_New(0));
+  if (!kept) return nullptr;
+  std::vector<PyObject*> addresses;
+  const bool whole = walk(watched, [&](PyObject* object) {
+    addresses.push_back(object);
+    return PyList_Append(kept.get(), object) == 0;
+  });
+  if (!whole) return nullptr;
+  return Py_BuildValue("Oy#", kept.get(), reinterpret_cast<const char*>(addresses.data()),
+                       Py_ssize_t(addresses.size() * sizeof(PyObject*)));
+}
+
+int holds_contents(const Watched& watched, PyObject* addresses) {
+  char* bytes;
+  Py_ssize_t size;
+  if (PyBytes_AsStringAndSize(addresses, &bytes, &size) < 0) return -1;
+  const std::span then(reinterpret_cast<PyObject* const*>(bytes), size / sizeof(PyObject*));
+  size_t next = 0;
+  // By identity: what is kept is not freed, so that nothing new has its address.
+  const bool same =
+      walk(watched, [&](PyObject* object) { return next < then.size() && object == then[next++]; });
+  if (PyErr_Occurred() != nullptr) return -1;
+  return same && next == then.size();
 }
 
 }  // namespace fasti3d

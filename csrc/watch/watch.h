@@ -1,19 +1,20 @@
 // What fasti3d/engine/describe/watch.py asks of Python's own objects, without a step of Python's.
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include "../common/python.h"
 
 namespace fasti3d {
 
-// The class and the __dict__ of each object, then the keys and values of each dict, in their order.
-pybind11::list contents_of(const pybind11::list& objects, const pybind11::list& dicts);
+// Lists of what to look at: objects, dicts, and namespaces of classes.
+struct Watched {
+  PyObject *objects, *dicts, *namespaces;
+};
 
-// Whether all of that is the very same as `contents_of` found it.
-bool holds_contents(const pybind11::list& objects, const pybind11::list& dicts,
-                    const pybind11::list& contents);
+// The class and the __dict__ of each object, then the keys and values of each dict and namespace,
+// in their order: a list that keeps them, and their addresses. Null where Python has set an error.
+PyObject* contents_of(const Watched& watched);
 
-// A number for each class, which any change of it, or of a class that it inherits from, makes
-// another one; None where Python has none for one of them.
-pybind11::object class_versions(const pybind11::tuple& classes);
+// Whether all of that is the very same as at those addresses; -1 where Python has set an error.
+int holds_contents(const Watched& watched, PyObject* addresses);
 
 }  // namespace fasti3d

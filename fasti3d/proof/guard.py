@@ -18,6 +18,7 @@ import torch
 from fasti3d.proof.subject import Subject
 from fasti3d.proof.verdicts import Environment, Verdict, Verdicts
 from fasti3d.proof.worker import Worker, WorkerError
+from fasti3d.runtime import extension
 from fasti3d.version import __version__
 
 # Operators whose kernels Triton does not compile at their first launch.
@@ -251,7 +252,7 @@ def _kernels() -> str:
     digest = hashlib.sha256()
     for path in sorted((_PACKAGE / "ops").rglob("*.py")):
         digest.update(path.read_bytes())
-    for path in sorted(_PACKAGE.glob("_C_*")):
+    for path in extension.cuda_libraries():
         made = path.stat()  # to read them takes longer
         digest.update(f"{path.name} {made.st_size} {made.st_mtime_ns}".encode())
     return digest.hexdigest()[:12]

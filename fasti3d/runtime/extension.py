@@ -1,5 +1,7 @@
 """Loads the compiled operators, if they were built, and describes them.
 
+The CUDA ones come with fasti3d, or in a package of their own, fasti3d-cuda13 for CUDA 13.
+
 Importing this module does not fail without them: every operator then runs its reference, and
 ``load_error`` says why.
 
@@ -13,15 +15,21 @@ baseline|neon|neon_bf16, the last for CPUs with FEAT_BF16. Any other value is an
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import platform
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+import fasti3d
 from fasti3d.utils.environment import wrong
+from fasti3d.version import __version__
 
+_CUDA_LIBRARIES = ("_C_cuda", "_C_sm90a")
 _ARM = platform.machine() in ("aarch64", "arm64")
 _ISAS = ("baseline", "neon", "neon_bf16") if _ARM else ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 
@@ -55,9 +63,31 @@ def _load_all() -> tuple[ModuleType | None, str | None]:
         if isa:
             core.limit_isa(isa)
         if torch.version.cuda is not None:
-            errors = [_load(name)[1] for name in ("_C_cuda", "_C_sm90a")]
+            errors = [_find_cuda_libraries(), *(_load(name)[1] for name in _CUDA_LIBRARIES)]
             error = next(filter(None, errors), None)
     return core, error
+
+
+def _find_cuda_libraries() -> str | None:
+    """Makes those of the package for torch's CUDA modules of fasti3d, if it is there; or says why not."""
+    package = f"fasti3d_cuda{str(torch.version.cuda).partition('.')[0]}"
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    version = importlib.metadata.version(package)
+    if version != __version__:
+        name = package.replace("_", "-")
+        return (
+            f"{name} is of version {version} and fasti3d of {__version__}: install the same of both, "
+            f"`pip install {name}=={__version__}`"
+        )
+    fasti3d.__path__.append(str(Path(spec.origin).parent))
+    return None
+
+
+def cuda_libraries() -> list[Path]:
+    """The files of the CUDA operators that there are, loaded or not."""
+    return sorted(path for folder in fasti3d.__path__ for path in Path(folder).glob("_C_*"))
 
 
 CORE, _ERROR = _load_all()

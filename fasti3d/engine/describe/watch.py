@@ -24,13 +24,11 @@ class _Untouched(NamedTuple):
     """The very objects that there were when all was found to be as it was.
 
     Attributes:
-        contents: of modules and dicts, as the extension lists them.
-        versions: of classes.
+        contents: of modules, dicts and classes, as the extension lists them.
         inner: attributes that may change inside, and their snapshots.
     """
 
-    contents: list[Any]
-    versions: tuple[int, ...]
+    contents: Any
     inner: list[Any]
     snapshots: list[Any]
 
@@ -98,7 +96,7 @@ class Watch:
             [(type(module), id(vars(module))) for module in self._modules],
             list(map(len, self._owns)),
             [get(own) for get, own in self._getters],
-            [cls.__mro__ for cls in self._classes],
+            self._bases(),
             list(map(_attributes, self._namespaces)),
             any(self._empty),
             list(map(id, chain.from_iterable(self._values))),
@@ -114,6 +112,9 @@ class Watch:
             vars(root)["_modules"] is self._parts and self._shadowing.isdisjoint(vars(root)),
             [getattr(root, name, None) for name in self._elsewhere],
         )
+
+    def _bases(self) -> list[tuple[type, ...]]:
+        return [cls.__mro__ for cls in self._classes]
 
     def holds(self) -> bool:
         """Whether all is as it was."""
@@ -135,8 +136,8 @@ class Watch:
         return (
             last is not None
             and extension.CORE is not None
-            and extension.CORE.class_versions(self._classes) == last.versions
-            and extension.CORE.holds_contents(self._modules, self._dicts, last.contents)
+            and extension.CORE.holds_contents(self._modules, self._dicts, self._namespaces, last.contents)
+            and self._bases() == self._then[4]
             and last.inner == last.snapshots
             and self._at_root() == self._then[0]
         )
@@ -144,13 +145,10 @@ class Watch:
     def _note(self) -> _Untouched | None:
         if extension.CORE is None or not all(isinstance(held, dict) for held in self._dicts):
             return None
-        versions = extension.CORE.class_versions(self._classes)
-        if versions is None:
-            return None
         inner = [value for own in self._owns for key, value in own.items() if key not in _COMMON]
         inner = [value for value in inner if _snapshot(value) is not value]
-        contents = extension.CORE.contents_of(self._modules, self._dicts)
-        return _Untouched(contents, versions, inner, list(map(_snapshot, inner)))
+        contents = extension.CORE.contents_of(self._modules, self._dicts, self._namespaces)
+        return _Untouched(contents, inner, list(map(_snapshot, inner)))
 
 
 def _attributes(namespace: Any) -> dict[str, Any]:
