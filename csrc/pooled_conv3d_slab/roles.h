@@ -38,7 +38,7 @@ FASTI3D_HOST_DEVICE void load(M& machine, const Plan& p) {
 template <int kFrames, class M>
 FASTI3D_HOST_DEVICE void pool(M& machine, const Plan& p, int from, int to, int rows) {
   using Values = typename M::Values;
-  Values above[kFrames], last[kFrames];
+  Values above[kFrames] = {}, last[kFrames] = {};
   const int frame_step = p.frame_step(), row_step = p.row_step();
 #pragma unroll 1
   for (int row = 0; row < rows + kWindow - 1; ++row, from += row_step) {
@@ -61,7 +61,7 @@ FASTI3D_HOST_DEVICE void pool(M& machine, const Plan& p, int from, int to, int r
         machine.write(to + frame * p.operand_frame() + (row - kWindow + 1) * p.operand_row(),
                       machine.max(above[frame], here[frame]));
       }
-      if (row > 0) above[frame] = machine.max(last[frame], here[frame]);
+      above[frame] = machine.max(last[frame], here[frame]);
       last[frame] = here[frame];
     }
   }

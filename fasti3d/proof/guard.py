@@ -21,7 +21,7 @@ from fasti3d.proof.worker import Worker, WorkerError
 from fasti3d.version import __version__
 
 # Operators whose kernels Triton does not compile at their first launch.
-_COMPILED_AHEAD = ("tvl1", "conv3d_slab")
+_COMPILED_AHEAD = ("tvl1", "conv3d_slab", "pooled_conv3d_slab")
 _TRITON = Subject.of("triton", "Triton")
 _PACKAGE = Path(__file__).parent.parent
 
