@@ -39,12 +39,14 @@ from fasti3d.engine.rewrite import (
     join_siblings,
     pool_branches,
 )
+from fasti3d.engine.sign import non_negative
 from fasti3d.engine.steps import piece_bytes, pieces
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose, modelled
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_slab import config as slab
 from fasti3d.ops.pooled_conv3d import config as pooled
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slab
 from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.gpu import GpuTraits, gpu_traits
 from fasti3d.runtime.precision import Precision
@@ -105,16 +107,17 @@ def predict(
         precision: of the products.
     """
     graph = rewritten(graph)
-    model = _Model(gpu, precision, shapes(graph, shape))
+    model = _Model(gpu, precision, shapes(graph, shape), non_negative(graph))
     return [launch for node in graph.nodes for launch in model.launches(node)]
 
 
 class _Model:
-    def __init__(self, gpu: Gpu, precision: Precision, of: Shapes) -> None:
+    def __init__(self, gpu: Gpu, precision: Precision, of: Shapes, known: frozenset[int]) -> None:
         self.gpu = gpu
         self.precision = precision
         self.itemsize = precision.itemsize
         self.of = of
+        self.known = known  # values that are never below zero
 
     def launches(self, node: Node) -> Iterator[Launch]:
         if isinstance(node, ConvPool):
@@ -209,9 +212,21 @@ class _Model:
         by_memory = (math.prod(x) + values) * self.itemsize / rate
         return Launch(step, "_max_pool3d_same_kernel", max(by_cache, by_memory) + pooled.ENDS + _BETWEEN)
 
+    def _pools_over_slabs(self, node: PoolConv) -> bool:
+        """As ``behind_pool`` has it."""
+        capability = self.gpu.traits.capability == slab.CAPABILITY
+        return capability and self.precision is Precision.HALF and node.pool.x in self.known
+
     def _pooled(self, node: PoolConv) -> Iterator[Launch]:
         n, channels, *size = self.of[node.pool.x]
         out = self.of[node.out]
+        if self._pools_over_slabs(node):
+            its = pooled_slab.Problem(n, channels, out[1], tuple(size), self.gpu.traits.sms)
+            config = pooled_slab.choose(its)
+            if config is not None and pooled_slab.nanoseconds(its, config) < pooled_slab.otherwise(its):
+                seconds = 1e-9 * pooled_slab.nanoseconds(its, config) + _BETWEEN
+                yield Launch(node.conv.name, "_pooled_conv3d_slab_kernel", seconds)
+                return
         problem = pooled.Problem(n, channels, out[1], tuple(size), self.gpu.traits.sms, self.precision)
         if not pooled.pays(problem):
             yield self._pool(node.pool.name, node.pool, (n, channels, *size), (n, channels, *size), _MEMORY)

@@ -7,6 +7,7 @@ Imports triton: to be imported where it is first used.
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -57,12 +58,13 @@ def pooled_conv3d(
 
     def run_faster() -> None:
         with torch.cuda.device_of(x):
+            # A race is run over and over, and most calls are none.
+            spare = cache(partial(torch.empty_like, out))
             try:
-                spare = torch.empty_like(out)
                 faster = wins(
                     key,
-                    lambda: run(config, x, slab_weight, bias, relu, spare),
-                    lambda: _otherwise(call._replace(out=spare)),
+                    lambda: run(config, x, slab_weight, bias, relu, spare()),
+                    lambda: _otherwise(call._replace(out=spare())),
                 )
             except torch.OutOfMemoryError:
                 faster = False  # for this once
