@@ -232,6 +232,8 @@ def beside(expected: Sequence[Launch], measured: Sequence[tuple[str, float]]) ->
 
 def _kind(kernel: str) -> str:
     """Kernels of one kind may stand for each other: which convolves is decided by a race, or a table."""
+    if kernel.startswith("_pooled_conv3d"):
+        return "pooled convolution"
     return "convolution" if kernel.startswith("_conv3d") and "fold" not in kernel else kernel
 
 
@@ -279,6 +281,13 @@ def flow(out: Path) -> None:
             say(f"TV-L1 {design}: {error}")
 
 
+def pooled(out: Path) -> None:
+    """Pools and convolutions over slabs beside Triton's: whether they are right, and what they take."""
+    from benchmarks import pooled_slabs
+
+    pooled_slabs.report(out, say)
+
+
 PARTS: dict[str, Callable[[Path], None]] = {
     "machine": machine,
     "warm": warm,
@@ -287,6 +296,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "launches": launches,
     "baseline": baseline,
     "overlap": overlap,
+    "pooled": pooled,
     "flow": flow,
 }
 

@@ -173,6 +173,7 @@ first() {
   light baseline 100
   light overlap 30
   wait
+  light pooled 60
   light flow 80
   benchmark gpu_questions gpu_questions 90 -k "slabs or tiles or stages"
   shown=1 part counters 90 "$python" -u -m benchmarks.profile_steps --steps 4

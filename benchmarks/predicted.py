@@ -39,25 +39,23 @@ from fasti3d.engine.rewrite import (
     join_siblings,
     pool_branches,
 )
+from fasti3d.engine.sign import non_negative
 from fasti3d.engine.steps import piece_bytes, pieces
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose, modelled
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import cell_channels, folded_kernel, is_folded
 from fasti3d.ops.conv3d_slab import config as slab
 from fasti3d.ops.pooled_conv3d import config as pooled
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slab
 from fasti3d.ops.tiling import Triple
 from fasti3d.runtime.gpu import GpuTraits, gpu_traits
 from fasti3d.runtime.precision import Precision
 
 # Bytes per second of an H200's memory (measured on such machines), from its L2 cache what the launch before
 # it wrote, and per SM from the L1 cache (estimated).
-_MEMORY, _CACHED, _L1_PER_SM = 4.3e12, 4.5e12, 112e9
-# Of a launch behind another in a graph, of a kernel's first and last instructions, and of the head.
-_BETWEEN, _ENDS, _HEAD = 1.3e-6, 1.5e-6, 6e-6
-# Instructions of a warp that pools a row of three taps, per load of a thread, and that multiplies a chunk
-# (counted for sm_90 in half precision).
-_POOL_ROW, _PRODUCT = 37.5, 250
-_ISSUED = 4 * 1.75e9  # instructions per second and SM
+_MEMORY, _CACHED = 4.3e12, 4.5e12
+# Of a launch behind another in a graph, and of the head.
+_BETWEEN, _HEAD = 1.3e-6, 6e-6
 
 
 class Gpu(NamedTuple):
@@ -109,16 +107,17 @@ def predict(
         precision: of the products.
     """
     graph = rewritten(graph)
-    model = _Model(gpu, precision, shapes(graph, shape))
+    model = _Model(gpu, precision, shapes(graph, shape), non_negative(graph))
     return [launch for node in graph.nodes for launch in model.launches(node)]
 
 
 class _Model:
-    def __init__(self, gpu: Gpu, precision: Precision, of: Shapes) -> None:
+    def __init__(self, gpu: Gpu, precision: Precision, of: Shapes, known: frozenset[int]) -> None:
         self.gpu = gpu
         self.precision = precision
         self.itemsize = precision.itemsize
         self.of = of
+        self.known = known  # values that are never below zero
 
     def launches(self, node: Node) -> Iterator[Launch]:
         if isinstance(node, ConvPool):
@@ -158,7 +157,7 @@ class _Model:
             frames, high, columns = (m + k - 1 for m, k in zip(size, (t, h, w), strict=True))
             cells = n * frames * high * columns * cell * self.itemsize
             read = n * x[1] * min(frames * node.stride[0], x[2]) * x[3] * x[4] * self.itemsize
-            yield Launch(step, "_conv3d_fold_kernel", (cells + read) / _CACHED + _ENDS + _BETWEEN)
+            yield Launch(step, "_conv3d_fold_kernel", (cells + read) / _CACHED + pooled.ENDS + _BETWEEN)
             rows = (t, h, 1), (1, 1, 1)
             problem = Problem(
                 n, w * cell, channels, tuple(size), *rows, *self.gpu.traits, False, 0, self.precision
@@ -183,7 +182,9 @@ class _Model:
             1, in_channels, channels, pixels, one, one, *self.gpu.traits, True, split, self.precision
         )
         launch = self._launch(step, problem)
-        moved = (in_channels + channels) * math.prod(pixels) * self.itemsize / _MEMORY + _ENDS + _BETWEEN
+        moved = (
+            (in_channels + channels) * math.prod(pixels) * self.itemsize / _MEMORY + pooled.ENDS + _BETWEEN
+        )
         return launch._replace(seconds=max(launch.seconds, moved))
 
     def _faster(
@@ -207,28 +208,32 @@ class _Model:
 
     def _pool(self, step: str, node: Pool, x: Shape, out: Shape, rate: float) -> Launch:
         values = math.prod(out)
-        by_cache = math.prod(node.kernel) * values * self.itemsize / (_L1_PER_SM * self.gpu.traits.sms)
+        by_cache = math.prod(node.kernel) * values * self.itemsize / (pooled.L1_PER_SM * self.gpu.traits.sms)
         by_memory = (math.prod(x) + values) * self.itemsize / rate
-        return Launch(step, "_max_pool3d_same_kernel", max(by_cache, by_memory) + _ENDS + _BETWEEN)
+        return Launch(step, "_max_pool3d_same_kernel", max(by_cache, by_memory) + pooled.ENDS + _BETWEEN)
+
+    def _pools_over_slabs(self, node: PoolConv) -> bool:
+        """As ``behind_pool`` has it."""
+        capability = self.gpu.traits.capability == slab.CAPABILITY
+        return capability and self.precision is Precision.HALF and node.pool.x in self.known
 
     def _pooled(self, node: PoolConv) -> Iterator[Launch]:
         n, channels, *size = self.of[node.pool.x]
         out = self.of[node.out]
+        if self._pools_over_slabs(node):
+            its = pooled_slab.Problem(n, channels, out[1], tuple(size), self.gpu.traits.sms)
+            config = pooled_slab.choose(its)
+            if config is not None and pooled_slab.nanoseconds(its, config) < pooled_slab.otherwise(its):
+                seconds = 1e-9 * pooled_slab.nanoseconds(its, config) + _BETWEEN
+                yield Launch(node.conv.name, "_pooled_conv3d_slab_kernel", seconds)
+                return
         problem = pooled.Problem(n, channels, out[1], tuple(size), self.gpu.traits.sms, self.precision)
         if not pooled.pays(problem):
             yield self._pool(node.pool.name, node.pool, (n, channels, *size), (n, channels, *size), _MEMORY)
             yield self._product(node.conv.name, (n, channels, *size), out[1])
             return
-        config = pooled.choose(problem)
-        tiles = math.prod(-(-a // b) for a, b in zip((n, *size), config.box, strict=True))
-        chunks = -(-channels // config.block_k)
-        # Loads of 16 bytes per thread and tap.
-        loads = math.prod(config.box) * config.block_k * self.itemsize / (16 * 32 * config.warps)
-        steps = 9 * _POOL_ROW * loads + _PRODUCT * self.precision.products
-        issued = chunks * steps * config.warps / _ISSUED
-        read = 27 * math.prod(config.box) * chunks * config.block_k * self.itemsize / _L1_PER_SM
-        seconds = -(-tiles // self.gpu.traits.sms) * max(issued, read)
-        yield Launch(node.conv.name, "_pooled_conv3d_kernel", seconds + _ENDS + _BETWEEN)
+        seconds = 1e-9 * pooled.nanoseconds(problem)
+        yield Launch(node.conv.name, "_pooled_conv3d_kernel", seconds + _BETWEEN)
 
 
 def table(launches: Sequence[Launch]) -> str:

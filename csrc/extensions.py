@@ -27,7 +27,11 @@ TORCH_TARGET = "0x020b000000000000"
 # Ampere to Blackwell, as far as the toolkit knows them; the last also as PTX, for what comes after.
 CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # What has instructions of Hopper alone, for which there is an architecture of its own.
-HOPPER_SOURCES = ("csrc/conv3d_slab/cuda.cu", "csrc/library_sm90a.cu")
+HOPPER_SOURCES = (
+    "csrc/conv3d_slab/cuda.cu",
+    "csrc/pooled_conv3d_slab/cuda.cu",
+    "csrc/library_sm90a.cu",
+)
 HOPPER = "-gencode=arch=compute_90a,code=sm_90a"
 # Without debug information, which Python's own flags ask for and which is nine tenths of the library.
 HOST = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]

@@ -214,6 +214,21 @@ def _pooled_conv3d(
     return _compare([(written, expected, memory)], chosen.precision.max_error(written.dtype))
 
 
+def _pooled_conv3d_slab(device: torch.device, *, x: Any, out: Any, relu: bool, config: Any) -> str | None:
+    from fasti3d.ops.conv3d_slab.pack import pack_slab
+    from fasti3d.ops.pooled_conv3d_slab import launch
+    from fasti3d.ops.pooled_conv3d_slab.config import Config
+
+    clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*out), device)
+    clip.relu_()  # as all maps are that it pools
+    weight = _filters(written.shape[1], clip.shape[1], device, ONE).to(clip.dtype)
+    bias = torch.randn(len(weight), device=device)
+    launch.run(Config.of(config), clip, pack_slab(weight), bias, relu, written)
+    with full_float32():
+        expected = pooled_conv3d(clip.float(), weight.float().flatten(1)[:, None], bias, relu)
+    return _compare([(written, expected, memory)], Precision.HALF.max_error(written.dtype))
+
+
 def _max_pool3d(
     device: torch.device, *, x: Any, out: Any, ceil_mode: bool, config: Any, **geometry: Any
 ) -> str | None:
@@ -377,6 +392,7 @@ CASES: dict[str, Callable[..., str | None]] = {
     "conv3d_split": _conv3d_split,
     "conv3d_stats": _conv3d_stats,
     "pooled_conv3d": _pooled_conv3d,
+    "pooled_conv3d_slab": _pooled_conv3d_slab,
     "max_pool3d": _max_pool3d,
     "max_pool3d_taps": _max_pool3d_taps,
     "max_pool3d_taps_backward": _max_pool3d_taps_backward,

@@ -17,9 +17,12 @@ FOLDER = ROOT / "build" / "tests"
 
 
 def compiled(command: Sequence[str], source: Path, make: Callable[[Path], None]) -> Path:
-    """A file that ``make`` writes by running a command for a source, which may include csrc and torch."""
+    """A file that ``make`` writes by running a command for a source, which may include csrc, torch and the
+    headers beside it.
+    """
     digest = hashlib.sha256(_origin(command[0]).encode())
-    digest.update("\0".join(command).encode() + source.read_bytes())
+    beside = sorted(source.parent.glob("*.h"))
+    digest.update("\0".join(command).encode() + b"".join(path.read_bytes() for path in (source, *beside)))
     path = FOLDER / f"{source.stem}-{digest.hexdigest()[:32]}"
     FOLDER.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):

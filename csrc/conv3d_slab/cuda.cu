@@ -15,6 +15,7 @@
 #include "../common/clip.h"
 #include "../common/cuda.h"
 #include "../common/overlap.h"
+#include "../sm90/tensor_map.h"
 #include "device.h"
 #include "roles.h"
 
@@ -30,7 +31,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   const Plan& p = arguments.plan;
   const int group = threadIdx.x / kWarpgroup, warp = threadIdx.x / 32 % 4;
   {
-    const Warp block(map, arguments, memory);
+    const Warp block(map, memory);
     if (threadIdx.x < kBarriers) {
       block.start(p.barriers_at + 8 * threadIdx.x, p.arrivals(threadIdx.x));
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -38,71 +39,20 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     for (int i = threadIdx.x; i < p.zeros(); i += kThreads) {
       *reinterpret_cast<uint4*>(memory + p.zero_at(i)) = uint4{};
     }
-    // Products read the zeros past the caches that threads write through.
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    hand_over_memory();
   }
   meet_cluster();
   if (group < p.consumers()) {
     Warpgroup<kColumns, kBfloat> machine(map, arguments, memory);
     multiply_and_write(machine, p, group);
   } else if (group == kMaxConsumers) {
-    Warp machine(map, arguments, memory);
+    Loader machine(map, arguments, memory);
     if (threadIdx.x % 32 == 0) warp == 0 ? load_slabs(machine, p) : load_weights(machine, p);
     __syncwarp();
   }
   // No block ends while the other may still arrive at its barriers.
   meet_cluster();
 #endif
-}
-
-// Driver functions through the runtime: no library is linked for them.
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-EncodeTiled find_encode_tiled() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-#if CUDART_VERSION >= 12050
-  STD_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                  cudaEnableDefault, &found));
-#else
-  STD_CUDA_CHECK(
-      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found));
-#endif
-  check(found == cudaDriverEntryPointSuccess && function != nullptr,
-        "conv3d_slab: the driver has no cuTensorMapEncodeTiled: install one for CUDA 12 or later");
-  return reinterpret_cast<EncodeTiled>(function);
-}
-
-// A clip that boxes of one group of channels are copied from.
-CUtensorMap tensor_map(const ClipView& x, const void* data, bool bfloat, const Plan& p) {
-  static const EncodeTiled encode = find_encode_tiled();
-  const auto size = [](int64_t n) { return static_cast<cuuint64_t>(n); };
-  const cuuint64_t sizes[5] = {size(x.c), size(x.w), size(x.h), size(x.t), size(x.n)};
-  // Each must be a multiple of those before. That of an axis of one place means nothing, and is
-  // that of the axis around it, or whatever goes on from the outermost.
-  const int64_t lengths[4] = {x.w, x.h, x.t, x.n};
-  const int64_t given[4] = {x.stride_w, x.stride_h, x.stride_t, x.stride_n};
-  int64_t around = (x.c + kGroup - 1) / kGroup * kGroup;
-  for (int i = 0; i < 4; ++i) {
-    if (lengths[i] > 1) around = given[i] * lengths[i];
-  }
-  cuuint64_t strides[4];
-  for (int i = 3; i >= 0; --i) {
-    if (lengths[i] > 1) around = given[i];
-    strides[i] = size(around * 2);
-  }
-  const auto length = [](int n) { return static_cast<cuuint32_t>(n); };
-  const cuuint32_t box[5] = {kGroup, length(p.pitch), length(p.rows), length(p.frames), 1};
-  const cuuint32_t every[5] = {1, 1, 1, 1, 1};
-  CUtensorMap map{};
-  const CUresult result =
-      encode(&map, bfloat ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
-             const_cast<void*>(data), sizes, strides, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check(result == CUDA_SUCCESS, "conv3d_slab: the driver refuses x of strides ", x.stride_n, ", ",
-        x.stride_t, ", ", x.stride_h, ", ", x.stride_w,
-        " (cuTensorMapEncodeTiled: ", static_cast<int>(result), ")");
-  return map;
 }
 
 template <int kColumns, bool kBfloat>
@@ -147,15 +97,6 @@ Tile make_tile(const std::vector<int64_t>& numbers) {
   return {at(0), at(1), at(2), at(3), {at(4), at(5), at(6)}, at(7), at(8), at(9)};
 }
 
-// Aligned, in steps of 16 bytes from pixel to pixel.
-void check_vectors(const char* name, const ClipView& view, const Tensor& tensor) {
-  bool aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
-  const int64_t lengths[] = {view.n, view.t, view.h, view.w};
-  const int64_t strides[] = {view.stride_n, view.stride_t, view.stride_h, view.stride_w};
-  for (int i = 0; i < 4; ++i) aligned = aligned && (lengths[i] < 2 || strides[i] % kGroup == 0);
-  check(aligned, name, " must be aligned to 16 bytes, with strides that are multiples of ", kGroup);
-}
-
 void conv3d_slab(Tensor x, Tensor weight, Tensor bias, std::vector<int64_t> kernel,
                  std::vector<int64_t> before, bool relu, Tensor out, std::vector<int64_t> tile,
                  std::optional<Tensor> residual) {
@@ -184,9 +125,6 @@ void conv3d_slab(Tensor x, Tensor weight, Tensor bias, std::vector<int64_t> kern
   check(x.numel() > 0 && channels % kGroup == 0,
         "x must not be empty, and out must have a multiple of ", kGroup, " channels, got ",
         channels);
-  const auto triple_of = [](const ClipView& its) {
-    return Triple{static_cast<int>(its.t), static_cast<int>(its.h), static_cast<int>(its.w)};
-  };
   const Problem problem{static_cast<int>(in.n),
                         static_cast<int>(in.c),
                         static_cast<int>(channels),
@@ -207,13 +145,9 @@ void conv3d_slab(Tensor x, Tensor weight, Tensor bias, std::vector<int64_t> kern
   arguments.weight = static_cast<const char*>(weight.const_data_ptr());
   check(reinterpret_cast<uintptr_t>(arguments.weight) % 16 == 0,
         "weight must be aligned to 16 bytes");
-  arguments.bias = static_cast<const float*>(bias.const_data_ptr());
-  arguments.relu = relu;
-  const auto copy_strides = [](const ClipView& from, int64_t (&to)[4]) {
-    const int64_t strides[] = {from.stride_n, from.stride_t, from.stride_h, from.stride_w};
-    std::copy_n(strides, 4, to);
-  };
-  copy_strides(view, arguments.out_strides);
+  arguments.results.bias = static_cast<const float*>(bias.const_data_ptr());
+  arguments.results.relu = relu;
+  copy_strides(view, arguments.results.out_strides);
   if (residual) {
     const ClipView its = channels_last_view(*residual, "residual");
     beside_x("residual", *residual);
@@ -224,14 +158,16 @@ void conv3d_slab(Tensor x, Tensor weight, Tensor bias, std::vector<int64_t> kern
           "unsupported operation: some elements of residual and out refer to a single memory "
           "location: pass out itself as residual, or clone one of them");
     check_vectors("residual", its, *residual);
-    copy_strides(its, arguments.residual_strides);
-    arguments.residual = static_cast<const uint16_t*>(residual->const_data_ptr());
+    copy_strides(its, arguments.results.residual_strides);
+    arguments.results.residual = static_cast<const uint16_t*>(residual->const_data_ptr());
   }
   const int device = x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  arguments.out = static_cast<uint16_t*>(out.mutable_data_ptr());
+  arguments.results.out = static_cast<uint16_t*>(out.mutable_data_ptr());
   const bool bfloat = type == ScalarType::BFloat16;
-  const CUtensorMap map = tensor_map(in, x.const_data_ptr(), bfloat, arguments.plan);
+  const Plan& p = arguments.plan;
+  const CUtensorMap map =
+      tensor_map(in, x.const_data_ptr(), bfloat, {kGroup, p.pitch, p.rows, p.frames});
   const cudaStream_t stream = current_stream(x);
   bfloat ? launch<true>(map, arguments, stream, device)
          : launch<false>(map, arguments, stream, device);

@@ -11,19 +11,6 @@
 
 namespace fasti3d::conv3d_slab {
 
-// A place in a ring of buffers, and the parity of the barrier's phase that is next to complete
-// there.
-struct Ring {
-  int slot = 0;
-  unsigned phase = 0;
-
-  FASTI3D_HOST_DEVICE void advance(int slots) {
-    if (++slot < slots) return;
-    slot = 0;
-    phase ^= 1;
-  }
-};
-
 template <class M>
 FASTI3D_HOST_DEVICE void load_slabs(M& machine, const Plan& p) {
   const int bytes = p.slab_positions * kPosition;

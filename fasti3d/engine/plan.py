@@ -40,11 +40,13 @@ from fasti3d.engine.layout import ONE_LANE, Lanes, Layout, lay_out
 from fasti3d.engine.rewrite import (
     absorb_adds,
     absorb_relus,
+    behind_pools,
     fold_norms,
     join_pools,
     join_siblings,
     pool_branches,
 )
+from fasti3d.engine.sign import non_negative
 from fasti3d.engine.steps import (
     AddStep,
     AttentionStep,
@@ -66,6 +68,7 @@ from fasti3d.inputs import as_floats
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, is_folded
 from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
+from fasti3d.ops.pooled_conv3d.op import behind_pool
 from fasti3d.runtime import builds, gpu
 
 # Shapes of clips whose layouts are kept.
@@ -132,6 +135,8 @@ class Plan:
         self._convs = {node.out: _pack(node, dtype) for node in convs[:1]}
         if any(isinstance(conv, TritonConv3d) for conv in self._convs.values()):
             graph = join_siblings(graph)
+        known = non_negative(graph)
+        behind = {out for out, x in behind_pools(graph).items() if x in known}
         self._has_siblings = any(isinstance(node, Siblings) for node in graph.nodes)
         self._depthwise: dict[int, DepthwiseConv3d] = {}
         nodes: list[Node] = []
@@ -142,6 +147,8 @@ class Plan:
             elif isinstance(node, Conv | Siblings):
                 if node not in convs[:1]:
                     self._convs[node.out] = _pack(node, dtype)
+                if node.out in behind:
+                    self._convs[node.out] = behind_pool(self._convs[node.out])
                 # Its shape is all that is needed from here on.
                 node = replace(node, weight=node.weight.to("meta"))
             elif isinstance(node, Head) and node.weight is not None:

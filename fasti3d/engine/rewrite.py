@@ -120,14 +120,7 @@ def join_pools(graph: Graph, in_pieces: Callable[[Conv], bool]) -> Graph:
                 else None
             )
         if isinstance(node, Conv) and isinstance(before, Pool) and node.residual != before.out:
-            keeps_size = (
-                before.kernel == (3, 3, 3) and before.stride == _ONE and before.padding in (None, _ONE)
-            )
-            return (
-                PoolConv(node.out, before, node, name=_both(before, node))
-                if (keeps_size and _is_pointwise(node))
-                else None
-            )
+            return PoolConv(node.out, before, node, name=_both(before, node)) if _fit(before, node) else None
         return None
 
     gone: set[int] = set()
@@ -143,6 +136,22 @@ def join_pools(graph: Graph, in_pieces: Callable[[Conv], bool]) -> Graph:
             changed[node.out] = found
             gone.add(before.out)
     return graph.with_nodes(changed.get(node.out, node) for node in graph.nodes if node.out not in gone)
+
+
+def behind_pools(graph: Graph) -> dict[int, int]:
+    """The results of convolutions that ``join_pools`` may join to pools before them, and what those read."""
+    writers = graph.writers
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node, Conv) and isinstance(pool := writers.get(node.x), Pool) and _fit(pool, node):
+            found[node.out] = pool.x
+    return found
+
+
+def _fit(pool: Pool, conv: Conv) -> bool:
+    """Whether a pool and the convolution of it can be one: 3x3x3 at stride 1, and 1x1x1."""
+    keeps_size = pool.kernel == (3, 3, 3) and pool.stride == _ONE and pool.padding in (None, _ONE)
+    return keeps_size and _is_pointwise(conv)
 
 
 def join_siblings(graph: Graph) -> Graph:

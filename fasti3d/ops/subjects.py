@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fasti3d.ops.conv3d_slab import config as slab
     from fasti3d.ops.max_pool3d_same import config as pool
     from fasti3d.ops.pooled_conv3d import config as pooled
+    from fasti3d.ops.pooled_conv3d_slab import config as pooled_slab
 
 # Frames, rows and columns beyond the head's window: as many as take more than one step.
 _HEAD_MORE = 9, 2, 2
@@ -149,6 +150,19 @@ def pooled_conv3d(
         f"by {config.block_n}, {config.block_k} deep{config.precision.note}",
         x=Layout.of(x).smaller((clips, x.shape[1], *size)),
         weight=Layout.of(weight),
+        out=Layout.of(out).smaller((clips, out.shape[1], *size)),
+        relu=relu,
+        config=asdict(config),
+    )
+
+
+def pooled_conv3d_slab(config: pooled_slab.Config, x: Tensor, relu: bool, out: Tensor) -> Subject:
+    """Of a pool and convolution over slabs, by the kernel that nvcc compiled."""
+    clips, *size = few_tiles((x.shape[0], *x.shape[2:]), (1, *config.block))
+    return Subject.of(
+        "pooled_conv3d_slab",
+        f"max_pool3d and conv3d of {_name(x)}, {x.shape[1]} to {out.shape[1]} channels: {config.short}",
+        x=Layout.of(x).smaller((clips, x.shape[1], *size)),
         out=Layout.of(out).smaller((clips, out.shape[1], *size)),
         relu=relu,
         config=asdict(config),

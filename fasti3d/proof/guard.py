@@ -22,7 +22,7 @@ from fasti3d.runtime import extension
 from fasti3d.version import __version__
 
 # Operators whose kernels Triton does not compile at their first launch.
-_COMPILED_AHEAD = ("tvl1", "conv3d_slab")
+_COMPILED_AHEAD = ("tvl1", "conv3d_slab", "pooled_conv3d_slab")
 _TRITON = Subject.of("triton", "Triton")
 _PACKAGE = Path(__file__).parent.parent
 

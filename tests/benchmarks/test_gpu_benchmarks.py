@@ -400,6 +400,42 @@ def test_records_say_how_many_configurations_were_tuned(monkeypatch: pytest.Monk
     assert measuring._tuned_configurations() == 3
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_pools_over_slabs_are_right_before_they_are_timed(
+    wrong: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    from benchmarks import pooled_slabs
+    from fasti3d.ops.pooled_conv3d import plain
+    from fasti3d.ops.pooled_conv3d_slab import launch
+    from fasti3d.ops.pooled_conv3d_slab.config import Problem as Pooled
+    from fasti3d.runtime import gpu
+
+    names = list(pooled_slabs.problems(132))
+    assert names == [f"Mixed_{block}.b3b" for block in ("3b", "3c", "4b", "4c", "4f", "5b")]
+    run, timed = launch.run, []
+    monkeypatch.setattr(pooled_slabs, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(pooled_slabs, "BATCHES", (2,))
+    monkeypatch.setattr(pooled_slabs, "COMPILED", True)
+    monkeypatch.setattr(pooled_slabs, "problems", lambda sms: {"block": Pooled(1, 24, 16, (2, 5, 6), sms)})
+    monkeypatch.setattr(gpu_timing, "device_seconds", lambda run: timed.append(run) or 2e-6)
+    for module in (gpu, launch.convolution):
+        monkeypatch.setattr(module, "gpu_traits", lambda device: gpu.GpuTraits((9, 0), 1))
+    monkeypatch.setattr(launch.triton, "pooled_conv3d", plain.pooled_conv3d_into)
+    said: list[str] = []
+    if wrong:
+        # As if its last column were not written.
+        monkeypatch.setattr(launch, "run", lambda *call: (run(*call), call[-1][..., -1].fill_(torch.nan)))
+        with pytest.raises(SystemExit, match="3 of 4 are wrong"):
+            pooled_slabs.report(tmp_path, said.append)
+    else:
+        pooled_slabs.report(tmp_path, said.append)
+    assert len(said) == 4
+    assert len(timed) == (1 if wrong else 4)
+    found = json.loads((tmp_path / "pooled.json").read_text())
+    assert [row["us"] for row in found] == [2.0] + [None if wrong else 2.0] * 3
+
+
 # What the model says of a pass.
 
 
@@ -419,9 +455,17 @@ class Noting:
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_what_is_predicted_is_what_a_plan_launches(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With slabs, which pool in the place of one kernel or two, where the model has them as faster."""
     pytest.importorskip("triton", reason="triton is not installed")
     from benchmarks import first_light, predicted, stub_gpu
+    from fasti3d.ops.pooled_conv3d import op
+    from fasti3d.ops.pooled_conv3d_slab import config, launch
 
+    def faster(problem: config.Problem) -> config.Config | None:
+        its = choose(problem)
+        return its if its and config.nanoseconds(problem, its) < config.otherwise(problem) else None
+
+    choose = config.choose
     shape = (batch, 3, 64, 224, 224)
     gpu = predicted.Gpu(stub_gpu.H200, stub_gpu.PIECE_BYTES)
     graph = graph_of(I3D().eval())
@@ -431,10 +475,15 @@ def test_what_is_predicted_is_what_a_plan_launches(batch: int, monkeypatch: pyte
         for module in stub_gpu.LAUNCHERS:
             for name in [name for name in vars(module) if re.fullmatch("_.+_kernel", name)]:
                 monkeypatch.setattr(module, name, Noting(name, launched))
+        monkeypatch.setattr(op, "takes_slabs", lambda weight, out_channels: True)
+        monkeypatch.setattr(launch, "wins", lambda key, first, second: True)
+        monkeypatch.setattr(launch, "run", lambda *call: launched.append("_pooled_conv3d_slab_kernel"))
+        for module in (config, launch):
+            monkeypatch.setattr(module, "choose", faster)
         plan = Plan(graph, torch.float16, torch.device("cpu"))
         plan.compute(torch.zeros(shape, dtype=torch.float16), {"Logits"}, torch.float16)
     rows = first_light.beside(expected, [(name, 1.0) for name in launched])
-    assert len(rows) == len(launched) == len(expected) == {1: 61, 8: 112}[batch]
+    assert len(rows) == len(launched) == len(expected) == {1: 57, 8: 112}[batch]
     assert all(one.seconds > 0 for one in expected)
     # Where another kernel runs than was predicted, there is nothing to be put beside it.
     assert len(first_light.beside(expected, [(name, 1.0) for name in launched[1:]])) == 0

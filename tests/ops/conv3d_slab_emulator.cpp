@@ -1,9 +1,10 @@
 // Runs the schedule of csrc/conv3d_slab on the CPU, to prove its index arithmetic without a GPU.
 //
-// A warp or warpgroup is a fiber. Shared memory is bytes and, for every 16 of them, whether a copy
-// has landed there that nobody has released since. Copies land late or at once, products read until
-// they are waited for, and these are errors: to read what has not landed, to copy over what is
-// being read, to read outside of the block's memory, to arrive too often, to wait forever.
+// A warp or warpgroup is a fiber (sm90_emulator.h). Shared memory is bytes and, for every 16 of
+// them, whether a copy has landed there that nobody has released since. Copies land late or at
+// once, products read until they are waited for, and these are errors: to read what has not landed,
+// to copy over what is being read, to read outside of the block's memory, to arrive too often, to
+// wait forever.
 //
 //   conv3d_slab_emulator run IN OUT
 //     IN: a line of settings, as run() reads them, then x, weights, bias and, if given, the
@@ -11,34 +12,21 @@
 //   conv3d_slab_emulator plan
 //     For every line with a problem and a tile on the standard input a line with what plan.h makes
 //     of them.
-#include <ucontext.h>
-
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <iostream>
-#include <limits>
-#include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "../../csrc/conv3d_slab/roles.h"
+#include "sm90_emulator.h"
 
 namespace fasti3d::conv3d_slab {
 namespace {
-
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  (std::cerr << ... << parts) << '\n';
-  std::exit(1);
-}
 
 // What can be left out or changed, to see that it is noticed.
 enum Fault {
@@ -51,75 +39,6 @@ enum Fault {
   kSlabEmpty,
   kSlice,
   kFaults
-};
-
-// Threads of execution that take turns where they say so.
-class Fibers {
- public:
-  void add(std::function<void()> body) {
-    auto fiber = std::make_unique<Fiber>();
-    fiber->body = std::move(body);
-    fiber->stack.resize(64 << 10);
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.data();
-    fiber->context.uc_stack.ss_size = fiber->stack.size();
-    fiber->context.uc_link = &home_;
-    makecontext(&fiber->context, &Fibers::enter, 0);
-    all_.push_back(std::move(fiber));
-  }
-
-  // Until `ready` holds.
-  void wait(const std::function<bool()>& ready) {
-    Fiber* const self = current_;
-    self->ready = ready;
-    swapcontext(&self->context, &home_);
-  }
-
-  // Runs all to their ends. `order`: 0 lets copies land only when nothing else can happen, 1 at
-  // once, else it is the seed of a random choice. `land` lets a copy land and returns false if none
-  // is under way.
-  void run(int order, const std::function<bool()>& land) {
-    std::mt19937 random(order);
-    for (size_t done = 0; done < all_.size();) {
-      if (order == 1) {
-        while (land()) {
-        }
-      } else if (order > 1 && random() % 3 == 0) {
-        land();
-      }
-      std::vector<Fiber*> able;
-      for (const auto& fiber : all_) {
-        if (!fiber->done && fiber->ready()) able.push_back(fiber.get());
-      }
-      if (able.empty()) {
-        if (!land()) fail("all wait forever");
-        continue;
-      }
-      current_ = able[order > 1 ? random() % able.size() : 0];
-      running_ = this;
-      swapcontext(&home_, &current_->context);
-      done += current_->done;
-    }
-  }
-
- private:
-  struct Fiber {
-    std::function<void()> body;
-    std::function<bool()> ready = [] { return true; };
-    std::vector<char> stack;
-    ucontext_t context;
-    bool done = false;
-  };
-
-  static void enter() {
-    running_->current_->body();
-    running_->current_->done = true;
-  }
-
-  static inline Fibers* running_ = nullptr;
-  std::vector<std::unique_ptr<Fiber>> all_;
-  Fiber* current_ = nullptr;
-  ucontext_t home_;
 };
 
 struct Settings {
@@ -138,37 +57,6 @@ struct Data {
   std::vector<float> bias;
   std::vector<float> value;  // of 16 bits
 };
-
-float half_value(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const float sign = bits >> 15 ? -1.0f : 1.0f;
-  if (exponent == 31) return fraction ? std::nanf("") : sign * INFINITY;
-  return sign * (exponent ? std::ldexp(1024.0f + fraction, exponent - 25)
-                          : std::ldexp(1.0f * fraction, -24));
-}
-
-uint16_t rounded(float value, bool bfloat) {
-  if (bfloat) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value);
-    if (value != value) return 0x7fff;
-    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  }
-  return std::bit_cast<uint16_t>(static_cast<_Float16>(value));
-}
-
-struct Barrier {
-  int count = 0, pending = 0;
-  int64_t bytes = 0;
-  unsigned phase = 0;
-
-  void settle() {
-    if (pending > 0 || bytes != 0) return;
-    pending = count;
-    ++phase;
-  }
-};
-
-enum class State : uint8_t { kNothing, kUnderWay, kThere };
 
 struct Copy {
   int block, to;
@@ -324,42 +212,16 @@ struct Cluster {
       arrive_there(block, index(at));
     }
 
-    // As a tensor map of (channels, columns, rows, frames, clips) copies a box of 8 channels.
     void load_box(int full, int to, int bytes, int c, int w, int h, int t, int n) {
-      const Problem& of = p.problem;
-      const int from[5] = {c, w, h, t, n};
-      const int box[5] = {kGroup, p.pitch, p.rows, p.frames, 1};
-      const int length[5] = {of.channels, of.in.w, of.in.h, of.in.t, of.batch};
-      const auto& s = settings.x_strides;
-      const int64_t stride[5] = {1, s[3], s[2], s[1], s[0]};
-      int64_t values = 1;
-      for (int axis = 0; axis < 5; ++axis) {
-        if (box[axis] < 1 || box[axis] > kMaxBox) fail("a box of ", box[axis], " is not possible");
-        if (axis > 0 && stride[axis] * 2 % 16 != 0) fail("a stride is not a multiple of 16 bytes");
-        values *= box[axis];
-      }
       if (to % kAlignment != 0) fail("a box goes to memory that is not aligned");
-      if (values * 2 != bytes) fail("a box has ", values * 2, " bytes, not ", bytes);
-      Copy copy{block.rank, to, std::vector<char>(bytes), index(full)};
-      uint16_t* value = reinterpret_cast<uint16_t*>(copy.bytes.data());
-      int i[5];
-      for (i[4] = 0; i[4] < box[4]; ++i[4]) {
-        for (i[3] = 0; i[3] < box[3]; ++i[3]) {
-          for (i[2] = 0; i[2] < box[2]; ++i[2]) {
-            for (i[1] = 0; i[1] < box[1]; ++i[1]) {
-              for (i[0] = 0; i[0] < box[0]; ++i[0], ++value) {
-                bool inside = true;
-                int64_t at = 0;
-                for (int axis = 0; axis < 5; ++axis) {
-                  const int place = from[axis] + i[axis];
-                  inside = inside && place >= 0 && place < length[axis];
-                  at += place * stride[axis];
-                }
-                *value = inside ? block.cluster->data.x.at(at) : 0;
-              }
-            }
-          }
-        }
+      const Problem& of = p.problem;
+      Copy copy{block.rank, to,
+                box_of(block.cluster->data.x,
+                       {{of.channels, of.in.w, of.in.h, of.in.t, of.batch}, settings.x_strides},
+                       {c, w, h, t, n}, {kGroup, p.pitch, p.rows, p.frames, 1}),
+                index(full)};
+      if (static_cast<int>(copy.bytes.size()) != bytes) {
+        fail("a box has ", copy.bytes.size(), " bytes, not ", bytes);
       }
       block.cluster->copy(std::move(copy));
     }
@@ -377,15 +239,8 @@ struct Cluster {
 
     // The 16 bytes of row `row` (of the matrix's other axis) and half `half` of K.
     int piece(uint64_t descriptor, int row, int half) const {
-      if (descriptor >> 46 != 0 || (descriptor >> 14 & 3) != 0 || (descriptor >> 30 & 3) != 0) {
-        fail("a descriptor has bits beyond its fields");
-      }
-      const int start = static_cast<int>(descriptor & 0x3fff) << 4;
-      int leading = static_cast<int>(descriptor >> 16 & 0x3fff) << 4;
-      const int stride = static_cast<int>(descriptor >> 32 & 0x3fff) << 4;
-      if (settings.fault == kLeading) leading += 16;
-      const int at =
-          start + row / 8 * stride + row % 8 * 16 + half * leading - static_cast<int>(kBase);
+      const int wrong = settings.fault == kLeading ? 16 : 0;
+      const int at = place_in_matrix(descriptor, row, half, wrong) - static_cast<int>(kBase);
       if (at < 0 || at >= p.passes_at) fail("a product reads outside of slabs and stages, at ", at);
       if (block.state[at / 16] != State::kThere) fail("a product reads what is not there, at ", at);
       return at / 16;
@@ -467,11 +322,8 @@ struct Cluster {
         std::fill(pass.begin(), pass.end(), std::nanf(""));
         for (int thread = 0; thread < kWarpgroup; ++thread) {
           for (int i = first / 2; i < at_most(first + kPass, columns) / 2; ++i) {
-            // PTX ISA: groups of 4 lanes have a row, of 16 per warp; every other pair of registers
-            // is 8 rows below.
-            const int lane = thread % 32, its_row = thread / 32 * 16 + lane / 4 + (i / 2 % 2) * 8;
-            const int its_column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-            pass.at(pass_place(accumulator_cell(thread, i))) = sums[its_row * columns + its_column];
+            const Cell its = register_cell(thread, i);
+            pass.at(pass_place(accumulator_cell(thread, i))) = sums[its.row * columns + its.column];
           }
         }
         for (int thread = 0; thread < kWarpgroup; ++thread) {
@@ -516,14 +368,6 @@ std::optional<Plan> read_plan(std::istream& in) {
   return make_plan(problem, tile);
 }
 
-template <class T>
-std::vector<T> read(std::istream& in, int64_t count) {
-  std::vector<T> values(count);
-  in.read(reinterpret_cast<char*>(values.data()), count * static_cast<int64_t>(sizeof(T)));
-  if (!in) fail("the input ends early");
-  return values;
-}
-
 int run(const char* in_path, const char* out_path) {
   std::ifstream in(in_path, std::ios::binary);
   Settings s;
@@ -545,11 +389,7 @@ int run(const char* in_path, const char* out_path) {
   data.bias = read<float>(in, s.plan.problem.out_channels);
   data.out = read<uint16_t>(in, s.out_size);
   if (s.given) data.residual = data.out;
-  data.value.resize(1 << 16);
-  for (int bits = 0; bits < 1 << 16; ++bits) {
-    data.value[bits] = s.bfloat ? std::bit_cast<float>(uint32_t(bits) << 16)
-                                : half_value(static_cast<uint16_t>(bits));
-  }
+  data.value = values_of_16_bits(s.bfloat);
   for (int i = 0; i < s.clusters; ++i) Cluster(s, data, i).run();
   std::ofstream out(out_path, std::ios::binary);
   out.write(reinterpret_cast<const char*>(data.out.data()), s.out_size * 2);

@@ -219,22 +219,27 @@ def is_right(its: Case, found: Tensor) -> bool:
     return bool((found.float() - wanted).abs().max() <= limit * wanted.abs().max())
 
 
-def build(folder: Path) -> Emulator:
-    """The program, compiled by g++; skips the test where there is none."""
+def program(source: Path) -> Path:
+    """An emulator, compiled by g++; skips the test where there is none."""
     # Here and not at the top: tests on a GPU do without what this needs.
     from compiling import compiled
 
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed")
-    if not SOURCE.exists() or not (SOURCE.parents[2] / "csrc").exists():
+    if not source.exists() or not (source.parents[2] / "csrc").exists():
         pytest.skip("no sources beside the tests")
     flags = ["-std=c++20", "-O3", "-march=native", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    command = [compiler, *flags, str(SOURCE)]
+    command = [compiler, *flags, str(source)]
 
-    def make(program: Path) -> None:
-        result = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True, check=False)
+    def make(target: Path) -> None:
+        result = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
 
+    return compiled(command, source, make)
+
+
+def build(folder: Path) -> Emulator:
+    """The program, compiled by g++; skips the test where there is none."""
     # What it reads and writes lies beside it.
-    return Emulator(Path(shutil.copy2(compiled(command, SOURCE, make), folder / "conv3d_slab")))
+    return Emulator(Path(shutil.copy2(program(SOURCE), folder / "conv3d_slab")))

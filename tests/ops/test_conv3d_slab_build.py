@@ -4,82 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-from collections import Counter
-from pathlib import Path
 
 import pytest
-from compiling import ROOT, compiled
-from torch.utils.cpp_extension import include_paths
+from compiling import ROOT
+from sm90_building import Report, compiled_for_hopper, opcodes
 
 from fasti3d.ops.conv3d_slab.config import POSITIONS
 
 SOURCE = ROOT / "csrc" / "conv3d_slab" / "cuda.cu"
-TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
-# Between ptxas' report and the listing.
-CUT = "\n======\n"
 # 2 warpgroups and 2 warps that copy: 3 warps on one of an SM's 4 parts, of 16384 registers each.
 MAX_REGISTERS = 168
 
 
 @pytest.fixture(scope="module")
-def report() -> str:
-    """ptxas' report, and the listing of the kernels' machine code."""
-    nvcc = shutil.which("nvcc")
-    triton = pytest.importorskip("triton")
-    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    if nvcc is None or not cuobjdump.exists():
-        pytest.skip("nvcc or cuobjdump is not installed")
-    if not SOURCE.exists():
-        pytest.skip("no sources beside the tests")
-    # The operator too, not only its kernels.
-    command = [nvcc, "-c", "-Xcompiler", "-fPIC", "-O3", "-std=c++20", "-DUSE_CUDA", TORCH_TARGET]
-    for path in [*include_paths("cpu"), sysconfig.get_path("include")]:
-        command += ["-isystem", path]
-    command += ["-gencode=arch=compute_90a,code=sm_90a", "-Xptxas", "-v", str(SOURCE)]
-
-    def make(target: Path) -> None:
-        library = target.with_suffix(".o")
-        result = subprocess.run([*command, "-o", str(library)], capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        listing = subprocess.run([cuobjdump, "-sass", library], capture_output=True, text=True, check=True)
-        library.unlink()
-        target.write_text(result.stderr + CUT + listing.stdout)
-
-    return compiled(command, SOURCE, make).read_text()
+def report() -> Report:
+    return compiled_for_hopper(SOURCE)
 
 
 @pytest.fixture(scope="module")
-def kernels(report: str) -> dict[tuple[int, bool], list[str]]:
+def kernels(report: Report) -> dict[tuple[int, bool], list[str]]:
     """The instructions of each kernel, by columns of its products and whether they are of bfloat16."""
-    found = {}
-    for part in report.split(CUT)[1].split("Function : ")[1:]:
-        name = re.match(r"\w*_conv3d_slab_kernelILi(\d+)ELb([01])E", part)
-        assert name, part[:100]
-        lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", part, re.MULTILINE)
-        found[int(name[1]), name[2] == "1"] = lines
-    return found
-
-
-def opcodes(lines: list[str]) -> Counter[str]:
-    """How often each instruction stands there, without its predicate and its modifiers."""
-    return Counter(re.sub(r"^@!?U?P\w+ ", "", line).split()[0].partition(".")[0] for line in lines)
+    return {
+        (columns, bfloat == 1): lines
+        for (columns, bfloat), lines in report.kernels("_conv3d_slab_kernel").items()
+    }
 
 
 @pytest.mark.timeout(600)
-def test_no_kernel_spills_registers(report: str) -> None:
-    text = report.split(CUT)[0]
-    assert "warning" not in text
-    # What ptxas says where it cannot keep products under way.
-    assert "serialized" not in text
-    assert "injected" not in text
-    assert text.count("Compiling entry function") == 2 * len(POSITIONS)
-    assert text.count("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") == 2 * len(POSITIONS)
-    registers = [int(n) for n in re.findall(r"Used (\d+) registers", text)]
+def test_no_kernel_spills_registers(report: Report) -> None:
+    registers = report.registers_without_spills()
     assert len(registers) == 2 * len(POSITIONS)
     assert max(registers) <= MAX_REGISTERS
 
@@ -122,7 +78,7 @@ def test_length_of_the_loop_over_taps(kernels: dict[tuple[int, bool], list[str]]
         assert last - first < 160
 
 
-def test_setup_compiles_it_for_hopper_alone() -> None:
+def test_setup_compiles_slabs_for_hopper_alone() -> None:
     """In a library of its own, where Hopper is asked for; the other kernels for all that is asked for."""
     if shutil.which("nvcc") is None or not SOURCE.exists():
         pytest.skip("nvcc is not installed, or there are no sources beside the tests")
@@ -143,15 +99,16 @@ for architectures in asked:
     environment = os.environ | {"FASTI3D_BUILD": "none"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    source = str(SOURCE.relative_to(ROOT))
+    slabs = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*_slab/cuda.cu")}
+    assert len(slabs) == 2
     for built, line in zip(asked.values(), result.stdout.splitlines()[-len(asked) :], strict=True):
         found = json.loads(line)
         sources, options = found["fasti3d._C_cuda"]
-        assert source not in sources
+        assert not slabs & set(sources)
         assert not any("arch" in flag for flag in options["nvcc"]), "torch adds what was asked for"
         assert ("fasti3d._C_sm90a" in found) == built
         if built:
             sources, options = found["fasti3d._C_sm90a"]
-            assert source in sources
+            assert slabs <= set(sources)
             flags = [flag for flag in options["nvcc"] if "arch" in flag]
             assert flags == ["-gencode=arch=compute_90a,code=sm_90a"]

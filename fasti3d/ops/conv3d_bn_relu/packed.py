@@ -293,6 +293,10 @@ class SlabConv3d(TritonConv3d):
     slab_weight: Tensor
 
     @property
+    def form(self) -> str:
+        return "direct or slab"
+
+    @property
     def nbytes(self) -> int:
         return super().nbytes + self.slab_weight.nbytes
 

@@ -18,8 +18,8 @@ from fasti3d.ops.tiling import Triple, count
 # What csrc/conv3d_slab/plan.h has by the same names.
 GROUP, ROWS, BLOCK_BYTES = 8, 64, 2048
 _POSITION_BYTES, _CORE, _CLUSTER, _CONSUMERS = 16, 8, 2, 2
-_MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 2
-_PASS_BYTES = 16 * (ROWS + 4) * 4
+MAX_BOX, _MAX_STAGES, _MAX_BUFFERS = 256, 8, 2
+PASS_BYTES = 16 * (ROWS + 4) * 4
 _BARRIER_BYTES = 2 * (_MAX_BUFFERS + _MAX_STAGES) * 8
 SHARED_BYTES = 227 << 10
 MAX_KERNEL = 16
@@ -37,13 +37,13 @@ _MAX_PARTS = 4
 
 # Rates of an H200: products by its tensor cores (measured on one: 790 TFLOP/s), bytes from the L2 cache
 # (estimated: 7.5 TB/s), clock.
-_FLOPS, _L2_BYTES, _CLOCK = 790e12, 7.5e12, 1.755e9
+FLOPS, L2_BYTES, CLOCK = 790e12, 7.5e12, 1.755e9
 # Estimated: what the copy engine writes in boxes of 16 bytes, per clock and SM; clocks that a pass of results
 # takes, and a chunk's end; seconds of a launch.
-_BOX_BYTES, _PASS_CLOCKS, _CHUNK_CLOCKS, _LAUNCH = 16, 120, 200, 3e-6
+_BOX_BYTES, PASS_CLOCKS, _CHUNK_CLOCKS, LAUNCH = 16, 120, 200, 3e-6
 # Slabs are worth a race with a tap-by-tap product unless they are expected to take this many times as long:
 # the models are not wrong by more. The latter's tiles to compare with, (pixels, channels).
-_WORST = 1.2
+WORST = 1.2
 _TAP_TILES = ((256, 192), (256, 128), (256, 64), (128, 128), (128, 64), (64, 64))
 
 
@@ -182,7 +182,7 @@ def shared_bytes(problem: Problem, config: Config) -> int:
     its = problem.reduction
     slab = config.units * its.unit_groups * Slab.of(problem, config).group * _POSITION_BYTES
     stage = config.across * config.units * its.unit_blocks * BLOCK_BYTES
-    passes = config.across * config.along * _PASS_BYTES
+    passes = config.across * config.along * PASS_BYTES
     return config.buffers * slab + config.stages * stage + passes + _BARRIER_BYTES
 
 
@@ -201,14 +201,14 @@ def nanoseconds(problem: Problem, config: Config) -> float:
     blocks = its.taps * its.units * its.unit_blocks
     weights = config.across * blocks * BLOCK_BYTES / _CLUSTER
     flops = config.across * config.along * blocks * 2 * ROWS * 16 * config.positions
-    products = flops / (_FLOPS / sms)
-    copies = slab_bytes / (_BOX_BYTES * _CLOCK)
-    reads = (slab_bytes + weights) / (_L2_BYTES / sms)
+    products = flops / (FLOPS / sms)
+    copies = slab_bytes / (_BOX_BYTES * CLOCK)
+    reads = (slab_bytes + weights) / (L2_BYTES / sms)
     chunks = count(its.units, config.units)
     busy = max(products, reads, copies) if config.buffers > 1 else max(products, reads) + copies
-    ends = chunks * _CHUNK_CLOCKS + count(config.positions, 16) * _PASS_CLOCKS
+    ends = chunks * _CHUNK_CLOCKS + count(config.positions, 16) * PASS_CLOCKS
     waves = count(work(problem, config), sms // _CLUSTER)
-    return 1e9 * (_LAUNCH + copies / chunks + waves * (busy + ends / _CLOCK))
+    return 1e9 * (LAUNCH + copies / chunks + waves * (busy + ends / CLOCK))
 
 
 def by_taps(problem: Problem) -> float:
@@ -218,8 +218,8 @@ def by_taps(problem: Problem) -> float:
 
     def of(tile: tuple[int, int]) -> float:
         waves = count(count(pixels, tile[0]) * count(problem.out_channels, tile[1]), sms)
-        products, reads = 2 * math.prod(tile) / _FLOPS, 2 * sum(tile) / _L2_BYTES
-        return 1e9 * (_LAUNCH + waves * sms * depth * max(products, reads))
+        products, reads = 2 * math.prod(tile) / FLOPS, 2 * sum(tile) / L2_BYTES
+        return 1e9 * (LAUNCH + waves * sms * depth * max(products, reads))
 
     return min(map(of, _TAP_TILES))
 
@@ -228,7 +228,7 @@ def by_taps(problem: Problem) -> float:
 def choose(problem: Problem) -> Config | None:
     """The tile expected to take the least time; None where none fits, or a tap-by-tap product takes less."""
     best = min(candidates(problem), key=lambda one: nanoseconds(problem, one), default=None)
-    if best is None or nanoseconds(problem, best) > _WORST * by_taps(problem):
+    if best is None or nanoseconds(problem, best) > WORST * by_taps(problem):
         return None
     return best
 
@@ -265,7 +265,7 @@ def _first(problem: Problem, positions: int, along: int, by_frames: bool, boxes:
     """The first box whose outputs so many positions hold, and whose slab can be copied; zeros if none is."""
     for box in boxes:
         slab = Slab.of(problem, Config(positions, 1, along, by_frames, box, 1, 1, 1))
-        if slab.columns(box) <= positions and max(slab.pitch, slab.rows, slab.frames) <= _MAX_BOX:
+        if slab.columns(box) <= positions and max(slab.pitch, slab.rows, slab.frames) <= MAX_BOX:
             return box
     return (0, 0, 0)
 

@@ -6,12 +6,13 @@ Config(box=(1, 4, 4, 4), block_n=32, block_k=64, warps=4, precision='half')
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fasti3d.ops.tiling import Box, Triple, best_box, chunk
+from fasti3d.ops.tiling import Box, Triple, best_box, chunk, count
 from fasti3d.runtime.precision import Precision
 
 # Output channels of the one tile that has them all.
@@ -21,6 +22,15 @@ _WINDOW = (3, 3, 3)
 _TILES_PER_SM = 2
 # Of the channels of a pixel that are pooled at a time, in registers.
 _STEP_BYTES = 128
+
+# Of an H200, estimated: bytes per second from an SM's L1 cache, seconds of a kernel's first and last
+# instructions, and of a launch and what lies between two.
+L1_PER_SM, ENDS, _LAUNCH = 112e9, 1.5e-6, 3e-6
+# Instructions of a warp that pools a row of three taps, per load of a thread, and that multiplies a chunk
+# (counted for sm_90 in half precision); instructions per second and SM.
+_POOL_ROW, _PRODUCT, _ISSUED = 37.5, 250, 4 * 1.75e9
+# Bytes per second from the memory, or the L2 cache.
+_MEMORY = 4.3e12
 
 
 @dataclass(frozen=True)
@@ -73,3 +83,27 @@ def pays(problem: Problem) -> bool:
     """
     _, boxes = best_box((problem.batch, *problem.size), _WINDOW, _PIXELS)
     return problem.out_channels <= MAX_CHANNELS and boxes >= _TILES_PER_SM * problem.multiprocessors
+
+
+def nanoseconds(problem: Problem) -> float:
+    """What the one kernel is expected to take, by a model, without its launch."""
+    config = choose(problem)
+    tiles = math.prod(map(count, (problem.batch, *problem.size), config.box))
+    chunks = count(problem.in_channels, config.block_k)
+    itemsize = problem.precision.itemsize
+    # Loads of 16 bytes per thread and tap.
+    loads = math.prod(config.box) * config.block_k * itemsize / (16 * 32 * config.warps)
+    steps = 9 * _POOL_ROW * loads + _PRODUCT * problem.precision.products
+    issued = chunks * steps * config.warps / _ISSUED
+    read = 27 * math.prod(config.box) * chunks * config.block_k * itemsize / L1_PER_SM
+    return 1e9 * (count(tiles, problem.multiprocessors) * max(issued, read) + ENDS)
+
+
+def nanoseconds_apart(problem: Problem) -> float:
+    """What a pool and a convolution are expected to take, by a model, with a launch between them."""
+    pixels = problem.batch * math.prod(problem.size)
+    pooled, written = (
+        pixels * n * problem.precision.itemsize for n in (problem.in_channels, problem.out_channels)
+    )
+    pool = max(27 * pooled / (L1_PER_SM * problem.multiprocessors), 2 * pooled / _MEMORY)
+    return 1e9 * (pool + (pooled + written) / _MEMORY + 2 * ENDS + _LAUNCH)
