@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fasti3d.engine.blocks import Blocks
 from fasti3d.engine.cuda_graphs import Graphs
 from fasti3d.engine.graph import (
     Add,
@@ -163,6 +164,8 @@ class Plan:
         self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str], bool], Layout] = OrderedDict()
         self._compiled: set[Hashable] = set()
         self._lock = threading.Lock()
+        # What torch runs may keep the maps that it is given.
+        self._blocks = Blocks(keeps=own)
         if device.type == "cuda":
             # From here on other streams may read the weights.
             torch.cuda.current_stream(device).synchronize()
@@ -197,8 +200,9 @@ class Plan:
         self, x: Tensor, layout: Layout, wanted: set[str], dtype: torch.dtype, lanes: Lanes = ONE_LANE
     ) -> dict[str, Tensor]:
         """The wanted outputs of what the first step of a layout reads."""
-        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(self.dtype)
-        found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True), lanes=lanes)
+        with self._blocks.block(layout.nbytes, x.device) as block:
+            maps = {self.graph.input: x}
+            found = layout.run(maps, block.view(self.dtype), lambda y: y.to(dtype, copy=True), lanes=lanes)
         return {name: found[name] for name in self.graph.names if name in wanted}
 
     def layout(
