@@ -95,10 +95,6 @@ class FusedNetwork(nn.Module):
         """A clip as the ordinary path takes it."""
         raise NotImplementedError
 
-    def _as_planned(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """A clip as a plan takes it, which may be as it is."""
-        raise NotImplementedError
-
     def _dtype_of(self, x: Tensor, wanted: set[str]) -> torch.dtype:
         """The dtype of a clip, or that its bytes are scaled to; ValueError for scores but no classifier."""
         if wanted.intersection(SCORES) and getattr(self, self._classifier, None) is None:
@@ -177,7 +173,7 @@ class FusedNetwork(nn.Module):
         trunk = self._without_scores(wanted, described)
         if not described.names.keys() >= self._needed(trunk):
             return None
-        maps = planned(described, self._as_planned(x, dtype), trunk, dtype)
+        maps = planned(described, x, trunk, dtype)
         return self._with_scores(maps, wanted, described)
 
     def _fused(
@@ -195,7 +191,7 @@ class FusedNetwork(nn.Module):
         if not described.names.keys() >= self._needed(trunk):
             return None
         with torch.no_grad(), without_autocast(x.device):
-            maps = kept.plan.run(self._as_planned(x, dtype), trunk, dtype)
+            maps = kept.plan.run(x, trunk, dtype)
         return self._with_scores(maps, wanted, described)
 
     def _with_scores(

@@ -195,9 +195,6 @@ class I3D(FusedNetwork, reference.I3D):
     def _check_range(self, x: Tensor) -> None:
         check_range(x)
 
-    def _as_planned(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x
-
     @property
     def recompute(self) -> str:
         """What training computes again in its backward pass: "relu", "none", or "auto" by the device."""

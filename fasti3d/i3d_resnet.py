@@ -14,7 +14,7 @@ from fasti3d.engine.describe.description import Description
 from fasti3d.engine.describe.resnet import describe, known_stem, watch
 from fasti3d.engine.describe.watch import Watch
 from fasti3d.fused import FusedNetwork, Kept
-from fasti3d.inputs import check_clip, check_range
+from fasti3d.inputs import Scaling, as_floats, check_clip, check_range
 from fasti3d.resnet import reference
 from fasti3d.resnet.variants import FEATURE_CHANNELS, check_network
 from fasti3d.widths import out_width
@@ -182,7 +182,7 @@ class I3DResNet(FusedNetwork, reference.I3DResNet):
         return _LAST
 
     def _described(self, names: tuple[str, ...]) -> Description:
-        return describe(self, self._trunk())
+        return describe(self, self._trunk(), self._scaling())
 
     def _watch(self, names: tuple[str, ...]) -> Watch:
         return watch(self, self._trunk())
@@ -196,17 +196,15 @@ class I3DResNet(FusedNetwork, reference.I3DResNet):
         return self._dtype_of(x, wanted)
 
     def _as_floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        if x.dtype != torch.uint8:
-            return x.to(dtype)
+        return as_floats(x, dtype, self._scaling())
+
+    def _scaling(self) -> Scaling:
+        """Of clips of bytes."""
         its = self.table.preprocessing
-        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1, 1) for v in (its.mean, its.std))
-        return ((x.to(torch.float32) - mean) / std).to(dtype)
+        return Scaling(its.mean, its.std)
 
     def _check_range(self, x: Tensor) -> None:
         check_range(x, normalized=True)
-
-    def _as_planned(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return self._as_floats(x, dtype)
 
 
 def _checkpoint_of(weights: Spec) -> ResNetCheckpoint:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,11 +28,30 @@ _known: ContextVar[bool] = ContextVar("_known", default=False)
 RGB_CHANNELS = 3
 
 
-def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A clip in ``dtype`` and its own memory layout. Bytes are scaled, in float32: 0 becomes -1 and 255 1."""
+class Scaling(NamedTuple):
+    """How bytes of 0 to 255 become floats: less the mean, divided by the standard deviation, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def as_floats(x: Tensor, dtype: torch.dtype, scaling: Scaling | None = None) -> Tensor:
+    """A clip in ``dtype`` and its own memory layout. Bytes are scaled, in float32: where ``scaling`` is None
+    0 becomes -1 and 255 1.
+    """
     if x.dtype != torch.uint8:
         return x.to(dtype)
-    return x.to(torch.float32).div_(127.5).sub_(1.0).to(dtype)
+    floats = x.to(torch.float32)
+    if scaling is None:
+        return floats.div_(127.5).sub_(1.0).to(dtype)
+    mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1, 1) for v in scaling)
+    return floats.sub_(mean).div_(std).to(dtype)
+
+
+def table_of_bytes(scaling: Scaling | None, channels: int) -> Tensor:
+    """What each byte of each channel becomes: float32 (channels, 256)."""
+    every = torch.arange(256, dtype=torch.uint8).expand(1, channels, 1, 1, 256)
+    return as_floats(every, torch.float32, scaling).reshape(channels, 256)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

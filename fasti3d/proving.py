@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasti3d.flow.params import TVL1Params
-from fasti3d.inputs import as_floats, without_autocast
+from fasti3d.inputs import Scaling, as_floats, without_autocast
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
@@ -99,15 +99,15 @@ def _conv3d(
     return _compare_convolved(clip, packed, bias, its, written, memory, start, added, limit)
 
 
-def _conv3d_fold(device: torch.device, *, x: Any, cells: Any, geometry: Any) -> str | None:
+def _conv3d_fold(device: torch.device, *, x: Any, cells: Any, geometry: Any, scaling: Any) -> str | None:
     from fasti3d.ops.conv3d_bn_relu.fold import run_fold
 
     clip, (written, memory) = _random(Layout(*x), device), _poisoned(Layout(*cells), device)
-    its = _geometry(geometry)
+    its, scaled = _geometry(geometry), None if scaling is None else Scaling(*scaling)
     with torch.cuda.device_of(clip):
-        run_fold(clip, its, written)
+        run_fold(clip, its, written, scaled)
     expected = torch.empty_like(written)
-    plain.fold_into(clip, its, expected)
+    plain.fold_into(clip, its, expected, scaled)
     return _compare([(written, expected.float(), memory)], limit=0.0)
 
 

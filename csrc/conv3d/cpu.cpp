@@ -12,6 +12,7 @@
 #include "../common/overlap.h"
 #include "../common/parallel.h"
 #include "../common/target.h"
+#include "bytes.h"
 #include "conv.h"
 #include "tiles.h"
 #include "winograd.h"
@@ -53,10 +54,9 @@ ClipView pad_clip(const T* x, const ClipView& in, const Axis& w, T* copy) {
 }
 
 template <class T>
-void convolve(const Tensor& x, const ClipView& in, Tensor& out, const ClipView& result,
+void convolve(const T* source, const ClipView& in, Tensor& out, const ClipView& result,
               const Window& window, const Taps& taps, const Tensor& packed,
               const Epilogue& epilogue, const ConvKernels& kernels) {
-  const T* const source = static_cast<const T*>(x.const_data_ptr());
   T* const target = static_cast<T*>(out.mutable_data_ptr());
   if (!taps.merged) {
     return convolve_direct(source, in, target, result, window, taps, packed, epilogue, kernels);
@@ -71,8 +71,8 @@ using Padding = std::optional<std::vector<int64_t>>;
 
 // What the direct and the Winograd form check alike.
 struct Problem {
-  ScalarType type;
-  bool pairs;
+  ScalarType type;  // of the values
+  bool pairs, is_bytes;
   ClipView in, result;
   Window window;
   Taps taps;
@@ -81,8 +81,8 @@ struct Problem {
   Problem(const Tensor& x, const Tensor& packed, const Tensor& bias,
           const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride,
           const Padding& padding, bool relu, const Tensor& out, int64_t start,
-          const std::optional<Tensor>& residual)
-      : type(x.scalar_type()),
+          const std::optional<Tensor>& residual, const std::optional<Tensor>& bytes)
+      : type(x.scalar_type() == ScalarType::Byte && bytes ? out.scalar_type() : x.scalar_type()),
         pairs(packed.scalar_type() == ScalarType::BFloat16),
         in(clip_view(x, "x")),
         result(channels_last_view(out, "out")),
@@ -91,10 +91,12 @@ struct Problem {
         taps(in.c, kernel[0], kernel[1], kernel[2], pairs),
         epilogue{static_cast<const float*>(bias.const_data_ptr()), relu, start, nullptr, {}} {
     check(type == ScalarType::Float || type == ScalarType::BFloat16,
-          "x must be float32 or bfloat16");
+          "x must be float32 or bfloat16, or uint8 with what its bytes stand for");
+    is_bytes = x.scalar_type() == ScalarType::Byte;
+    if (is_bytes) check_table(*bytes);
     check(out.scalar_type() == type, "out must have x's dtype");
     check(pairs || packed.scalar_type() == ScalarType::Float, "packed must be float32 or bfloat16");
-    check(taps.merged || in.stride_c == 1,
+    check(taps.merged || in.stride_c == 1 || is_bytes,
           "x must be channels-last (channel stride 1), got channel stride ", in.stride_c,
           ": call .contiguous(memory_format=torch.channels_last_3d)");
     check(in.c > 0 && (in.n == 0 || (in.t > 0 && in.h > 0 && in.w > 0)),
@@ -112,6 +114,12 @@ struct Problem {
     if (residual) add(*residual, out);
   }
 
+  void check_table(const Tensor& table) const {
+    check(table.dim() == 2 && table.size(0) == in.c && table.size(1) == 256 &&
+              table.is_contiguous() && table.scalar_type() == ScalarType::Float,
+          "bytes must be float32 (", in.c, ", 256): what each byte of each channel stands for");
+  }
+
   void add(const Tensor& residual, const Tensor& out) {
     const ClipView view = epilogue.residual_view = channels_last_view(residual, "residual");
     check(residual.scalar_type() == type, "residual must have x's dtype");
@@ -125,6 +133,11 @@ struct Problem {
           "unsupported operation: some elements of residual and out refer to a single memory "
           "location: pass out itself as residual, or clone one of them");
     epilogue.residual = residual.const_data_ptr();
+  }
+
+  const std::optional<Tensor>& table(const std::optional<Tensor>& bytes) const {
+    static const std::optional<Tensor> none;
+    return is_bytes ? bytes : none;
   }
 
   // Of the kernels with vectors: those with tiles run everywhere.
@@ -145,16 +158,17 @@ struct Problem {
 
 void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
                     std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
-                    int64_t start, std::optional<Tensor> residual) {
-  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
+                    int64_t start, std::optional<Tensor> residual, std::optional<Tensor> bytes) {
+  Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual, bytes);
   p.check_vectors();
   check(p.type == packed.scalar_type(), "packed must have x's dtype");
   p.check_packed(packed, {p.panels(), p.taps.count, p.taps.packed_run, kPanel});
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
   const auto run = [&](auto element) {
-    convolve<decltype(element)>(x, p.in, out, p.result, p.window, p.taps, packed, p.epilogue,
-                                choose(p.pairs));
+    const Source<decltype(element)> source(x, p.in, p.table(bytes));
+    convolve(source.values(), p.in, out, p.result, p.window, p.taps, packed, p.epilogue,
+             choose(p.pairs));
   };
   return p.pairs ? run(c10::BFloat16()) : run(float());
 }
@@ -168,8 +182,8 @@ const TileKernels& choose_tiles() {
 
 void conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> kernel,
                    std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
-                   int64_t start, std::optional<Tensor> residual) {
-  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
+                   int64_t start, std::optional<Tensor> residual, std::optional<Tensor> bytes) {
+  Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual, bytes);
   check(p.pairs && p.type == ScalarType::BFloat16, "x and packed must be bfloat16");
   // Of a tap per pixel of the window, or one per row with its pixels' channels side by side.
   const auto holds = [&](int64_t taps, int64_t pixels) {
@@ -184,9 +198,9 @@ void conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> ke
         kernel[1], ", ", kernel[2], ")");
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
-  convolve_tiles(static_cast<const c10::BFloat16*>(x.const_data_ptr()), p.in,
-                 static_cast<c10::BFloat16*>(out.mutable_data_ptr()), p.result, p.window, packed,
-                 p.epilogue, choose_tiles());
+  const Source<c10::BFloat16> source(x, p.in, p.table(bytes));
+  convolve_tiles(source.values(), p.in, static_cast<c10::BFloat16*>(out.mutable_data_ptr()),
+                 p.result, p.window, packed, p.epilogue, choose_tiles());
 }
 
 // The filters of t, h and w from their matrices.
@@ -240,8 +254,8 @@ MinimalFilters minimal_filters(const std::vector<Tensor>& inputs,
 void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, std::vector<Tensor> inputs,
                       std::vector<Tensor> outputs, std::vector<int64_t> kernel,
                       std::vector<int64_t> stride, Padding padding, bool relu, Tensor out,
-                      int64_t start, std::optional<Tensor> residual) {
-  const Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual);
+                      int64_t start, std::optional<Tensor> residual, std::optional<Tensor> bytes) {
+  Problem p(x, packed, bias, kernel, stride, padding, relu, out, start, residual, bytes);
   p.check_vectors();
   check(p.type == ScalarType::Float ? !p.pairs : p.pairs != p.taps.merged,
         "packed must be float32 for float32 clips; for bfloat16 clips float32 below ", kFewChannels,
@@ -262,9 +276,10 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, std::vector<Tensor> 
   const auto run = [&](auto element, auto weight) {
     using T = decltype(element);
     using V = decltype(weight);
-    convolve_winograd<T, V>(static_cast<const T*>(x.const_data_ptr()), p.in,
-                            static_cast<T*>(out.mutable_data_ptr()), p.result, p.window, p.taps,
-                            filters, packed, p.epilogue, choose_winograd(p.type, p.pairs));
+    const Source<T> source(x, p.in, p.table(bytes));
+    convolve_winograd<T, V>(source.values(), p.in, static_cast<T*>(out.mutable_data_ptr()),
+                            p.result, p.window, p.taps, filters, packed, p.epilogue,
+                            choose_winograd(p.type, p.pairs));
   };
   if (p.pairs) return run(c10::BFloat16(), c10::BFloat16());
   return p.type == ScalarType::Float ? run(float(), float()) : run(c10::BFloat16(), float());

@@ -21,9 +21,10 @@ from fasti3d.engine.graph import (
     Softmax,
     Triple,
 )
+from fasti3d.inputs import Scaling
 
 # Each node is a record of numbers: its kind, what it writes, and its fields. Tensors and floats are indices.
-_CONV, _NORM, _RELU, _ADD, _POOL, _CONCAT, _HEAD, _SOFTMAX, _ATTENTION = range(9)
+_CONV, _NORM, _RELU, _ADD, _POOL, _CONCAT, _HEAD, _SOFTMAX, _ATTENTION, _SCALING = range(10)
 _NONE = -1
 _SAME = (-1, -1, -1)
 
@@ -45,6 +46,11 @@ class Code(NamedTuple):
 
     def copy(self) -> Code:
         return Code(list(self.numbers), list(self.tensors), list(self.floats), list(self.paths))
+
+    def scaling(self, scaling: Scaling) -> None:
+        """Of clips of bytes: no node."""
+        self._add("", _SCALING, [len(self.floats), len(scaling.mean)])
+        self.floats.extend([*scaling.mean, *scaling.std])
 
     def conv(
         self,
@@ -132,9 +138,14 @@ def decode(
         return None if found == _SAME else found
 
     nodes: list[Node] = []
+    scaling = None
     for kind in read:
         out, x, name = next(read), next(read), next(path, "")
-        if kind == _CONV:
+        if kind == _SCALING:
+            channels = next(read)
+            middle, end = x + channels, x + 2 * channels
+            scaling = Scaling(tuple(floats[x:middle]), tuple(floats[middle:end]))
+        elif kind == _CONV:
             weight, bias = tensor(), tensor()
             assert weight is not None
             nodes.append(Conv(out, x, weight, bias, triple(), padding(), name=name))
@@ -161,4 +172,4 @@ def decode(
             nodes.append(Head(out, x, window, weight, bias, None if weight is None else out + 1, name=name))
         else:
             nodes.append(Softmax(out, x, name=name))
-    return Graph(tuple(nodes), names)
+    return Graph(tuple(nodes), names, scaling=scaling)

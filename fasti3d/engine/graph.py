@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
+from fasti3d.inputs import Scaling
 from fasti3d.ops.conv3d_bn_relu.geometry import output_size
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -305,11 +306,13 @@ class Graph:
         nodes: each reads the clip or what nodes before it wrote.
         names: the values that can be asked for, by name, in order of computation.
         input: the value of the clip.
+        scaling: of clips of bytes; None makes -1 to 1 of them.
     """
 
     nodes: tuple[Node, ...]
     names: Mapping[str, int]
     input: int = 0
+    scaling: Scaling | None = None
 
     def with_nodes(self, nodes: Iterable[Node]) -> Graph:
         return replace(self, nodes=tuple(nodes))

@@ -106,7 +106,8 @@ def planned_reference(
 ) -> list[Tensor]:
     """The operator in plain PyTorch, computed in ``dtype``."""
     names = [str(i) for i in wanted]
-    maps = replay(_graph(tensors, code, floats, values).only(names), as_floats(x, dtype))
+    graph = _graph(tensors, code, floats, values).only(names)
+    maps = replay(graph, as_floats(x, dtype, graph.scaling))
     return [maps[name] for name in names]
 
 
@@ -120,10 +121,11 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_(t.requires_grad) for t in ctx.saved_tensors]
         x, *tensors = leaves
-        clip = as_floats(x, x.dtype if x.is_floating_point() else tensors[0].dtype)
+        names = [str(i) for i in ctx.wanted]
+        graph = _graph(tensors, *ctx.structure).only(names)
+        clip = as_floats(x, x.dtype if x.is_floating_point() else tensors[0].dtype, graph.scaling)
         with torch.autocast(x.device.type, ctx.dtype, enabled=ctx.dtype != clip.dtype):
-            names = [str(i) for i in ctx.wanted]
-            maps = replay(_graph(tensors, *ctx.structure).only(names), clip)
+            maps = replay(graph, clip)
         needed = [t for t in leaves if t.requires_grad]
         outputs = [maps[name] for name in names]
         found = iter(torch.autograd.grad(outputs, needed, grads, allow_unused=True))

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fasti3d.engine.blocks import Blocks
 from fasti3d.engine.cuda_graphs import Graphs
 from fasti3d.engine.graph import (
     Add,
@@ -64,7 +65,7 @@ from fasti3d.engine.steps import (
     SoftmaxStep,
     Step,
 )
-from fasti3d.inputs import as_floats
+from fasti3d.inputs import RGB_CHANNELS, as_floats
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import FEW_CHANNELS, is_folded
 from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
@@ -159,9 +160,12 @@ class Plan:
             nodes.append(node)
         self.graph = graph.with_nodes(nodes)
         readers = [node for node in graph.nodes if graph.input in node.reads]
+        for node in readers:
+            if isinstance(node, Conv) and node.out in self._convs and node.weight.shape[1] == RGB_CHANNELS:
+                self._convs[node.out] = self._convs[node.out].of_bytes(graph.scaling, RGB_CHANNELS)
         first = [self._convs.get(node.out) for node in readers]
         self.folding = _folding(readers, first[0]) if first else None
-        self.reads_bytes = bool(first) and all(isinstance(conv, TritonConv3d) for conv in first)
+        self.reads_bytes = bool(first) and all(conv is not None and conv.reads_bytes for conv in first)
         # What torch runs may do something that cannot be captured.
         own = not any(isinstance(node, Opaque) for node in graph.nodes)
         on_gpu = all(isinstance(conv, TritonConv3d) for conv in self._convs.values())
@@ -170,6 +174,8 @@ class Plan:
         self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str], bool], Layout] = OrderedDict()
         self._compiled: set[Hashable] = set()
         self._lock = threading.Lock()
+        # What torch runs may keep the maps that it is given.
+        self._blocks = Blocks(keeps=own)
         if device.type == "cuda":
             # From here on other streams may read the weights.
             torch.cuda.current_stream(device).synchronize()
@@ -196,16 +202,19 @@ class Plan:
 
     def rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """A clip as the first step reads it."""
-        if x.dtype != torch.uint8 or not self.reads_bytes:
-            x = as_floats(x, dtype).to(self.dtype)
+        # What bytes stand for is rounded as other clips are, where that is no rounding of its own.
+        rounds = x.device.type == "cpu" and dtype != self.dtype
+        if x.dtype != torch.uint8 or rounds or not self.reads_bytes:
+            x = as_floats(x, dtype, self.graph.scaling).to(self.dtype)
         return x.contiguous(memory_format=torch.channels_last_3d) if x.shape[1] >= FEW_CHANNELS else x
 
     def compute_from(
         self, x: Tensor, layout: Layout, wanted: set[str], dtype: torch.dtype, lanes: Lanes = ONE_LANE
     ) -> dict[str, Tensor]:
         """The wanted outputs of what the first step of a layout reads."""
-        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(self.dtype)
-        found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True), lanes=lanes)
+        with self._blocks.block(layout.nbytes, x.device) as block:
+            maps = {self.graph.input: x}
+            found = layout.run(maps, block.view(self.dtype), lambda y: y.to(dtype, copy=True), lanes=lanes)
         return {name: found[name] for name in self.graph.names if name in wanted}
 
     def layout(

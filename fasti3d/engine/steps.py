@@ -30,7 +30,7 @@ from fasti3d.engine.graph import (
     Siblings,
     Softmax,
 )
-from fasti3d.ops.attention import attend, places
+from fasti3d.ops.attention import attend, piece_rows, places
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d
 from fasti3d.ops.depthwise_conv3d.op import DepthwiseConv3d
 from fasti3d.ops.i3d_head.op import average_head
@@ -284,9 +284,15 @@ class AttentionStep(Step):
     def __init__(self, node: Attention) -> None:
         self.node: Attention = node
 
+    def scratch(self, of: Shapes, dtype: torch.dtype, device: torch.device) -> Iterable[Shape]:
+        if self.node.scale is None or dtype != torch.float32 or device.type != "cpu":
+            return
+        queries, keys = (math.prod(of[value][2:]) for value in (self.node.q, self.node.k))
+        yield 1, keys, 1, 1, piece_rows(queries, keys, device)
+
     def __call__(self, maps: Maps, scratch: Sequence[Tensor]) -> None:
         q, k, v, out = (places(maps[value]) for value in (*self.node.reads, self.node.out))
-        attend(q, k, v, self.node.scale, out)
+        attend(q, k, v, self.node.scale, out, *(places(memory)[0] for memory in scratch))
 
 
 class HeadStep(Step):

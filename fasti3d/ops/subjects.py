@@ -13,6 +13,7 @@ from fasti3d.proof.subject import Layout, Subject, few_tiles
 
 if TYPE_CHECKING:
     from fasti3d.ops.batch_norm_relu import config as batch_norm
+    from fasti3d.inputs import Scaling
     from fasti3d.ops.conv3d_bn_relu import config as conv
     from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
     from fasti3d.ops.conv3d_slab import config as slab
@@ -86,7 +87,7 @@ def conv3d_slab(
     )
 
 
-def conv3d_fold(x: Tensor, geometry: Geometry, cells: Tensor) -> Subject:
+def conv3d_fold(x: Tensor, geometry: Geometry, cells: Tensor, scaling: Scaling | None) -> Subject:
     """Of ``fold.fold``: two clips of a few cells, with padding on every side."""
     whole = geometry.output_size(x.shape[2:])
     few = [min(n, 3) for n in whole]
@@ -97,6 +98,7 @@ def conv3d_fold(x: Tensor, geometry: Geometry, cells: Tensor) -> Subject:
         "conv3d_fold",
         f"cells of {_name(x)}, {x.shape[1]} channels, kernel {_times(geometry.kernel)}, stride "
         f"{_times(geometry.stride)}",
+        scaling=scaling,
         x=Layout.of(x).smaller((clips, x.shape[1], *lengths)),
         cells=Layout.of(cells).smaller((clips, *size, cells.shape[4])),
         geometry=geometry._asdict(),

@@ -21,17 +21,19 @@ from fasti3d.engine.describe.parts import (
 from fasti3d.engine.describe.watch import Watch
 from fasti3d.engine.graph import Triple
 from fasti3d.forms import BottleneckForm, NonLocalForm, is_altered
+from fasti3d.inputs import Scaling
 
 # What of the network is not an endpoint's module.
 _OTHERS = ("bn1", "avgpool", "dropout", "fc")
 _REDUCTION = (1, 2, 2)
 
 
-def describe(model: nn.Module, trunk: dict[str, str]) -> Description:
+def describe(model: nn.Module, trunk: dict[str, str], scaling: Scaling) -> Description:
     """What the fused path needs to know of an eval-mode model.
 
     Args:
         trunk: the module of each endpoint before the head, in order.
+        scaling: of clips of bytes.
 
     Raises:
         MismatchError: a part of the trunk is not one whose arithmetic is known, or a batch norm or the
@@ -39,6 +41,7 @@ def describe(model: nn.Module, trunk: dict[str, str]) -> Description:
     """
     check_torch()
     builder = _Builder()
+    builder.code.scaling(scaling)
     values: dict[str, int] = {}
     value = 0
     for name, path in trunk.items():

@@ -37,20 +37,22 @@ operator(
     None,
     fake=_packed_shape,
 )
-# Padding of None is SAME; inputs, outputs and filters are those of t, h and w (winograd.py).
+# Padding of None is SAME. ``bytes`` is float32 (channels, 256), what x's bytes stand for where it is uint8:
+# zeros of the padding are zeros among these. Inputs, outputs and filters are those of t, h and w (winograd.py).
 operator(
     "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, int[]? padding, "
-    "bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    "bool relu, Tensor(a!) out, int start, Tensor? residual=None, Tensor? bytes=None) -> ()",
     None,
 )
 operator(
     "conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, Tensor[] inputs, Tensor[] outputs, int[] kernel, "
-    "int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    "int[] stride, int[]? padding, bool relu, Tensor(a!) out, int start, Tensor? residual=None, "
+    "Tensor? bytes=None) -> ()",
     None,
 )
 # With weights as tiles.py packs them, in bfloat16 alone.
 operator(
     "conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, int[]? padding, "
-    "bool relu, Tensor(a!) out, int start, Tensor? residual=None) -> ()",
+    "bool relu, Tensor(a!) out, int start, Tensor? residual=None, Tensor? bytes=None) -> ()",
     None,
 )

@@ -79,7 +79,8 @@ def choose_form(
     >>> print(choose_form(192, 384, same, torch.float32))
     F(2,1,4), 9 products per output and input channel
     """
-    found = forms(in_channels, out_channels, geometry, dtype, max_amplification)
+    every = forms(in_channels, out_channels, geometry, dtype, max_amplification)
+    found = [form for form in every if _pays(form, in_channels, geometry)]
     direct = next(form for form in found if form.direct)
     limit = max(memory_limit, int(_MIN_GROWTH * direct.bytes))
 
@@ -93,6 +94,16 @@ def choose_form(
         (form for form in found if form.bytes <= limit),
         key=lambda form: (form.time, form.bytes, length(form)),
     )
+
+
+def _pays(form: Form, in_channels: int, geometry: Geometry) -> bool:
+    """Whether a form may be faster than the direct one.
+
+    Of three taps at stride 2 a filter saves a quarter of the products, for transforms of both phases: 0.73 to
+    0.95 times the direct form's speed at 64 to 512 channels, in every combination of axes, measured.
+    """
+    axes = zip(form.outputs, geometry.kernel, geometry.stride, strict=True)
+    return in_channels < FEW_CHANNELS or not any(m > 1 and k == 3 and s == 2 for m, k, s in axes)
 
 
 def forms(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fasti3d.ops.conv3d_bn_relu.triton_operators
 import fasti3d.ops.conv3d_slab.operators  # noqa: F401 - these register what the GPU's classes call
+from fasti3d.inputs import Scaling, table_of_bytes
 from fasti3d.ops.border import check_in_place
 from fasti3d.ops.conv3d_bn_relu.cpu_operators import PANEL
 from fasti3d.ops.conv3d_bn_relu.forms import choose_form, tile_name
@@ -49,6 +50,15 @@ class PackedConv3d(ABC):
     fused: ClassVar[bool] = True
     # Whether values that are not finite may reach more outputs than those whose windows they are in.
     spreads: ClassVar[bool] = False
+
+    def of_bytes(self, scaling: Scaling | None, channels: int) -> PackedConv3d:
+        """The same for clips of bytes too, of so many channels, where its kernel reads those; else itself."""
+        return self
+
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether clips may be uint8."""
+        return False
 
     @property
     def form(self) -> str:
@@ -174,7 +184,24 @@ class ReferenceConv3d(PackedConv3d):
         return conv3d_bn_relu_reference(x, self.weight, self.bias, stride, relu, padding, residual)
 
 
-class DirectConv3d(PackedConv3d):
+@dataclass(frozen=True)
+class CpuConv3d(PackedConv3d):
+    """One of the CPU's kernels; ``bytes`` is what clips of bytes stand for, (channels, 256), if they are taken.
+
+    Zeros of the padding are zeros after the scaling.
+    """
+
+    bytes: Tensor | None = field(default=None, kw_only=True)
+
+    def of_bytes(self, scaling: Scaling | None, channels: int) -> CpuConv3d:
+        return replace(self, bytes=table_of_bytes(scaling, channels))
+
+    @property
+    def reads_bytes(self) -> bool:
+        return self.bytes is not None
+
+
+class DirectConv3d(CpuConv3d):
     """The CPU's kernel of one product per tap, channel and output."""
 
     @classmethod
@@ -183,10 +210,12 @@ class DirectConv3d(PackedConv3d):
         return cls(packed, _whole_panels(bias), len(weight), geometry)
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
-        torch.ops.fasti3d.conv3d_packed_(x, self.weight, self.bias, *self.geometry, out, start, residual)
+        torch.ops.fasti3d.conv3d_packed_(
+            x, self.weight, self.bias, *self.geometry, out, start, residual, self.bytes
+        )
 
 
-class TilesConv3d(PackedConv3d):
+class TilesConv3d(CpuConv3d):
     """The same in bfloat16 on the CPU's matrix tiles."""
 
     @classmethod
@@ -194,11 +223,13 @@ class TilesConv3d(PackedConv3d):
         return cls(pack_tiles(weight), _whole_panels(bias), len(weight), geometry)
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
-        torch.ops.fasti3d.conv3d_tiles_(x, self.weight, self.bias, *self.geometry, out, start, residual)
+        torch.ops.fasti3d.conv3d_tiles_(
+            x, self.weight, self.bias, *self.geometry, out, start, residual, self.bytes
+        )
 
 
 @dataclass(frozen=True)
-class WinogradConv3d(PackedConv3d):
+class WinogradConv3d(CpuConv3d):
     """The CPU's kernel of minimal filtering, in tiles of a few outputs along t, h and w."""
 
     transforms: tuple[Transform, Transform, Transform]
@@ -231,7 +262,7 @@ class WinogradConv3d(PackedConv3d):
         inputs = [transform.inputs for transform in self.transforms]
         outputs = [transform.outputs for transform in self.transforms]
         torch.ops.fasti3d.conv3d_winograd_(
-            x, self.weight, self.bias, inputs, outputs, *self.geometry, out, start, residual
+            x, self.weight, self.bias, inputs, outputs, *self.geometry, out, start, residual, self.bytes
         )
 
     def spread(self, y: Tensor) -> bool:
@@ -241,18 +272,36 @@ class WinogradConv3d(PackedConv3d):
         return bool(y.numel()) and not math.isfinite(firsts.sum(dtype=torch.float32).item())
 
 
+@dataclass(frozen=True)
 class TritonConv3d(PackedConv3d):
     """The GPU's kernels.
 
-    It takes uint8 clips too where it folds them (see space_to_depth.py), with ``out`` given, and scales 0 to
-    255 to [-1, 1].
+    It takes uint8 clips too where it folds them (see space_to_depth.py), with ``out`` given; where
+    ``scaling`` is None it scales 0 to 255 to [-1, 1].
     """
+
+    scaling: Scaling | None = field(default=None, kw_only=True)
+
+    def of_bytes(self, scaling: Scaling | None, channels: int) -> TritonConv3d:
+        return replace(self, scaling=scaling)
+
+    @property
+    def reads_bytes(self) -> bool:
+        return True
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, geometry: Geometry, dtype: torch.dtype) -> TritonConv3d:
         return cls(pack_triton(weight, geometry.stride, dtype), bias.contiguous(), len(weight), geometry)
 
     def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+        if x.dtype != torch.uint8 or self.scaling is None:
+            self._launch(x, out, start, residual)
+            return
+        cells = self.new_cells(x)
+        self.fold(x, cells)
+        self.over_cells()._launch(self.windows(cells), out, start, residual)
+
+    def _launch(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
         torch.ops.fasti3d.conv3d_triton_(x, self.weight, self.bias, *self.geometry, out, start, residual)
 
     def over_cells(self) -> TritonConv3d:
@@ -275,7 +324,7 @@ class TritonConv3d(PackedConv3d):
         # Here and not at the top: triton is slow to import, and absent where there is no GPU.
         from fasti3d.ops.conv3d_bn_relu.fold import fold
 
-        fold(x, self.geometry, cells)
+        fold(x, self.geometry, cells, self.scaling)
 
     def into_two(self, x: Tensor, out: Tensor, second: Tensor) -> None:
         """Convolves x, of which ``out`` takes as many channels as it has and ``second`` the others.
@@ -306,7 +355,7 @@ class SlabConv3d(TritonConv3d):
         slab_weight = slabs.pack(weight, geometry, dtype)
         return cls(its.weight, its.bias, its.out_channels, geometry, slab_weight)
 
-    def _convolve(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
+    def _launch(self, x: Tensor, out: Tensor, start: int, residual: Tensor | None) -> None:
         torch.ops.fasti3d.conv3d_slab_or_triton_(
             x, self.weight, self.slab_weight, self.bias, *self.geometry, out, start, residual
         )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasti3d.inputs import as_floats, without_autocast
+from fasti3d.inputs import Scaling, as_floats, without_autocast
 from fasti3d.ops.conv3d_bn_relu import torch_conv3d
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import fold_clip, is_folded, unfold_weight
@@ -70,9 +70,9 @@ def conv3d_split_into(
         target.copy_(values)
 
 
-def fold_into(x: Tensor, geometry: Geometry, cells: Tensor) -> None:
+def fold_into(x: Tensor, geometry: Geometry, cells: Tensor, scaling: Scaling | None = None) -> None:
     """In place of ``fold.fold``."""
     before = [zeros for zeros, _ in geometry.pads(x.shape[2:])]
     n, t, h, w, channels = cells.shape
-    clip = as_floats(x, cells.dtype)
+    clip = as_floats(x, cells.dtype, scaling)
     cells.copy_(fold_clip(clip, geometry.kernel, geometry.stride, before, (n, t, h, w, channels)))

@@ -468,6 +468,12 @@ def _conv3d_fold_kernel(
     pad_t,
     pad_h,
     pad_w,
+    mean_0,  # of bytes, by channel
+    mean_1,
+    mean_2,
+    std_0,
+    std_1,
+    std_2,
     C: tl.constexpr,
     ST: tl.constexpr,
     SH: tl.constexpr,
@@ -477,7 +483,7 @@ def _conv3d_fold_kernel(
     PDL: tl.constexpr = False,
 ):
     """Space-to-depth: a window's step of ST x SH x SW pixels becomes one cell of that many times C channels,
-    zero outside the clip and from there up to CELL. Bytes of 0 to 255 become -1 to 1.
+    zero outside the clip and from there up to CELL. Bytes b become (b - mean) / std.
     """
     in_turn(PDL)
     row = tl.program_id(0)
@@ -499,9 +505,11 @@ def _conv3d_fold_kernel(
     inside = inside & (e < cells_w * CELL)
     if x_ptr.dtype.element_ty == tl.uint8:
         byte = tl.load(x_ptr + source, mask=inside, other=0).to(tl.float32)
-        # The difference is exact. In half precision the same as / 127.5 - 1, for every byte; in float32
-        # within that one's rounding.
-        value = tl.where(inside, (byte - 127.5) * (1 / 127.5), 0.0).to(y_ptr.dtype.element_ty)
+        mean = tl.where(c == 0, mean_0, tl.where(c == 1, mean_1, mean_2))
+        std = tl.where(c == 0, std_0, tl.where(c == 1, std_1, std_2))
+        # In half precision, of 127.5 both, the same as / 127.5 - 1 for every byte; in float32 within that one's
+        # rounding, for the difference is exact.
+        value = tl.where(inside, tl.div_rn(byte - mean, std), 0.0).to(y_ptr.dtype.element_ty)
     else:
         value = tl.load(x_ptr + source, mask=inside, other=0.0)
     tl.store(y_ptr + row.to(tl.int64) * (cells_w * CELL) + e, value, mask=e < cells_w * CELL)
