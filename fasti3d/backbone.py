@@ -1,4 +1,4 @@
-"""The networks that ``extract``, ``classify`` and ``plan`` run, by name: what can be said of them without torch."""
+"""The networks that jobs run, by name: what can be said of them without torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from fasti3d import network
 from fasti3d.preprocessing import PREPROCESSINGS, Preprocessing
-from fasti3d.resnet.variants import FEATURE_CHANNELS, VARIANTS, check_network, endpoints_of, smallest_clip
+from fasti3d.resnet.variants import VARIANTS, check_network, endpoints_of, smallest_clip
 
 Family = Literal["i3d", "i3d-resnet", "video-resnet"]
 
@@ -71,12 +71,13 @@ class Backbone:
         named = self.kind.variant
         if named is not None and self.variant not in (None, named):
             raise ValueError(
-                f"variant of {self.network} is {named!r}, got {self.variant!r}: leave it out, or choose i3d-r50"
+                f"variant of {self.network} is {named!r}, got {self.variant!r}: leave it out, or "
+                "choose i3d-r50"
             )
         if named is None and self.variant is None:
             raise ValueError(
-                f"variant of {self.network} must be one of {', '.join(VARIANTS)}, got None: strides and pools "
-                "differ, so choose the implementation that the weights come from"
+                f"variant of {self.network} must be one of {', '.join(VARIANTS)}, got None: strides and "
+                "pools differ, so choose the implementation that the weights come from"
             )
         object.__setattr__(self, "variant", self.variant or named)
         check_network(self.variant or "", self.kind.depth, self.non_local)
@@ -109,15 +110,6 @@ class Backbone:
     def last_map(self) -> str:
         """The endpoint that the head reads."""
         return self.endpoints[-3]
-
-    @property
-    def channels(self) -> int:
-        """Numbers in a row of pooled features."""
-        return {
-            "i3d": network.FEATURE_CHANNELS,
-            "i3d-resnet": FEATURE_CHANNELS,
-            "video-resnet": VIDEO_RESNET_CHANNELS,
-        }[self.family]
 
     @property
     def min_frames(self) -> int:

@@ -15,7 +15,7 @@ _BLOCKS = 2
 
 
 class Factorized(nn.Sequential):
-    """A 1x3x3 convolution, batch norm, ReLU, and a 3x1x1 convolution: together about a 3x3x3 one's weights."""
+    """A 1x3x3 convolution, batch norm, ReLU and a 3x1x1 convolution, of about the weights of a 3x3x3 one."""
 
     def __init__(self, in_channels: int, channels: int, middle: int, stride: int) -> None:
         super().__init__(
@@ -69,12 +69,14 @@ class VideoResNet(nn.Module):
         self.network = network
         self.stem = _factorized_stem() if network == "r2plus1d-18" else _stem()
         channels = _STEM_CHANNELS
+        stages = []
         for i, (width, form) in enumerate(zip(_WIDTHS, _FORMS[network], strict=True), start=1):
             blocks = []
             for j in range(_BLOCKS):
                 blocks.append(Block(channels, width, form, 2 if i > 1 and j == 0 else 1))
                 channels = width
-            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.fc = nn.Linear(channels, num_classes)
 
@@ -84,10 +86,10 @@ class VideoResNet(nn.Module):
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The last map (N, 512, T', H', W'), its average (N, 512), and the logits."""
-        for part in (self.stem, self.layer1, self.layer2, self.layer3, self.layer4):
-            x = part(x)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         pooled = self.avgpool(x).flatten(1)
-        return x, pooled, self.fc(pooled)
+        logits: Tensor = self.fc(pooled)
+        return x, pooled, logits
 
 
 # The form of the convolutions in each stage.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from fasti3d.lazy import lazily
 from fasti3d.utils.cache_dir import cache_dir
+from fasti3d.weights.entry import Entry
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.paths import Spec
-from fasti3d.weights.entry import Entry
 from fasti3d.weights.published import registry
 
 if TYPE_CHECKING:

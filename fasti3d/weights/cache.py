@@ -144,8 +144,8 @@ def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator
         return
     if isinstance(wanted, UserFile):
         raise WeightsError(
-            f"{entry.name} is never fetched, since {wanted.why}: get {wanted.filename} from {wanted.where}, and "
-            f"give its path in place of the name, or put it into {folder}"
+            f"{entry.name} is never fetched, since {wanted.why}: get {wanted.filename} from {wanted.where}, "
+            f"and give its path in place of the name, or put it into {folder}"
         )
     # Under another name, so that a complete download is not mistaken for a file placed there by hand.
     part = folder / f"{wanted.filename}.part"

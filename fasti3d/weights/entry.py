@@ -9,6 +9,8 @@ from typing import Literal
 from fasti3d.backbone import Backbone
 from fasti3d.utils.hashing import git_blob_sha1, sha256
 
+_I3D = Backbone()
+
 
 @dataclass(frozen=True)
 class Url:
@@ -136,7 +138,7 @@ class Entry:
     licence: str
     source: str
     download: Download
-    backbone: Backbone = Backbone()
+    backbone: Backbone = _I3D
     preprocessing: str = "i3d"
     accuracy: tuple[float, float] | None = None
 

@@ -78,10 +78,10 @@ def load_resnet(spec: Spec) -> ResNetCheckpoint:
     No code in a file is ever run.
 
     Args:
-        spec: a name of ``registry()``, or the path of a file of mmaction2, pytorchvideo, PySlowFast (``.pyth``,
-            or ``.pkl`` in caffe2's format), video-nonlocal-net (caffe2's ``.pkl``, from your own copy: its
-            licence is CC-BY-NC 4.0), Tushar-N/pytorch-resnet3d, or our own; a folder with one such file, an
-            open one, or a state dict. A file under the name of a published one has to have its hash.
+        spec: a name of ``registry()``, or the path of a file of mmaction2, pytorchvideo, PySlowFast
+            (``.pyth``, or ``.pkl`` in caffe2's format), video-nonlocal-net (caffe2's ``.pkl``, from your own
+            copy: its licence is CC-BY-NC 4.0), Tushar-N/pytorch-resnet3d, or our own; a folder with one such
+            file, an open one, or a state dict. A file under the name of a published one has to have its hash.
 
     Returns:
         The weights as float32 tensors on the CPU, and what is known of their network. The stride of the stem,
@@ -121,7 +121,8 @@ def source_of(spec: Spec, family: Family = "i3d") -> Source:
         if isinstance(spec, str) and spec in registry() and spec not in names:
             its = registry()[spec].backbone
             raise WeightsError(
-                f"{spec} is of the network {its.says}, which does not fit here: choose from {', '.join(names)}"
+                f"{spec} is of the network {its.says}, which does not fit here: choose from "
+                f"{', '.join(names)}"
             )
         if isinstance(spec, str) and spec in names:
             return get(spec)

@@ -317,11 +317,12 @@ def test_the_registry_is_consistent() -> None:
         download = entry.download
         if isinstance(download, UserFile):
             continue
-        digest, digits = {
-            PipArchive: lambda: (download.sha256, 64),
-            Url: lambda: (download.git_blob_sha1, 40),
-            NamedByHash: lambda: (download.sha256_prefix, 8),
-        }[type(download)]()
+        if isinstance(download, PipArchive):
+            digest, digits = download.sha256, 64
+        elif isinstance(download, NamedByHash):
+            digest, digits = download.sha256_prefix, 8
+        else:
+            digest, digits = download.git_blob_sha1, 40
         assert len(digest) == digits
         int(digest, 16)
 
