@@ -31,3 +31,9 @@ def seeded_clip(seed: str) -> Tensor:
     """The least clip that fills the head."""
     generator = torch.Generator().manual_seed(len(seed))
     return torch.randn(1, 3, 8, 200, 208, generator=generator)
+
+
+def seeded_small_clip(seed: str) -> Tensor:
+    """For networks that average over whatever map there is."""
+    generator = torch.Generator().manual_seed(len(seed))
+    return torch.randn(1, 3, 5, 40, 48, generator=generator)
