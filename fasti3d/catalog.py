@@ -94,6 +94,13 @@ def _remedy(name: str) -> str:
     from fasti3d.weights.published import registry
 
     if name in registry():
+        its = registry()[name].backbone
+        if its.family == "i3d-resnet":
+            return (
+                f"these are weights, so create_model('i3d_resnet', variant={its.variant!r}, weights={name!r})"
+            )
+        if its.family == "video-resnet":
+            return f"these are weights of {its.network}, for fasti3d.extract and fasti3d.classify"
         network = f"i3d_{registry()[name].stream}"
         return f"these are weights, so create_model({network!r}, weights={name!r})"
     like = str(name).lower().replace("-", "_")

@@ -24,9 +24,11 @@ Inflation = Literal["average", "centre"]
 # Of extracted features.
 Mode = Literal["windows", "dense"]
 Format = Literal["npy", "npz", "safetensors"]
-Layout = Literal["default", "video_features"]
+Layout = Literal["default", "video_features", "anomaly"]
 Tail = Literal["drop", "pad", "loop"]
-Crops = Literal[1, 5, 10]
+Crops = Literal[1, 3, 5, 10]
+# A rate that the network decides.
+AUTO = "auto"
 # Names of features beside those of the network's endpoints: what each stands for.
 POOLED, MAP = "pooled", "map"
 

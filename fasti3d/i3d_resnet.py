@@ -151,12 +151,14 @@ class I3DResNet(FusedNetwork, reference.I3DResNet):
         """
         from fasti3d.weights.resnet_checkpoint import save_resnet
 
-        return save_resnet(self.state_dict(), self.variant, self.labels, folder)
+        its = self.table.preprocessing.name
+        return save_resnet(self.state_dict(), self.variant, self.labels, folder, its)
 
     def _load(self, checkpoint: ResNetCheckpoint) -> None:
         from fasti3d.weights.resnet_checkpoint import load_resnet_into
 
         load_resnet_into(self, checkpoint)
+        self.table = self.table._replace(preprocessing=checkpoint.preprocessing_for(self.variant))
         self.labels = checkpoint.labels
 
     def replace_logits(self, num_classes: int) -> None:
@@ -210,6 +212,6 @@ class I3DResNet(FusedNetwork, reference.I3DResNet):
 def _checkpoint_of(weights: Spec) -> ResNetCheckpoint:
     # Here and not at the top: most users of the module bring no weights, and reading checkpoints takes
     # packages that are slow to import.
-    from fasti3d.weights.resnet_checkpoint import load_resnet
+    from fasti3d.weights.loading import load_resnet
 
     return load_resnet(weights)

@@ -16,7 +16,7 @@ from types import ModuleType
 # The parts of the package that the network does not import: it can be imported in the middle of them.
 ABOVE_THE_NETWORK = {
     *("catalog", "classification", "cli", "compat", "dense", "extraction", "flow"),
-    *("fusion", "inflate", "metrics", "two_stream", "video", "weights"),
+    *("backbone", "fusion", "inflate", "metrics", "two_stream", "video", "video_resnet", "weights"),
 }
 
 

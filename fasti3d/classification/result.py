@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fasti3d.backbone import I3D_NAME
 from fasti3d.classification.film import FilmFrame
+from fasti3d.utils.parsing import Json
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Classification:
         streams: Each stream's own logits, like ``logits``, by its name: ``rgb``, ``flow`` or both.
         flow_from, flow_bound: The folder from which the video's flow was read, and the motion in pixels at
             which it was clipped; None if flow was computed.
+        network: The network that ran, in words.
+        preprocessing: How its clips were prepared, in JSON's types.
     """
 
     path: Path
@@ -75,6 +79,8 @@ class Classification:
     streams: dict[str, Tensor] = field(default_factory=dict)
     flow_from: Path | None = None
     flow_bound: float | None = None
+    network: str = I3D_NAME
+    preprocessing: Json = field(default_factory=dict)
 
     @property
     def frames_per_second(self) -> float:

@@ -15,7 +15,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fasti3d.choices import check_streams
+from fasti3d.backbone import Backbone
+from fasti3d.choices import AUTO, check_streams
 from fasti3d.cli import output
 from fasti3d.cli.options import (
     Device,
@@ -24,17 +25,21 @@ from fasti3d.cli.options import (
     FlowFrom,
     FlowPreset,
     FlowWeights,
-    Rate,
+    Network,
+    NetworkRate,
+    NonLocal,
     TVL1Preset,
+    Variant,
     Videos,
     Weights,
     at_least,
     check_flow_options,
     expected_frames,
     option_errors,
+    to_backbone,
     to_device,
     to_dtype,
-    to_rate,
+    to_network_rate,
     to_tvl1,
 )
 from fasti3d.cli.weights import check_there, find
@@ -45,9 +50,9 @@ from fasti3d.utils.targets import check_target
 
 if TYPE_CHECKING:
     from fasti3d.classification.result import Classification
-    from fasti3d.i3d import I3D
-    from fasti3d.models import Model
+    from fasti3d.models import Model, VideoNetwork
 
+_I3D = Backbone()
 # Bytes that are added to the name of a picture while it is written.
 _TEMPORARY = 20
 
@@ -63,16 +68,27 @@ def classify(
     tvl1_preset: TVL1Preset = "i3d",
     flow_from: FlowFrom = None,
     flow_bound: FlowBound = 20.0,
+    network: Network = None,
+    variant: Variant = None,
+    non_local: NonLocal = None,
     window: Annotated[
-        int, typer.Option(help="Frames in a window, at least 9, with flow 10.", callback=at_least(9))
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Frames in a window, for i3d at least 9, with flow 10; without it what the network was "
+            "trained on, for i3d 64.",
+            callback=at_least(1),
+        ),
+    ] = None,
     stride: Annotated[
-        int, typer.Option(help="Frames from one window to the next.", callback=at_least(1))
-    ] = 32,
+        int | None,
+        typer.Option(
+            help="Frames from one window to the next; half a window without it.", callback=at_least(1)
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Classes to print.", callback=at_least(1))] = 5,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    fps: Rate = "25",
+    fps: NetworkRate = AUTO,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per video, one per line, and nothing else.")
     ] = False,
@@ -90,9 +106,11 @@ def classify(
     The whole video's classes are the softmax of the mean of its windows' logits. Exit code 1 means
     that a video failed (the others are still done), 2 that the call was wrong.
     """
-    rate = to_rate(fps)
+    backbone = to_backbone(network, variant, non_local, weights)
+    _check_window(backbone, streams, window)
+    rate = to_network_rate(fps)
     targets = _targets(timeline, videos)
-    flow = _flow_options(streams, flow_weights, flow_preset, tvl1_preset, window)
+    flow = _flow_options(streams, flow_weights, flow_preset, tvl1_preset)
     check_flow_options(flow_from, flow_bound, streams, flow_preset, flow["tvl1_params"])
     flow |= {"flow_from": flow_from, "flow_bound": flow_bound}
     if streams != "flow":
@@ -102,7 +120,7 @@ def classify(
     from fasti3d.classification.timeline import draw_timeline
 
     # The RGB network is not loaded without its stream, and alone while the first video is read.
-    model: Model = weights if streams == "flow" else opener(weights, device, dtype)
+    model: Model = weights if streams == "flow" else opener(weights, device, dtype, backbone=backbone)
     if flow_weights is not None:
         model = model() if callable(model) else model
         flow["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
@@ -110,7 +128,7 @@ def classify(
 
     failed = False
     for path, target in zip(videos, targets, strict=True):
-        result = run(path, model, window=window, stride=stride, fps=rate, **flow)
+        result = run(path, model, backbone, window=window, stride=stride, fps=rate, **flow)
         if isinstance(result, str):
             failed = True
             output.complain("error", result)
@@ -134,14 +152,19 @@ def classify(
     raise typer.Exit(failed)
 
 
-def open_model(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> I3D:
+def open_model(
+    weights: str, device: str, dtype: str, *, stream: str = "rgb", backbone: Backbone = _I3D
+) -> VideoNetwork:
     """Load a network; exit with code 2 for a wrong option, and 1 for weights that cannot be loaded."""
-    return opener(weights, device, dtype, stream=stream)()
+    return opener(weights, device, dtype, stream=stream, backbone=backbone)()
 
 
-def opener(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> Callable[[], I3D]:
+def opener(
+    weights: str, device: str, dtype: str, *, stream: str = "rgb", backbone: Backbone = _I3D
+) -> Callable[[], VideoNetwork]:
     """Find the weights of a network; return what loads it at its first call. Both exit as ``open_model``."""
-    from fasti3d.models import load_model
+    from fasti3d.i3d import I3D
+    from fasti3d.models import load_backbone
     from fasti3d.two_stream import check_channels
     from fasti3d.weights import WeightsError
 
@@ -150,33 +173,46 @@ def opener(weights: str, device: str, dtype: str, *, stream: str = "rgb") -> Cal
     source = find(weights, option)
 
     @cache
-    def load() -> I3D:
+    def load() -> VideoNetwork:
         try:
-            model = load_model(source, device=device, dtype=dtype)
+            model = load_backbone(source, backbone, device=device, dtype=dtype)
         except WeightsError as error:
             output.fail(error)
-        with option_errors(option):
-            check_channels(weights, stream, model)
+        if isinstance(model, I3D):
+            with option_errors(option):
+                check_channels(weights, stream, model)
         return model
 
     return load
 
 
+def _check_window(backbone: Backbone, streams: str, window: int | None) -> None:
+    """Exit with code 2 for a window too short for the network, and for streams that it has not."""
+    if backbone.family != "i3d" and streams != "rgb":
+        raise typer.BadParameter(
+            f"must be rgb for {backbone.network}, which takes frames, got {streams!r}", param_hint="--streams"
+        )
+    least = (
+        MIN_FLOW_FRAMES if streams != "rgb" else (backbone.min_frames - 1) * backbone.preprocessing.step + 1
+    )
+    if window is not None and window < least:
+        raise typer.BadParameter(
+            f"must be at least {least}{' with flow' if streams != 'rgb' else ''}, got {window}",
+            param_hint="--window",
+        )
+
+
 def _flow_options(
-    streams: str, flow_weights: str | None, flow_preset: str, tvl1_preset: str, window: int
+    streams: str, flow_weights: str | None, flow_preset: str, tvl1_preset: str
 ) -> dict[str, Any]:
     """Return the library's arguments for the flow stream but the network, checked before any work."""
     with option_errors("--streams"):
         check_streams(streams, flow_weights, "--flow-weights")
     params = to_tvl1(tvl1_preset)
-    if streams != "rgb" and window < MIN_FLOW_FRAMES:
-        raise typer.BadParameter(
-            f"must be at least {MIN_FLOW_FRAMES} with flow, got {window}", param_hint="--window"
-        )
     return {"streams": streams, "flow_preset": flow_preset, "tvl1_params": params}
 
 
-def _check_together(model: Model, flow_model: I3D) -> None:
+def _check_together(model: Model, flow_model: VideoNetwork) -> None:
     from fasti3d.classification.classify import labels_of
     from fasti3d.i3d import I3D
 
@@ -188,10 +224,11 @@ def _check_together(model: Model, flow_model: I3D) -> None:
 def run(
     path: Path,
     model: Model,
+    backbone: Backbone = _I3D,
     *,
-    window: int = 64,
-    stride: int = 32,
-    fps: float | None = 25.0,
+    window: int | None = None,
+    stride: int | None = None,
+    fps: float | str | None = AUTO,
     **flow: Any,
 ) -> Classification | str:
     """Classify one video under a progress bar; return the result, or what is wrong with the file.
@@ -207,11 +244,20 @@ def run(
             output.progress_bar(quoted(path.name)) as advance,
         ):
             if advance is not None:
-                advance(0, expected_frames(path, fps))
+                advance(0, expected_frames(path, backbone.preprocessing.fps if fps == AUTO else fps))
             # They are printed from the result.
             warnings.simplefilter("ignore", video.VideoWarning)
             return classify(
-                path, model=model, window=window, stride=stride, fps=fps, progress=advance, **flow
+                path,
+                model=model,
+                network=backbone.network,
+                variant=backbone.variant,
+                non_local=backbone.non_local,
+                window=window,
+                stride=stride,
+                fps=fps,
+                progress=advance,
+                **flow,
             )
     except (video.VideoError, FloatingPointError) as error:
         return str(error)
@@ -257,6 +303,8 @@ def as_dict(result: Classification, path: Path, top: int) -> dict[str, Any]:
         "flow_from": None if result.flow_from is None else str(result.flow_from),
         "flow_bound": result.flow_bound,
         "warnings": list(result.warnings),
+        "network": result.network,
+        "preprocessing": result.preprocessing,
         "device": str(result.device),
         "dtype": _name(result.dtype),
         "seconds": result.seconds,

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 from typer.core import TyperCommand
 
-from fasti3d.choices import check_streams
+from fasti3d.choices import AUTO, check_streams
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model
 from fasti3d.cli.options import (
@@ -26,12 +26,16 @@ from fasti3d.cli.options import (
     FlowFrom,
     FlowPreset,
     FlowWeights,
-    Rate,
+    Network,
+    NetworkRate,
+    NonLocal,
     TVL1Preset,
+    Variant,
     Weights,
     at_least,
     check_flow_options,
-    to_rate,
+    to_backbone,
+    to_network_rate,
     to_tvl1,
 )
 from fasti3d.cli.weights import check_there
@@ -90,30 +94,55 @@ def extract(
         str,
         typer.Option(
             metavar="pooled|map|ENDPOINT",
-            help="pooled (1024 per row), map (all of Mixed_5c), or an endpoint: Mixed_4f, Logits...",
+            help="pooled (per row 1024, of i3d-r50 2048), map (all of the last map), or an endpoint: "
+            "Mixed_4f, res4, Logits...",
         ),
     ] = _DEFAULTS.features,
+    network: Network = None,
+    variant: Variant = None,
+    non_local: NonLocal = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            help="Of networks but i3d: symmetric ([-1, 1]), facebook, imagenet or torchvision; without it "
+            "that of the weights.",
+            show_default=False,
+        ),
+    ] = _DEFAULTS.normalization,
     stack: Annotated[
         int | None,
         typer.Option(
-            help="Frames in a window, at least 9, with flow 10; 64 without it. Like --step and --tail, not "
-            "for --mode dense.",
-            callback=at_least(9),
+            help="Frames in a window, for i3d at least 9, with flow 10; without it what the network was "
+            "trained on, for i3d 64. Like --step and --tail, not for --mode dense.",
+            callback=at_least(1),
         ),
     ] = _DEFAULTS.stack,
+    interval: Annotated[
+        int | None,
+        typer.Option(
+            help="Frames of the video per frame of a window; without it what the network was trained on, for "
+            "i3d 1.",
+            callback=at_least(1),
+        ),
+    ] = _DEFAULTS.interval,
     step: Annotated[
-        int | None, typer.Option(help="Frames from one window to the next; as --stack without it.")
+        int | None,
+        typer.Option(help="Frames from one window to the next; without it as many as a window covers."),
     ] = _DEFAULTS.step,
-    fps: Rate = f"{_DEFAULTS.fps:g}",
+    fps: NetworkRate = AUTO,
     crops: Annotated[
-        int, typer.Option(help="1: the centre; 5: the corners and the centre; 10: those and mirrored.")
+        int | None,
+        typer.Option(
+            help="1: the centre; 3: squares of the whole shorter side along the longer one; 5: the corners "
+            "and the centre; 10: those and mirrored. Without it 1, with the layout anomaly 10."
+        ),
     ] = _DEFAULTS.crops,
     flip: Annotated[bool, typer.Option("--flip", help="Add the mirror image of each crop.")] = _DEFAULTS.flip,
     tail: Annotated[
         str | None,
         typer.Option(
             help="Frames at the end that fill no window: pad (repeat the last one), loop (repeat them "
-            "all) or drop; pad without it, with the layout video_features drop.",
+            "all) or drop; pad without it, with the other layouts drop.",
         ),
     ] = _DEFAULTS.tail,
     partial: Annotated[
@@ -123,7 +152,11 @@ def extract(
         str, typer.Option("--format", help="npy (one file per stream), npz or safetensors; float32.")
     ] = _DEFAULTS.format,
     layout: Annotated[
-        str, typer.Option(help="default, or video_features: files as v-iashin/video_features writes them.")
+        str,
+        typer.Option(
+            help="default; video_features: files as v-iashin/video_features writes them; anomaly: NAME.npy, "
+            "(snippets of 16 frames, 10 crops, channels), as detectors of anomalies read them."
+        ),
     ] = _DEFAULTS.layout,
     flow_preset: FlowPreset = _DEFAULTS.flow_preset,
     tvl1_preset: TVL1Preset = "i3d",
@@ -170,6 +203,7 @@ def extract(
     folder. Exit code 1 means that videos failed, that the folder cannot be written to, or that memory or
     file descriptors ran out; 2 that the call was wrong or other features are there.
     """
+    backbone = to_backbone(network, variant, non_local, weights)
     params = to_tvl1(tvl1_preset)
     check_flow_options(flow_from, flow_bound, streams, flow_preset, params)
     settings = _settings(
@@ -177,9 +211,14 @@ def extract(
         streams=streams,
         mode=mode,
         features=features,
+        network=backbone.network,
+        variant=backbone.variant,
+        non_local=backbone.non_local,
+        normalization=normalization,
         stack=stack,
+        interval=interval,
         step=step,
-        fps=to_rate(fps),
+        fps=to_network_rate(fps),
         crops=crops,
         flip=flip,
         tail=tail,
@@ -212,7 +251,7 @@ def extract(
     models: dict[str, Any] = {"model": weights, "flow_model": flow_weights}
     if ray is None:  # a cluster has devices of its own
         if streams != "flow":
-            models["model"] = open_model(weights, device, dtype)
+            models["model"] = open_model(weights, device, dtype, backbone=backbone)
         if flow_weights is not None:
             models["flow_model"] = open_model(flow_weights, device, dtype, stream="flow")
     try:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fasti3d.choices import check_device, check_dtype, check_preset
+from fasti3d.backbone import BACKBONES, I3D_NAME, Backbone
+from fasti3d.choices import AUTO, check_device, check_dtype, check_preset
 from fasti3d.flow.checks import check_bound, check_flow_from
 from fasti3d.flow.params import TVL1Params
 from fasti3d.limits import MAX_FPS, MIN_FPS
@@ -62,6 +63,11 @@ def to_shape(text: str) -> list[int]:
     return sizes
 
 
+def to_network_rate(text: str) -> float | str | None:
+    """Parse a rate that may also be ``auto``."""
+    return text if text == AUTO else to_rate(text)
+
+
 def to_rate(text: str) -> float | None:
     """Parse a rate: ``native`` is None, else a number above 0."""
     if text == "native":
@@ -72,7 +78,7 @@ def to_rate(text: str) -> float | None:
         rate = 0.0
     if not MIN_FPS <= rate <= MAX_FPS:
         raise typer.BadParameter(
-            f"must be a number above 0, from {MIN_FPS:g} to {MAX_FPS:g}, or native, got {text!r}",
+            f"must be a number above 0, from {MIN_FPS:g} to {MAX_FPS:g}, native, got {text!r}",
             param_hint="--fps",
         )
     return rate
@@ -114,6 +120,39 @@ Rate = Annotated[
     str,
     typer.Option(help="Frames to sample per second, or `native` for all of them.", callback=checked(to_rate)),
 ]
+NetworkRate = Annotated[
+    str,
+    typer.Option(
+        help="Frames to sample per second; `native` for all of them; `auto` for the network's rate: i3d 25.",
+        callback=checked(to_network_rate),
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="i3d (also without it, unless --weights is a name of another network's), i3d-r50, i3d-r101, "
+        "slow-r50, r3d-18, mc3-18 or r2plus1d-18; RGB only.",
+        show_default=False,
+    ),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        help="Of i3d-r50 and i3d-r101, the implementation that the weights come from: caffe2-32x2, "
+        "caffe2-8x8, pytorchvideo-8x8, mmaction2-32x2, mmaction2-heavy, slow-8x8 or c2d-8x8.",
+        show_default=False,
+    ),
+]
+NonLocal = Annotated[
+    str | None,
+    typer.Option(
+        "--non-local",
+        help="What their non-local blocks compute, where the weights fit several: embedded_gaussian, "
+        "dot_product or gaussian.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", callback=checked(check_device))]
 Dtype = Annotated[
     str,
@@ -123,6 +162,38 @@ Dtype = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def to_backbone(network: str | None, variant: str | None, non_local: str | None, weights: str) -> Backbone:
+    """Return the network of the options; exit with code 2 for one that is not, or has no weights."""
+    from fasti3d.weights import registry
+
+    named = registry()[weights].backbone if weights in registry() else None
+    if network is None:
+        of_resnets = next(
+            (name for name, value in (("--variant", variant), ("--non-local", non_local)) if value), ""
+        )
+        if of_resnets and (named is None or named.family != "i3d-resnet"):
+            raise typer.BadParameter("needs --network i3d-r50 or i3d-r101", param_hint=of_resnets)
+        network = I3D_NAME if named is None else named.network
+    with option_errors("--network"):
+        if network not in BACKBONES:
+            raise ValueError(f"must be one of {', '.join(BACKBONES)}, got {network!r}")
+    same = named is not None and named.network == network
+    with option_errors("--non-local" if non_local and variant else "--variant"):
+        backbone = Backbone(
+            network,
+            variant or (named.variant if same and named else None),
+            non_local or (named.non_local if same and named else None),
+        )
+    if named is not None and (named.family, named.variant) != (backbone.family, backbone.variant):
+        fitting = [name for name, entry in registry().items() if entry.backbone == backbone]
+        raise typer.BadParameter(
+            f"{weights} is of {named.says}, not of {backbone.says}: give "
+            + " or ".join(["a file's path", *fitting]),
+            param_hint="--weights",
+        )
+    return backbone
 
 
 def to_device(name: str) -> torch.device:
@@ -155,10 +226,10 @@ def check_flow_options(
         check_flow_from(flow_from, bound, flowing=streams != "rgb", preset=preset, params=params)
 
 
-def expected_frames(path: Path, fps: float | None) -> float | None:
+def expected_frames(path: Path, fps: float | str | None) -> float | None:
     """Return how many frames will be sampled, if the file says so."""
     from fasti3d.video import probe
 
     info = probe(path)
-    rate = fps or info.fps
+    rate = info.fps if fps is None or isinstance(fps, str) else fps
     return info.duration * rate if info.duration and rate else info.frames

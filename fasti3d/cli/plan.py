@@ -13,9 +13,21 @@ from rich.text import Text
 
 from fasti3d.cli import output
 from fasti3d.cli.network import METAVAR, to_network
-from fasti3d.cli.options import Device, Json, option_errors, to_device, to_shape
+from fasti3d.cli.options import (
+    Device,
+    Json,
+    NonLocal,
+    Variant,
+    option_errors,
+    to_backbone,
+    to_device,
+    to_shape,
+)
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from fasti3d.backbone import Backbone
     from fasti3d.inspect.plan_report import PlanReport
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -32,11 +44,14 @@ def plan(
     network: Annotated[
         str | None,
         typer.Option(
-            metavar=METAVAR,
-            help="Another network than I3D: a function that returns one, as torchvision.models.video:r3d_18.",
+            metavar=f"NAME|{METAVAR}",
+            help="Another network than i3d: i3d-r50, i3d-r101, slow-r50, r3d-18, mc3-18, r2plus1d-18, or a "
+            "function that returns one, as torchvision.models.video:r3d_18.",
             show_default=False,
         ),
     ] = None,
+    variant: Variant = None,
+    non_local: NonLocal = None,
     as_json: Json = False,
 ) -> None:
     """Print the steps of an eval-mode forward pass: arithmetic, memory traffic, and memory needed.
@@ -49,12 +64,18 @@ def plan(
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")
     sizes = to_shape(shape)
+    backbone = None
+    if network is None or ":" not in network:
+        backbone = to_backbone(network, variant, non_local, "")
     import torch
 
     from fasti3d.inspect import plan_report
 
     where, kind = to_device(device), getattr(torch, dtype)
-    module = None if network is None else to_network(network, "--network").to(where, kind)
+    if backbone is not None:
+        module = None if backbone.family == "i3d" else _built(backbone).to(where, kind)
+    else:
+        module = to_network(network or "", "--network").to(where, kind)
     with option_errors("--shape"):
         if module is None:
             report = plan_report.report_plan(sizes, kind, where)
@@ -64,6 +85,16 @@ def plan(
         print(json.dumps(_object(report)))
     else:
         _print(report)
+
+
+def _built(backbone: Backbone) -> nn.Module:
+    """A network of a name, with weights at random, in eval mode."""
+    from fasti3d.i3d_resnet import I3DResNet
+    from fasti3d.video_resnet.reference import VideoResNet
+
+    if backbone.variant is None:
+        return VideoResNet(backbone.network).eval()
+    return I3DResNet(backbone.variant, backbone.kind.depth, backbone.non_local).eval()
 
 
 def _object(report: PlanReport) -> dict[str, object]:

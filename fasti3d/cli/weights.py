@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.padding import Padding
@@ -13,6 +13,9 @@ from fasti3d.choices import check_inflation
 from fasti3d.cli import output
 from fasti3d.cli.options import checked
 from fasti3d.utils.parsing import brief
+
+if TYPE_CHECKING:
+    from fasti3d.weights import Entry
 
 app = typer.Typer(help="List, fetch, check, convert and inflate checkpoints.", no_args_is_help=True)
 
@@ -27,8 +30,21 @@ def list_() -> None:
     for name, entry in registry().items():
         kind = f"{entry.stream}, {entry.num_classes} classes, {entry.licence}"
         output.out.print(Text.assemble((name, "bold"), f"  {kind}"), soft_wrap=True)
-        for line in (entry.description, f"from {entry.source}"):
+        for line in (entry.description, *_network(entry), f"from {entry.source}"):
             output.out.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
+
+
+def _network(entry: Entry) -> list[str]:
+    """The network of an entry, its accuracy, and whether it is fetched; nothing of an I3D."""
+    from fasti3d.weights.entry import UserFile
+
+    if entry.backbone.family == "i3d" or entry.accuracy is None:
+        return []
+    top1, top5 = entry.accuracy
+    lines = [f"{entry.backbone.says}; prepared as {entry.preprocessing}; top-1 {top1:.2f}, top-5 {top5:.2f}"]
+    if isinstance(entry.download, UserFile):
+        return [*lines, f"never fetched, as {entry.download.why}: give your file's path"]
+    return [*lines, f"checked by {entry.download.proof}"]
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fasti3d.backbone import I3D_NAME
 from fasti3d.choices import check_streams
 from fasti3d.extraction import on_ray
 from fasti3d.extraction.extracting import extractor
@@ -22,7 +23,7 @@ from fasti3d.extraction.local import default_workers, run
 from fasti3d.extraction.progress import Progress, Tracker
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.sources import Source, find_sources
-from fasti3d.models import DEFAULT_WEIGHTS, Model, evaluating, load_streams, place
+from fasti3d.models import DEFAULT_WEIGHTS, Model, backbone_of, evaluating, load_streams, place
 from fasti3d.runtime.devices import resolve_dtype
 from fasti3d.utils.naming import alike, quoted
 
@@ -77,7 +78,8 @@ def extract(
         sources: A video, a folder of videos or of images, a ``.txt`` with a video per line, or several of
             these; see ``extraction.find_sources``.
         out: The output folder.
-        model: The RGB network, which keeps its device and dtype; or the name or path of weights.
+        model: The RGB network, which keeps its device and dtype: an ``I3D`` or an ``I3DResNet``; or the name
+            or path of weights, of ``settings.network``.
         flow_model: The same for the flow stream; required unless ``streams`` is ``"rgb"``.
         settings: What to extract; None is the defaults.
         progress: Called, from any thread, with how far the job is.
@@ -96,7 +98,7 @@ def extract(
         >>> fasti3d.extract("videos/", "features", stack=16, step=8).done  # doctest: +SKIP
         120
     """
-    settings = _chosen(settings, options)
+    settings = _chosen(settings, options, model)
     check_streams(settings.streams, flow_model)
     videos = find_sources([sources] if isinstance(sources, str | os.PathLike) else sources)
     if settings.shard is not None:
@@ -111,7 +113,14 @@ def extract(
         on_cluster = None if settings.ray is None else on_ray.cluster_device(device)
         if on_cluster is not None:  # weights are loaded on this machine, which may lack such a device
             device, dtype = "cpu", _name(resolve_dtype(dtype, on_cluster))
-        models = load_streams({"rgb": model, "flow": flow_model}, settings.names, device=device, dtype=dtype)
+        models = load_streams(
+            {"rgb": model, "flow": flow_model},
+            settings.names,
+            backbone=settings.backbone,
+            device=device,
+            dtype=dtype,
+        )
+        settings = settings.of(backbone_of(models[settings.names[0]]))
         here, precision = place(models[settings.names[0]])
         settings = replace(settings, device=(on_cluster or here).type, dtype=_name(precision))
 
@@ -145,8 +154,8 @@ def _with_settings() -> inspect.Signature:
 extract.__signature__ = _with_settings()  # type: ignore[attr-defined]
 
 
-def _chosen(settings: ExtractionSettings | None, options: dict[str, Any]) -> ExtractionSettings:
-    """The settings with the options in place of their own values."""
+def _chosen(settings: ExtractionSettings | None, options: dict[str, Any], model: Model) -> ExtractionSettings:
+    """The settings with the options in place of their own values, and the network that the model says."""
     if not isinstance(settings, ExtractionSettings | None):
         raise TypeError(
             f"settings must be an ExtractionSettings, got {type(settings).__name__}: give its fields as "
@@ -157,7 +166,11 @@ def _chosen(settings: ExtractionSettings | None, options: dict[str, Any]) -> Ext
             f"extract() got an unexpected keyword argument {unknown[0]!r}: its settings are "
             f"{', '.join(_SETTINGS)}"
         )
-    return replace(settings or ExtractionSettings(), **options)
+    base = settings or ExtractionSettings()
+    its = backbone_of(model)
+    if "network" not in options and base.network == I3D_NAME != its.network:
+        options = {"network": its.network, "variant": its.variant, "non_local": its.non_local} | options
+    return replace(base, **options)
 
 
 def _check_names(videos: Iterable[Source], folder: Path) -> None:

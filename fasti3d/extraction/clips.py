@@ -8,40 +8,64 @@ import torch
 from torch import Tensor
 
 from fasti3d.choices import MAP, POOLED, Tail
+from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.encoding import to_flow_clip
-from fasti3d.flow.stream import CROP
-from fasti3d.i3d import I3D, clip_for
+from fasti3d.models import VideoNetwork, network_clip
 from fasti3d.runtime.upload import upload
 
 
 class View(NamedTuple):
-    """One of the clips made of a stack: where its 224x224 pixels lie, and whether they are mirrored.
+    """One of the clips made of a stack: where its pixels lie, and whether they are mirrored.
 
     ``down`` and ``right`` share out the margin around the crop: 0 puts all of it after the crop, 1 before.
     """
 
+    name: str
     down: float
     right: float
     mirrored: bool
+    side: int
 
     def cut(self, images: Tensor, rows: int, columns: int) -> Tensor:
         """Crop images whose axes ``rows`` and ``columns`` are those of space."""
         for axis, share in ((rows, self.down), (columns, self.right)):
-            images = images.narrow(axis, int((images.shape[axis] - CROP) * share), CROP)
+            images = images.narrow(axis, int((images.shape[axis] - self.side) * share), self.side)
         return images.flip(columns) if self.mirrored else images
 
 
-_CENTRE = ((0.5, 0.5),)
-_CORNERS_AND_CENTRE = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
+_CENTRE = {"center": (0.5, 0.5)}
+# Squares of the whole shorter side, which leaves a margin along the longer one alone.
+_THIRDS = {"first": (0.0, 0.0), "middle": (0.5, 0.5), "last": (1.0, 1.0)}
+_CORNERS = {
+    "top left": (0.0, 0.0),
+    "top right": (0.0, 1.0),
+    "bottom left": (1.0, 0.0),
+    "bottom right": (1.0, 1.0),
+}
+_PLACES = {1: _CENTRE, 3: _THIRDS, 5: _CORNERS | _CENTRE, 10: _CORNERS | _CENTRE}
+# Of GowthamGottimukkala/I3D_Feature_Extraction_resnet: the center is the third, and the same five places are
+# cut from mirrored frames.
+_ANOMALY = ("top left", "top right", "center", "bottom left", "bottom right")
 
 
-def views(crops: int, mirrored: bool) -> list[View]:
-    """Return the centre; or top left, top right, bottom left, bottom right and it; then those mirrored."""
-    places = _CENTRE if crops == 1 else _CORNERS_AND_CENTRE
-    return [
-        View(down, right, flipped)
-        for flipped in ((False, True) if mirrored else (False,))
-        for down, right in places
+def views(settings: ExtractionSettings) -> list[View]:
+    """Return the crops of a window in the order of the features' axis.
+
+    The center; or first, middle and last along the longer side; or top left, top right, bottom left, bottom
+    right and the center; then those mirrored. In the layout anomaly the center is third, and of the mirrored
+    ones "top left" is the top left of the mirrored frame.
+    """
+    side, places = settings.crop_side, _PLACES[settings.crop_count]
+    if settings.layout != "anomaly":
+        return [
+            View(f"{name}, mirrored" if flipped else name, down, right, flipped, side)
+            for flipped in ((False, True) if settings.mirrored else (False,))
+            for name, (down, right) in places.items()
+        ]
+    upright = [View(name, *places[name], False, side) for name in _ANOMALY]
+    return upright + [
+        view._replace(name=f"{view.name} of mirrored", right=1 - view.right, mirrored=True)
+        for view in upright
     ]
 
 
@@ -64,13 +88,13 @@ def filled(stack: Tensor, length: int, tail: Tail, rest: Tensor | None = None) -
 
 
 def rgb_clip(stacks: list[tuple[Tensor, View]], device: torch.device) -> Tensor:
-    """Crop and stack uint8 (T, H, W, 3) each -> uint8 (N, 3, T, 224, 224), which the network scales."""
+    """Crop and stack uint8 (T, H, W, 3) each -> uint8 (N, 3, T, side, side)."""
     cuts = torch.stack([view.cut(frames, 1, 2) for frames, view in stacks])
     return upload(cuts, device).permute(0, 4, 1, 2, 3)
 
 
 def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
-    """Crop and stack encoded flow (T, 2, H, W) -> (N, 2, T, 224, 224) in [-1, 1]; mirrored with x negated."""
+    """Crop and stack encoded flow (T, 2, H, W) -> (N, 2, T, side, side) in [-1, 1]; mirrored: x negated."""
     clip = to_flow_clip(torch.stack([view.cut(flow, 2, 3) for flow, view in stacks]))
     for one, (_, view) in zip(clip, stacks, strict=True):
         if view.mirrored:
@@ -78,10 +102,10 @@ def flow_clip(stacks: list[tuple[Tensor, View]], dtype: torch.dtype) -> Tensor:
     return clip.to(dtype)
 
 
-def features(model: I3D, clip: Tensor, wanted: str) -> Tensor:
+def features(model: VideoNetwork, clip: Tensor, settings: ExtractionSettings) -> Tensor:
     """Return the features that are asked for, (N, ...): pooled, map or an endpoint."""
-    clip = clip_for(model, clip)
-    if wanted == POOLED:
+    clip = network_clip(model, clip, settings.normalized_as)
+    if settings.features == POOLED:
         return model.extract_features(clip).mean(dim=2)
-    endpoint = "Mixed_5c" if wanted == MAP else wanted
+    endpoint = settings.backbone.last_map if settings.features == MAP else settings.features
     return model.forward_endpoints(clip, (endpoint,))[endpoint]

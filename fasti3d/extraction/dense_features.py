@@ -64,7 +64,8 @@ class DenseFeatures(StreamFeatures):
     """
 
     def __init__(self, settings: ExtractionSettings, models: dict[str, I3D]) -> None:
-        super().__init__(settings, models)
+        super().__init__(settings, dict(models))
+        self._i3ds = models
         self._features = _NAMES.get(settings.features, settings.features)
 
     def __call__(
@@ -94,7 +95,7 @@ class DenseFeatures(StreamFeatures):
     def _count(self, path: Path, *, decode: bool) -> int:
         with collected_warnings([]):  # reading it gives the same warnings
             try:
-                return count_frames(path, fps=self._settings.fps, decode=decode)
+                return count_frames(path, fps=self._settings.rate, decode=decode)
             except VideoError:
                 raise
             except Exception as error:
@@ -105,7 +106,7 @@ class DenseFeatures(StreamFeatures):
     ) -> Generator[Rows, None, None]:
         """All rows of a video of ``total`` frames; FrameCountError where it has others."""
         if folder is not None:
-            check_flow_count(folder, path, self._settings.fps)
+            check_flow_count(folder, path, self._settings.rate)
         steps = support(self._features, total)
         times = array("d")
         with closing(self._pieces(path, total, watch, times, folder)) as pieces:
@@ -114,7 +115,7 @@ class DenseFeatures(StreamFeatures):
             found = zip(
                 *(
                     self._steps(name, model, shared.taken(i), total)
-                    for i, (name, model) in enumerate(self._models.items())
+                    for i, (name, model) in enumerate(self._i3ds.items())
                 ),
                 strict=True,
             )
@@ -162,7 +163,7 @@ class DenseFeatures(StreamFeatures):
         return torch.cat((flow, self._still().expand(1, *flow.shape[1:])))
 
     def _row(self, step: Support, times: array[float], total: int) -> Row:
-        ends = times[step.end] if step.end < total else shown_until(times, self._settings.fps)
+        ends = times[step.end] if step.end < total else shown_until(times, self._settings.rate)
         return Row(step.start, step.end, times[step.start], ends)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
+from fasti3d.extraction.clips import views
 from fasti3d.extraction.dense_features import DenseFeatures
 from fasti3d.extraction.feature_files import FeatureFiles, OutputError
 from fasti3d.extraction.formats import Contents
@@ -20,7 +21,8 @@ from fasti3d.extraction.spool import Spool
 from fasti3d.extraction.window_features import WindowFeatures
 from fasti3d.flow.folder import FlowFolder
 from fasti3d.i3d import I3D
-from fasti3d.models import place
+from fasti3d.models import VideoNetwork, place, preprocessing_of
+from fasti3d.preprocessing import Preprocessing, record
 from fasti3d.utils.parsing import Json
 from fasti3d.version import __version__
 from fasti3d.video import VideoError, probe
@@ -54,7 +56,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def recipe(settings: ExtractionSettings, models: dict[str, I3D]) -> Json:
+def recipe(settings: ExtractionSettings, models: dict[str, VideoNetwork]) -> Json:
     """Return, in JSON's types, what the bytes of an output depend on beside the video's state."""
     weights = {name: weights_digest(model) for name, model in models.items()}
     return {"settings": settings.as_json(), "weights": weights}
@@ -68,13 +70,22 @@ class Extractor:
         settings: What the features are, and how they are written.
         recipe: What ``recipe`` returned for them.
         folder: The output folder.
+        preprocessing: What the record says of how clips were prepared, in JSON's types.
     """
 
-    def __init__(self, producer: Producer, settings: ExtractionSettings, recipe: Json, folder: Path) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        settings: ExtractionSettings,
+        recipe: Json,
+        folder: Path,
+        preprocessing: Json,
+    ) -> None:
         self._producer = producer
         self._settings = settings
         self._recipe = recipe
         self._folder = folder
+        self._preprocessing = preprocessing
 
     def look(self, source: Source, *, held: bool = False) -> Outcome | None:
         """Return what is known about a video without work on it: ``already_done``, or ``failed``.
@@ -163,7 +174,7 @@ class Extractor:
                 state = self._state(source)
                 with collected_warnings(texts):
                     frames = self._produce(source, watch, spools, where, texts, progress)
-                rate = self._settings.fps or probe(source.path).fps or DEFAULT_FPS
+                rate = self._settings.rate or probe(source.path).fps or DEFAULT_FPS
                 if self._state(source) != state:
                     raise VideoError(source.path, "was changed while it was read: run the same command again")
             except (VideoError, FloatingPointError) as error:
@@ -229,7 +240,7 @@ class Extractor:
         return self._recipe | {"source": state}
 
     def _metadata(self, frames: int, where: list[Row], texts: list[str]) -> Json:
-        metadata: Json = {"fasti3d": __version__, "frames": frames}
+        metadata: Json = {"fasti3d": __version__, "frames": frames, "preprocessing": self._preprocessing}
         if self._settings.mode == "windows":
             after = frames - where[-1].end_frame
             metadata["tail"] = {"policy": self._settings.tail_policy, "frames_after_last_row": after}
@@ -244,7 +255,7 @@ class Extractor:
         return Outcome(source, "failed", reason=reason, digest=digest(self._recipe, state))
 
 
-def extractor(settings: ExtractionSettings, models: dict[str, I3D], folder: Path) -> Extractor:
+def extractor(settings: ExtractionSettings, models: dict[str, VideoNetwork], folder: Path) -> Extractor:
     """Return what makes the outputs that these settings ask for.
 
     Args:
@@ -257,5 +268,24 @@ def extractor(settings: ExtractionSettings, models: dict[str, I3D], folder: Path
         settings = replace(settings, device=device.type)
     if settings.dtype == "auto":
         settings = replace(settings, dtype=str(dtype).removeprefix("torch."))
-    producer = (DenseFeatures if settings.mode == "dense" else WindowFeatures)(settings, models)
-    return Extractor(producer, settings, recipe(settings, models), folder)
+    own = preprocessing_of(next(iter(models.values())))
+    settings = settings.for_weights(own)
+    producer: Producer
+    if settings.mode == "dense":
+        producer = DenseFeatures(settings, cast("dict[str, I3D]", models))
+    else:
+        producer = WindowFeatures(settings, models)
+    return Extractor(producer, settings, recipe(settings, models), folder, _prepared(settings, own))
+
+
+def _prepared(settings: ExtractionSettings, own: Preprocessing) -> Json:
+    row = settings.preprocessing if settings.layout == "anomaly" else own
+    return record(
+        row,
+        normalization=settings.normalized_as,
+        fps=settings.rate,
+        frames=settings.window,
+        step=settings.every,
+        crops=[view.name for view in views(settings)],
+        crop=settings.crop_side,
+    )

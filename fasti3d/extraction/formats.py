@@ -6,6 +6,8 @@ so that both streams have N. At the rate of the video itself and with a stack th
 RGB stream also has its values from the same weights: frames are converted as by OpenCV and scaled as by
 Pillow, and batch norms have the eps of its network, 1e-5. For another rate that tool encodes videos again;
 it pads other lengths otherwise, does not deinterlace, and its flow is that of RAFT or PWC-Net.
+
+The layout anomaly is what RTFM and other detectors of anomalies read: NAME.npy, (snippets, 10, channels).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from fasti3d.utils.archives import array_member
 Write = Callable[[IO[bytes]], None]
 
 # What the names of all files can end in, after the video's name.
-SUFFIXES = ("_rgb.npy", "_flow.npy", "_fps.npy", "_timestamps_ms.npy", ".npz", ".safetensors")
+SUFFIXES = (".npy", "_rgb.npy", "_flow.npy", "_fps.npy", "_timestamps_ms.npy", ".npz", ".safetensors")
 RECORD = ".json"
 # What comes before and after a video's name in the names of all files that work on it can make.
 FILES = (
@@ -58,6 +60,8 @@ def suffixes(settings: ExtractionSettings) -> list[str]:
     """Return what the names of the files end in that these settings make."""
     if settings.format != "npy":
         return [f".{settings.format}"]
+    if settings.layout == "anomaly":
+        return [".npy"]
     own = [f"_{name}.npy" for name in settings.names]
     return [*own, "_fps.npy", "_timestamps_ms.npy"] if settings.layout == "video_features" else own
 
@@ -72,7 +76,8 @@ def writers(settings: ExtractionSettings, contents: Contents) -> dict[str, Write
     # video_features makes lists of its features, and arrays of those.
     dtype = "<f8" if settings.layout == "video_features" else "<f4"
     for name, spool in contents.streams.items():
-        files[f"_{name}.npy"] = partial(_write_spool, spool=spool, dtype=dtype)
+        suffix = ".npy" if settings.layout == "anomaly" else f"_{name}.npy"
+        files[suffix] = partial(_write_spool, spool=spool, dtype=dtype)
     if settings.layout == "video_features":
         # When the last frame of a window's last pair is shown, as there.
         stamps = np.array([1000 * row.end_seconds for row in contents.where])

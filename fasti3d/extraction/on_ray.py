@@ -27,7 +27,7 @@ from fasti3d.extraction.job import Job
 from fasti3d.extraction.progress import Tracker
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.sources import Source
-from fasti3d.i3d import I3D
+from fasti3d.models import VideoNetwork
 
 LOCAL = "local"
 
@@ -47,7 +47,7 @@ class Order:
     """
 
     settings: ExtractionSettings
-    models: dict[str, I3D]
+    models: dict[str, VideoNetwork]
     folder: Path
 
 
@@ -272,7 +272,7 @@ def _absolute(source: Source) -> Source:
     return Source(source.name, source.path.absolute())
 
 
-def _on_cpu(models: dict[str, I3D]) -> dict[str, I3D]:
+def _on_cpu(models: dict[str, VideoNetwork]) -> dict[str, VideoNetwork]:
     """The networks on the CPU, where any machine can load them."""
     return {
         name: model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()

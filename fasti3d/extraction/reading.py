@@ -13,30 +13,27 @@ from fasti3d.extraction.rows import Watch
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.folder import FolderFlow
 from fasti3d.flow.stored import StoredFlow
-from fasti3d.flow.stream import CROP
 from fasti3d.flow.window_flow import PairFlow, SolvedFlow, with_pair_flow
 from fasti3d.utils.prefetch import READ_AHEAD, read_ahead
-from fasti3d.video import Frame, VideoError, Window, read_frames
+from fasti3d.video import Frame, VideoError, Window
 from fasti3d.video.errors import blamed
 from fasti3d.video.pillow import PillowTransform
-from fasti3d.video.read import read_transformed
-
-_SHORT_SIDE = 256
+from fasti3d.video.read import read_sized, read_transformed
 
 
 class Reading:
     """The frames of a video as the settings ask for them, counted; any error of the video is a VideoError."""
 
     def __init__(self, path: Path, settings: ExtractionSettings) -> None:
-        crop = None if settings.flowing or settings.crops > 1 else CROP
-        strict = not settings.partial
+        crop = None if settings.flowing or settings.crop_count > 1 else settings.crop_side
+        strict, size = not settings.partial, settings.preprocessing.size
         self._path = path
         self._frames: Iterable[Frame]
         if settings.layout == "video_features":
-            transform = PillowTransform(_SHORT_SIDE, crop)
-            self._frames = read_transformed(path, transform, fps=settings.fps, strict=strict)
+            transform = PillowTransform(settings.preprocessing.short_side, crop)
+            self._frames = read_transformed(path, transform, fps=settings.rate, strict=strict)
         else:
-            self._frames = read_frames(path, fps=settings.fps, resize=_SHORT_SIDE, crop=crop, strict=strict)
+            self._frames = read_sized(path, size, crop, fps=settings.rate, strict=strict)
         self.count = 0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -74,7 +71,7 @@ def ahead(
                 watch.check()
                 yield window, None
             return
-        cropped = settings.crops == 1
+        cropped = settings.crop_count == 1
         pairs: PairFlow
         if folder is None:
             pairs = SolvedFlow(settings.flow_preset, settings.tvl1_params, device, cropped=cropped)

@@ -7,17 +7,16 @@ from torch import Tensor
 from fasti3d.extraction import clips
 from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.flow.stream import still_flow
-from fasti3d.i3d import I3D
-from fasti3d.models import place
+from fasti3d.models import VideoNetwork, place
 
 
 class StreamFeatures:
     """The part of a producer of features that does not depend on the video."""
 
-    def __init__(self, settings: ExtractionSettings, models: dict[str, I3D]) -> None:
+    def __init__(self, settings: ExtractionSettings, models: dict[str, VideoNetwork]) -> None:
         self._settings = settings
         self._models = models
-        self._views = clips.views(settings.crops, settings.mirrored)
+        self._views = clips.views(settings)
         self._device, self._dtype = place(next(iter(models.values())))
 
     def _clip(self, stream: str, stacks: list[tuple[Tensor, clips.View]]) -> Tensor:

@@ -17,8 +17,7 @@ from fasti3d.extraction.settings import ExtractionSettings
 from fasti3d.extraction.streams import StreamFeatures
 from fasti3d.flow.folder import check_flow_count
 from fasti3d.flow.stored import StoredFlow
-from fasti3d.i3d import I3D
-from fasti3d.models import BATCH
+from fasti3d.models import BATCH, VideoNetwork
 from fasti3d.utils.prefetch import batched
 from fasti3d.video import Frame, VideoError, Window
 from fasti3d.video.windows import cut_windows
@@ -34,12 +33,12 @@ class _Stack(NamedTuple):
 class WindowFeatures(StreamFeatures):
     """Features of the windows of a video. Can be pickled, and used by several threads at once.
 
-    A window of N frames is one row. The frames' short side is 256 pixels, of which the network sees crops of
-    224x224: the centre, or top left, top right, bottom left, bottom right and centre, and then their mirror
-    images. With several of them, features have an axis of them after that of the windows. Flow of a mirrored
-    crop is that of the upright frames, mirrored and x negated: TV-L1 of mirrored frames, whose differences
-    are one-sided, differs by 0.01 pixels on average in a clip that moves by 1.5. Batches hold windows of one
-    video only, so that a video's features do not depend on the other videos.
+    A window is one row. Frames have the size of the network's preprocessing, I3D's a short side of 256
+    pixels, of which the network sees the crops of ``clips.views``, I3D 224x224. With several of them,
+    features have an axis of them after that of the windows. Flow of a mirrored crop is that of the upright
+    frames, mirrored and x negated: TV-L1 of mirrored frames, whose differences are one-sided, differs by 0.01
+    pixels on average in a clip that moves by 1.5. Batches hold windows of one video only, so that a video's
+    features do not depend on the other videos.
 
     Memory does not grow with the length of the video: some windows of uint8 frames and encoded flow.
 
@@ -48,7 +47,7 @@ class WindowFeatures(StreamFeatures):
         models: The network of each stream, in eval mode, all on one device and in one dtype.
     """
 
-    def __init__(self, settings: ExtractionSettings, models: dict[str, I3D]) -> None:
+    def __init__(self, settings: ExtractionSettings, models: dict[str, VideoNetwork]) -> None:
         super().__init__(settings, models)
         self._batch = BATCH.get(self._device.type, 1)
 
@@ -57,7 +56,7 @@ class WindowFeatures(StreamFeatures):
     ) -> Generator[Rows, None, int]:
         """Yield the rows of a video, as ``Producer`` says."""
         if folder is not None:
-            check_flow_count(folder, path, self._settings.fps)
+            check_flow_count(folder, path, self._settings.rate)
         counted = Reading(path, self._settings)
         given = False
         with closing(self._stacks(counted, watch, folder)) as stacks:
@@ -70,10 +69,11 @@ class WindowFeatures(StreamFeatures):
         if folder is not None:
             folder.check_frames(counted.count)
         if not given:
+            remedy = "the layout default" if self._settings.layout == "anomaly" else "tail pad or loop"
             raise VideoError(
                 path,
                 f"has {counted.count} frames, fewer than the {self._settings.span} of a window, and its tail "
-                "is dropped: use tail pad or loop",
+                f"is dropped: use {remedy}",
             )
         return counted.count
 
@@ -93,15 +93,17 @@ class WindowFeatures(StreamFeatures):
         settings = self._settings
         streams = {}
         if "rgb" in self._models:
-            streams["rgb"] = clips.filled(window.frames, settings.window, settings.tail_policy)
+            streams["rgb"] = clips.filled(
+                window.frames[: settings.reach : settings.every], settings.window, settings.tail_policy
+            )
         if flow is not None:
             # Nothing moves in a frame that is repeated.
             streams["flow"] = clips.filled(flow, settings.span - 1, settings.tail_policy, self._still())
         return _Stack(self._row(window), streams)
 
     def _row(self, window: Window) -> Row:
-        times, count = window.times, min(len(window.times), self._settings.window)
-        end = times[count] if len(times) > count else shown_until(times, self._settings.fps)
+        times, count = window.times, min(len(window.times), self._settings.reach)
+        end = times[count] if len(times) > count else shown_until(times, self._settings.rate)
         return Row(window.start, window.start + count, times[0], end)
 
     def _features(self, stream: str, group: list[_Stack], watch: Watch) -> Tensor:
@@ -114,7 +116,7 @@ class WindowFeatures(StreamFeatures):
             frames = self._clip(stream, batch) if stream == "rgb" else None
             with watch.turn, torch.no_grad():
                 clip = self._clip(stream, batch) if frames is None else frames
-                found = clips.features(self._models[stream], clip, self._settings.features)
+                found = clips.features(self._models[stream], clip, self._settings)
                 parts.append(finite(stream, found))
         values = torch.cat(parts)
         return values if len(self._views) == 1 else values.unflatten(0, (len(group), len(self._views)))

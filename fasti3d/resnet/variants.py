@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 from typing import NamedTuple, TypeAlias
 
+from fasti3d.network import SCORES
+from fasti3d.preprocessing import PREPROCESSINGS, Preprocessing
+
 Triple: TypeAlias = tuple[int, int, int]
 
 BN_EPS = 1e-5
@@ -25,6 +28,8 @@ EXPANSION = 4
 FEATURE_CHANNELS = WIDTHS[-1] * EXPANSION
 # Bottlenecks per stage, by depth.
 BLOCKS: Mapping[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# Clips of fewer frames and pixels fill every head.
+_LARGEST_HEAD = 256
 # What a non-local block computes; None where there are none.
 MODES = ("embedded_gaussian", "dot_product", "gaussian")
 
@@ -35,24 +40,6 @@ class Pool(NamedTuple):
     kernel: Triple
     stride: Triple
     padding: Triple = (0, 0, 0)
-
-
-class Preprocessing(NamedTuple):
-    """How an implementation prepares RGB frames of 0 to 255.
-
-    Attributes:
-        mean, std: per channel, in units of 0 to 255: a clip is (frames - mean) / std.
-        frames, step: frames per clip, and frames of the video per frame of the clip.
-        views: clips per video times crops per clip, in its published accuracy.
-        size: of the shorter side, and of the crops.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    frames: int
-    step: int
-    views: tuple[int, int]
-    size: int = 256
 
 
 class NonLocal(NamedTuple):
@@ -84,7 +71,7 @@ class Variant(NamedTuple):
         taps: frames of each bottleneck's first convolution per stage, in turn over its blocks.
         head: window of the average pool at stride 1; None averages over the whole map.
         non_local: None where the implementation has no such blocks.
-        preprocessing: of its published weights.
+        preprocessing: of its published weights; of others of this network, ``preprocessing_of``.
     """
 
     stem: Triple
@@ -99,6 +86,23 @@ class Variant(NamedTuple):
     def taps_of(self, stage: int, blocks: int) -> tuple[int, ...]:
         """Frames of the first convolution of each of a stage's blocks."""
         return tuple(islice(cycle(self.taps[stage]), blocks))
+
+    def map_size(self, frames: int, side: int) -> tuple[int, int]:
+        """Frames and side of res5 for a square clip; 0 or less where it is too small."""
+        t, h, _ = self.stem
+        frames = _output(frames, t, self.stem_stride, t // 2)
+        side = _output(side, h, 2, h // 2)
+        for pool in (self.pool, self.pool2):
+            if pool is not None:
+                frames = _output(frames, pool.kernel[0], pool.stride[0], pool.padding[0])
+                side = _output(side, pool.kernel[1], pool.stride[1], pool.padding[1])
+        for _ in range(3):
+            side = _output(side, 3, 2, 1)
+        return frames, side
+
+
+def _output(size: int, kernel: int, stride: int, padding: int) -> int:
+    return (size + 2 * padding - kernel) // stride + 1
 
 
 _I3D_TAPS = ((3,), (3, 1), (3, 1), (1, 3))
@@ -123,13 +127,6 @@ _PYSLOWFAST = NonLocal(
 )
 _MMACTION2 = NonLocal(MODES, False, False, False, {50: (_EVERY_OTHER, (1, 3, 5))})
 
-_GREY, _GREY_STD = (114.75,) * 3, (57.375,) * 3
-_IMAGENET, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-
-_FACEBOOK = Preprocessing(_GREY, _GREY_STD, frames=8, step=8, views=(10, 3))
-_OPEN_MMLAB = Preprocessing(_IMAGENET, _IMAGENET_STD, frames=32, step=2, views=(10, 3))
-
 # PySlowFast's, from which the others differ.
 _I3D = Variant(
     stem=(5, 7, 7),
@@ -139,17 +136,19 @@ _I3D = Variant(
     taps=_I3D_TAPS,
     head=(4, 7, 7),
     non_local=_PYSLOWFAST,
-    preprocessing=_FACEBOOK,
+    preprocessing=PREPROCESSINGS["pytorchvideo-8x8"],
 )
 _C2D = _I3D._replace(stem=(1, 7, 7), taps=((1,),) * 4, non_local=None)
-_OF_CAFFE2 = _I3D._replace(pool=_UNPADDED, head=None, non_local=_CAFFE2)
-_OF_MMACTION2 = _I3D._replace(head=None, non_local=_MMACTION2, preprocessing=_OPEN_MMLAB)
+_OF_CAFFE2 = _I3D._replace(
+    pool=_UNPADDED, head=None, non_local=_CAFFE2, preprocessing=PREPROCESSINGS["caffe2-8x8"]
+)
+_OF_MMACTION2 = _I3D._replace(head=None, non_local=_MMACTION2, preprocessing=PREPROCESSINGS["mmaction2-32x2"])
 
 VARIANTS: Mapping[str, Variant] = {
     "caffe2-32x2": _OF_CAFFE2._replace(
         stem_stride=2,
         pool=Pool((2, 3, 3), (2, 2, 2)),
-        preprocessing=_FACEBOOK._replace(frames=32, step=2),
+        preprocessing=PREPROCESSINGS["caffe2-32x2"],
     ),
     "caffe2-8x8": _OF_CAFFE2,
     "pytorchvideo-8x8": _I3D,
@@ -191,3 +190,33 @@ def check_network(variant: str, depth: int, non_local: str | None) -> Variant:
             f"{variant} has no non-local network of depth {depth}: choose one of {sorted(its.places)}"
         )
     return found
+
+
+def smallest_clip(variant: str) -> tuple[int, int]:
+    """Frames and side of the smallest clip that fills a variant's head.
+
+    Example:
+        >>> smallest_clip("pytorchvideo-8x8")
+        (8, 193)
+    """
+    its = VARIANTS[variant]
+    frames, side = (its.head or (1, 1, 1))[:2]
+    enough = _LARGEST_HEAD
+    found = [its.map_size(n, n) for n in range(1, enough)]
+    return (
+        next(n for n, size in enumerate(found, 1) if size[0] >= frames),
+        next(n for n, size in enumerate(found, 1) if size[1] >= side),
+    )
+
+
+def endpoints_of(variant: str) -> tuple[str, ...]:
+    """The maps of a variant by name, and its scores, in order of computation."""
+    halves = VARIANTS[variant].pool2 is not None
+    return ("conv1", "pool1", "res2", *(["pool2"] if halves else []), "res3", "res4", "res5", *SCORES)
+
+
+def preprocessing_of(variant: str, naming: str) -> Preprocessing:
+    """How clips for a variant's weights are prepared, which the implementation that named them decides."""
+    if variant == "slow-8x8" and naming == "mmaction2":
+        return PREPROCESSINGS["mmaction2-8x8"]
+    return VARIANTS[variant].preprocessing

@@ -84,6 +84,19 @@ def read_frames(
     return _read_frames(Path(path), fps, FrameTransform(resize, crop), strict)
 
 
+def read_sized(
+    path: str | os.PathLike[str],
+    size: int | tuple[int, int],
+    crop: int | None,
+    *,
+    fps: float | None,
+    strict: bool,
+) -> Iterator[Frame]:
+    """As ``read_frames``, with the short side at ``size``, or stretched to that height and width."""
+    check_arguments(fps, size if isinstance(size, int) else min(size), crop)
+    return _read_frames(Path(path), fps, FrameTransform(size, crop), strict)
+
+
 def read_transformed(
     path: str | os.PathLike[str],
     transform: Callable[[VideoFrame, float], Tensor],

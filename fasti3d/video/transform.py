@@ -51,15 +51,16 @@ class FrameTransform:
     The first frame fixes the size: where a later one has another, it is stretched to it, as players do.
 
     Args:
-        resize: the short side after scaling, None to leave the size.
+        resize: the short side after scaling, None to leave the size; or height and width as shown, to which
+            frames are stretched.
         crop: the side of the square cut from the center, None to keep all. An odd margin has its
             larger half at the bottom and right.
     """
 
-    def __init__(self, resize: int | None, crop: int | None) -> None:
+    def __init__(self, resize: int | tuple[int, int] | None, crop: int | None) -> None:
         self._resize = resize
         self._crop = crop
-        self._size: tuple[int, int] | None = None  # as shown
+        self._size: tuple[int, int] | None = None  # width and height as shown
         self._turn: Orientation | None = None
         self._rotation = 0
         self._reformatter = VideoReformatter()
@@ -87,10 +88,14 @@ class FrameTransform:
         Raises:
             SizeError: as when it is called.
         """
-        stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
-        if self._resize is not None:
-            _check_scaled(stored, frame)
-        self._size = self._turned(frame).size(*stored)
+        if isinstance(self._resize, tuple):
+            height, width = self._resize
+            self._size = width, height
+        else:
+            stored = scaled_size(frame.width, frame.height, pixel_aspect, self._resize)
+            if self._resize is not None:
+                _check_scaled(stored, frame)
+            self._size = self._turned(frame).size(*stored)
         if self._crop is not None and min(self._size) < self._crop:
             raise SizeError(
                 f"is {self._size[0]}x{self._size[1]}, smaller than crop={self._crop}: "

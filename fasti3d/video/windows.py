@@ -82,7 +82,7 @@ def windows(
     if short not in get_args(Short):
         raise ValueError(f"short must be one of {', '.join(get_args(Short))}, got {short!r}")
     frames = read_frames(path, fps=fps, resize=resize, crop=crop, strict=strict)
-    return _windows(Path(path), frames, window, stride, short)
+    return covering_windows(Path(path), frames, window, stride, MIN_FRAMES, short)
 
 
 def cut_windows(frames: Iterable[Frame], window: int, stride: int) -> Iterator[Window]:
@@ -124,11 +124,14 @@ def windows_at(frames: Iterable[Frame], starts: Sequence[int], length: int) -> I
             index += 1
 
 
-def _windows(path: Path, frames: Iterator[Frame], window: int, stride: int, short: Short) -> Iterator[Window]:
+def covering_windows(
+    path: Path, frames: Iterator[Frame], window: int, stride: int, least: int, short: Short = "loop"
+) -> Iterator[Window]:
+    """Cut frames into windows as ``windows`` does, none of them of fewer than ``least`` frames."""
     ring = _Ring(window)
     whole = yield from _whole_windows(ring, frames, stride)
     if ring.seen > _end(whole, window, stride):
-        yield _lengthened(MIN_FRAMES, ring.window(whole), path, short)
+        yield _lengthened(least, ring.window(whole), path, short)
 
 
 def _whole_windows(ring: _Ring, frames: Iterable[Frame], stride: int) -> Generator[Window, None, int]:

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 from fasti3d.lazy import lazily
 from fasti3d.utils.cache_dir import cache_dir
+from fasti3d.weights.entry import Entry
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.paths import Spec
-from fasti3d.weights.published import Entry, registry
+from fasti3d.weights.published import registry
 
 if TYPE_CHECKING:
     from fasti3d.weights.cache import get, verify
     from fasti3d.weights.checkpoint import Checkpoint, load_into
-    from fasti3d.weights.loading import convert, load, load_partial
-    from fasti3d.weights.resnet_checkpoint import ResNetCheckpoint, load_resnet
+    from fasti3d.weights.loading import convert, load, load_partial, load_resnet, load_video_resnet
+    from fasti3d.weights.resnet_checkpoint import ResNetCheckpoint
+    from fasti3d.weights.video_resnet_checkpoint import VideoResNetCheckpoint
 
 __all__ = [
     "KINETICS_400_LABELS",
@@ -23,6 +25,7 @@ __all__ = [
     "Entry",
     "ResNetCheckpoint",
     "Spec",
+    "VideoResNetCheckpoint",
     "WeightsError",
     "cache_dir",
     "convert",
@@ -31,6 +34,7 @@ __all__ = [
     "load_into",
     "load_partial",
     "load_resnet",
+    "load_video_resnet",
     "registry",
     "verify",
 ]
@@ -46,7 +50,9 @@ __getattr__, __dir__ = lazily(
         "load_into": "fasti3d.weights.checkpoint",
         "load_partial": "fasti3d.weights.loading",
         "ResNetCheckpoint": "fasti3d.weights.resnet_checkpoint",
-        "load_resnet": "fasti3d.weights.resnet_checkpoint",
+        "load_resnet": "fasti3d.weights.loading",
+        "load_video_resnet": "fasti3d.weights.loading",
+        "VideoResNetCheckpoint": "fasti3d.weights.video_resnet_checkpoint",
         "verify": "fasti3d.weights.cache",
     },
 )

