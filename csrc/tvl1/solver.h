@@ -37,7 +37,7 @@ class Solver {
   Planes planes_of_data() const;
   void start(const float* initial);
   void upsample(const Member& member, size_t from) const;
-  int32_t warp(Team& team, const Level& level0, const Packed& packed);
+  int32_t warp(Team& team, const Level& level0, const Sampled& sampled);
   Progress iterate(const Member& member, const Share& share);
 
   const std::vector<Size>& sizes_;
@@ -45,7 +45,7 @@ class Solver {
   const Rows& rows_;
   const int64_t components_;
   Scratch<float> memory_;
-  float *states_[2], *data_, *packed_;
+  float *states_[2], *data_, *sampled_;
   std::vector<std::unique_ptr<Sweeper>> sweepers_;  // of the members
   std::vector<double> sums_[2];                     // of two sweeps
 

@@ -16,17 +16,6 @@ constexpr int64_t kGroup = 8;
 // above it in the L1 cache.
 constexpr int64_t kTurn = 2;
 
-// Rows of several planes, those of the same row side by side, `stride` floats apart.
-struct Planes {
-  float* data;  // pixel (0, 0) of the first plane
-  int64_t count, stride;
-  float* row(int64_t y, int64_t plane = 0) const { return data + (y * count + plane) * stride; }
-};
-
-// Rows are a whole number of vectors with a guard on each side: an odd number of guards, or the
-// same pixel of all planes would compete for the same few places in the cache.
-inline int64_t row_stride(int64_t width) { return (((width - 1) / kGuard + 4) | 1) * kGuard; }
-
 // Repeats the edge pixels of a row in its guards, where medians look.
 inline void extend(float* row, int64_t width) {
   for (int64_t i = 1; i <= 2; ++i) {
