@@ -2,9 +2,14 @@
 // namespace of its own which defines kLanes, Vector (of floats), Whole (of int32_t), root(Vector)
 // and lanes(Whole), a bit per lane that is true.
 
-template <class V>
-inline V broadcast(float value) {
+template <class V, class T>
+inline V broadcast(T value) {
   return V{} + value;
+}
+inline Whole count_lanes() {  // 0, 1, 2, ...
+  Whole count;
+  for (int i = 0; i < kLanes; ++i) count[i] = i;
+  return count;
 }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
@@ -74,8 +79,7 @@ struct Places {
 template <bool kSteps>
 inline void place(const float* u, int count, int64_t at, int64_t size, float bicubic_a,
                   Places& out) {
-  Whole step{};
-  for (int i = 0; i < kLanes; ++i) step[i] = kSteps ? i : 0;
+  const Whole step = kSteps ? count_lanes() : Whole{};
   const Vector steps = __builtin_convertvector(step, Vector), a = broadcast<Vector>(bicubic_a);
   // Far outside all taps are border, whatever the fraction. A NaN counts as outside.
   const Vector lowest = broadcast<Vector>(-3.0f);
@@ -189,9 +193,7 @@ double iterate_row(const IterateRow& a) {
       Vector squares = change[0] * change[0] + change[1] * change[1];
       if constexpr (kGamma) squares = squares + change[2] * change[2];
       if (!whole) {
-        for (int i = 0; i < kLanes; ++i) {
-          if (x + i >= width) squares[i] = 0.0f;
-        }
+        squares = count_lanes() < broadcast<Whole>(static_cast<int32_t>(width - x)) ? squares : Vector{};
       }
       error[part] += squares;
     }

@@ -163,13 +163,16 @@ int32_t Solver::warp(Team& team, const Level& level0, const Sampled& sampled) {
   Progress progress{};
   team.run(count, [&](const Member& member) {
     const Share share(size_, member);
-    const Planes u = state(set_, size_), data = planes_of_data();
+    const Warp warp{size_,         params_.bicubic(),   level0.gray,     level0.stride,
+                    sampled.planes, state(set_, size_), planes_of_data()};
+    // What the neighbors' sweeps read is warped before they begin.
+    const int64_t first = share.begin > 0 ? std::min(share.begin + kMaxDepth, share.end) : 0;
+    const int64_t last = share.end < size_.height ? std::max(share.end - kMaxDepth, first) : share.end;
     for (int64_t y = share.begin; y < share.end; ++y) {
-      rows_.warp({sampled.planes.row(0), size_, params_.bicubic(), y, level0.row(y), u.row(y, 0),
-                  u.row(y, 1), data.row(y), data.stride});
+      if (y < first || y >= last) warp.run(rows_, y);
     }
-    member.barrier();  // sweeps read the neighbors' rows
-    const Progress own = iterate(member, share);
+    member.barrier();
+    const Progress own = iterate(member, share, warp, first, last);
     if (member.index == 0) progress = own;
   });
   set_ = progress.set;
@@ -178,7 +181,9 @@ int32_t Solver::warp(Team& team, const Level& level0, const Sampled& sampled) {
   return progress.iterations;
 }
 
-Solver::Progress Solver::iterate(const Member& member, const Share& share) {
+// Rows warp_begin to warp_end of the share are yet to be warped.
+Solver::Progress Solver::iterate(const Member& member, const Share& share, const Warp& warp,
+                                 int64_t warp_begin, int64_t warp_end) {
   const bool medians = !params_.cuda_form && params_.median > 1;
   const int64_t total = params_.inner_iterations * params_.outer_iterations;
   const int64_t between_medians = medians ? params_.inner_iterations : total;
@@ -197,7 +202,8 @@ Solver::Progress Solver::iterate(const Member& member, const Share& share) {
     parity = 1 - parity;  // others may still add up the sums before
     sweepers_[member.index]->run({size_, planes_of_data(), state(at.set, size_),
                                   state(1 - at.set, size_), at_rest, median, depth, share.begin,
-                                  share.end, sums_[parity].data()});
+                                  share.end, sums_[parity].data(), &warp, warp_begin, warp_end});
+    warp_end = warp_begin;
     member.barrier();
   };
   for (bool stops = false; !stops && at.iterations < total;) {

@@ -38,7 +38,8 @@ class Solver {
   void start(const float* initial);
   void upsample(const Member& member, size_t from) const;
   int32_t warp(Team& team, const Level& level0, const Sampled& sampled);
-  Progress iterate(const Member& member, const Share& share);
+  Progress iterate(const Member& member, const Share& share, const Warp& warp, int64_t warp_begin,
+                   int64_t warp_end);
 
   const std::vector<Size>& sizes_;
   const Params& params_;

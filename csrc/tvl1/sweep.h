@@ -24,6 +24,20 @@ inline void extend(float* row, int64_t width) {
   }
 }
 
+// What warps the rows of a level.
+struct Warp {
+  Size size;
+  float bicubic;
+  const float* gray;  // of the first frame
+  int64_t gray_stride;
+  Planes sampled, u, data;
+
+  void run(const Rows& rows, int64_t y) const {
+    rows.warp({sampled.row(0), size, bicubic, y, gray + y * gray_stride, u.row(y, 0), u.row(y, 1),
+               data.row(y), data.stride});
+  }
+};
+
 // Of one band in one level. A state is the components of u, which are the flow's two and with gamma
 // the illumination, and then the duals of each along x and y.
 struct Sweep {
@@ -35,6 +49,10 @@ struct Sweep {
   int64_t depth;    // iterations
   int64_t begin, end;
   double* sums;  // (depth, groups of the level): squared changes of u, written for the band
+  // The warp of the rows whose data is not there yet: it is written when the first iteration comes
+  // to them, while both have use of u in the cache.
+  const Warp* warp = nullptr;
+  int64_t warp_begin = 0, warp_end = 0;
 };
 
 // The rows that a member of the team has in flight. It reads the neighbors' rows as they are in
