@@ -13,13 +13,9 @@ FASTI3D_NO_CONTRACTION
 namespace fasti3d::tvl1::avx2 {
 constexpr int kLanes = 8;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
 inline Vector root(Vector v) { return _mm256_sqrt_ps(v); }
-inline __m128 weigh(const float* w, const Vector (&columns)[2]) {
-  const Vector first{w[0], w[0], w[0], w[0], w[1], w[1], w[1], w[1]};
-  const Vector second{w[2], w[2], w[2], w[2], w[3], w[3], w[3], w[3]};
-  const __m256 sums = first * columns[0] + second * columns[1];
-  return _mm256_castps256_ps128(sums) + _mm256_extractf128_ps(sums, 1);
-}
+inline unsigned lanes(Whole mask) { return _mm256_movemask_ps((__m256)mask); }
 #include "kernel.h"
 }  // namespace fasti3d::tvl1::avx2
 FASTI3D_TARGET_END

@@ -63,28 +63,30 @@ void Image::build(Team& team, const Rows& rows, const void* pixels, bool bytes) 
   });
 }
 
-int64_t Packed::floats(Size size) {
-  return (size.height + 2 * kBorder) * (size.width + 2 * kBorder) * kPacked;
+// Samples of pixels that move otherwise than their neighbors in a vector are taken and not used:
+// there is room for a vector more before the border and after it.
+int64_t Sampled::floats(Size size) {
+  return (size.height + 2 * kBorder) * kSampled * row_stride(size.width) + 2 * kGuard;
 }
 
-Packed::Packed(float* memory, Size size)
-    : data(memory + kBorder * (size.width + 2 * kBorder + 1) * kPacked),
-      stride((size.width + 2 * kBorder) * kPacked) {}
+Sampled::Sampled(float* memory, Size size) : planes{nullptr, kSampled, row_stride(size.width)} {
+  planes.data = memory + 2 * kGuard + kBorder * kSampled * planes.stride;
+}
 
-void Packed::build(const Rows& rows, const Params& params, const Level& level,
-                   const Band& band) const {
-  const int64_t last = level.size.height - 1;
-  const auto row = [&](int64_t y) { return data + y * stride - kBorder * kPacked; };
+void Sampled::build(const Rows& rows, const Params& params, const Level& level,
+                    const Band& band) const {
+  const int64_t last = level.size.height - 1, floats = kSampled * planes.stride;
   const auto border = [&](int64_t y, int64_t edge) {
     if (params.cuda_form) {
-      std::copy_n(row(edge), stride, row(y));
+      std::copy_n(planes.row(edge) - kGuard, floats, planes.row(y) - kGuard);
     } else {
-      std::fill_n(row(y), stride, 0.0f);
+      std::fill_n(planes.row(y) - kGuard, floats, 0.0f);
     }
   };
   for (int64_t y = band.begin; y < band.end; ++y) {
-    rows.pack({level.row(std::max<int64_t>(y - 1, 0)), level.row(y),
-               level.row(std::min(y + 1, last)), row(y), level.size.width, params.cuda_form});
+    rows.gradient({level.row(std::max<int64_t>(y - 1, 0)), level.row(y),
+                   level.row(std::min(y + 1, last)), planes.row(y), planes.stride,
+                   level.size.width, params.cuda_form});
     for (int64_t i = 1; i <= kBorder; ++i) {
       if (y == 0) border(-i, 0);
       if (y == last) border(last + i, last);

@@ -54,13 +54,12 @@ class Image {
   Scratch<float> memory_;
 };
 
-// Gray values and gradients of a level for the warps: packed, with a border.
-struct Packed {
-  float* data;  // pixel (0, 0)
-  int64_t stride;
+// What the warps of a level sample: gray values and gradients, with a border.
+struct Sampled {
+  Planes planes;
 
   // In memory for floats(size), a member's band of it by build.
-  Packed(float* memory, Size size);
+  Sampled(float* memory, Size size);
   void build(const Rows& rows, const Params& params, const Level& level, const Band& band) const;
 
   static int64_t floats(Size size);

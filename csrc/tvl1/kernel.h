@@ -1,12 +1,15 @@
 // The rows of rows.h, for vectors of kLanes floats. Included once per instruction set, inside a
-// namespace of its own which defines kLanes, Vector (of floats), root(Vector) and, for eight lanes
-// or more, weigh(weights, vectors of a tap row).
+// namespace of its own which defines kLanes, Vector (of floats), Whole (of int32_t), root(Vector)
+// and lanes(Whole), a bit per lane that is true.
 
-typedef int32_t Whole __attribute__((vector_size(kLanes * sizeof(int32_t))));
-
-template <class V>
-inline V broadcast(float value) {
+template <class V, class T>
+inline V broadcast(T value) {
   return V{} + value;
+}
+inline Whole count_lanes() {  // 0, 1, 2, ...
+  Whole count;
+  for (int i = 0; i < kLanes; ++i) count[i] = i;
+  return count;
 }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
@@ -41,107 +44,106 @@ void resize_row(const ResizeRow& a) {
   }
 }
 
-void pack_row(const PackRow& a) {
-  float* out = a.out + kBorder * kPacked;
-  for (int64_t x = 0; x < a.width; ++x, out += kPacked) {
-    const int64_t left = x > 0 ? x - 1 : 0, right = x + 1 < a.width ? x + 1 : x;
-    out[0] = a.row[x];
-    out[1] = 0.5f * (a.row[right] - a.row[left]);
-    out[2] = 0.5f * (a.below[x] - a.above[x]);
-    out[3] = 0.0f;
+void gradient_row(const GradientRow& a) {
+  float *const gray = a.out, *const dx = gray + a.stride, *const dy = dx + a.stride;
+  const float *const row = a.row, *const above = a.above, *const below = a.below;
+  const int64_t last = a.width - 1;
+  for (int64_t x = 0; x <= last; ++x) {
+    gray[x] = row[x];
+    dy[x] = 0.5f * (below[x] - above[x]);
   }
-  const size_t pixel = kPacked * sizeof(float);
-  for (int64_t i = 0; i < kBorder; ++i) {
-    float* left = a.out + i * kPacked;
-    float* right = out + i * kPacked;
-    if (a.replicate) {
-      __builtin_memcpy(left, a.out + kBorder * kPacked, pixel);
-      __builtin_memcpy(right, out - kPacked, pixel);
-    } else {
-      __builtin_memset(left, 0, pixel);
-      __builtin_memset(right, 0, pixel);
+  dx[0] = 0.5f * (row[1] - row[0]);
+  for (int64_t x = 1; x < last; ++x) dx[x] = 0.5f * (row[x + 1] - row[x - 1]);
+  dx[last] = 0.5f * (row[last] - row[last - 1]);
+  for (float* const plane : {gray, dx, dy}) {
+    for (int64_t i = 1; i <= kBorder; ++i) {
+      plane[-i] = a.replicate ? plane[0] : 0.0f;
+      plane[last + i] = a.replicate ? plane[last] : 0.0f;
     }
   }
 }
 
-// The sample's place along one axis: its second tap, clamped to where the border still has it, and
-// the weights of all four.
-struct Place {
-  int32_t base[kBlock];
-  float weight[4][kBlock];
+// Vectors of a row that are warped together, step by step: each step has much to do at a time, and a
+// branch that goes another way than expected costs the work of its step alone.
+constexpr int kSpan = 128 / kLanes;
+
+// Where pixels are sampled along one axis: the second tap, clamped to where the border still has
+// it, less the pixel's own place for an axis along which the pixels lie; and the weights of all four
+// taps.
+struct Places {
+  Whole second[kSpan];
+  Vector weights[4][kSpan];
 };
 
-// The pixels of a block step along x, from `at` on, and stand still along y.
+// The pixels step along x, from `at` on, and stand still along y.
 template <bool kSteps>
-inline void place(const float* u, int64_t at, int64_t size, float bicubic_a, Place& out) {
-  Vector step{};
-  for (int i = 0; i < kLanes; ++i) step[i] = kSteps ? static_cast<float>(i) : 0.0f;
-  for (int part = 0; part < kBlock; part += kLanes) {
-    const float start = static_cast<float>(kSteps ? at + part : at);
-    const Vector x = (broadcast<Vector>(start) + step) + load(u + part);
-    // Far outside all taps are border, whatever the fraction. A NaN counts as outside.
-    const Vector lowest = broadcast<Vector>(-3.0f);
-    const Vector highest = broadcast<Vector>(static_cast<float>(size + 1));
+inline void place(const float* u, int count, int64_t at, int64_t size, float bicubic_a,
+                  Places& out) {
+  const Whole step = kSteps ? count_lanes() : Whole{};
+  const Vector steps = __builtin_convertvector(step, Vector), a = broadcast<Vector>(bicubic_a);
+  // Far outside all taps are border, whatever the fraction. A NaN counts as outside.
+  const Vector lowest = broadcast<Vector>(-3.0f);
+  const Vector highest = broadcast<Vector>(static_cast<float>(size + 1));
+  for (int v = 0; v < count; ++v) {
+    const float first = static_cast<float>(kSteps ? at + v * kLanes : at);
+    const Vector x = (broadcast<Vector>(first) + steps) + load(u + v * kLanes);
     const Vector inside = smaller(larger(x, lowest), highest);
     const Whole down = __builtin_convertvector(inside, Whole);
     const Vector truncated = __builtin_convertvector(down, Vector);
-    const Whole base = down + (truncated > inside);  // a true comparison is -1
-    const Vector fraction = inside - __builtin_convertvector(base, Vector);
-    const Taps<Vector> taps = bicubic(fraction, broadcast<Vector>(bicubic_a));
-    __builtin_memcpy(out.base + part, &base, sizeof(base));
-    for (int i = 0; i < 4; ++i) store(out.weight[i] + part, taps.w[i]);
+    const Whole second = down + (truncated > inside);  // a true comparison is -1
+    const Vector fraction = inside - __builtin_convertvector(second, Vector);
+    const Taps<Vector> taps = bicubic(fraction, a);
+    out.second[v] = second - step;
+    for (int i = 0; i < 4; ++i) out.weights[i][v] = taps.w[i];
   }
 }
 
-// As many of a tap row's four pixels as a register holds.
-constexpr int kPixels = kLanes / kPacked;
-typedef float Pixel __attribute__((vector_size(kPacked * sizeof(float))));
-
-// The four pixels of a tap row by their weights along x, in the order of `sample` in math.h. Longer
-// vectors have forms of their own.
-template <class V>
-inline Pixel weigh(const float* w, const V (&columns)[4]) {
-  return (w[0] * columns[0] + w[2] * columns[2]) + (w[1] * columns[1] + w[3] * columns[3]);
-}
-
-// All three values of a pixel at once; `tap` is its upper left tap.
-inline Pixel sample_pixel(const float* tap, int64_t stride, const Place& px, const Place& py,
-                          int i) {
-  Vector columns[4 / kPixels];
+// A plane sampled where all pixels of a vector have the same whole motion; `tap` is the upper left
+// tap of the first one.
+inline Vector sample_plane(const float* tap, int64_t row, const Places& xs, const Places& ys,
+                           int v) {
+  Vector columns[4];
 #pragma GCC unroll 4
-  for (int k = 0; k < 4 / kPixels; ++k) {
-    const float* at = tap + k * kLanes;
-    columns[k] = py.weight[0][i] * load(at);
+  for (int k = 0; k < 4; ++k) {
+    columns[k] = ys.weights[0][v] * load(tap + k);
 #pragma GCC unroll 3
-    for (int j = 1; j < 4; ++j) columns[k] += py.weight[j][i] * load(at + j * stride);
+    for (int j = 1; j < 4; ++j) columns[k] += ys.weights[j][v] * load(tap + j * row + k);
   }
-  const float weights[4] = {px.weight[0][i], px.weight[1][i], px.weight[2][i], px.weight[3][i]};
-  return weigh(weights, columns);
+  const Taps<Vector> taps{{xs.weights[0][v], xs.weights[1][v], xs.weights[2][v], xs.weights[3][v]}};
+  return sample(taps, columns[0], columns[1], columns[2], columns[3]);
 }
 
+// Pixels side by side mostly move alike, up to a fraction: so a vector of them is sampled whole,
+// once for each whole motion that is found in it.
 void warp_row(const WarpRow& a) {
-  // Samples are stored pixel by pixel and then read as vectors: of several blocks, since vectors
-  // would have to wait for pixels just stored.
-  constexpr int64_t kSpan = 4 * kBlock;
-  Place px, py;
-  float sampled[3][kSpan];
-  const int64_t width = a.size.width, stride = a.packed_stride;
-  for (int64_t begin = 0; begin < width; begin += kSpan) {
-    const int64_t end = begin + kSpan < width ? begin + kSpan : width;
-    for (int64_t x = begin; x < end; x += kBlock) {
-      place<true>(a.u1 + x, x, a.size.width, a.bicubic, px);
-      place<false>(a.u2 + x, a.y, a.size.height, a.bicubic, py);
-      for (int i = 0; i < kBlock; ++i) {
-        const float* tap = a.packed + (py.base[i] - 1) * stride + (px.base[i] - 1) * kPacked;
-        const Pixel pixel = sample_pixel(tap, stride, px, py, i);
-        for (int c = 0; c < 3; ++c) sampled[c][x - begin + i] = pixel[c];
+  Places xs, ys;
+  Vector sampled[kSampled][kSpan] = {};
+  const int64_t width = a.size.width, row = kSampled * a.stride;
+  for (int64_t begin = 0; begin < width; begin += kSpan * kLanes) {
+    const int64_t rest = width - begin;
+    const int count = rest < kSpan * kLanes ? (rest + kLanes - 1) / kLanes : kSpan;
+    place<true>(a.u1 + begin, count, begin, width, a.bicubic, xs);
+    place<false>(a.u2 + begin, count, a.y, a.size.height, a.bicubic, ys);
+    for (int v = 0; v < count; ++v) {
+      const int64_t pixels = rest - v * kLanes;
+      unsigned pending = (1u << (pixels < kLanes ? pixels : kLanes)) - 1;
+      while (pending != 0) {
+        const int lane = __builtin_ctz(pending);
+        const int32_t left = xs.second[v][lane], top = ys.second[v][lane];
+        const Whole alike = (xs.second[v] == left) & (ys.second[v] == top);
+        pending &= ~lanes(alike);
+        const float* const tap = a.sampled + (top - 1) * row + (left - 1);
+#pragma GCC unroll 3
+        for (int c = 0; c < kSampled; ++c) {
+          const Vector values = sample_plane(tap + c * a.stride, row, xs, ys, v);
+          sampled[c][v] = alike ? values : sampled[c][v];
+        }
       }
     }
-    for (int64_t x = begin; x < end; x += kLanes) {
-      const int64_t at = x - begin;
-      const Data<Vector> data =
-          linearize(load(a.i0 + x), load(sampled[0] + at), load(sampled[1] + at),
-                    load(sampled[2] + at), load(a.u1 + x), load(a.u2 + x));
+    for (int v = 0; v < count; ++v) {
+      const int64_t x = begin + v * kLanes;
+      const Data<Vector> data = linearize(load(a.i0 + x), sampled[0][v], sampled[1][v],
+                                          sampled[2][v], load(a.u1 + x), load(a.u2 + x));
       store(a.data + x, data.ix);
       store(a.data + a.stride + x, data.iy);
       store(a.data + 2 * a.stride + x, data.inverse);
@@ -191,9 +193,7 @@ double iterate_row(const IterateRow& a) {
       Vector squares = change[0] * change[0] + change[1] * change[1];
       if constexpr (kGamma) squares = squares + change[2] * change[2];
       if (!whole) {
-        for (int i = 0; i < kLanes; ++i) {
-          if (x + i >= width) squares[i] = 0.0f;
-        }
+        squares = count_lanes() < broadcast<Whole>(static_cast<int32_t>(width - x)) ? squares : Vector{};
       }
       error[part] += squares;
     }
@@ -259,7 +259,7 @@ double iterate_row(const IterateRow& a) {
 
 extern const Rows rows = {convert_row,
                           resize_row,
-                          pack_row,
+                          gradient_row,
                           warp_row,
                           median3_row,
                           median5_row,

@@ -10,6 +10,17 @@ namespace fasti3d::tvl1 {
 // Rows of planes have room for a vector before their first pixel and after their last, so that
 // neighbors can be read without a test and the last vector written whole.
 constexpr int64_t kGuard = 16;
+// Rows of several planes, those of the same row side by side, `stride` floats apart.
+struct Planes {
+  float* data;  // pixel (0, 0) of the first plane
+  int64_t count, stride;
+  float* row(int64_t y, int64_t plane = 0) const { return data + (y * count + plane) * stride; }
+};
+
+// Rows are a whole number of vectors with a guard on each side: an odd number of guards, or the
+// same pixel of all planes would compete for the same few places in the cache.
+inline int64_t row_stride(int64_t width) { return (((width - 1) / kGuard + 4) | 1) * kGuard; }
+
 // Pixels added side by side into the sums of an error, whatever the vector length, so that every
 // instruction set gives the same sums.
 constexpr int kBlock = 16;
@@ -25,21 +36,20 @@ struct ResizeRow {
   int64_t width;
 };
 
-// A pixel of a packed image: gray value, its derivatives along x and y, and nothing, so that one
-// load of four floats reads a tap. The image has a border of kBorder pixels on every side.
-constexpr int64_t kPacked = 4;
+// What warps sample has three planes, gray values and their derivatives along x and y, and a border
+// of kBorder pixels on every side.
+constexpr int64_t kSampled = 3;
 constexpr int64_t kBorder = 4;
 
-struct PackRow {
+struct GradientRow {
   const float *above, *row, *below;
-  float* out;  // the packed row, from its left border on
-  int64_t width;
+  float* out;  // the three planes, `stride` floats apart
+  int64_t stride, width;
   bool replicate;  // fills the border with the edge pixels instead of zeros
 };
 
 struct WarpRow {
-  const float* packed;  // pixel (0, 0) of the packed image
-  int64_t packed_stride;
+  const float* sampled;  // pixel (0, 0) of the first plane; planes are `stride` floats apart
   Size size;
   float bicubic;
   int64_t y;
@@ -77,7 +87,7 @@ enum IteratePart { kFirst, kInner, kLast };
 struct Rows {
   void (*convert)(const void* pixels, bool bytes, float* out, int64_t width);
   void (*resize)(const ResizeRow&);
-  void (*pack)(const PackRow&);
+  void (*gradient)(const GradientRow&);
   void (*warp)(const WarpRow&);
   void (*median3)(const MedianRow&);
   void (*median5)(const MedianRow&);

@@ -54,13 +54,13 @@ Solver::Solver(const std::vector<Size>& sizes, const Params& params, const Rows&
     next += floats(state_planes(params), sizes[0]);
   }
   data_ = next + kGuard;
-  packed_ = next + floats(kData, sizes[0]);
+  sampled_ = next + floats(kData, sizes[0]);
   for (auto& sums : sums_) sums.resize(static_cast<size_t>(kMaxDepth * groups(sizes[0].height)));
 }
 
 int64_t Solver::bytes(const std::vector<Size>& sizes, const Params& params) {
   return (2 * floats(state_planes(params), sizes[0]) + floats(kData, sizes[0]) +
-          Packed::floats(sizes[0])) *
+          Sampled::floats(sizes[0])) *
          static_cast<int64_t>(sizeof(float));
 }
 
@@ -79,16 +79,16 @@ void Solver::solve(Team& team, const Image& image0, const Image& image1, const f
     const bool coarsest = level + 1 == sizes_.size();
     size_ = sizes_[level];
     if (coarsest) start(initial);
-    const Packed packed(packed_, size_);
+    const Sampled sampled(sampled_, size_);
     team.run(team.muster(), [&](const Member& member) {
       if (!coarsest) upsample(member, level + 1);
-      packed.build(rows_, params_, image1.level(level), Band(size_.height, member));
+      sampled.build(rows_, params_, image1.level(level), Band(size_.height, member));
     });
     if (!coarsest) set_ = 1 - set_;
     at_rest_ = true;
     for (int64_t i = 0; i < params_.warps; ++i) {
       iterations[static_cast<int64_t>(level) * params_.warps + i] =
-          warp(team, image0.level(level), packed);
+          warp(team, image0.level(level), sampled);
     }
   }
   team.run(team.muster(), [&](const Member& member) {
@@ -154,7 +154,7 @@ void Solver::upsample(const Member& member, size_t from) const {
   }
 }
 
-int32_t Solver::warp(Team& team, const Level& level0, const Packed& packed) {
+int32_t Solver::warp(Team& team, const Level& level0, const Sampled& sampled) {
   const int64_t max_members = std::max<int64_t>(1, size_.height / (kMinGroups * kGroup));
   const int count = static_cast<int>(std::min<int64_t>(team.muster(), max_members));
   while (static_cast<int>(sweepers_.size()) < count) {
@@ -163,13 +163,16 @@ int32_t Solver::warp(Team& team, const Level& level0, const Packed& packed) {
   Progress progress{};
   team.run(count, [&](const Member& member) {
     const Share share(size_, member);
-    const Planes u = state(set_, size_), data = planes_of_data();
+    const Warp warp{size_,         params_.bicubic(),   level0.gray,     level0.stride,
+                    sampled.planes, state(set_, size_), planes_of_data()};
+    // What the neighbors' sweeps read is warped before they begin.
+    const int64_t first = share.begin > 0 ? std::min(share.begin + kMaxDepth, share.end) : 0;
+    const int64_t last = share.end < size_.height ? std::max(share.end - kMaxDepth, first) : share.end;
     for (int64_t y = share.begin; y < share.end; ++y) {
-      rows_.warp({packed.data, packed.stride, size_, params_.bicubic(), y, level0.row(y),
-                  u.row(y, 0), u.row(y, 1), data.row(y), data.stride});
+      if (y < first || y >= last) warp.run(rows_, y);
     }
-    member.barrier();  // sweeps read the neighbors' rows
-    const Progress own = iterate(member, share);
+    member.barrier();
+    const Progress own = iterate(member, share, warp, first, last);
     if (member.index == 0) progress = own;
   });
   set_ = progress.set;
@@ -178,7 +181,9 @@ int32_t Solver::warp(Team& team, const Level& level0, const Packed& packed) {
   return progress.iterations;
 }
 
-Solver::Progress Solver::iterate(const Member& member, const Share& share) {
+// Rows warp_begin to warp_end of the share are yet to be warped.
+Solver::Progress Solver::iterate(const Member& member, const Share& share, const Warp& warp,
+                                 int64_t warp_begin, int64_t warp_end) {
   const bool medians = !params_.cuda_form && params_.median > 1;
   const int64_t total = params_.inner_iterations * params_.outer_iterations;
   const int64_t between_medians = medians ? params_.inner_iterations : total;
@@ -197,7 +202,8 @@ Solver::Progress Solver::iterate(const Member& member, const Share& share) {
     parity = 1 - parity;  // others may still add up the sums before
     sweepers_[member.index]->run({size_, planes_of_data(), state(at.set, size_),
                                   state(1 - at.set, size_), at_rest, median, depth, share.begin,
-                                  share.end, sums_[parity].data()});
+                                  share.end, sums_[parity].data(), &warp, warp_begin, warp_end});
+    warp_end = warp_begin;
     member.barrier();
   };
   for (bool stops = false; !stops && at.iterations < total;) {

@@ -37,15 +37,16 @@ class Solver {
   Planes planes_of_data() const;
   void start(const float* initial);
   void upsample(const Member& member, size_t from) const;
-  int32_t warp(Team& team, const Level& level0, const Packed& packed);
-  Progress iterate(const Member& member, const Share& share);
+  int32_t warp(Team& team, const Level& level0, const Sampled& sampled);
+  Progress iterate(const Member& member, const Share& share, const Warp& warp, int64_t warp_begin,
+                   int64_t warp_end);
 
   const std::vector<Size>& sizes_;
   const Params& params_;
   const Rows& rows_;
   const int64_t components_;
   Scratch<float> memory_;
-  float *states_[2], *data_, *packed_;
+  float *states_[2], *data_, *sampled_;
   std::vector<std::unique_ptr<Sweeper>> sweepers_;  // of the members
   std::vector<double> sums_[2];                     // of two sweeps
 

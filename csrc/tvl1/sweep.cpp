@@ -70,6 +70,7 @@ void Sweeper::iterate(const Sweep& sweep, int64_t iteration, int64_t y, IterateP
     a.q = after(y - 1) + duals;
   }
   if (part != kLast) {
+    if (iteration == 0 && y >= sweep.warp_begin && y < sweep.warp_end) sweep.warp->run(rows_, y);
     a.u = before(y);
     if (iteration == 0 && sweep.median) {
       take_median(sweep, y);
@@ -127,7 +128,9 @@ void Sweeper::take_median(const Sweep& sweep, int64_t y) {
 }
 
 float* Sweeper::in_flight(const Sweep& sweep, int64_t y) const {
-  return rows_in_flight_ + y % (sweep.depth + kTurn) * 3 * components_ * sweep.from.stride;
+  // Of 32 bits, since a division of 64 takes several times as long.
+  const uint32_t place = static_cast<uint32_t>(y) % static_cast<uint32_t>(sweep.depth + kTurn);
+  return rows_in_flight_ + place * 3 * components_ * sweep.from.stride;
 }
 
 }  // namespace fasti3d::tvl1

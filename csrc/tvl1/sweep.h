@@ -16,17 +16,6 @@ constexpr int64_t kGroup = 8;
 // above it in the L1 cache.
 constexpr int64_t kTurn = 2;
 
-// Rows of several planes, those of the same row side by side, `stride` floats apart.
-struct Planes {
-  float* data;  // pixel (0, 0) of the first plane
-  int64_t count, stride;
-  float* row(int64_t y, int64_t plane = 0) const { return data + (y * count + plane) * stride; }
-};
-
-// Rows are a whole number of vectors with a guard on each side: an odd number of guards, or the
-// same pixel of all planes would compete for the same few places in the cache.
-inline int64_t row_stride(int64_t width) { return (((width - 1) / kGuard + 4) | 1) * kGuard; }
-
 // Repeats the edge pixels of a row in its guards, where medians look.
 inline void extend(float* row, int64_t width) {
   for (int64_t i = 1; i <= 2; ++i) {
@@ -34,6 +23,20 @@ inline void extend(float* row, int64_t width) {
     row[width - 1 + i] = row[width - 1];
   }
 }
+
+// What warps the rows of a level.
+struct Warp {
+  Size size;
+  float bicubic;
+  const float* gray;  // of the first frame
+  int64_t gray_stride;
+  Planes sampled, u, data;
+
+  void run(const Rows& rows, int64_t y) const {
+    rows.warp({sampled.row(0), size, bicubic, y, gray + y * gray_stride, u.row(y, 0), u.row(y, 1),
+               data.row(y), data.stride});
+  }
+};
 
 // Of one band in one level. A state is the components of u, which are the flow's two and with gamma
 // the illumination, and then the duals of each along x and y.
@@ -46,6 +49,10 @@ struct Sweep {
   int64_t depth;    // iterations
   int64_t begin, end;
   double* sums;  // (depth, groups of the level): squared changes of u, written for the band
+  // The warp of the rows whose data is not there yet: it is written when the first iteration comes
+  // to them, while both have use of u in the cache.
+  const Warp* warp = nullptr;
+  int64_t warp_begin = 0, warp_end = 0;
 };
 
 // The rows that a member of the team has in flight. It reads the neighbors' rows as they are in
