@@ -53,7 +53,7 @@ def look_into(wheel: Path, package: str, files: set[str], requires: tuple[str, .
 
 def package_files() -> set[str]:
     """Those of fasti3d in the tree, but for what was compiled there."""
-    wanted = (".py", ".txt", "py.typed")
+    wanted = (".py", ".json", ".txt", "py.typed")
     found = (ROOT / "fasti3d").rglob("*")
     return {path.relative_to(ROOT).as_posix() for path in found if path.name.endswith(wanted)}
 
