@@ -7,35 +7,49 @@
 #   make bench             the benchmarks and their tables (ARGS too)
 #   make sanitize          the operators under GCC's sanitizers (ARGS="thread 500 7": one, cases, seed)
 #   make docs              this project's site, in build/docs (ARGS=serve: at localhost, made anew at every change)
+#   make wheel             what an index of packages would carry, in dist: for this machine's CPUs, and the sources
+#   make wheel-aarch64     the same for the other CPUs, by a cross compiler
+#   make wheel-cuda        the CUDA kernels by themselves, where torch is its build for CUDA 13 (minutes)
+#   make lock              pins anew what is installed here (ARGS=--upgrade: to the newest releases)
 #   make lint | format     the checks of style and types | what can be put right by itself
 #   make setup | clean     set up all of it but the benchmarks' peers | remove what make and Python created
 #
 # PYTHON chooses the interpreter of a new .venv, TORCH the release of torch, FASTI3D_BUILD what is
-# compiled (see setup.py). Where packages come from, and with that whether torch is its CPU or its
-# CUDA build, is for pip's own settings to say (PIP_INDEX_URL and the like).
+# compiled (see csrc/extensions.py). WHEEL names a wheel of this version, as a file or as fasti3d==VERSION, whose
+# extension is then taken, and nothing is compiled. Packages but torch's are those of requirements/*.txt. Where they come
+# from, and with that whether torch is its CPU or its CUDA build, is for pip's own settings to say (PIP_INDEX_URL).
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
 FASTI3D_BUILD ?= auto
+WHEEL ?=
 VIDEO ?=
 ARGS ?=
 export FASTI3D_BUILD
 
 VENV := .venv
 BIN := $(VENV)/bin
+# For torch, which compiles with one core where it finds no ninja there.
+export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CSRC := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+MACHINE := $(shell uname -m)
+VERSION := $(shell sed -n 's/__version__ = "\(.*\)"/\1/p' fasti3d/version.py)
 NEON := $(wildcard tests/neon/*.cpp tests/neon/*.h)
+
+# Names of packages, their releases and the hashes of their files: nothing is left to resolve.
+LOCKED := $(PIP) install --no-deps -r requirements
 
 # What is installed; a stamp carries what it depends on in its name.
 HAVE_TORCH := $(VENV)/.torch-$(TORCH)
 HAVE_FASTI3D := $(VENV)/.fasti3d-$(FASTI3D_BUILD)
 HAVE_TOOLS := $(VENV)/.fasti3d-tools
 HAVE_PEERS := $(VENV)/.fasti3d-peers
+HAVE_PACKERS := $(VENV)/.fasti3d-packers
 HAVE_DOCS := $(VENV)/.fasti3d-docs
 HAVE_OLDER_TRITON := $(VENV)/.triton-3.6
 
-.PHONY: setup demo test test-isa test-neon bench docs sanitize lint format clean
+.PHONY: setup demo test test-isa test-neon bench docs sanitize wheel wheel-aarch64 wheel-cuda lock lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(HAVE_TOOLS)
@@ -44,35 +58,50 @@ $(HAVE_TORCH):
 	@echo "setup: torch $(TORCH) and the build tools, in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.torch-* $(VENV)/.fasti3d-* $(VENV)/.triton-*
-	@$(PIP) install "torch==$(TORCH)" numpy "setuptools>=77" "pybind11>=2.12" ninja
+	@$(LOCKED)/build.txt
+	@$(PIP) install "torch==$(TORCH)"
 	@touch $@
 
-# setup.py --name tells, or fails over, what cannot be built, which pip would keep to itself.
-# Naming torch once more keeps pip from replacing it.
-$(HAVE_FASTI3D): $(HAVE_TORCH) pyproject.toml setup.py fasti3d/version.py $(CSRC)
-	@echo "setup: fasti3d, compiling what has changed (a minute or two the first time)"
+# setup.py --name tells, or fails over, what cannot be built, which pip would keep to itself. The compiler runs beside
+# the downloads, and by itself, since it starts anew for every editable installation.
+$(HAVE_FASTI3D): $(HAVE_TORCH) pyproject.toml setup.py fasti3d/version.py requirements/run.txt csrc/extensions.py $(CSRC)
+	@echo "setup: fasti3d, $(if $(WHEEL),from $(WHEEL),compiling what has changed (a minute the first time))"
 	@$(BIN)/python setup.py --name > /dev/null
 	@rm -f $(VENV)/.fasti3d-* fasti3d/_C*.so
-	@$(PIP) install --no-build-isolation -e . "torch==$(TORCH)"
+	@$(if $(WHEEL),$(UNPACKED),$(BIN)/python setup.py -q build_ext --inplace) > $(VENV)/build.log 2>&1 & built=$$!; \
+		$(LOCKED)/run.txt; installed=$$?; \
+		wait $$built || { cat $(VENV)/build.log; exit 1; }; \
+		exit $$installed
+	@FASTI3D_BUILD=none $(PIP) install --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c "from fasti3d.runtime import extension as e; print('setup: done, operators run', \
 		f'in C++, {e.instruction_set()}' if e.CORE else e.load_error() or 'their references (make -B setup tries anew)')"
 	@touch $@
 
-# By name: pip finds the package installed, and adds the packages of an extra without building it again.
-$(HAVE_TOOLS): $(HAVE_FASTI3D)
+# The library of a wheel, into the tree.
+UNPACKED = rm -rf build/prebuilt && $(PIP) download --no-deps --only-binary :all: -d build/prebuilt "$(WHEEL)" && \
+	$(BIN)/python -m zipfile -e build/prebuilt/*.whl build/prebuilt && cp build/prebuilt/fasti3d/_C*.so fasti3d/
+
+# Naming the extras then adds Triton, in the release that torch wants, and keeps pip from replacing torch.
+$(HAVE_TOOLS): $(HAVE_FASTI3D) requirements/tools.txt
 	@echo "setup: what the tests and checks need"
+	@$(LOCKED)/tools.txt
 	@$(PIP) install "fasti3d[dev,ray]" "torch==$(TORCH)"
 	@touch $@
 
-$(HAVE_PEERS): $(HAVE_TOOLS)
+$(HAVE_PEERS): $(HAVE_TOOLS) requirements/peers.txt
 	@echo "setup: what the benchmarks compare with"
-	@$(PIP) install "fasti3d[bench]" "torch==$(TORCH)"
+	@$(LOCKED)/peers.txt
 	@touch $@
 
 # With what the tests need, among which are the adapters' packages that the API's pages import.
-$(HAVE_DOCS): $(HAVE_TOOLS)
+$(HAVE_DOCS): $(HAVE_TOOLS) requirements/docs.txt
 	@echo "setup: what the site is made with"
-	@$(PIP) install "fasti3d[docs]" "torch==$(TORCH)"
+	@$(LOCKED)/docs.txt
+	@touch $@
+
+$(HAVE_PACKERS): $(HAVE_TORCH) requirements/wheel.txt
+	@echo "setup: what makes wheels portable"
+	@$(LOCKED)/wheel.txt
 	@touch $@
 
 # For tests/ops/test_older_toolchain.py, in a folder beside the installed one; numpy 2.4 breaks its interpreter.
@@ -120,6 +149,28 @@ docs: $(HAVE_DOCS)
 
 sanitize: setup
 	@$(BIN)/python tests/campaign/sanitize.py $(ARGS)
+
+# Tried in an environment that has nothing else, and no compiler.
+SMOKE := build/smoke
+
+wheel: $(HAVE_PACKERS)
+	@echo "wheel: for $(MACHINE), and the sources"
+	@$(BIN)/python wheels/build.py $(MACHINE)
+	@$(BIN)/python wheels/build.py sdist
+	@rm -rf $(SMOKE)
+	@$(PYTHON) -m venv $(SMOKE)
+	@$(SMOKE)/bin/python -m pip -qq --disable-pip-version-check install "torch==$(TORCH)" dist/fasti3d-$(VERSION)-*$(MACHINE).whl
+	@cd $(SMOKE) && PATH=/nonexistent CXX=/nonexistent bin/python -I ../../wheels/smoke.py
+
+wheel-aarch64: $(HAVE_PACKERS)
+	@$(BIN)/python wheels/build.py aarch64
+
+wheel-cuda: $(HAVE_PACKERS)
+	@$(BIN)/python wheels/build.py cuda13
+
+lock: $(HAVE_TORCH)
+	@$(PIP) install uv
+	@$(BIN)/python requirements/lock.py $(ARGS)
 
 lint: setup
 	@echo "lint: ruff, mypy, clang-format"
