@@ -53,6 +53,10 @@ PYBIND11_MODULE(_C, m) {
       pybind11::arg("l1"), pybind11::arg("l2"), pybind11::arg("threads"),
       "How a float32 convolution of windows of one frame is cut (csrc/conv3d/direct_blocking.h).");
   m.def("has_amx_bf16", &fasti3d::has_amx_bf16, "Whether the CPU has bfloat16 matrix tiles.");
+  m.def("traces", &fasti3d::traces, pybind11::arg("objects"), pybind11::arg("address"),
+        pybind11::arg("version"),
+        "A number that changes if an object's address or version does, as the descriptors have "
+        "them.");
   m.def("contents_of", &fasti3d::contents_of, pybind11::arg("objects"), pybind11::arg("dicts"),
         "Classes and __dict__s of objects, then the keys and values of dicts.");
   m.def("holds_contents", &fasti3d::holds_contents, pybind11::arg("objects"),

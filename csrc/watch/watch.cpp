@@ -49,6 +49,27 @@ bool holds_contents(const py::list& objects, const py::list& dicts, const py::li
   return same && next == size;
 }
 
+uint64_t traces(const py::list& objects, const py::object& address, const py::object& version) {
+  const descrgetfunc get = Py_TYPE(version.ptr())->tp_descr_get;
+  if (get == nullptr) throw py::type_error("version must be an attribute of a class");
+  uint64_t found = objects.size();
+  // Each step takes different numbers to different ones, so that no single change is lost.
+  const auto add = [&](PyObject* number) {
+    const auto its = py::reinterpret_steal<py::object>(number);
+    const uint64_t value = its ? PyLong_AsUnsignedLongLongMask(its.ptr()) : 0;
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    found = (found ^ value) * 0x9e3779b97f4a7c15;
+    found ^= found >> 32;
+  };
+  // By index, and held: what is called could change the list.
+  for (size_t i = 0; i < objects.size(); ++i) {
+    const py::object object = objects[i];
+    add(PyObject_CallOneArg(address.ptr(), object.ptr()));
+    add(get(version.ptr(), object.ptr(), reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()))));
+  }
+  return found;
+}
+
 py::object class_versions(const py::tuple& classes) {
   py::tuple versions(classes.size());
   for (size_t i = 0; i < classes.size(); ++i) {
