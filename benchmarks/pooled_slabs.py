@@ -72,7 +72,7 @@ def _layer(layer: str, problem: Problem) -> Iterator[Row]:
     expected = torch.empty(out.shape, device=DEVICE)
     with full_float32():
         pooled_conv3d_slab_reference(x, slab, bias, True, expected)
-    by_triton = partial(launch._otherwise, launch._Call(x, packed, bias, True, out))
+    by_triton = partial(launch.otherwise, x, packed, bias, True, out)
     yield _row(layer, problem, "Triton", otherwise(problem), by_triton, out, expected)
     ranked = sorted(candidates(problem), key=lambda one: nanoseconds(problem, one))
     for config in ranked[:_TILES]:

@@ -94,6 +94,15 @@ PyObject* holds_contents(PyObject*, PyObject* arguments) {
   return held < 0 ? nullptr : PyBool_FromLong(held);
 }
 
+PyObject* traces(PyObject*, PyObject* arguments) {
+  PyObject *objects, *address, *version;
+  if (!PyArg_ParseTuple(arguments, "O!OO:traces", &PyList_Type, &objects, &address, &version)) {
+    return nullptr;
+  }
+  const auto found = fasti3d::traces(objects, address, version);
+  return found ? PyLong_FromUnsignedLongLong(*found) : nullptr;
+}
+
 PyMethodDef methods[] = {
     {"build_info", build_info, METH_NOARGS, "What the operators were built with and for."},
     {"isa", isa, METH_NOARGS,
@@ -110,6 +119,8 @@ PyMethodDef methods[] = {
      "What lists of objects, dicts and namespaces of classes hold, for holds_contents."},
     {"holds_contents", holds_contents, METH_VARARGS,
      "Whether all is the very same as contents_of found it."},
+    {"traces", traces, METH_VARARGS,
+     "A number that changes if an object's address or version does, as the descriptors have them."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef module = {PyModuleDef_HEAD_INIT,

@@ -27,21 +27,18 @@ namespace fasti3d::sm90 {
 #define FASTI3D_NAMES_104_115         \
   FASTI3D_NAMES_4(104, 105, 106, 107) \
   "," FASTI3D_NAMES_4(108, 109, 110, 111) "," FASTI3D_NAMES_4(112, 113, 114, 115)
-#define FASTI3D_NAMES_56                                                                          \
-  FASTI3D_NAMES_4(0, 1, 2, 3)                                                                     \
-  "," FASTI3D_NAMES_4(4, 5, 6, 7) "," FASTI3D_NAMES_4(8, 9, 10, 11) "," FASTI3D_NAMES_4(          \
-      12, 13, 14, 15) "," FASTI3D_NAMES_4(16, 17, 18,                                             \
-                                          19) "," FASTI3D_NAMES_4(20, 21, 22,                     \
-                                                                  23) "," FASTI3D_NAMES_4(24, 25, \
-                                                                                          26, 27)
+#define FASTI3D_NAMES_24(a, b, c, d, e, f) a "," b "," c "," d "," e "," f
+#define FASTI3D_NAMES_0_23                                                         \
+  FASTI3D_NAMES_24(FASTI3D_NAMES_4(0, 1, 2, 3), FASTI3D_NAMES_4(4, 5, 6, 7),       \
+                   FASTI3D_NAMES_4(8, 9, 10, 11), FASTI3D_NAMES_4(12, 13, 14, 15), \
+                   FASTI3D_NAMES_4(16, 17, 18, 19), FASTI3D_NAMES_4(20, 21, 22, 23))
+#define FASTI3D_NAMES_32_55                                                          \
+  FASTI3D_NAMES_24(FASTI3D_NAMES_4(32, 33, 34, 35), FASTI3D_NAMES_4(36, 37, 38, 39), \
+                   FASTI3D_NAMES_4(40, 41, 42, 43), FASTI3D_NAMES_4(44, 45, 46, 47), \
+                   FASTI3D_NAMES_4(48, 49, 50, 51), FASTI3D_NAMES_4(52, 53, 54, 55))
+#define FASTI3D_NAMES_56 FASTI3D_NAMES_0_23 "," FASTI3D_NAMES_4(24, 25, 26, 27)
 #define FASTI3D_NAMES_64 FASTI3D_NAMES_0_31
-#define FASTI3D_NAMES_112                                                                          \
-  FASTI3D_NAMES_64                                                                                 \
-      "," FASTI3D_NAMES_4(32, 33, 34, 35) "," FASTI3D_NAMES_4(36, 37, 38, 39) "," FASTI3D_NAMES_4( \
-          40, 41, 42,                                                                              \
-          43) "," FASTI3D_NAMES_4(44, 45, 46,                                                      \
-                                  47) "," FASTI3D_NAMES_4(48, 49, 50,                              \
-                                                          51) "," FASTI3D_NAMES_4(52, 53, 54, 55)
+#define FASTI3D_NAMES_112 FASTI3D_NAMES_64 "," FASTI3D_NAMES_32_55
 #define FASTI3D_NAMES_128 FASTI3D_NAMES_0_31 "," FASTI3D_NAMES_32_63
 #define FASTI3D_NAMES_200 \
   FASTI3D_NAMES_128 "," FASTI3D_NAMES_64_95 "," FASTI3D_NAMES_4(96, 97, 98, 99)

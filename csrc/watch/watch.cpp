@@ -73,4 +73,31 @@ int holds_contents(const Watched& watched, PyObject* addresses) {
   return same && next == then.size();
 }
 
+std::optional<uint64_t> traces(PyObject* objects, PyObject* address, PyObject* version) {
+  const auto get =
+      reinterpret_cast<descrgetfunc>(PyType_GetSlot(Py_TYPE(version), Py_tp_descr_get));
+  if (get == nullptr) {
+    PyErr_SetString(PyExc_TypeError, "version must be an attribute of a class");
+    return std::nullopt;
+  }
+  uint64_t found = PyList_Size(objects);
+  // Each step takes different numbers to different ones, so that no single change is lost.
+  const auto add = [&](const Owned& number) {
+    const uint64_t value = number ? PyLong_AsUnsignedLongLongMask(number.get()) : 0;
+    found = (found ^ value) * 0x9e3779b97f4a7c15;
+    found ^= found >> 32;
+    return PyErr_Occurred() == nullptr;
+  };
+  // By index, and held: what is called could change the list.
+  for (Py_ssize_t i = 0; i < PyList_Size(objects); ++i) {
+    PyObject* const object = PyList_GetItem(objects, i);
+    const Owned held(Py_NewRef(object));
+    if (!add(Owned(PyObject_CallFunctionObjArgs(address, object, nullptr))) ||
+        !add(Owned(get(version, object, reinterpret_cast<PyObject*>(Py_TYPE(object)))))) {
+      return std::nullopt;
+    }
+  }
+  return found;
+}
+
 }  // namespace fasti3d

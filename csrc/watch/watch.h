@@ -3,6 +3,9 @@
 
 #include "../common/python.h"
 
+#include <cstdint>
+#include <optional>
+
 namespace fasti3d {
 
 // Lists of what to look at: objects, dicts, and namespaces of classes.
@@ -16,5 +19,10 @@ PyObject* contents_of(const Watched& watched);
 
 // Whether all of that is the very same as at those addresses; -1 where Python has set an error.
 int holds_contents(const Watched& watched, PyObject* addresses);
+
+// A number that changes if one of the objects' addresses or versions does, as the two descriptors
+// have them: a method without arguments, and an attribute. All are whole numbers. Nothing where
+// Python has set an error.
+std::optional<uint64_t> traces(PyObject* objects, PyObject* address, PyObject* version);
 
 }  // namespace fasti3d

@@ -103,7 +103,7 @@ def tune(
             write_atomically(path, table.dumps().encode())
         except OSError as error:
             output.fail(f"{path}: {error.strerror or error}: give --out a file that can be written")
-        written = f"{len(table.entries)} configurations in {path}"
+        written = f"{len(table.all_entries)} configurations in {path}"
     else:
         written = "nothing was measured, and nothing written"
     output.out.print(Text(output.printable(written)), soft_wrap=True)

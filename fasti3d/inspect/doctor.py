@@ -272,8 +272,7 @@ def _tuned() -> tuple[tuple[TunedTable, ...], tuple[str, ...]]:
     for i in range(torch.cuda.device_count()):
         found = tables.find(tables.gpu(torch.device("cuda", i)))
         for path, table in found.tables:
-            over_slabs = sum(entry.over_slabs for entry in table.entries.values())
-            counts = len(table.entries), over_slabs
+            counts = len(table.all_entries), sum(entry.over_slabs for entry in table.all_entries)
             rows.append(TunedTable(f"cuda:{i}", str(path), *counts, dict(table.recorded)))
         refused += found.refused
     return tuple(rows), tuple(refused)

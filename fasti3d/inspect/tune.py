@@ -1,6 +1,7 @@
 """Measures the candidates for each convolution of the network on a GPU, and keeps the fastest.
 
 A convolution that slabs may run has one candidate more, their tile: a table tells which of the forms runs.
+One behind a pool is measured with it where slabs may do both.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from importlib.metadata import version
+from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +28,14 @@ from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.plan import Plan
 from fasti3d.i3d import I3D
 from fasti3d.inputs import check_clip
+from fasti3d.inspect.tune_pools import ByTriton, PooledConvolution, Work
 from fasti3d.ops.conv3d_bn_relu import geometry as conv3d
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_bn_relu.space_to_depth import is_folded
-from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Slab, Table, TableError, read
+from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Pooled, Slab, Table, TableError, read
 from fasti3d.ops.conv3d_slab import config as slabs
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slabs
 from fasti3d.runtime import builds, gpu
 
 if TYPE_CHECKING:
@@ -45,6 +49,9 @@ _RUNS = 25
 # that the next launch is queued before it ends, else its way there would be measured too: Python takes some
 # 0.1 ms over a launch with its descriptors, and this takes 0.25 ms at 4.3 TB/s.
 _FLUSH_BYTES = 1 << 30
+
+
+AnyConfig: TypeAlias = Config | slabs.Config | pooled_slabs.Config | ByTriton
 
 
 class Geometry(NamedTuple):
@@ -68,7 +75,7 @@ class Geometry(NamedTuple):
 class Candidate(NamedTuple):
     """A configuration of either form, and what launches it."""
 
-    config: Config | slabs.Config
+    config: AnyConfig
     run: Callable[[], None]
 
 
@@ -126,12 +133,12 @@ class Convolution:
 class Trial(NamedTuple):
     """A candidate and its seconds, or why it is out of the question."""
 
-    config: Config | slabs.Config
+    config: AnyConfig
     found: float | str
 
 
 # Checks, then times each candidate: seconds, or why it is out of the question.
-Measure = Callable[["Prepared", Sequence[Candidate]], list[float | str]]
+Measure = Callable[["Prepared | Work", Sequence[Candidate]], list[float | str]]
 
 
 class Right(NamedTuple):
@@ -148,32 +155,38 @@ class Right(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a convolution; ``entry`` is None where no configuration of Triton's is right."""
+    """What was measured of a convolution, perhaps behind a pool; ``entry`` is None where no configuration of
+    Triton's is right.
+    """
 
     layer: str
-    problem: Problem
+    problem: Problem | pooled_slabs.Problem
     flop: int
     trials: tuple[Trial, ...]
-    entry: Entry | None
+    entry: Entry | Pooled | None
 
     @property
     def right(self) -> list[Right]:
         """The fastest of Triton's configurations and the tile of slabs, as far as they are right; the one
         that runs is first.
         """
-        if self.entry is None:
+        its = self.entry
+        if its is None:
             return []
-        expected, slab = self.entry.expected_seconds, self.entry.slab
-        found = [(self.entry.config.short, self.entry.seconds)]
+        slab: Slab | Pooled | None
+        if isinstance(its, Pooled):
+            found, expected, slab = [(ByTriton().short, its.otherwise_seconds)], its.otherwise_seconds, its
+        else:
+            found, expected, slab = [(its.config.short, its.seconds)], its.expected_seconds, its.slab
         if slab is not None and slab.seconds is not None:
-            found.insert(0 if self.entry.over_slabs else 1, (slab.tile.short, slab.seconds))
+            found.insert(0 if its.over_slabs else 1, (slab.tile.short, slab.seconds))
         return [Right(short, 1e6 * s, self.flop / s / 1e12, expected / s) for short, s in found]
 
 
-def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
+def convolutions(plan: Plan, x: Tensor) -> list[Convolution | PooledConvolution]:
     """The launches of a run of a plan of Triton kernels up to the logits, none of which is made."""
     layers = {conv.weight.data_ptr(): name for name, conv in plan.convs().items()}
-    found: list[Convolution] = []
+    found: list[Convolution | PooledConvolution] = []
 
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -193,6 +206,12 @@ def convolutions(plan: Plan, x: Tensor) -> list[Convolution]:
             elif func is torch.ops.fasti3d.conv3d_split_triton_.default:
                 x, weight, bias, relu, *both = args
                 outputs, taps, rest, added = tuple(both), 1, {"relu": relu}, None
+            elif func is torch.ops.fasti3d.pooled_conv3d_slab_or_triton_.default:
+                x, weight, slab_weight, bias, relu, out = args
+                its = layers[weight.data_ptr()], Geometry.of(x), Geometry.of(out), weight.detach()
+                flop = 2 * out.numel() * x.shape[1]
+                found.append(PooledConvolution(*its, slab_weight, bias, relu, flop))
+                return None
             else:
                 return func(*args, **(kwargs or {}))
             flop = 2 * sum(out.numel() for out in outputs) * x.shape[1] * taps
@@ -229,7 +248,7 @@ def tune(
             does not take.
     """
     _check(shapes, dtype, device)
-    found: list[Convolution] = []
+    found: list[Convolution | PooledConvolution] = []
     for shape in shapes:
         plan = Plan(graph_of(I3D(400, shape[1]).eval().to(device)), dtype, device)
         found += convolutions(plan, torch.zeros(tuple(shape), dtype=dtype, device=device))
@@ -275,11 +294,11 @@ def _check(shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.de
 
 
 def _measure_all(
-    found: Sequence[Convolution],
+    found: Sequence[Convolution | PooledConvolution],
     measure: Measure,
     progress: Callable[[float, float | None], None] | None,
 ) -> Iterator[Result]:
-    seen: set[Problem] = set()
+    seen: set[Problem | pooled_slabs.Problem] = set()
     for done, convolution in enumerate(found):
         if progress:
             progress(done, len(found))
@@ -288,9 +307,13 @@ def _measure_all(
             if work.problem in seen:
                 continue
             seen.add(work.problem)
-            its = convolution.candidates(work)
-            trials = tuple(map(Trial, (one.config for one in its), measure(work, its)))
-        yield Result(convolution.layer, work.problem, convolution.flop, trials, select(trials))
+            its = convolution.candidates(work)  # type: ignore[arg-type]  # of its own kind
+            if not its:
+                continue  # there is nothing to choose between
+            trials = tuple(
+                map(Trial, (config for config, _ in its), measure(work, list(starmap(Candidate, its))))
+            )
+        yield Result(convolution.layer, work.problem, convolution.flop, trials, _entry(trials))
 
 
 def select(trials: Sequence[Trial]) -> Entry | None:
@@ -310,6 +333,16 @@ def select(trials: Sequence[Trial]) -> Entry | None:
     return Entry(config, seconds, expected, _slab(trials))
 
 
+def _entry(trials: Sequence[Trial]) -> Entry | Pooled | None:
+    """What a table keeps of a convolution, perhaps behind a pool."""
+    first, last = trials[0], trials[-1]
+    if not isinstance(first.config, ByTriton):
+        return select(trials)
+    if not (isinstance(first.found, float) and isinstance(last.config, pooled_slabs.Config)):
+        return None
+    return Pooled(last.config, last.found if isinstance(last.found, float) else None, first.found)
+
+
 def _slab(trials: Sequence[Trial]) -> Slab | None:
     for tile, found in trials:
         if isinstance(tile, slabs.Config):
@@ -317,8 +350,10 @@ def _slab(trials: Sequence[Trial]) -> Slab | None:
     return None
 
 
-def reference(work: Prepared) -> Tensor:
+def reference(work: Prepared | Work) -> Tensor:
     """What a launch should write, in float32: a GEMM per tap."""
+    if isinstance(work, Work):
+        return work.reference()
     (kt, kh, kw), (st, sh, sw) = work.kernel, work.stride
     size = work.out.shape[2:]
     edges: list[int] = []
@@ -337,7 +372,7 @@ def reference(work: Prepared) -> Tensor:
     return y.relu_() if work.relu else y
 
 
-def fault(work: Prepared, expected: Tensor) -> str | None:
+def fault(work: Prepared | Work, expected: Tensor) -> str | None:
     """What is wrong with what a launch wrote."""
     out = work.out if work.second is None else torch.cat((work.out, work.second), dim=1)
     scale = expected.abs().max().item()
@@ -354,7 +389,7 @@ class Meter:
         cache = torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(max(_FLUSH_BYTES, 2 * cache), dtype=torch.uint8, device=device)
 
-    def __call__(self, work: Prepared, found: Sequence[Candidate]) -> list[float | str]:
+    def __call__(self, work: Prepared | Work, found: Sequence[Candidate]) -> list[float | str]:
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
@@ -363,7 +398,7 @@ class Meter:
             torch.set_float32_matmul_precision(precision)
         return [self._one(work, candidate.run, expected) for candidate in found]
 
-    def _one(self, work: Prepared, run: Callable[[], None], expected: Tensor) -> float | str:
+    def _one(self, work: Prepared | Work, run: Callable[[], None], expected: Tensor) -> float | str:
         # Here and not at the top: as in prepare.
         from triton.errors import TritonError
 
@@ -402,11 +437,18 @@ def to_table(results: Sequence[Result], its: Gpu, dtype: torch.dtype, path: Path
         "dtype": str(dtype).removeprefix("torch."),
     }
     kept: Mapping[Problem, Entry] = {}
+    kept_pools: Mapping[pooled_slabs.Problem, Pooled] = {}
     try:
         before = read(path, its)
         if all(before.recorded[name] == recorded[name] for name in ("torch", "triton")):
-            kept = before.entries
+            kept, kept_pools = before.entries, before.pooled
     except (TableError, OSError):
         pass  # none, or none that could be used
-    new = {result.problem: result.entry for result in results if result.entry}
-    return Table(its, recorded, {**kept, **new})
+    new: dict[Problem, Entry] = {}
+    pools: dict[pooled_slabs.Problem, Pooled] = {}
+    for result in results:
+        if isinstance(result.entry, Pooled) and isinstance(result.problem, pooled_slabs.Problem):
+            pools[result.problem] = result.entry
+        elif isinstance(result.entry, Entry) and isinstance(result.problem, Problem):
+            new[result.problem] = result.entry
+    return Table(its, recorded, {**kept, **new}, {**kept_pools, **pools})

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from fasti3d.ops.registry import operator
+from fasti3d.runtime import extension
 
 # Faster than a loop of Python's.
 _version = attrgetter("_version")
@@ -39,6 +40,8 @@ operator("fingerprint(Tensor[] tensors) -> SymInt", fingerprint_reference, fake=
 
 def traces(tensors: list[Tensor]) -> int:
     """A hash of tensors' addresses and version counters."""
+    if extension.CORE is not None:
+        return extension.CORE.traces(tensors, Tensor.data_ptr, Tensor._version)
     return hash((*map(Tensor.data_ptr, tensors), *map(_version, tensors)))
 
 

@@ -38,6 +38,7 @@ from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Problem
 from fasti3d.ops.conv3d_slab import config as slabs
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slabs
 from fasti3d.train import TrainingError, TrainingRecord, read_record
 from fasti3d.train.data import HMDB51, UCF101, DatasetError, Kinetics, VideoList, index_cache
 from fasti3d.train.evaluation import ScoresError, read_scores
@@ -277,7 +278,10 @@ def _record_loaders() -> list[Loader]:
     problem = Problem(8, 64, 192, (32, 56, 56), (3, 3, 3), (1, 1, 1), *gpu[1:])
     tile = slabs.Config(208, 1, 2, True, (1, 7, 28), 2, 2, 8)
     entry = tables.Entry(candidates(problem)[1], 1e-4, 2e-4, tables.Slab(tile, 9e-5))
-    table = tables.Table(gpu, {"torch": "2", "triton": "3", "date": "", "dtype": "float16"}, {problem: entry})
+    recorded = {"torch": "2", "triton": "3", "date": "", "dtype": "float16"}
+    pooled_tile = pooled_slabs.Config(200, 2, True, (4, 7, 7), 4, 3)
+    pooled = {pooled_slabs.Problem(8, 192, 32, (32, 28, 28), 132): tables.Pooled(pooled_tile, 5e-5, 1e-4)}
+    table = tables.Table(gpu, recorded, {problem: entry}, pooled)
     lines = [json.dumps({"video": f"{i}.mp4", "path": "p", "reason": "r", "digest": "0"}) for i in range(9)]
     return [
         Loader(

@@ -15,6 +15,7 @@ from fasti3d.inspect import doctor
 from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.config import Problem, choose
 from fasti3d.ops.conv3d_slab import config as slabs
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slabs
 from fasti3d.runtime import extension
 
 
@@ -110,12 +111,14 @@ def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned" / "nvidia-a100.json").write_text("{}")
     good = tmp_path / "tuned" / "nvidia-h200.json"
-    good.write_text(tables.Table(gpus[1], recorded, entries).dumps())
+    pool = pooled_slabs.Problem(8, 192, 32, (32, 28, 28), 132)
+    pooled = {pool: tables.Pooled(pooled_slabs.choose(pool), 5e-5, 1e-4)}
+    good.write_text(tables.Table(gpus[1], recorded, entries, pooled).dumps())
     monkeypatch.setenv("FASTI3D_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(tables, "gpu", lambda device: gpus[device.index])
     found, refused = doctor._tuned()
-    assert found == (doctor.TunedTable("cuda:1", str(good), 4, 1, recorded),)
+    assert found == (doctor.TunedTable("cuda:1", str(good), 5, 2, recorded),)
     assert len(refused) == 1
     assert "nvidia-a100.json is not used" in refused[0]
     monkeypatch.undo()
@@ -124,7 +127,7 @@ def test_tables_in_use_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
     out = CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["doctor"]).stdout
     for said in (
-        f"{good}: 4 convolutions, 1 over slabs, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16",
+        f"{good}: 5 convolutions, 2 over slabs, torch 2.13.0, triton 3.9.0, date 2026-11-22, dtype float16",
         "none, configurations are estimated: fasti3d tune measures them",
         refused[0],
     ):

@@ -19,8 +19,9 @@ from fasti3d.ops.conv3d_bn_relu import tables
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem, Tile, choose
 from fasti3d.ops.conv3d_bn_relu.model import shared_memory
-from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Slab, Table, TableError, Tuned
+from fasti3d.ops.conv3d_bn_relu.tables import Entry, Gpu, Pooled, Slab, Table, TableError, Tuned
 from fasti3d.ops.conv3d_slab import config as slabs
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slabs
 from fasti3d.runtime.precision import Precision
 
 ONE, THREE, TWO = (1, 1, 1), (3, 3, 3), (2, 2, 2)
@@ -110,6 +111,39 @@ def test_a_table_tells_whether_slabs_are_faster(
     assert used.get(PROBLEM) == candidates(PROBLEM)[-1]
     assert used.over_slabs(PROBLEM, replace(TILE, stages=7)) is None
     assert used.over_slabs(replace(PROBLEM, batch=4), TILE) is None
+
+
+POOL = pooled_slabs.Problem(8, 192, 32, (32, 28, 28), H200.multiprocessors)
+POOL_TILE = pooled_slabs.Config(200, 2, True, (4, 7, 7), 4, 3)
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [(0.9e-4, True), (1.1e-4, False), (None, False)])
+def test_a_table_tells_whether_slabs_pool_faster(seconds: float | None, faster: bool, tmp_path: Path) -> None:
+    """Than Triton's kernels, in the tile that it names; without pools it is as it was before them."""
+    path = tmp_path / "table.json"
+    path.write_text(make(PROBLEM).dumps())
+    assert "pooled" not in json.loads(path.read_text())
+    used = Tuned(((path, tables.read(path, H200)),))
+    assert used.pools_over_slabs(POOL, POOL_TILE) is None
+    table = replace(make(PROBLEM), pooled={POOL: Pooled(POOL_TILE, seconds, 1e-4)})
+    path.write_text(table.dumps())
+    assert tables.read(path, H200) == table
+    used = Tuned(((path, tables.read(path, H200)),))
+    assert used.pools_over_slabs(POOL, POOL_TILE) is faster
+    assert used.pools_over_slabs(POOL, replace(POOL_TILE, stages=2)) is None
+    assert used.pools_over_slabs(replace(POOL, batch=4), POOL_TILE) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"seconds": -1.0}, {"otherwise_seconds": None}, {"batch": "8"}, {"tile": {}}]
+)
+def test_a_pool_that_is_malformed_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    whole = json.loads(replace(make(PROBLEM), pooled={POOL: Pooled(POOL_TILE, 1e-4, 1e-4)}).dumps())
+    for pools in ([whole["pooled"][0] | change], whole["pooled"] * 2):
+        path.write_text(json.dumps(whole | {"pooled": pools}))
+        with pytest.raises(TableError, match="is not used"):
+            tables.read(path, H200)
 
 
 def test_only_what_was_measured_is_served(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fasti3d.ops.fingerprint import fingerprint, fingerprint_reference
+from fasti3d.ops.fingerprint import fingerprint, fingerprint_reference, traces
+from fasti3d.runtime import extension
 
 EDITS: dict[str, Callable[[Tensor], object]] = {
     "negate all": lambda t: t.neg_(),
@@ -144,3 +145,46 @@ def test_works_in_inference_mode(hash_of: Callable[[list[Tensor]], int]) -> None
     with torch.inference_mode():
         t = values(64)
         assert hash_of([t]) == hash_of([t.clone()])
+
+
+# What stands for contents on a GPU.
+
+
+@pytest.fixture(params=["compiled", "in Python"])
+def trace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Tensor]], int]:
+    """A hash of addresses and versions, with the extension and without."""
+    if request.param == "in Python":
+        monkeypatch.setattr(extension, "CORE", None)
+    elif extension.CORE is None:
+        pytest.skip("the extension is not built")
+    return traces
+
+
+def test_traces_tell_what_was_written_or_exchanged(trace: Callable[[list[Tensor]], int]) -> None:
+    tensors = [torch.nn.Parameter(torch.zeros(4)), torch.zeros(3), torch.zeros(0)]
+    found = [trace(tensors)]
+    assert trace(list(tensors)) == found[0]
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: tensors[1].add_(1),
+        lambda: tensors[2].zero_(),
+        lambda: setattr(tensors[0], "data", torch.ones(4)),
+        tensors.reverse,
+        lambda: tensors.append(tensors[-1]),
+        lambda: tensors.pop(0),
+    )
+    for change in changes:
+        change()
+        found.append(trace(tensors))
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.skipif(extension.CORE is None, reason="the extension is not built")
+def test_traces_raise_what_a_tensor_raises() -> None:
+    with torch.inference_mode():
+        x = torch.zeros(3)
+    with pytest.raises(RuntimeError, match="version counter"):
+        traces([torch.zeros(3), x])
+    with pytest.raises(TypeError):
+        traces([torch.zeros(3), 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="version must be an attribute of a class"):
+        extension.CORE.traces([x], Tensor.data_ptr, 3)

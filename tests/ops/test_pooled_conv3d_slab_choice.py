@@ -6,6 +6,8 @@ On the CPU the operator is its reference; the kernel's own arithmetic is in test
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +23,11 @@ from fasti3d.engine import plan as plans
 from fasti3d.engine.describe.inception import graph_of
 from fasti3d.engine.graph import Conv, Graph, Pool, PoolConv
 from fasti3d.engine.plan import Plan
+from fasti3d.inspect import tune
 from fasti3d.ops.conv3d_bn_relu import plain
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
 from fasti3d.ops.conv3d_bn_relu.packed import PackedConv3d, TritonConv3d, pack_triton
+from fasti3d.ops.conv3d_bn_relu.tables import Gpu, Pooled, Table, Tuned, read
 from fasti3d.ops.conv3d_slab import pack, race
 from fasti3d.ops.conv3d_slab.pack import pack_slab
 from fasti3d.ops.pooled_conv3d import config as fused
@@ -113,6 +117,89 @@ def test_who_loses_the_race_does_not_run(
         launch.pooled_conv3d(*call)
         assert counts(machine) == ((2, runs, 0) if pays else (2, 0, runs))
         assert_right(call)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stages", "expected"),
+    [(1e-5, 0, (0, 0, 0)), (3e-4, 0, (0, 1, 0)), (None, 0, (0, 1, 0)), (3e-4, 1, (2, 2, 0))],
+    ids=["faster", "slower", "wrong", "another tile"],
+)
+def test_a_table_decides_without_a_race(
+    machine: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float | None,
+    stages: int,
+    expected: tuple[int, int, int],
+) -> None:
+    monkeypatch.setattr(fused, "pays", lambda problem: True)
+    call = convolution()
+    problem = launch.describe(call[0], call[1], call[-1]).problem
+    tile = launch.choose(problem)
+    assert tile is not None
+    measured = Pooled(replace(tile, stages=tile.stages + stages), seconds, 1e-4)
+    table = Table(Gpu("", (9, 0), 1), {}, {}, {problem: measured})
+    monkeypatch.setattr(launch, "tuned", lambda device: Tuned(((Path("a.json"), table),)))
+    with collected() as found:
+        launch.pooled_conv3d(*call)
+    assert bool(found) == (expected != (0, 1, 0)), "only what may run is proved"
+    machine |= {"fused": 0}
+    launch.pooled_conv3d(*call)
+    assert counts(machine) == expected
+    assert_right(call)
+
+
+def recorded() -> tuple[tune.PooledConvolution, tuple[Any, ...]]:
+    """A call as ``tune`` finds it in a plan, and the call."""
+    x, weight, slab_weight, bias, relu, out = call = convolution()
+    places = tune.Geometry.of(x), tune.Geometry.of(out)
+    return tune.PooledConvolution("", *places, weight, slab_weight, bias, relu, flop=1), call
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_both_forms_are_tuned(machine: dict[str, Any], wrong: bool) -> None:
+    """And checked as other convolutions are."""
+    its, _ = recorded()
+    its = replace(its, slab_weight=-its.slab_weight) if wrong else its
+    work = its.prepare()
+    assert work.x.min() >= 0
+    assert work.x.stride() == its.x.strides
+    (triton, by_triton), (tile, over_slabs) = its.candidates(work)
+    assert (type(triton), type(tile)) == (tune.ByTriton, launch.Config)
+    expected = tune.reference(work._replace(slab_weight=recorded()[0].slab_weight))
+    for run, fails in ((by_triton, False), (over_slabs, wrong)):
+        work.out.fill_(torch.nan)
+        run()
+        assert (tune.fault(work, expected) is not None) == fails
+
+
+def test_a_tile_that_is_not_proved_is_not_tuned() -> None:
+    its, _ = recorded()
+    with collected():  # in place of kernels that are refused
+        assert its.candidates(its.prepare()) == []
+
+
+def test_tuning_measures_the_pools_of_a_plan(on_hopper: None, narrow: None, tmp_path: Path) -> None:
+    """Those of one size once; a table keeps what was found, and says it to who asks."""
+    plan = Plan(graph_of(I3D().eval()), HALF, CPU)
+    x = torch.zeros(1, 3, 9, 193, 193, dtype=HALF)
+    pools = [its for its in tune.convolutions(plan, x) if isinstance(its, tune.PooledConvolution)]
+    assert {its.layer.partition(".")[2] for its in pools} == {"b3b"}
+    times = {"Triton's kernels": 2e-4}
+    results = list(
+        tune._measure_all(
+            pools[:1] * 2, lambda work, its: [times.get(i.config.short, 1e-4) for i in its], None
+        )
+    )
+    (result,) = results
+    assert [it.short for it in result.right] == [result.trials[1].config.short, "Triton's kernels"]
+    assert [it.gain for it in result.right] == [2.0, 1.0]
+    its = Gpu("NVIDIA H200", (9, 0), result.problem.multiprocessors)
+    path = tmp_path / "table.json"
+    path.write_text(tune.to_table(results, its, HALF, path).dumps())
+    # What was measured before stays.
+    path.write_text(tune.to_table([], its, HALF, path).dumps())
+    used = Tuned(((path, read(path, its)),))
+    assert used.pools_over_slabs(result.problem, result.trials[1].config) is True
 
 
 def test_nothing_is_timed_while_a_graph_is_captured(machine: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ all others take what ``choose`` expects to be best. It is JSON:
   ``seconds`` and ``expected_seconds``, the times of that and of what ``choose`` would have taken; and, where
   slabs were measured too, ``slab``: ``tile``, the fields of their ``Config``, and its ``seconds``, null where
   its result was wrong. Without it, or for another tile, first use decides between the two
+- ``pooled``, where slabs pool: the fields of a ``Problem`` of such a pool and convolution; ``tile`` and its
+  ``seconds``, null where its result was wrong; and ``otherwise_seconds``, of Triton's kernels
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ import torch
 from fasti3d.ops.conv3d_bn_relu.candidates import candidate_set, candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config, Problem
 from fasti3d.ops.conv3d_slab import config as slabs
+from fasti3d.ops.pooled_conv3d_slab import config as pooled_slabs
 from fasti3d.runtime.precision import Precision
 from fasti3d.utils.cache_dir import cache_dir
 from fasti3d.utils.parsing import brief, parse_json
@@ -36,7 +39,8 @@ from fasti3d.utils.parsing import brief, parse_json
 SHIPPED = Path(__file__).parent / "configs"
 _RECORDED = ("torch", "triton", "date", "dtype")
 # The fields of a problem that are not the GPU's.
-_OWN = [field.name for field in fields(Problem) if field.name not in ("capability", "multiprocessors")]
+_OWN = [one.name for one in fields(Problem) if one.name not in ("capability", "multiprocessors")]
+_OWN_POOLED = [one.name for one in fields(pooled_slabs.Problem) if one.name != "multiprocessors"]
 
 
 class TableError(ValueError):
@@ -78,6 +82,21 @@ class Entry(NamedTuple):
         return self.slab is not None and self.slab.seconds is not None and self.slab.seconds < self.seconds
 
 
+class Pooled(NamedTuple):
+    """A tile of slabs of a pool and convolution, its time, None if its result was wrong; and that of Triton's
+    kernels.
+    """
+
+    tile: pooled_slabs.Config
+    seconds: float | None
+    otherwise_seconds: float
+
+    @property
+    def over_slabs(self) -> bool:
+        """Whether the tile takes less time."""
+        return self.seconds is not None and self.seconds < self.otherwise_seconds
+
+
 @dataclass(frozen=True)
 class Table:
     """What was measured on a GPU; ``recorded`` is with what."""
@@ -85,13 +104,20 @@ class Table:
     gpu: Gpu
     recorded: Mapping[str, str]
     entries: Mapping[Problem, Entry]
+    pooled: Mapping[pooled_slabs.Problem, Pooled] = field(default_factory=dict)
+
+    @property
+    def all_entries(self) -> list[Entry | Pooled]:
+        return [*self.entries.values(), *self.pooled.values()]
 
     def dumps(self) -> str:
         """Returns it as JSON, one entry per line."""
         head = {"candidates": candidate_set(), "gpu": self.gpu._asdict(), **self.recorded}
         lines = [f' "{key}": {json.dumps(value)},\n' for key, value in head.items()]
         entries = ",\n".join(f"  {json.dumps(_plain(*item))}" for item in self.entries.items())
-        return "{\n" + "".join(lines) + f' "entries": [\n{entries}\n ]\n}}\n'
+        pools = ",\n".join(f"  {json.dumps(_plain_pooled(*item))}" for item in self.pooled.items())
+        more = f',\n "pooled": [\n{pools}\n ]' if pools else ""
+        return "{\n" + "".join(lines) + f' "entries": [\n{entries}\n ]{more}\n}}\n'
 
 
 class Tuned(NamedTuple):
@@ -111,6 +137,11 @@ class Tuned(NamedTuple):
         if entry is None or entry.slab is None or entry.slab.tile != tile:
             return None
         return entry.over_slabs
+
+    def pools_over_slabs(self, problem: pooled_slabs.Problem, tile: pooled_slabs.Config) -> bool | None:
+        """Whether a tile takes less time than Triton's kernels; None where this tile was not measured."""
+        found = next((table.pooled[problem] for _, table in self.tables if problem in table.pooled), None)
+        return found.over_slabs if found is not None and found.tile == tile else None
 
     def _entry(self, problem: Problem) -> Entry | None:
         return next((table.entries[problem] for _, table in self.tables if problem in table.entries), None)
@@ -190,7 +221,16 @@ def _parse(data: Any, gpu: Gpu) -> Table:
             raise ValueError(f"it has {problem} twice")
         times = _seconds(one["seconds"]), _seconds(one["expected_seconds"])
         entries[problem] = Entry(config, *times, _slab(one.get("slab")))
-    return Table(gpu, {name: _typed(data[name], str) for name in _RECORDED}, entries)
+    pools: dict[pooled_slabs.Problem, Pooled] = {}
+    for one in data.get("pooled", []):
+        its_fields = {name: _field(one[name]) for name in _OWN_POOLED}
+        pooled_problem = pooled_slabs.Problem(**its_fields, multiprocessors=gpu.multiprocessors)
+        if pooled_problem in pools:
+            raise ValueError(f"it has {pooled_problem} twice")
+        tile, seconds = pooled_slabs.Config.of(one["tile"]), one["seconds"]
+        its_seconds = seconds if seconds is None else _seconds(seconds)
+        pools[pooled_problem] = Pooled(tile, its_seconds, _seconds(one["otherwise_seconds"]))
+    return Table(gpu, {name: _typed(data[name], str) for name in _RECORDED}, entries, pools)
 
 
 def _slab(its: Any) -> Slab | None:
@@ -209,6 +249,15 @@ def _plain(problem: Problem, entry: Entry) -> dict[str, object]:
     if entry.slab:
         its["slab"] = {"tile": asdict(entry.slab.tile), "seconds": entry.slab.seconds}
     return its
+
+
+def _plain_pooled(problem: pooled_slabs.Problem, its: Pooled) -> dict[str, object]:
+    own = {name: getattr(problem, name) for name in _OWN_POOLED}
+    return own | {
+        "tile": asdict(its.tile),
+        "seconds": its.seconds,
+        "otherwise_seconds": its.otherwise_seconds,
+    }
 
 
 def _typed(value: Any, kind: type) -> Any:

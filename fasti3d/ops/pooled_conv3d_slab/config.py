@@ -29,6 +29,7 @@ from fasti3d.ops.conv3d_slab.config import (
 )
 from fasti3d.ops.pooled_conv3d import config as pooled
 from fasti3d.ops.tiling import Triple, count
+from fasti3d.runtime.precision import Precision
 
 # What csrc/pooled_conv3d_slab/plan.h has by the same names.
 CHANNELS, WINDOW, MAX_STAGES, TOGETHER = 32, 3, 4, 2
@@ -61,6 +62,11 @@ class Problem:
     out_channels: int
     size: Triple
     multiprocessors: int
+
+    @property
+    def precision(self) -> Precision:
+        """Of the products."""
+        return Precision.HALF
 
     @property
     def row_blocks(self) -> int:

@@ -1,12 +1,13 @@
 """Runs a pool and convolution over slabs where that is proved and faster, and by Triton's kernels elsewhere.
 
-Which is the faster is found by a race at the first use.
+Which is the faster is what a table has of ``fasti3d tune``, or else a race at the first use.
 
 Imports triton: to be imported where it is first used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from fasti3d.ops import subjects
 from fasti3d.ops.conv3d_bn_relu import launch as convolution
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
+from fasti3d.ops.conv3d_bn_relu.tables import tuned
 from fasti3d.ops.conv3d_slab.race import wins
 from fasti3d.ops.max_pool3d_same.op import max_pool3d_into
 from fasti3d.ops.pooled_conv3d import config as pooled
@@ -38,6 +40,20 @@ class _Call(NamedTuple):
     out: Tensor
 
 
+class Launch(NamedTuple):
+    """A pool and convolution over slabs that may run: its tile, and what launches it."""
+
+    tile: Config
+    run: Callable[[], None]
+
+
+class Described(NamedTuple):
+    """A call as ``choose`` wants it, and whether copies can read and write its clips."""
+
+    problem: Problem
+    copied: bool
+
+
 def pooled_conv3d(
     x: Tensor, weight: Tensor, slab_weight: Tensor, bias: Tensor, relu: bool, out: Tensor
 ) -> None:
@@ -46,37 +62,51 @@ def pooled_conv3d(
     """
     call = _Call(x, weight, bias, relu, out)
     # What is recorded is what Triton compiles: this kernel would really run, and a race would tell nothing.
-    config = None if is_recording() else _choice(call)
-    if config is None:
-        _otherwise(call)
+    config, faster = (None, None) if is_recording() else _choice(call)
+    if config is None or faster is False:
+        otherwise(*call)
         return
-    key = (
-        "pooled_conv3d_slab",
-        config,
-        *(Layout.of(it) if isinstance(it, Tensor) else it for it in call),
-    )
+    key = _key(config, call)
 
     def run_faster() -> None:
         with torch.cuda.device_of(x):
             # A race is run over and over, and most calls are none.
             spare = cache(partial(torch.empty_like, out))
             try:
-                faster = wins(
+                over_slabs = faster or wins(
                     key,
                     lambda: run(config, x, slab_weight, bias, relu, spare()),
-                    lambda: _otherwise(call._replace(out=spare())),
+                    lambda: otherwise(*call._replace(out=spare())),
                 )
             except torch.OutOfMemoryError:
-                faster = False  # for this once
-            run(config, x, slab_weight, bias, relu, out) if faster else _otherwise(call)
+                over_slabs = False  # for this once
+            run(config, x, slab_weight, bias, relu, out) if over_slabs else otherwise(*call)
 
     guarded(
         x.device,
         key,
         lambda: subjects.pooled_conv3d_slab(config, x, relu, out),
         run_faster,
-        lambda: _otherwise(call),
+        lambda: otherwise(*call),
     )
+
+
+def prepare(
+    x: Tensor, weight: Tensor, slab_weight: Tensor, bias: Tensor, relu: bool, out: Tensor
+) -> Launch | None:
+    """The launch over slabs that a race would be about; None where there is none, or it is not proved."""
+    call = _Call(x, weight, bias, relu, out)
+    config, _ = _choice(call)
+    if config is None:
+        return None
+    launch: Launch | None = guarded(
+        x.device,
+        _key(config, call),
+        lambda: subjects.pooled_conv3d_slab(config, x, relu, out),
+        lambda: Launch(config, partial(run, config, x, slab_weight, bias, relu, out)),
+        lambda: None,
+    )
+    return launch
 
 
 def run(config: Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor) -> None:
@@ -84,25 +114,36 @@ def run(config: Config, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out
     torch.ops.fasti3d.pooled_conv3d_slab_(x, weight, bias, relu, out, config.numbers)
 
 
-def _choice(call: _Call) -> Config | None:
-    """The tile; None where Triton's kernels are to run."""
-    x, out = call.x, call.out
-    if out.numel() == 0 or x.stride(1) != 1:
-        return None
-    its = convolution.describe(x, call.weight, _ONE, _ONE, out)
-    if not its.describable:
-        return None
-    return choose(Problem(len(x), x.shape[1], its.out_channels, its.size, its.multiprocessors))
-
-
-def _otherwise(call: _Call) -> None:
+def otherwise(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor) -> None:
     """By one kernel of Triton's or, where that is expected to take longer, by two."""
-    x, out = call.x, call.out
     n, channels, t, h, w = x.shape
     sms = convolution.gpu_traits(x.device).sms
     if pooled.pays(pooled.Problem(n, channels, out.shape[1], (t, h, w), sms)):
-        triton.pooled_conv3d(*call)
+        triton.pooled_conv3d(x, weight, bias, relu, out)
         return
     between = torch.empty_like(x, memory_format=torch.channels_last_3d)
     max_pool3d_into(between, x, _WINDOW, _ONE, None)
-    convolution.conv3d(between, call.weight, call.bias, Geometry(_ONE, _ONE, None, call.relu), out, 0)
+    convolution.conv3d(between, weight, bias, Geometry(_ONE, _ONE, None, relu), out, 0)
+
+
+def describe(x: Tensor, weight: Tensor, out: Tensor) -> Described:
+    """A call on its GPU."""
+    its = convolution.describe(x, weight, _ONE, _ONE, out)
+    problem = Problem(len(x), x.shape[1], its.out_channels, its.size, its.multiprocessors)
+    return Described(problem, its.describable)
+
+
+def _choice(call: _Call) -> tuple[Config | None, bool | None]:
+    """The tile, None where Triton's kernels are to run; whether it is faster, None where no table tells."""
+    if call.out.numel() == 0 or call.x.stride(1) != 1:
+        return None, None
+    its = describe(call.x, call.weight, call.out)
+    config = choose(its.problem) if its.copied else None
+    if config is None:
+        return None, None
+    return config, tuned(call.x.device).pools_over_slabs(its.problem, config)
+
+
+def _key(config: Config, call: _Call) -> Hashable:
+    """What of a call decides how the two forms are launched."""
+    return ("pooled_conv3d_slab", config, *(Layout.of(it) if isinstance(it, Tensor) else it for it in call))
