@@ -29,19 +29,19 @@ def test_the_next_pass_gets_the_same_block() -> None:
         assert beside.data_ptr() != first
     with pytest.raises(ZeroDivisionError), kept.block(1 << 20, CPU):
         _ = 1 / 0
-    assert kept._kept is None
+    assert kept.kept is None
 
 
 def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_KEPT_BYTES", 1000)
     kept = Blocks(keeps=True)
     address(kept, 1001)
-    assert kept._kept is None
+    assert kept.kept is None
     address(kept, 1000)
-    assert kept._kept is not None
+    assert kept.kept is not None
     never = Blocks(keeps=False)
     address(never, 10)
-    assert never._kept is None
+    assert never.kept is None
 
 
 def plan(*, opaque: bool = False) -> Plan:
@@ -60,7 +60,7 @@ def test_results_are_their_own() -> None:
         kept = first.clone()
     with torch.no_grad():
         second = its.compute(x[1], {"y"}, torch.float32)["y"]
-    assert its._blocks._kept is not None
+    assert its._blocks.kept is not None
     assert torch.equal(first, kept)
     assert not torch.equal(first, second)
 
@@ -69,4 +69,4 @@ def test_what_torch_runs_may_keep_its_maps() -> None:
     its = plan(opaque=True)
     with torch.no_grad():
         its.compute(torch.ones(1, 16, 2, 3, 4), {"y"}, torch.float32)
-    assert its._blocks._kept is None
+    assert its._blocks.kept is None

@@ -76,9 +76,7 @@ def test_what_bytes_stand_for_is_needed_and_checked() -> None:
     out = torch.empty(2, 24, 6, 9, 7).contiguous(memory_format=torch.channels_last_3d)
 
     def run(x: Tensor, table: Tensor | None) -> None:
-        torch.ops.fasti3d.conv3d_packed_(
-            x, conv.weight, conv.bias, *conv.geometry, out, 0, None, table
-        )
+        torch.ops.fasti3d.conv3d_packed_(x, conv.weight, conv.bias, *conv.geometry, out, 0, None, table)
 
     with pytest.raises(RuntimeError, match="or uint8 with what its bytes stand for"):
         run(x, None)

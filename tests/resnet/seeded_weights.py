@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-
 STEM_CHANNELS = 16
 CLASSES = 20
 
