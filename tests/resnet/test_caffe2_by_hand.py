@@ -20,11 +20,16 @@ CHANNELS, INNER = 4, 2
 def by_hand(block: NonLocalBlock, x: list) -> list:
     """Of x[t][h][w][channel], in Python's floats."""
 
+    values_of = {
+        name: tensor.flatten(1).tolist() if tensor.ndim > 1 else tensor.tolist()
+        for name, tensor in block.state_dict().items()
+    }
+
     def linear(conv, vector):
-        rows = conv.weight.double().flatten(1).tolist()
+        rows, biases = values_of[f"{conv}.weight"], values_of[f"{conv}.bias"]
         return [
             sum(a * b for a, b in zip(row, vector, strict=True)) + bias
-            for row, bias in zip(rows, conv.bias.double().tolist(), strict=True)
+            for row, bias in zip(rows, biases, strict=True)
         ]
 
     keys, values = [], []
@@ -33,20 +38,19 @@ def by_hand(block: NonLocalBlock, x: list) -> list:
             for w in range(0, len(frame[0]) - 1, 2):
                 window = [frame[i][j] for i in (h, h + 1) for j in (w, w + 1)]
                 pooled = [max(pixel[c] for pixel in window) for c in range(CHANNELS)]
-                keys.append(linear(block.phi, pooled))
-                values.append(linear(block.g, pooled))
+                keys.append(linear("phi", pooled))
+                values.append(linear("g", pooled))
     found = []
     for pixel in (pixel for frame in x for row in frame for pixel in row):
-        query = linear(block.theta, pixel)
+        query = linear("theta", pixel)
         scores = [sum(a * b for a, b in zip(query, key, strict=True)) / math.sqrt(INNER) for key in keys]
         exponentials = [math.exp(score) for score in scores]
         shares = [e / sum(exponentials) for e in exponentials]
         mixed = [sum(s * v[c] for s, v in zip(shares, values, strict=True)) for c in range(INNER)]
-        y = linear(block.out, mixed)
-        its = block.bn
+        y = linear("out", mixed)
         for c in range(CHANNELS):
-            mean, var = float(its.running_mean[c]), float(its.running_var[c])
-            y[c] = (y[c] - mean) / math.sqrt(var + its.eps) * float(its.weight[c]) + float(its.bias[c])
+            mean, var = values_of["bn.running_mean"][c], values_of["bn.running_var"][c]
+            y[c] = (y[c] - mean) / math.sqrt(var + 1e-5) * values_of["bn.weight"][c] + values_of["bn.bias"][c]
         found.append([a + b for a, b in zip(pixel, y, strict=True)])
     return found
 
