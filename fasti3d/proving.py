@@ -108,7 +108,9 @@ def _conv3d_fold(device: torch.device, *, x: Any, cells: Any, geometry: Any, sca
         run_fold(clip, its, written, scaled)
     expected = torch.empty_like(written)
     plain.fold_into(clip, its, expected, scaled)
-    return _compare([(written, expected.float(), memory)], limit=0.0)
+    # Bytes are multiplied by what others divide by.
+    rounded = clip.dtype == torch.uint8 and written.dtype == torch.float32
+    return _compare([(written, expected.float(), memory)], limit=2e-7 if rounded else 0.0)
 
 
 def _conv3d_slab(

@@ -25,7 +25,7 @@ class Blocks:
 
     def __init__(self, *, keeps: bool) -> None:
         self._most = _KEPT_BYTES if keeps else 0
-        self._kept: Tensor | None = None
+        self.kept: Tensor | None = None
         self._lock = threading.Lock()
 
     @contextmanager
@@ -35,7 +35,7 @@ class Blocks:
             yield torch.empty(nbytes, dtype=torch.uint8, device=device)
             return
         with self._lock:
-            block, self._kept = self._kept, None
+            block, self.kept = self.kept, None
         if block is None or len(block) < nbytes:
             block = None  # before the next one is there
             # A tensor of inference mode could only be written there.
@@ -44,4 +44,4 @@ class Blocks:
         yield block
         if len(block) <= self._most:
             with self._lock:
-                self._kept = block
+                self.kept = block

@@ -46,6 +46,7 @@ from fasti3d.engine.rewrite import (
     join_pools,
     join_siblings,
     pool_branches,
+    skip_frames,
 )
 from fasti3d.engine.sign import non_negative
 from fasti3d.engine.steps import (
@@ -139,6 +140,14 @@ class Plan:
         known = non_negative(graph)
         behind = {out for out, x in behind_pools(graph).items() if x in known}
         self._has_siblings = any(isinstance(node, Siblings) for node in graph.nodes)
+        # Those whose frames a pool may step over, at their strides where it does. A GPU folds clips before it
+        # is known what is asked for.
+        self._skipping: dict[int, PackedConv3d] = {}
+        if not any(isinstance(conv, TritonConv3d) for conv in self._convs.values()):
+            strides = {conv.out: conv.stride for conv in convs}
+            for conv in skip_frames(replace(graph, names={})).nodes:
+                if isinstance(conv, Conv) and strides.get(conv.out, conv.stride) != conv.stride:
+                    self._skipping[conv.out] = _pack(conv, dtype)
         self._depthwise: dict[int, DepthwiseConv3d] = {}
         nodes: list[Node] = []
         for node in graph.nodes:
@@ -161,8 +170,9 @@ class Plan:
         self.graph = graph.with_nodes(nodes)
         readers = [node for node in graph.nodes if graph.input in node.reads]
         for node in readers:
-            if isinstance(node, Conv) and node.out in self._convs and node.weight.shape[1] == RGB_CHANNELS:
-                self._convs[node.out] = self._convs[node.out].of_bytes(graph.scaling, RGB_CHANNELS)
+            for packed in (self._convs, self._skipping):
+                if isinstance(node, Conv) and node.out in packed and node.weight.shape[1] == RGB_CHANNELS:
+                    packed[node.out] = packed[node.out].of_bytes(graph.scaling, RGB_CHANNELS)
         first = [self._convs.get(node.out) for node in readers]
         self.folding = _folding(readers, first[0]) if first else None
         self.reads_bytes = bool(first) and all(conv is not None and conv.reads_bytes for conv in first)
@@ -311,11 +321,20 @@ class Plan:
         """Rewrites after which some maps that could have been asked for do not exist."""
         # Pieces of the reference would cost a whole convolution each.
         join = partial(join_pools, in_pieces=self._in_pieces)
-        return (("pools before concatenations", pool_branches), ("pools and convolutions in pieces", join))
+        skips = (("frames that pools step over", skip_frames),) if self._skipping else ()
+        return (
+            ("pools before concatenations", pool_branches),
+            *skips,
+            ("pools and convolutions in pieces", join),
+        )
 
     def _in_pieces(self, conv: Conv) -> bool:
         """Whether some frames of a convolution can be computed without the others."""
-        return conv.groups == 1 and self._convs[conv.out].fused
+        return conv.groups == 1 and self._packed(conv).fused
+
+    def _packed(self, conv: Conv) -> PackedConv3d:
+        its = self._convs[conv.out]
+        return its if its.stride == conv.stride else self._skipping[conv.out]
 
     def weight_bytes(self, wanted: Iterable[str]) -> int:
         """Of the packed weights that the wanted outputs need."""
@@ -333,13 +352,13 @@ class Plan:
         if isinstance(node, Conv) and node.groups > 1:
             return DepthwiseStep(node, self._depthwise[node.out])
         if isinstance(node, Conv):
-            return ConvStep(node, self._convs[node.out])
+            return ConvStep(node, self._packed(node))
         if isinstance(node, Siblings):
             conv = self._convs[node.out]
             assert isinstance(conv, TritonConv3d)
             return SiblingsStep(node, conv)
         if isinstance(node, ConvPool):
-            return ConvPoolStep(node, self._convs[node.conv.out])
+            return ConvPoolStep(node, self._packed(node.conv))
         if isinstance(node, PoolConv):
             return PoolConvStep(node, self._convs[node.conv.out])
         return _SIMPLE[type(node)](node)

@@ -154,6 +154,24 @@ def _fit(pool: Pool, conv: Conv) -> bool:
     return keeps_size and _is_pointwise(conv)
 
 
+def skip_frames(graph: Graph) -> Graph:
+    """Leaves out the frames of a convolution that the pool which alone reads it steps over."""
+    writers, readers = graph.writers, graph.readers
+    changed: dict[int, Node] = {}
+    for pool in graph.nodes:
+        if not (isinstance(pool, Pool) and pool.kernel[0] == 1 < pool.stride[0]) or readers[pool.x] != 1:
+            continue
+        conv = writers.get(pool.x)
+        # SAME pads by the stride.
+        if not isinstance(conv, Conv) or conv.padding is None or pool.padding is None or pool.padding[0]:
+            continue
+        if conv.groups == 1 and conv.residual is None:
+            (step, *_), (by, h, w) = conv.stride, pool.stride
+            changed[conv.out] = replace(conv, stride=(step * by, *conv.stride[1:]))
+            changed[pool.out] = replace(pool, stride=(1, h, w))
+    return graph.with_nodes(changed.get(node.out, node) for node in graph.nodes)
+
+
 def join_siblings(graph: Graph) -> Graph:
     """Makes one product of convolutions 1x1x1 of one map."""
     groups: dict[tuple[int, bool], list[Conv]] = {}

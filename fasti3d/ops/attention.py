@@ -37,7 +37,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
 
 
 def piece_rows(queries: int, keys: int, device: torch.device) -> int:
-    """Queries whose scores exist at a time: as many pieces as their limit makes, and no short one at the end."""
+    """Queries whose scores exist at a time, in as few pieces as their limit allows, of one length."""
     rows = max(_PIECE_BYTES.get(device.type, _GPU_PIECE_BYTES) // (4 * max(keys, 1)), 1)
     return -(-queries // -(-queries // rows)) if queries else 1
 

@@ -12,8 +12,8 @@ from fasti3d.ops.tiling import Box, Triple
 from fasti3d.proof.subject import Layout, Subject, few_tiles
 
 if TYPE_CHECKING:
-    from fasti3d.ops.batch_norm_relu import config as batch_norm
     from fasti3d.inputs import Scaling
+    from fasti3d.ops.batch_norm_relu import config as batch_norm
     from fasti3d.ops.conv3d_bn_relu import config as conv
     from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
     from fasti3d.ops.conv3d_slab import config as slab

@@ -81,6 +81,8 @@ def _type(value: Any) -> str:
         return "*" + _TYPES[value.dtype]
     if isinstance(value, TensorDescriptor):
         return f"tensordesc<{_TYPES[value.base.dtype]}{value.block_shape}>".replace(" ", "")
+    if isinstance(value, float):
+        return "fp32"
     assert isinstance(value, int)
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 

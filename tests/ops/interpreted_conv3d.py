@@ -16,13 +16,14 @@ from interpreting import CHIPS, SENTINEL, check_sums, clip, pack, tensor_cores, 
 from tolerances import assert_close
 from torch import Tensor
 
-from fasti3d.inputs import as_floats
+from fasti3d.inputs import Scaling, as_floats
 from fasti3d.inspect import tune
-from fasti3d.ops.conv3d_bn_relu import config, launch
+from fasti3d.ops.conv3d_bn_relu import config, launch, plain
 from fasti3d.ops.conv3d_bn_relu.candidates import candidates
 from fasti3d.ops.conv3d_bn_relu.config import Config
 from fasti3d.ops.conv3d_bn_relu.geometry import Geometry
-from fasti3d.ops.conv3d_bn_relu.packed import pack_triton
+from fasti3d.ops.conv3d_bn_relu.packed import TritonConv3d, pack_triton
+from fasti3d.resnet.variants import VARIANTS, Variant
 from fasti3d.runtime.precision import Precision
 from fasti3d.same_padding import pad_same
 
@@ -306,6 +307,27 @@ def test_bytes_are_scaled_as_they_are_folded(
         for frame in range(out.shape[2]):
             packed(x.permute(0, 4, 1, 2, 3), out[:, :, frame : frame + 1], frame)
         assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("its", VARIANTS.values(), ids=VARIANTS)
+def test_bytes_are_normalized_as_they_are_folded(its: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit as if mean and standard deviation had been taken before, and zeros around the clip after."""
+    monkeypatch.setattr(launch, "gpu_traits", lambda device: CHIPS["pointer"])
+    kernel, stride = its.stem, (its.stem_stride, 2, 2)
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    scaling = Scaling(its.preprocessing.mean, its.preprocessing.std)
+    frames = torch.arange(2 * 3 * 4 * 11 * 3).reshape(2, 3, 4, 11, 3).to(torch.uint8).permute(0, 4, 1, 2, 3)
+    weight, bias = weights(16, 3, kernel)
+    geometry = Geometry(kernel, stride, padding, False)
+    packed = TritonConv3d.of(weight, bias, geometry, torch.float16)
+    expected = packed(as_floats(frames, torch.float16, scaling))
+    out = torch.full_like(expected, torch.nan)
+    packed.of_bytes(scaling, 3)(frames, out)
+    assert torch.equal(out, expected)
+    plain.fold_into(frames, geometry, cells := packed.new_cells(frames), scaling)
+    folded = torch.full_like(cells, torch.nan)
+    packed.of_bytes(scaling, 3).fold(frames, folded)
+    assert torch.equal(folded, cells)
 
 
 @pytest.mark.parametrize("channels", [17, 20])

@@ -1,4 +1,4 @@
-"""Records what other projects' own networks answer, in float64 and at a quarter of the width, in PROJECT.json.
+"""Records what other projects' own networks answer: PROJECT.json, in float64, at a quarter of the width.
 
 Run it in an environment with the project:
 
@@ -21,7 +21,7 @@ from torch import nn
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
-from seeded_weights import CLASSES, STEM_CHANNELS, seeded_clip, seeded_weights
+from seeded_weights import CLASSES, STEM_CHANNELS, seeded_clip, seeded_weights  # noqa: E402
 
 
 def pytorchvideo() -> Iterator[tuple[str, str, nn.Module]]:

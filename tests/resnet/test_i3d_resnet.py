@@ -12,6 +12,9 @@ from resnet_making import NETWORKS, clip, make, plain
 from torch import nn
 
 import fasti3d
+import fasti3d.dense
+from fasti3d.engine.graph_op import planned_reference
+from fasti3d.engine.temporal import TimeError, check_local
 from fasti3d.inspect.model_report import report_model
 from fasti3d.resnet.reference import Bottleneck, NonLocalBlock
 
@@ -133,6 +136,50 @@ def test_hooks_run_and_weights_are_followed():
     assert relative(after, before) > 1e-3
 
 
+def _edit_theta(block):
+    block.theta.weight.mul_(2)
+
+
+def _edit_norm(block):
+    block.bn.eps = 1.0
+
+
+def _hook(block):
+    block.g.register_forward_hook(lambda *given: 2 * given[-1])
+
+
+@pytest.mark.parametrize("edit", [_edit_theta, _edit_norm, _hook])
+def test_edits_of_non_local_blocks_are_seen(edit):
+    model = make("caffe2-32x2", "embedded_gaussian")
+    x = clip(model, 32)
+    with torch.no_grad():
+        before = model(x)
+        edit(model.layer2[1].nl)
+        after = model(x)
+        assert relative(after, before) > 1e-4
+        torch.testing.assert_close(after, plain_twin(model)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_state_dicts_load_both_ways():
+    model = make("mmaction2-32x2", "gaussian")
+    twin = plain(model)
+    assert list(twin.state_dict()) == list(model.state_dict())
+    other = make("mmaction2-32x2", "gaussian", seed=1)
+    x = clip(model, 32)
+    with torch.no_grad():
+        other(x)
+        other.load_state_dict(twin.state_dict())
+        assert torch.equal(other(x), model(x))
+
+
+def test_streams_of_frames_are_refused_in_a_sentence():
+    model = make("pytorchvideo-8x8", "dot_product")
+    with pytest.raises(TypeError, match="fuse, got I3DResNet"):
+        list(fasti3d.dense.dense_stream(model, [clip(model)], 4))
+    with pytest.raises(TimeError, match=r"layer2\.1\.nl reads all frames at once"):
+        check_local(model.graph())
+
+
 def test_training_and_gradients():
     model = make("mmaction2-32x2", "gaussian").train()
     x = clip(model)
@@ -144,21 +191,28 @@ def test_training_and_gradients():
         torch.testing.assert_close(model(x), plain(model)(x), rtol=1e-4, atol=1e-5)
 
 
-def test_bytes_are_normalized_before_the_padding():
-    model = make("mmaction2-32x2")
+@pytest.mark.parametrize("variant", ["mmaction2-32x2", "pytorchvideo-8x8", "c2d-8x8"])
+def test_bytes_are_normalized_before_the_padding(variant):
+    model = make(variant)
     generator = torch.Generator().manual_seed(3)
-    frames = torch.randint(0, 256, (1, 3, 16, 48, 40), dtype=torch.uint8, generator=generator)
+    frames = torch.randint(0, 256, (1, 16, 48, 40, 3), dtype=torch.uint8, generator=generator)
+    frames = frames.permute(0, 4, 1, 2, 3)
     its = model.table.preprocessing
     mean, std = (torch.tensor(v).view(1, 3, 1, 1, 1) for v in (its.mean, its.std))
+    floats = (frames - mean) / std
     with torch.no_grad():
-        found = model(frames)
-        torch.testing.assert_close(found, plain(model)((frames - mean) / std), rtol=1e-4, atol=1e-5)
-        # The padding of an unnormalized clip would be black and not the mean.
-        folded = plain(model)
-        folded.conv1.weight /= std
-        padded = F.pad(frames.float() - mean, [3, 3, 3, 3, 2, 2], value=float(-mean.mean()))
-        folded.conv1.padding = (0, 0, 0)
-        assert not torch.allclose(found, folded(padded), rtol=1e-3)
+        found = model.forward_endpoints(frames, ["conv1", "Logits"])
+        assert model._plan.plan.reads_bytes
+        same = model.forward_endpoints(floats, ["conv1", "Logits"])
+        expected = plain(model)(floats)
+        torch.testing.assert_close(found["Logits"], expected, rtol=1e-4, atol=1e-5)
+        half = copy.deepcopy(model).bfloat16()
+        of_half = half(frames)
+    # To the bit as if they had been normalized before, at every pixel up to the border.
+    for name, y in found.items():
+        assert torch.equal(y, same[name])
+    assert of_half.dtype == torch.bfloat16
+    assert (of_half.float() - expected).abs().max() < 2e-2 * expected.abs().max()
 
 
 def test_a_batch_is_its_clips():
@@ -179,6 +233,38 @@ def test_is_one_operator_in_a_graph():
             torch.ops.fasti3d.planned.default
         ]
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_bytes_in_a_graph_are_normalized_as_outside_of_it():
+    model = make("mmaction2-32x2")
+    frames = torch.randint(
+        0, 256, (1, 3, 16, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4)
+    )
+    with torch.no_grad():
+        program = torch.export.export(model, (frames,))
+        torch.testing.assert_close(program.module()(frames), model(frames), rtol=1e-5, atol=1e-6)
+        maps = planned_reference(*_arguments(model, frames))
+        torch.testing.assert_close(maps[0], model(frames), rtol=1e-4, atol=1e-5)
+
+
+def _arguments(model, x):
+    """Of the operator, for logits."""
+    code, names = model._described(model._maps()).coded()
+    return x, code.tensors, code.numbers, code.floats, [names["Logits"]], [0], torch.float32
+
+
+def test_the_operator_keeps_its_contract():
+    model = make("mmaction2-32x2", "dot_product")
+    model.requires_grad_(False)
+    x = clip(model, 32)
+    torch.library.opcheck(
+        torch.ops.fasti3d.planned.default,
+        _arguments(model, x),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_pass_through_the_operator():

@@ -37,8 +37,8 @@ operator(
     None,
     fake=_packed_shape,
 )
-# Padding of None is SAME. ``bytes`` is float32 (channels, 256), what x's bytes stand for where it is uint8:
-# zeros of the padding are zeros among these. Inputs, outputs and filters are those of t, h and w (winograd.py).
+# Padding of None is SAME; inputs, outputs and filters are those of t, h and w (winograd.py). ``bytes`` is
+# float32 (channels, 256), what the bytes of a uint8 x stand for: zeros of the padding are zeros among these.
 operator(
     "conv3d_packed_(Tensor x, Tensor packed, Tensor bias, int[] kernel, int[] stride, int[]? padding, "
     "bool relu, Tensor(a!) out, int start, Tensor? residual=None, Tensor? bytes=None) -> ()",

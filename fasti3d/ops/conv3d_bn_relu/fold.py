@@ -70,7 +70,7 @@ def launch_fold(
     grid = (n * frames * rows, count(columns * cell, _BLOCK), 1)
     options = in_turn_options(x.device)
     mean, std = scaling or _TO_UNIT
-    sizes = (*size, *x.stride(), frames, rows, columns, *pad, *mean, *std)
+    sizes = (*size, *x.stride(), frames, rows, columns, *pad, *mean, *(1 / v for v in std))
     constants = (channels, *stride, cell, _BLOCK, options.pop("PDL", False))
     kernel: Any = _conv3d_fold_kernel[grid](x, cells, *sizes, *constants, enable_fp_fusion=False, **options)
     if kernel is None:  # interpreted, or only noted

@@ -186,7 +186,7 @@ class ReferenceConv3d(PackedConv3d):
 
 @dataclass(frozen=True)
 class CpuConv3d(PackedConv3d):
-    """One of the CPU's kernels; ``bytes`` is what clips of bytes stand for, (channels, 256), if they are taken.
+    """One of the CPU's kernels; ``bytes`` is what bytes of a clip stand for, (channels, 256), or None.
 
     Zeros of the padding are zeros after the scaling.
     """
