@@ -82,6 +82,8 @@ def read_resnet(source: Source) -> ResNetCheckpoint:
         fitting = tuple(variant for variant, text in problems.items() if text == "")
         if noted and noted.variant in fitting:
             fitting = (noted.variant,)
+        if noted and noted.non_local in modes:
+            modes = (noted.non_local,)
         if known is not None and known.backbone.variant in fitting:
             fitting = (known.backbone.variant,)
             modes = tuple(mode for mode in modes if mode == known.backbone.non_local)
@@ -149,11 +151,12 @@ def _problems(tensors: Mapping[str, Tensor], variant: str, depth: int, modes: tu
 def save_resnet(
     tensors: Mapping[str, Tensor],
     variant: str,
+    non_local: str | None,
     labels: tuple[str, ...] | None,
     folder: str | os.PathLike[str],
     preprocessing: str,
 ) -> Path:
-    """Write the state dict of a whole network, with its variant and labels, into a folder.
+    """Write the state dict of a whole network, with what its names do not tell, into a folder.
 
     Returns:
         The path of the file.
@@ -168,6 +171,7 @@ def save_resnet(
         checkpoint,
         source="a network in memory",
         variants=(variant,),
+        non_local=() if non_local is None else (non_local,),
         labels=labels,
         preprocessing=preprocessing,
     )
@@ -195,6 +199,7 @@ def write_resnet(checkpoint: ResNetCheckpoint, path: Path) -> str:
         checkpoint.sha256,
         checkpoint.labels,
         variant=variant,
+        non_local=checkpoint.non_local[0] if len(checkpoint.non_local) == 1 else "",
         preprocessing=checkpoint.preprocessing,
     )
     data = save(checkpoint.state_dict, noted.encoded())
