@@ -16,7 +16,7 @@ from fasti3d.resnet import reference
 from fasti3d.resnet.variants import VARIANTS, preprocessing_of
 from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief
-from fasti3d.weights.checkpoint import Source, contents_of, digest, problems_of, standard
+from fasti3d.weights.checkpoint import Source, classes_of, contents_of, digest, problems_of, standard
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.metadata import Metadata, parse_metadata
@@ -71,10 +71,11 @@ def read_resnet(source: Source) -> ResNetCheckpoint:
             tensors.setdefault(
                 key.replace("running_var", "num_batches_tracked"), torch.zeros((), dtype=torch.int64)
             )
+        noted = parse_metadata(contents.metadata)
         classifier = tensors[CLASSIFIER]
+        classes = classes_of(CLASSIFIER, classifier, noted.labels if noted else None)
         # caffe2 and the fully convolutional head of others have it as a 1x1x1 convolution.
         tensors[CLASSIFIER] = classifier.flatten(1) if classifier.ndim > 2 else classifier
-        noted = parse_metadata(contents.metadata)
         known = None if noted else identify(contents.sha256, None)
         state_dict = {key: standard(key, tensor) for key, tensor in tensors.items()}
         depth, modes = found.depth, found.non_local
@@ -102,7 +103,7 @@ def read_resnet(source: Source) -> ResNetCheckpoint:
             fitting,
             depth,
             modes,
-            len(state_dict[CLASSIFIER]),
+            classes,
             KINETICS_400_LABELS if known else noted.labels if noted else None,
             (noted.preprocessing if noted else "") or (known.preprocessing if known else ""),
         )

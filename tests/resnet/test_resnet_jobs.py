@@ -305,7 +305,11 @@ def test_commands(landscape, saved, tmp_path):
     first = call(*arguments)
     assert (first.code, first.err) == (0, "")
     assert np.load(tmp_path / "wide.npy").shape == (2, 10, 160)
-    assert "1 done already" in call(*arguments).out
+    again = call(*arguments).out
+    assert "1 done already" in again
+    assert (
+        "i3d-r50 caffe2-32x2, prepared as anomaly: 16 frames at the video's rate, crops of 224x224" in again
+    )
     done = call("classify", landscape, *options, "--json")
     assert (done.code, done.err) == (0, "")
     said = json.loads(done.out)

@@ -137,6 +137,9 @@ def test_damaged_and_foreign_weights(states):
         load_resnet(flat)
     with pytest.raises(WeightsError, match="no I3D-ResNet weights with a classifier in it"):
         load_resnet(fasti3d.I3D(3).state_dict())
+    for size in ((), (0, 160)):
+        with pytest.raises(WeightsError, match=r"its classifier fc.weight has shape .*, not \(classes"):
+            load_resnet(state | {"fc.weight": torch.zeros(size)})
     with pytest.raises(WeightsError, match="infinite or NaN"):
         load_resnet(state | {"fc.bias": state["fc.bias"] / 0})
 
