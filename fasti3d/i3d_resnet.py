@@ -152,7 +152,7 @@ class I3DResNet(FusedNetwork, reference.I3DResNet):
         from fasti3d.weights.resnet_checkpoint import save_resnet
 
         its = self.table.preprocessing.name
-        return save_resnet(self.state_dict(), self.variant, self.labels, folder, its)
+        return save_resnet(self.state_dict(), self.variant, self.non_local, self.labels, folder, its)
 
     def _load(self, checkpoint: ResNetCheckpoint) -> None:
         from fasti3d.weights.resnet_checkpoint import load_resnet_into

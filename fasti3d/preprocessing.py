@@ -86,6 +86,16 @@ PREPROCESSINGS: Mapping[str, Preprocessing] = {
 }
 
 
+def in_words(recorded: Json) -> str:
+    """What ``record`` returned, in one line."""
+    every = "" if recorded["step"] == 1 else f", one in {recorded['step']} of the video's"
+    rate = "the video's rate" if recorded["fps"] is None else f"{recorded['fps']:g} per second"
+    return (
+        f"prepared as {recorded['name']}: {recorded['frames']} frames{every} at {rate}, crops of "
+        f"{recorded['crop']}x{recorded['crop']}, normalization {recorded['normalization']}"
+    )
+
+
 def record(
     row: Preprocessing,
     *,

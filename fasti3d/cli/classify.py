@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fasti3d.backbone import Backbone
+from fasti3d.backbone import I3D_NAME, Backbone
 from fasti3d.choices import AUTO, check_streams
 from fasti3d.cli import output
 from fasti3d.cli.options import (
@@ -44,6 +44,7 @@ from fasti3d.cli.options import (
 )
 from fasti3d.cli.weights import check_there, find
 from fasti3d.network import MIN_FLOW_FRAMES
+from fasti3d.preprocessing import in_words
 from fasti3d.utils.naming import alike, output_name, quoted, shortened
 from fasti3d.utils.resources import is_resource_error
 from fasti3d.utils.targets import check_target
@@ -273,6 +274,9 @@ def print_table(result: Classification, path: Path, top: int) -> None:
         table.add_row(Text(output.printable(score.label)), f"{score.probability:.4f}")
     output.out.print(table)
     output.out.print(speed(result), style="dim", soft_wrap=True)
+    if result.network != I3D_NAME:
+        said = f"{result.network}, {in_words(result.preprocessing)}"
+        output.out.print(Text(said, style="dim"), soft_wrap=True)
     output.out.print()
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 from typer.core import TyperCommand
 
+from fasti3d.backbone import I3D_NAME
 from fasti3d.choices import AUTO, check_streams
 from fasti3d.cli import output
 from fasti3d.cli.classify import open_model
@@ -40,6 +41,7 @@ from fasti3d.cli.options import (
 )
 from fasti3d.cli.weights import check_there
 from fasti3d.extraction.settings import ExtractionSettings
+from fasti3d.preprocessing import in_words
 from fasti3d.utils.naming import quoted
 
 if TYPE_CHECKING:
@@ -195,7 +197,7 @@ def extract(
         Path | None, typer.Option(help="A file to which one line per video is added.", show_default=False)
     ] = None,
 ) -> None:
-    """Write the I3D features of videos to files.
+    """Write the features of videos to files.
 
     NAME.json beside the features of NAME.mp4 says how they were made, and which frames and seconds each row
     covers. Videos that fail are listed in errors.jsonl in the output folder. After a kill or an error, the
@@ -274,6 +276,8 @@ def extract(
         output.complain("error", f"{more} more videos failed: {out / 'errors.jsonl'} lists them all")
     if not quiet:
         output.out.print(Text(output.printable(_summary(result, out))), soft_wrap=True)
+        if result.network != I3D_NAME:
+            output.out.print(Text(f"{result.network}, {in_words(result.preprocessing)}"), soft_wrap=True)
     raise typer.Exit(bool(result.failed))
 
 

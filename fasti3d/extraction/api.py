@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from fasti3d.extraction.sources import Source, find_sources
 from fasti3d.models import DEFAULT_WEIGHTS, Model, backbone_of, evaluating, load_streams, place
 from fasti3d.runtime.devices import resolve_dtype
 from fasti3d.utils.naming import alike, quoted
+from fasti3d.utils.parsing import Json
 
 _VIDEO_FEATURES_EPS = 1e-5
-_SETTINGS = tuple(field.name for field in fields(ExtractionSettings))
+_SETTINGS = tuple(each.name for each in fields(ExtractionSettings))
 
 StrPath = str | os.PathLike[str]
 
@@ -44,6 +45,8 @@ class Extraction:
         failed: Videos that failed, now or, unchanged since, before; ``errors.jsonl`` lists them too.
         rows: Rows of features that this run made.
         seconds: Wall-clock time, without loading weights.
+        network: The network that ran, in words.
+        preprocessing: How its clips were prepared, as in the records.
     """
 
     videos: int
@@ -52,6 +55,8 @@ class Extraction:
     failed: tuple[Failure, ...]
     rows: int
     seconds: float
+    network: str = I3D_NAME
+    preprocessing: Json = field(default_factory=dict)
 
 
 def extract(
@@ -136,7 +141,16 @@ def extract(
                 on_ray.run_on_ray(job, on_ray.Order(settings, models, folder), tracker)
     tally = job.tally
     seconds = time.perf_counter() - start
-    return Extraction(tally.videos, tally.done, tally.already_done, tuple(job.failures), tally.rows, seconds)
+    return Extraction(
+        tally.videos,
+        tally.done,
+        tally.already_done,
+        tuple(job.failures),
+        tally.rows,
+        seconds,
+        settings.backbone.says,
+        work.preprocessing,
+    )
 
 
 def _with_settings() -> inspect.Signature:
@@ -145,8 +159,8 @@ def _with_settings() -> inspect.Signature:
     own = list(signature.parameters.values())[:-1]
     kind = inspect.Parameter.KEYWORD_ONLY
     named = [
-        inspect.Parameter(field.name, kind, default=field.default, annotation=field.type)
-        for field in fields(ExtractionSettings)
+        inspect.Parameter(each.name, kind, default=each.default, annotation=each.type)
+        for each in fields(ExtractionSettings)
     ]
     return signature.replace(parameters=[*own, *named])
 

@@ -85,7 +85,7 @@ class Extractor:
         self._settings = settings
         self._recipe = recipe
         self._folder = folder
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
 
     def look(self, source: Source, *, held: bool = False) -> Outcome | None:
         """Return what is known about a video without work on it: ``already_done``, or ``failed``.
@@ -240,7 +240,7 @@ class Extractor:
         return self._recipe | {"source": state}
 
     def _metadata(self, frames: int, where: list[Row], texts: list[str]) -> Json:
-        metadata: Json = {"fasti3d": __version__, "frames": frames, "preprocessing": self._preprocessing}
+        metadata: Json = {"fasti3d": __version__, "frames": frames, "preprocessing": self.preprocessing}
         if self._settings.mode == "windows":
             after = frames - where[-1].end_frame
             metadata["tail"] = {"policy": self._settings.tail_policy, "frames_after_last_row": after}

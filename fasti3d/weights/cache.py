@@ -181,6 +181,7 @@ def _store(entry: Entry, original: Path, path: Path) -> str:
         checkpoint,
         source=entry.source,
         variants=(backbone.variant,),
+        non_local=() if backbone.non_local is None else (backbone.non_local,),
         labels=_labels(entry),
         preprocessing=entry.preprocessing,
     )

@@ -149,6 +149,23 @@ def _assemble(contents: Contents, name: str) -> Checkpoint:
     )
 
 
+def classes_of(name: str, classifier: Tensor, labels: tuple[str, ...] | None) -> int:
+    """The classes of a ResNet's classifier, by its weight.
+
+    Raises:
+        WeightsError: it is not the weight of one, or of other classes than the file names.
+    """
+    if classifier.ndim < 2 or not len(classifier):
+        raise WeightsError(
+            f"its classifier {name} has shape {tuple(classifier.shape)}, not (classes, channels)"
+        )
+    if labels is not None and len(labels) != len(classifier):
+        raise WeightsError(
+            f"its metadata names {len(labels)} classes, and its classifier has {len(classifier)}"
+        )
+    return len(classifier)
+
+
 def digest(state_dict: Mapping[str, Tensor]) -> str:
     """SHA-256 of the numbers, for what has never been a file."""
     hashed = hashlib.sha256()

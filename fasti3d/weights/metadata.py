@@ -19,7 +19,7 @@ from fasti3d.weights.labels import KINETICS_400, KINETICS_400_LABELS
 # several keys in a random order, and the same weights should give the same file.
 _KEY = "fasti3d"
 MAX_HEADER = 16 << 20
-_OF_RESNETS = ("variant", "preprocessing")
+_OF_RESNETS = ("variant", "non_local", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Metadata:
         format, source, sha256: of the weights' origin, as in ``Checkpoint``; empty where it does not say.
         labels: class names in logit order, where they are known.
         training: what a training run recorded (``fasti3d.train.record``), as JSON.
-        variant: of an I3D-ResNet; empty for others.
+        variant, non_local: of an I3D-ResNet; empty for others.
         preprocessing: how clips are prepared, by name; empty where it does not say.
     """
 
@@ -40,6 +40,7 @@ class Metadata:
     labels: tuple[str, ...] | None = None
     training: Json | None = None
     variant: str = ""
+    non_local: str = ""
     preprocessing: str = ""
 
     def encoded(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from fasti3d.resnet import reference
 from fasti3d.resnet.variants import VARIANTS, preprocessing_of
 from fasti3d.utils.files import write_atomically
 from fasti3d.utils.parsing import brief
-from fasti3d.weights.checkpoint import Source, contents_of, digest, problems_of, standard
+from fasti3d.weights.checkpoint import Source, classes_of, contents_of, digest, problems_of, standard
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.metadata import Metadata, parse_metadata
@@ -71,10 +71,11 @@ def read_resnet(source: Source) -> ResNetCheckpoint:
             tensors.setdefault(
                 key.replace("running_var", "num_batches_tracked"), torch.zeros((), dtype=torch.int64)
             )
+        noted = parse_metadata(contents.metadata)
         classifier = tensors[CLASSIFIER]
+        classes = classes_of(CLASSIFIER, classifier, noted.labels if noted else None)
         # caffe2 and the fully convolutional head of others have it as a 1x1x1 convolution.
         tensors[CLASSIFIER] = classifier.flatten(1) if classifier.ndim > 2 else classifier
-        noted = parse_metadata(contents.metadata)
         known = None if noted else identify(contents.sha256, None)
         state_dict = {key: standard(key, tensor) for key, tensor in tensors.items()}
         depth, modes = found.depth, found.non_local
@@ -82,6 +83,8 @@ def read_resnet(source: Source) -> ResNetCheckpoint:
         fitting = tuple(variant for variant, text in problems.items() if text == "")
         if noted and noted.variant in fitting:
             fitting = (noted.variant,)
+        if noted and noted.non_local in modes:
+            modes = (noted.non_local,)
         if known is not None and known.backbone.variant in fitting:
             fitting = (known.backbone.variant,)
             modes = tuple(mode for mode in modes if mode == known.backbone.non_local)
@@ -100,7 +103,7 @@ def read_resnet(source: Source) -> ResNetCheckpoint:
             fitting,
             depth,
             modes,
-            len(state_dict[CLASSIFIER]),
+            classes,
             KINETICS_400_LABELS if known else noted.labels if noted else None,
             (noted.preprocessing if noted else "") or (known.preprocessing if known else ""),
         )
@@ -149,11 +152,12 @@ def _problems(tensors: Mapping[str, Tensor], variant: str, depth: int, modes: tu
 def save_resnet(
     tensors: Mapping[str, Tensor],
     variant: str,
+    non_local: str | None,
     labels: tuple[str, ...] | None,
     folder: str | os.PathLike[str],
     preprocessing: str,
 ) -> Path:
-    """Write the state dict of a whole network, with its variant and labels, into a folder.
+    """Write the state dict of a whole network, with what its names do not tell, into a folder.
 
     Returns:
         The path of the file.
@@ -168,6 +172,7 @@ def save_resnet(
         checkpoint,
         source="a network in memory",
         variants=(variant,),
+        non_local=() if non_local is None else (non_local,),
         labels=labels,
         preprocessing=preprocessing,
     )
@@ -195,6 +200,7 @@ def write_resnet(checkpoint: ResNetCheckpoint, path: Path) -> str:
         checkpoint.sha256,
         checkpoint.labels,
         variant=variant,
+        non_local=checkpoint.non_local[0] if len(checkpoint.non_local) == 1 else "",
         preprocessing=checkpoint.preprocessing,
     )
     data = save(checkpoint.state_dict, noted.encoded())

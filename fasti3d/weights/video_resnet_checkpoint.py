@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fasti3d.utils.files import write_atomically
 from fasti3d.video_resnet.reference import on_meta
-from fasti3d.weights.checkpoint import Source, contents_of, digest, problems_of, standard
+from fasti3d.weights.checkpoint import Source, classes_of, contents_of, digest, problems_of, standard
 from fasti3d.weights.errors import WeightsError
 from fasti3d.weights.labels import KINETICS_400_LABELS
 from fasti3d.weights.metadata import Metadata, parse_metadata
@@ -57,7 +57,7 @@ def read_video_resnet(source: Source) -> VideoResNetCheckpoint:
         for key in [key for key in tensors if key.endswith(".running_var")]:
             counter = key.replace("running_var", "num_batches_tracked")
             tensors.setdefault(counter, torch.zeros((), dtype=torch.int64))
-        classes = len(tensors[_CLASSIFIER])
+        classes = classes_of(_CLASSIFIER, tensors[_CLASSIFIER], noted.labels if noted else None)
         if problems := problems_of(on_meta(network, classes).state_dict(), tensors):
             raise WeightsError(f"it has names of torchvision's {network}, but is not complete: {problems}")
         state_dict = {key: standard(key, tensor) for key, tensor in tensors.items()}

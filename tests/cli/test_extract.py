@@ -123,11 +123,11 @@ def test_other_features_are_refused_until_overwritten(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--stack", "8"], "--stack"),
+        (["--stack", "8"], "stack must be at least 9 frames"),
         (["--mode", "sparse"], "mode must be one of windows, dense, got 'sparse'"),
         (["--mode", "dense", "--stack", "16"], "stack is of windows, and mode dense has none"),
         (["--step", "0"], "step must be at least 1 frame, got 0"),
-        (["--crops", "2"], "crops must be 1, 5 or 10, got 2"),
+        (["--crops", "2"], "crops must be one of 1, 3, 5, 10, got 2"),
         (["--features", "pool"], "features must be one of pooled, map, Conv3d_1a_7x7"),
         (["--format", "h5"], "format must be one of npy, npz, safetensors"),
         (["--tail", "keep"], "tail must be one of drop, pad, loop"),

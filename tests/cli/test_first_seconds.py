@@ -28,6 +28,7 @@ WRONG = (
     "classify",
     "classify {video} --colour",
     "classify {video} --window 8",
+    "classify {video} --network r50",
     "classify {video} --window ten",
     "classify {video} --fps 0",
     "classify {video} --device tpu",
@@ -88,6 +89,7 @@ WRONG = (
     "extract {video} -o x --mode sparse",
     "extract {video} -o x --features pool",
     "extract {video} -o x --stack 8",
+    "extract {video} -o x --network i3d-r50",
     "extract {video} -o x --step 0",
     "extract {video} -o x --crops 2",
     "extract {video} -o x --format h5",
@@ -132,6 +134,7 @@ WRONG = (
     "fvd a b --plot x.gif",
     "plan --shape a,b",
     "plan --dtype int8",
+    "plan --network i3d-r50",
     "tune --dtype float64",
     "doctor --colour",
 )

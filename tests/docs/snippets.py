@@ -30,6 +30,7 @@ NARROW: dict[str, network.Conv | network.Pool | network.Mixed] = {
     else part
     for name, part in network.TRUNK.items()
 }
+RESNET_WIDTHS = (8, 8, 16, 16)
 _INCLUDED = re.compile(r'^--8<-- "(?P<file>.*):(?P<section>\w+)"$', re.MULTILINE)
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
@@ -117,5 +118,6 @@ def make_files(folder: Path) -> None:
             write(folder / "my_videos" / name / f"{video}.mp4", video_bytes(16, label, suffix=".mp4"))
     for name, channels in (("flow_imagenet.pt", 2), ("rgb_imagenet.pt", 3)):
         torch.save(_random_weights(channels), folder / name)
+    torch.save(fasti3d.I3DResNet("caffe2-32x2").state_dict(), folder / "i3d_r50_kinetics.pth")
     (folder / "model").mkdir()
     torch.save(fasti3d.compat.I3D(400).state_dict(), folder / "model" / "model_rgb.pth")

@@ -33,7 +33,7 @@ def test_section_of(verb: str) -> None:
 
 def test_defaults_and_what_is_required() -> None:
     classify, finetune = _section("classify"), _section("finetune")
-    assert "`--window <int>`\n:   Frames in a window, at least 9, with flow 10. Default: 64.\n" in classify
+    assert "`--top <int>`\n:   Classes to print. Default: 5.\n" in classify
     assert "Required." in finetune.partition("`--dataset NAME`")[2].partition("\n`")[0]
     assert "Default: 5000.\n" in finetune
 

@@ -15,6 +15,7 @@ from snippets import (
     DOCS,
     NARROW,
     PAGES,
+    RESNET_WIDTHS,
     ROOT,
     changed,
     commands_of,
@@ -26,6 +27,7 @@ from snippets import (
 from typer.testing import CliRunner
 
 from fasti3d.cli import app
+from fasti3d.resnet import reference as resnet
 from fasti3d.train import api
 from fasti3d.train.data import clips
 from fasti3d.train.evaluation import scoring
@@ -38,6 +40,7 @@ TUTORIALS = {
         "features/clip_rgb.npy",
         "dense/clip.json",
         "anomaly/clip_rgb.npy",
+        "resnet/clip.npy",
         "python/clip.json",
         "vf/clip.json",
     ],
@@ -58,6 +61,8 @@ def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with narrowed(NARROW), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "WIDTHS", RESNET_WIDTHS)
+        patch.setattr(resnet, "FEATURE_CHANNELS", RESNET_WIDTHS[-1] * resnet.EXPANSION)
         # Training sees 9 frames and not 64.
         patch.setattr(api, "TrainingClips", partial(clips.TrainingClips, frames=9))
         patch.setattr(scoring, "CLIP_FRAMES", 9)

@@ -258,7 +258,7 @@ def test_one_video_s_work_can_be_sent_elsewhere(wide: Path, tmp_path: Path) -> N
         ({"stack": 9, "streams": "flow"}, "stack must be at least 10 frames with flow"),
         ({"step": 0}, "step must be at least 1 frame, got 0"),
         ({"fps": 0.0}, "fps must be a positive number"),
-        ({"crops": 3}, "crops must be 1, 5 or 10, got 3"),
+        ({"crops": 4}, "crops must be one of 1, 3, 5, 10, got 4"),
         ({"streams": "depth"}, "streams must be one of rgb, flow, both, got 'depth'"),
         ({"features": "Mixed_6a"}, "features must be one of pooled, map, Conv3d_1a_7x7"),
         ({"tail": "keep"}, "tail must be one of drop, pad, loop, got 'keep'"),

@@ -119,7 +119,7 @@ def test_every_parameter_is_documented_offered_and_an_option() -> None:
     told = {"format": "file_format", "tvl1_params": "tvl1_preset"}
     assert [name for name in NAMES if told.get(name, name) not in options] == []
     for field in fields(ExtractionSettings):
-        if field.name not in ("fps", "tvl1_params"):
+        if field.name not in ("network", "tvl1_params"):
             assert options[told.get(field.name, field.name)] == field.default, field.name
 
 

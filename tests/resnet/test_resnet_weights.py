@@ -137,6 +137,9 @@ def test_damaged_and_foreign_weights(states):
         load_resnet(flat)
     with pytest.raises(WeightsError, match="no I3D-ResNet weights with a classifier in it"):
         load_resnet(fasti3d.I3D(3).state_dict())
+    for size in ((), (0, 160)):
+        with pytest.raises(WeightsError, match=r"its classifier fc.weight has shape .*, not \(classes"):
+            load_resnet(state | {"fc.weight": torch.zeros(size)})
     with pytest.raises(WeightsError, match="infinite or NaN"):
         load_resnet(state | {"fc.bias": state["fc.bias"] / 0})
 
@@ -154,6 +157,9 @@ def test_saved_networks_say_their_variant(states, tmp_path):
     )
     with pytest.raises(WeightsError, match="'caffe2-8x8' where they are of 'mmaction2-32x2'"):
         fasti3d.I3DResNet.from_pretrained(path, "caffe2-8x8")
+    dotted = states("pytorchvideo-8x8", "dot_product")  # names fit embedded_gaussian as well
+    fasti3d.I3DResNet("pytorchvideo-8x8", 50, "dot_product", weights=dotted).save_pretrained(tmp_path)
+    assert fasti3d.I3DResNet.from_pretrained(tmp_path / "model.safetensors").non_local == "dot_product"
 
 
 def test_what_a_file_cannot_tell_is_asked_for(states):
