@@ -1,5 +1,8 @@
 // The rows of TV-L1: AVX-512.
 #if defined(__x86_64__)
+// GCC 12 warns of its own intrinsics' undefined operands (GCC PR 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 #endif
 

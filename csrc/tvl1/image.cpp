@@ -85,8 +85,8 @@ void Sampled::build(const Rows& rows, const Params& params, const Level& level,
   };
   for (int64_t y = band.begin; y < band.end; ++y) {
     rows.gradient({level.row(std::max<int64_t>(y - 1, 0)), level.row(y),
-                   level.row(std::min(y + 1, last)), planes.row(y), planes.stride,
-                   level.size.width, params.cuda_form});
+                   level.row(std::min(y + 1, last)), planes.row(y), planes.stride, level.size.width,
+                   params.cuda_form});
     for (int64_t i = 1; i <= kBorder; ++i) {
       if (y == 0) border(-i, 0);
       if (y == last) border(last + i, last);

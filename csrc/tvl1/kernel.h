@@ -63,13 +63,13 @@ void gradient_row(const GradientRow& a) {
   }
 }
 
-// Vectors of a row that are warped together, step by step: each step has much to do at a time, and a
-// branch that goes another way than expected costs the work of its step alone.
+// Vectors of a row that are warped together, step by step: each step has much to do at a time, and
+// a branch that goes another way than expected costs the work of its step alone.
 constexpr int kSpan = 128 / kLanes;
 
 // Where pixels are sampled along one axis: the second tap, clamped to where the border still has
-// it, less the pixel's own place for an axis along which the pixels lie; and the weights of all four
-// taps.
+// it, less the pixel's own place for an axis along which the pixels lie; and the weights of all
+// four taps.
 struct Places {
   Whole second[kSpan];
   Vector weights[4][kSpan];
@@ -193,7 +193,8 @@ double iterate_row(const IterateRow& a) {
       Vector squares = change[0] * change[0] + change[1] * change[1];
       if constexpr (kGamma) squares = squares + change[2] * change[2];
       if (!whole) {
-        squares = count_lanes() < broadcast<Whole>(static_cast<int32_t>(width - x)) ? squares : Vector{};
+        squares =
+            count_lanes() < broadcast<Whole>(static_cast<int32_t>(width - x)) ? squares : Vector{};
       }
       error[part] += squares;
     }

@@ -27,49 +27,64 @@ inline void sort5(Vector* v) {
   order(v[1], v[2]);
 }
 
-// The columns of a window of kSide rows around every pixel, sorted, kSide / 2 pixels more to the
-// left and at least as many to the right.
+// Pixels of a row whose columns are sorted before their medians are found: they stay in the L1
+// cache.
+constexpr int64_t kMedians = 256;
+// Before the first of them there is room for a vector, and for one after the last.
+using Sorted = float[kMedians + 2 * kLanes];
+
+// The columns of the window around each of `count` pixels from `begin` on, and of a vector more on
+// both sides.
 template <int kSide, class Sort>
-inline void sort_columns(const MedianRow& a, Sort sort) {
-  for (int64_t x = -kLanes; x < a.width + kLanes; x += kLanes) {
+inline void sort_columns(const MedianRow& a, int64_t begin, int64_t count, Sorted (&sorted)[kSide],
+                         Sort sort) {
+  for (int64_t x = -kLanes; x < count + kLanes; x += kLanes) {
     Vector v[kSide];
 #pragma GCC unroll 5
-    for (int i = 0; i < kSide; ++i) v[i] = load(a.rows[i] + x);
+    for (int i = 0; i < kSide; ++i) v[i] = load(a.rows[i] + begin + x);
     sort(v);
 #pragma GCC unroll 5
-    for (int i = 0; i < kSide; ++i) store(a.sorted[i] + x, v[i]);
+    for (int i = 0; i < kSide; ++i) store(sorted[i] + kLanes + x, v[i]);
   }
 }
 
 void median3_row(const MedianRow& a) {
-  sort_columns<3>(a, sort3);
-  for (int64_t x = 0; x < a.width; x += kLanes) {
-    // Of the minima, medians and maxima of three columns, one value each can be the median.
-    Vector diagonal[3];
+  alignas(64) Sorted sorted[3];
+  for (int64_t begin = 0; begin < a.width; begin += kMedians) {
+    const int64_t count = a.width - begin < kMedians ? a.width - begin : kMedians;
+    sort_columns<3>(a, begin, count, sorted, sort3);
+    for (int64_t x = 0; x < count; x += kLanes) {
+      // Of the minima, medians and maxima of three columns, one value each can be the median.
+      Vector diagonal[3];
 #pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) {
-      Vector w[3];
+      for (int i = 0; i < 3; ++i) {
+        Vector w[3];
 #pragma GCC unroll 3
-      for (int j = 0; j < 3; ++j) w[j] = load(a.sorted[i] + x + j - 1);
-      sort3(w);
-      diagonal[i] = w[2 - i];
+        for (int j = 0; j < 3; ++j) w[j] = load(sorted[i] + kLanes + x + j - 1);
+        sort3(w);
+        diagonal[i] = w[2 - i];
+      }
+      sort3(diagonal);
+      store(a.out + begin + x, diagonal[1]);
     }
-    sort3(diagonal);
-    store(a.out + x, diagonal[1]);
   }
 }
 
 void median5_row(const MedianRow& a) {
-  sort_columns<5>(a, sort5);
-  for (int64_t x = 0; x < a.width; x += kLanes) {
-    Vector wire[25];
+  alignas(64) Sorted sorted[5];
+  for (int64_t begin = 0; begin < a.width; begin += kMedians) {
+    const int64_t count = a.width - begin < kMedians ? a.width - begin : kMedians;
+    sort_columns<5>(a, begin, count, sorted, sort5);
+    for (int64_t x = 0; x < count; x += kLanes) {
+      Vector wire[25];
 #pragma GCC unroll 5
-    for (int i = 0; i < 5; ++i) {
+      for (int i = 0; i < 5; ++i) {
 #pragma GCC unroll 5
-      for (int j = 0; j < 5; ++j) wire[5 * i + j] = load(a.sorted[i] + x + j - 2);
-    }
+        for (int j = 0; j < 5; ++j) wire[5 * i + j] = load(sorted[i] + kLanes + x + j - 2);
+      }
 #pragma GCC unroll 64
-    for (const auto& [low, high] : kNetwork) order(wire[low], wire[high]);
-    store(a.out + x, wire[kMedian]);
+      for (const auto& [low, high] : kNetwork) order(wire[low], wire[high]);
+      store(a.out + begin + x, wire[kMedian]);
+    }
   }
 }

@@ -60,7 +60,6 @@ struct WarpRow {
 
 struct MedianRow {
   const float* rows[5];  // the rows around, the middle one in the middle; 3 of them for a side of 3
-  float* sorted[5];      // working memory, one row each
   float* out;
   int64_t width;
 };

@@ -163,11 +163,12 @@ int32_t Solver::warp(Team& team, const Level& level0, const Sampled& sampled) {
   Progress progress{};
   team.run(count, [&](const Member& member) {
     const Share share(size_, member);
-    const Warp warp{size_,         params_.bicubic(),   level0.gray,     level0.stride,
+    const Warp warp{size_,          params_.bicubic(),  level0.gray,     level0.stride,
                     sampled.planes, state(set_, size_), planes_of_data()};
     // What the neighbors' sweeps read is warped before they begin.
     const int64_t first = share.begin > 0 ? std::min(share.begin + kMaxDepth, share.end) : 0;
-    const int64_t last = share.end < size_.height ? std::max(share.end - kMaxDepth, first) : share.end;
+    const int64_t last =
+        share.end < size_.height ? std::max(share.end - kMaxDepth, first) : share.end;
     for (int64_t y = share.begin; y < share.end; ++y) {
       if (y < first || y >= last) warp.run(rows_, y);
     }

@@ -9,7 +9,7 @@ Sweeper::Sweeper(const Params& params, const Rows& rows, int64_t width, int64_t 
       rows_(rows),
       components_(params.components()),
       in_flight_(depth + kTurn),
-      memory_(static_cast<size_t>((in_flight_ * 3 * components_ + 3 * components_ + 5) *
+      memory_(static_cast<size_t>((in_flight_ * 3 * components_ + 3 * components_) *
                                   row_stride(width))) {
   float* next = memory_.data() + kGuard;
   const auto take = [&](int64_t count) {
@@ -20,7 +20,6 @@ Sweeper::Sweeper(const Params& params, const Rows& rows, int64_t width, int64_t 
   rows_in_flight_ = take(in_flight_ * 3 * components_);
   zeros_ = take(2 * components_);
   smooth_ = take(components_);
-  sorted_ = take(5);
 }
 
 // Iteration i of a row needs the row as it is after iteration i - 1, which has finished with it
@@ -117,7 +116,6 @@ void Sweeper::take_median(const Sweep& sweep, int64_t y) {
       const int64_t row = std::clamp<int64_t>(y + i - side / 2, 0, sweep.size.height - 1);
       a.rows[i] = sweep.from.row(row, c);
     }
-    for (int64_t i = 0; i < side; ++i) a.sorted[i] = sorted_ + i * stride;
     a.out = smooth_ + c * stride;
     a.width = sweep.size.width;
     (side == 3 ? rows_.median3 : rows_.median5)(a);

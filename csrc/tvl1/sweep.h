@@ -74,7 +74,7 @@ class Sweeper {
   const Rows& rows_;
   const int64_t components_, in_flight_;
   std::vector<float> memory_;
-  float *rows_in_flight_, *zeros_, *smooth_, *sorted_;
+  float *rows_in_flight_, *zeros_, *smooth_;
 };
 
 }  // namespace fasti3d::tvl1
