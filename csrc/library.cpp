@@ -75,8 +75,8 @@ PyObject* direct_blocking(PyObject*, PyObject* arguments, PyObject* named) {
 
 PyObject* contents_of(PyObject*, PyObject* arguments) {
   fasti3d::Watched watched;
-  if (!PyArg_ParseTuple(arguments, "O!O!O!:contents_of", &PyList_Type, &watched.objects,
-                        &PyList_Type, &watched.dicts, &PyList_Type, &watched.namespaces)) {
+  if (!PyArg_ParseTuple(arguments, "O!O!:contents_of", &PyList_Type, &watched.objects, &PyList_Type,
+                        &watched.dicts)) {
     return nullptr;
   }
   return fasti3d::contents_of(watched);
@@ -85,9 +85,8 @@ PyObject* contents_of(PyObject*, PyObject* arguments) {
 PyObject* holds_contents(PyObject*, PyObject* arguments) {
   fasti3d::Watched watched;
   PyObject *kept, *addresses;
-  if (!PyArg_ParseTuple(arguments, "O!O!O!(OO):holds_contents", &PyList_Type, &watched.objects,
-                        &PyList_Type, &watched.dicts, &PyList_Type, &watched.namespaces, &kept,
-                        &addresses)) {
+  if (!PyArg_ParseTuple(arguments, "O!O!(OO):holds_contents", &PyList_Type, &watched.objects,
+                        &PyList_Type, &watched.dicts, &kept, &addresses)) {
     return nullptr;
   }
   const int held = fasti3d::holds_contents(watched, addresses);
@@ -116,7 +115,7 @@ PyMethodDef methods[] = {
      METH_VARARGS | METH_KEYWORDS,
      "How a float32 convolution of windows of one frame is cut (csrc/conv3d/direct_blocking.h)."},
     {"contents_of", contents_of, METH_VARARGS,
-     "What lists of objects, dicts and namespaces of classes hold, for holds_contents."},
+     "What lists of objects and dicts hold, for holds_contents."},
     {"holds_contents", holds_contents, METH_VARARGS,
      "Whether all is the very same as contents_of found it."},
     {"traces", traces, METH_VARARGS,

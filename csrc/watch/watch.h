@@ -8,13 +8,13 @@
 
 namespace fasti3d {
 
-// Lists of what to look at: objects, dicts, and namespaces of classes.
+// Lists of what to look at.
 struct Watched {
-  PyObject *objects, *dicts, *namespaces;
+  PyObject *objects, *dicts;
 };
 
-// The class and the __dict__ of each object, then the keys and values of each dict and namespace,
-// in their order: a list that keeps them, and their addresses. Null where Python has set an error.
+// The class and the __dict__ of each object, then the keys and values of each dict, in their
+// order: a list that keeps them, and their addresses. Null where Python has set an error.
 PyObject* contents_of(const Watched& watched);
 
 // Whether all of that is the very same as at those addresses; -1 where Python has set an error.

@@ -243,20 +243,18 @@ def test_a_part_s_name_in_the_class_shows_in_the_next_output(form: str, kept: I3
 def test_what_the_extension_refuses() -> None:
     core = extension.CORE
     with pytest.raises(TypeError, match="dicts must be a list of dicts"):
-        core.contents_of([], [{}, []], [])
+        core.contents_of([], [{}, []])
     with pytest.raises(AttributeError):
-        core.contents_of([], [], [3])
-    with pytest.raises(AttributeError):
-        core.contents_of([3], [], [])
+        core.contents_of([3], [])
     with pytest.raises(TypeError, match="must be list, not tuple"):
-        core.contents_of((), [], [])
+        core.contents_of((), [])
     held = {"a": 1}
-    contents = core.contents_of([], [held], [])
-    assert core.holds_contents([], [held], [], contents)
-    assert not core.holds_contents([], [held, held], [], contents)
-    assert not core.holds_contents([], [], [], contents)
-    assert not core.holds_contents([], [[]], [], contents)
+    contents = core.contents_of([], [held])
+    assert core.holds_contents([], [held], contents)
+    assert not core.holds_contents([], [held, held], contents)
+    assert not core.holds_contents([], [], contents)
+    assert not core.holds_contents([], [[]], contents)
     with pytest.raises(AttributeError):
-        core.holds_contents([], [held], [3], contents)
+        core.holds_contents([3], [held], contents)
     with pytest.raises(TypeError, match="expected bytes"):
-        core.holds_contents([], [held], [], ([], "text"))
+        core.holds_contents([], [held], ([], "text"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sized
+from gc import get_referents
 from itertools import chain
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
@@ -81,7 +82,8 @@ class Watch:
         held = [own[key] for own in self._owns for key in (_HELD if tensors else _HELD[-1:])]
         self._empty = [one for one in held if not one]
         self._values = [one.values() for one in held if one]  # views, which follow
-        self._dicts = [*self._owns, *held, *hooks]
+        # Of a class the dict behind its read-only view, which can be walked without a copy.
+        self._dicts = [*self._owns, *held, *hooks, *chain.from_iterable(map(get_referents, self._namespaces))]
         self._untouched: _Untouched | None = None
         there, classes, sizes, attributes, *others, _ = self._now()
         kept = [
@@ -136,7 +138,7 @@ class Watch:
         return (
             last is not None
             and extension.CORE is not None
-            and extension.CORE.holds_contents(self._modules, self._dicts, self._namespaces, last.contents)
+            and extension.CORE.holds_contents(self._modules, self._dicts, last.contents)
             and self._bases() == self._then[4]
             and last.inner == last.snapshots
             and self._at_root() == self._then[0]
@@ -147,7 +149,7 @@ class Watch:
             return None
         inner = [value for own in self._owns for key, value in own.items() if key not in _COMMON]
         inner = [value for value in inner if _snapshot(value) is not value]
-        contents = extension.CORE.contents_of(self._modules, self._dicts, self._namespaces)
+        contents = extension.CORE.contents_of(self._modules, self._dicts)
         return _Untouched(contents, inner, list(map(_snapshot, inner)))
 
 
