@@ -18,7 +18,7 @@
 # Without a second argument all but first, one after the other, as far as ten minutes go. TABLE names a table of
 # tuned configurations (a file of `tune`) that all parts are to use: TABLE=a.json benchmarks/gpu_check.sh out record
 #
-# Needs torch with CUDA, nvcc, ninja, pybind11, numpy, pytest and pytest-benchmark, no network; PYTHON chooses
+# Needs torch with CUDA, nvcc, ninja, numpy, pytest and pytest-benchmark, no network; PYTHON chooses
 # the interpreter. A part that fails, or is not done in its time, does not keep the next from running; a
 # benchmark that is cut short keeps the rows it has.
 # OUTDIR gets a log a part, the records of the benchmarks (.json) and their tables (.md). Exit status: 0 if all

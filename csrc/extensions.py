@@ -179,11 +179,11 @@ def cuda_extensions(package: str) -> list:
 
     architectures = os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_architectures()
 
-    def of(name: str, sources: list[str], *flags: str) -> CUDAExtension:
+    def of(name: str, kernels: list[str], *flags: str) -> CUDAExtension:
         nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", *flags]
         return CUDAExtension(
             f"{package}.{name}",
-            sources,
+            [*kernels, "csrc/common/older_libraries.cpp"],
             extra_compile_args={"cxx": HOST, "nvcc": nvcc_flags},
             **options(define_macros=[("USE_CUDA", None)]),
         )

@@ -3,8 +3,8 @@
     python requirements/lock.py [--upgrade]
 
 For every Python and platform at once. torch and Triton are left out: which build of them is wanted depends on
-the machine. Needs uv. --upgrade takes the newest releases that pyproject.toml admits; without it what is pinned
-stays as far as it can.
+the machine. Needs uv. --upgrade takes the newest releases that pyproject.toml admits; without it, what is
+pinned stays as far as it can.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +23,7 @@ from compiling import compiled
 from fasti3d.runtime import extension
 
 ROOT = Path(__file__).resolve().parent.parent
-# As in setup.py: compile against the stable ABI of torch 2.11.
+# As in csrc/extensions.py: compile against the stable ABI of torch 2.11.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # Ampere and Hopper; all with FASTI3D_SLOW=1. ptxas allocates registers differently on each.
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120") if os.environ.get("FASTI3D_SLOW") else ("80", "90")
@@ -67,6 +69,8 @@ def test_vector_instructions_stay_where_they_are_chosen_at_run_time(library: str
 def test_links_against_the_stable_abi_only(library: str) -> None:
     undefined = [line.split()[-1] for line in _tool("nm", "-D", "--undefined-only", library).splitlines()]
     assert any(symbol.startswith("aoti_torch_") for symbol in undefined)
+    # Without a version: what torch's libraries happened to export, of the C++ library's.
+    assert [s for s in undefined if s.startswith(("_ZN", "_ZSt")) if "@" not in s] == []
     # Itanium names of what lives in at::, c10:: and torch::, which change with torch's releases.
     assert [s for s in undefined if re.match(r"_Z\w*?(2at|3c10|5torch)[0-9NE]", s)] == []
 
@@ -226,9 +230,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / "setup.py").exists():
         pytest.skip("no sources beside the tests")
     copy = tmp_path_factory.mktemp("tree") / "fasti3d"
-    unwanted = shutil.ignore_patterns(
-        ".*", "build", "dist", "demo", "data", "*.egg-info", "__pycache__", "*.so"
-    )
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "__pycache__", "*.so")
     shutil.copytree(ROOT, copy, ignore=unwanted)
     return copy
 
@@ -253,13 +255,72 @@ def test_source_archive_holds_what_the_build_reads(tree: Path) -> None:
     needed = {str(p.relative_to(tree)) for p in tree.glob("csrc/**/*") if p.is_file()}
     needed |= {str(p.relative_to(tree)) for p in tree.glob("fasti3d/**/*.py")}
     needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile"}
-    needed |= {"hubconf.py", "SECURITY.md", "CITATION.cff"}
+    needed |= {"hubconf.py", "SECURITY.md", "CITATION.cff", "requirements/build.txt", "wheels/build.py"}
     assert needed <= names
 
 
-def test_pure_python_wheel_works(tree: Path, tmp_path: Path) -> None:
-    wheel = _archive(tree, "wheel")
-    assert wheel.name.endswith("-py3-none-any.whl")
+@pytest.fixture(scope="module")
+def pure(tree: Path) -> Path:
+    """The wheel of a machine without a compiler."""
+    return _archive(tree, "wheel")
+
+
+def test_a_wheel_is_looked_into(pure: Path, tmp_path: Path) -> None:
+    """As all are that `make wheel` makes, of which this one needs no compiler."""
+    check = runpy.run_path(str(ROOT / "wheels" / "check.py"))
+    check["pure"](pure)
+
+    def changed(name: str, change: Callable[[str, bytes], dict[str, bytes]]) -> Path:
+        """The wheel with other files in the place of each."""
+        with zipfile.ZipFile(pure) as old, zipfile.ZipFile(tmp_path / name, "w") as new:
+            for file in old.namelist():
+                for other, content in change(file, old.read(file)).items():
+                    new.writestr(other, content)
+        return tmp_path / name
+
+    def without(lacking: str) -> Callable[[str, bytes], dict[str, bytes]]:
+        return lambda file, content: {} if file.endswith(lacking) else {file: content}
+
+    def beside(more: str) -> Callable[[str, bytes], dict[str, bytes]]:
+        return lambda file, content: {file: content} | ({more: b""} if file == "fasti3d/i3d.py" else {})
+
+    def metadata(old: bytes, new: bytes) -> Callable[[str, bytes], dict[str, bytes]]:
+        return lambda file, content: {
+            file: content.replace(old, new) if file.endswith("METADATA") else content
+        }
+
+    for fault, change in {
+        r"lacks \['fasti3d/py.typed'\]": without("py.typed"),
+        r"lacks \['fasti3d/weights/kinetics400_labels.txt'\]": without("labels.txt"),
+        "has no LICENSE": without("LICENSE"),
+        r"has \['tests/test_i3d.py'\] besides": beside("tests/test_i3d.py"),
+        r"has \['fasti3d.libs/libtorch_cpu.so'\] besides": beside("fasti3d.libs/libtorch_cpu.so"),
+        "wants Python >=3.9": metadata(b"Requires-Python: >=3.10", b"Requires-Python: >=3.9"),
+        "does not require torch": metadata(b"torch<3,>=2.11", b"torch"),
+    }.items():
+        with pytest.raises(SystemExit, match=fault):
+            check["pure"](changed(pure.name, change))
+    with pytest.raises(SystemExit, match=r"lacks \['fasti3d/_C.abi3.so'\]"):
+        check["cpu"](pure)
+    compiled = changed(pure.name, beside("fasti3d/_C.abi3.so"))
+    for tags, portable in {
+        "cp310-abi3-manylinux_2_28_x86_64": True,
+        "cp310-abi3-manylinux_2_26_aarch64": True,
+        "cp310-abi3-manylinux_2_34_x86_64": False,
+        "cp311-cp311-manylinux_2_28_x86_64": False,
+        "cp310-abi3-linux_x86_64": False,
+    }.items():
+        tagged = compiled.with_name(compiled.name.replace("py3-none-any", tags))
+        shutil.copy(compiled, tagged)
+        if portable:
+            check["cpu"](tagged)
+        else:
+            with pytest.raises(SystemExit, match="is not for every Python"):
+                check["cpu"](tagged)
+
+
+def test_pure_python_wheel_works(pure: Path, tmp_path: Path) -> None:
+    wheel = pure
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     script = (

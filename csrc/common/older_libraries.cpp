@@ -22,4 +22,14 @@ template class basic_stringstream<char>;
 
 }  // namespace std
 
+#if defined(USE_CUDA) && defined(__x86_64__)
+// By which torch's headers look for what a torch may lack; a newer glibc has it under a new version
+// too.
+__asm__(".symver fasti3d_dlsym, dlsym@GLIBC_2.2.5");
+extern "C" void* fasti3d_dlsym(void* library, const char* name);
+extern "C" __attribute__((visibility("hidden"))) void* dlsym(void* library, const char* name) {
+  return fasti3d_dlsym(library, name);
+}
+#endif
+
 #endif

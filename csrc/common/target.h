@@ -19,11 +19,15 @@
 #if defined(__clang__)
 #define FASTI3D_TARGET_BEGIN(isa) \
   FASTI3D_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define FASTI3D_TARGET_512_BEGIN(isa) FASTI3D_TARGET_BEGIN(isa)
 #define FASTI3D_TARGET_END FASTI3D_PRAGMA(clang attribute pop)
 #define FASTI3D_NO_CONTRACTION FASTI3D_PRAGMA(clang fp contract(off))
 #define FASTI3D_NO_SCHEDULING
 #else
 #define FASTI3D_TARGET_BEGIN(isa) FASTI3D_PRAGMA(GCC push_options) FASTI3D_PRAGMA(GCC target(isa))
+// For loops that it vectorizes by itself, in which GCC prefers vectors of half that size.
+#define FASTI3D_TARGET_512_BEGIN(isa) \
+  FASTI3D_PRAGMA(GCC push_options) FASTI3D_PRAGMA(GCC target(isa, "prefer-vector-width=512"))
 #define FASTI3D_TARGET_END FASTI3D_PRAGMA(GCC pop_options)
 #define FASTI3D_NO_CONTRACTION FASTI3D_PRAGMA(GCC optimize("fp-contract=off"))
 #define FASTI3D_NO_SCHEDULING FASTI3D_PRAGMA(GCC optimize("no-schedule-insns"))

@@ -3,7 +3,7 @@
 #include "grad_weight.h"
 
 #if defined(__x86_64__)
-FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
+FASTI3D_TARGET_512_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace fasti3d::avx512::grad_weight {
 constexpr int kLanes = 16, kRows = 8, kOddRows = 7;
 #include "kernel.h"

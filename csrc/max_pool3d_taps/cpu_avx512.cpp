@@ -5,7 +5,7 @@
 #include "taps.h"
 
 #if defined(__x86_64__)
-FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+FASTI3D_TARGET_512_BEGIN("avx512f,avx512bw,avx512dq,avx512vl")
 namespace fasti3d::avx512 {
 constexpr int kLanes = 16;
 #include "../common/lanes.h"

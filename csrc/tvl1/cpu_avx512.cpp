@@ -11,7 +11,7 @@
 #include "rows.h"
 
 #if defined(__x86_64__)
-FASTI3D_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+FASTI3D_TARGET_512_BEGIN("avx512f,avx512bw,avx512dq,avx512vl")
 FASTI3D_NO_CONTRACTION
 namespace fasti3d::tvl1::avx512 {
 constexpr int kLanes = 16;

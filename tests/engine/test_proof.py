@@ -18,6 +18,7 @@ import torch
 from test_graphs import HALF, Machine, clip, double
 from typer.testing import CliRunner
 
+import fasti3d
 from fasti3d import proving as cases
 from fasti3d.cli import app
 from fasti3d.engine import cuda_graphs
@@ -227,6 +228,7 @@ for line in sys.stdin:
 def test_verdicts_are_of_one_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the sources in Python, and of the libraries that nvcc made."""
     monkeypatch.setattr(guard, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(fasti3d, "__path__", [str(tmp_path)])
     (tmp_path / "ops").mkdir()
     found = {guard._kernels.__wrapped__()}
     for name in ("ops/a.py", "_C_cuda.so"):
