@@ -57,9 +57,10 @@ def plan(
     """Print the steps of an eval-mode forward pass: arithmetic, memory traffic, and memory needed.
 
     Nothing is run. Another network is planned as fasti3d.fuse runs it. Convolutions are direct, or F(4,2,2):
-    minimal filters with tiles of 4x2x2 outputs along time, height and width. The last columns are the least
-    time that a step can take on a GPU in half precision, by its published peaks of arithmetic and of memory;
-    no program reaches them everywhere.
+    minimal filters with tiles of 4x2x2 outputs along time, height and width. On a GPU, direct/slab is
+    whichever of two kernels is measured to be the faster. The last columns are the least time that a step can
+    take on a GPU in half precision, by its published peaks of arithmetic and of memory; no program reaches
+    them everywhere.
     """
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"must be one of {', '.join(_DTYPES)}, got {dtype!r}", param_hint="--dtype")

@@ -34,7 +34,8 @@ class StepReport:
         values: read and written by its kernels, weights included: each kernel its input and its
             output once, but not what stays in the cache between two of them.
         forms: of its convolutions, each once: ``direct``, or ``F(4,2,2)`` for minimal filters with tiles
-            of 4x2x2 outputs along t, h and w.
+            of 4x2x2 outputs along t, h and w; ``direct/slab`` where a table of ``fasti3d tune``, or a race at
+            first use, decides between a direct form and slabs.
     """
 
     name: str

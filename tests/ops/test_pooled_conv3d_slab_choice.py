@@ -280,7 +280,7 @@ def test_the_plan_of_the_network_pools_over_slabs(on_hopper: None, narrow: None)
     _, steps = plan.schedule(frozenset({"Logits"}))
     joined = [step for step in steps if isinstance(step.node, PoolConv)]
     assert [isinstance(step.convs[0], PoolSlabConv3d) for step in joined] == [True] * 9
-    assert joined[0].convs[0].form == "direct or slab"
+    assert joined[0].convs[0].form == "direct/slab"
     less = TritonConv3d.nbytes.fget(joined[0].convs[0])  # type: ignore[attr-defined]
     assert joined[0].convs[0].nbytes == less + joined[0].convs[0].slab_weight.nbytes
 

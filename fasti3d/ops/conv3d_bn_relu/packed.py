@@ -343,7 +343,7 @@ class SlabConv3d(TritonConv3d):
 
     @property
     def form(self) -> str:
-        return "direct or slab"
+        return "direct/slab"
 
     @property
     def nbytes(self) -> int:

@@ -41,7 +41,7 @@ class PoolSlabConv3d(TritonConv3d):
 
     @property
     def form(self) -> str:
-        return "direct or slab"
+        return "direct/slab"
 
     @property
     def nbytes(self) -> int:
