@@ -111,6 +111,7 @@ struct Problem {
               bias.size(0) == panels() * kPanel,
           "bias must be float32 with ", panels() * kPanel, " values (whole panels of 16)");
     check_written(out, {{"x", x}, {"packed", packed}, {"bias", bias}});
+    if (is_bytes) check_written(out, {{"bytes", *bytes}});
     if (residual) add(*residual, out);
   }
 

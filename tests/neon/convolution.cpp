@@ -99,7 +99,7 @@ struct Problem {
     const auto packed = to<Tensor>(
         host::call("conv3d_pack", 1, weights(), x.type, std::vector<Tensor>(), false)[0]);
     host::call("conv3d_packed_", 0, x.tensor, packed, vector_of(bias), kernel, stride, Padding(),
-               relu, out.tensor, start, addend());
+               relu, out.tensor, start, addend(), std::optional<Tensor>());
     check("direct conv3d", limit);
   }
 
@@ -116,7 +116,7 @@ struct Problem {
     const auto packed =
         to<Tensor>(host::call("conv3d_pack", 1, weights(), packed_type, filters, false)[0]);
     host::call("conv3d_winograd_", 0, x.tensor, packed, vector_of(bias), inputs, sums, kernel,
-               stride, Padding(), relu, out.tensor, start, addend());
+               stride, Padding(), relu, out.tensor, start, addend(), std::optional<Tensor>());
     check("Winograd conv3d", limit);
   }
 };

@@ -137,7 +137,7 @@ def test_hooks_run_and_weights_are_followed():
 
 
 def _edit_theta(block):
-    block.theta.weight.mul_(2)
+    block.theta.weight.mul_(50)
 
 
 def _edit_norm(block):
@@ -224,7 +224,7 @@ def test_a_batch_is_its_clips():
             assert torch.equal(model.extract_features(x[i : i + 1])[0], both[i])
 
 
-def test_is_one_operator_in_a_graph():
+def test_is_one_operator_in_a_graph(short):
     model = make("caffe2-8x8", "embedded_gaussian")
     x = clip(model)
     with torch.no_grad():
@@ -235,7 +235,7 @@ def test_is_one_operator_in_a_graph():
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_bytes_in_a_graph_are_normalized_as_outside_of_it():
+def test_bytes_in_a_graph_are_normalized_as_outside_of_it(short):
     model = make("mmaction2-32x2")
     frames = torch.randint(
         0, 256, (1, 3, 16, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4)
@@ -253,7 +253,7 @@ def _arguments(model, x):
     return x, code.tensors, code.numbers, code.floats, [names["Logits"]], [0], torch.float32
 
 
-def test_the_operator_keeps_its_contract():
+def test_the_operator_keeps_its_contract(short):
     model = make("mmaction2-32x2", "dot_product")
     model.requires_grad_(False)
     x = clip(model, 32)
@@ -267,7 +267,7 @@ def test_the_operator_keeps_its_contract():
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_pass_through_the_operator():
+def test_gradients_pass_through_the_operator(short):
     model = make("mmaction2-32x2", "embedded_gaussian")
     model.requires_grad_(False)
     x = clip(model, 32).requires_grad_()
