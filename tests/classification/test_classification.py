@@ -26,6 +26,7 @@ from fasti3d.flow import stream
 from fasti3d.flow.params import TVL1Params
 from fasti3d.models import load_model
 from fasti3d.utils import prefetch
+from fasti3d.video.windows import covering_windows
 
 
 class Brightness(fasti3d.I3D):
@@ -163,8 +164,8 @@ def test_a_network_is_loaded_while_the_video_is_read(
             made.append(window.index)
             yield window
 
-    cut = video.windows
-    monkeypatch.setattr(video, "windows", windows)
+    cut = covering_windows
+    monkeypatch.setattr("fasti3d.classification.classify.covering_windows", windows)
 
     def load() -> Brightness:
         until(lambda: made == [0, 1])

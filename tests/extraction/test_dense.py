@@ -285,7 +285,7 @@ def test_few_frames_are_held_however_long_the_video_is(
             yield video.Frame(read, read / 25, image)
             read += 1
 
-    monkeypatch.setattr("fasti3d.extraction.reading.read_frames", frames)
+    monkeypatch.setattr("fasti3d.extraction.reading.read_sized", frames)
     monkeypatch.setattr(dense_features, "count_frames", lambda *arguments, **options: 10**6)
     held: list[weakref.ref[Tensor]] = []
 

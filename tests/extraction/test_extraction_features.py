@@ -263,7 +263,7 @@ def test_one_video_s_work_can_be_sent_elsewhere(wide: Path, tmp_path: Path) -> N
         ({"features": "Mixed_6a"}, "features must be one of pooled, map, Conv3d_1a_7x7"),
         ({"tail": "keep"}, "tail must be one of drop, pad, loop, got 'keep'"),
         ({"format": "h5"}, "format must be one of npy, npz, safetensors, got 'h5'"),
-        ({"layout": "theirs"}, "layout must be one of default, video_features, got 'theirs'"),
+        ({"layout": "theirs"}, "layout must be one of default, video_features, anomaly, got 'theirs'"),
         ({"layout": "video_features", "format": "npz"}, "format must be npy for the layout video_features"),
         ({"streams": "flow", "flow_preset": "mediapipe", "crops": 5}, "squashes whole frames"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
