@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fasti3d.engine.blocks import Blocks
 from fasti3d.engine.cuda_graphs import Graphs
 from fasti3d.engine.graph import (
     Add,
@@ -161,6 +162,7 @@ class Plan:
         self.graphs = Graphs() if self._convs and on_gpu and own else None
         self._schedules: dict[frozenset[str], tuple[Graph, list[Step]]] = {}
         self._layouts: OrderedDict[tuple[tuple[int, ...], frozenset[str], bool], Layout] = OrderedDict()
+        self._blocks = Blocks()
         self._compiled: set[Hashable] = set()
         self._lock = threading.Lock()
         if device.type == "cuda":
@@ -197,8 +199,9 @@ class Plan:
         self, x: Tensor, layout: Layout, wanted: set[str], dtype: torch.dtype, lanes: Lanes = ONE_LANE
     ) -> dict[str, Tensor]:
         """The wanted outputs of what the first step of a layout reads."""
-        block = torch.empty(layout.nbytes, dtype=torch.uint8, device=x.device).view(self.dtype)
-        found = layout.run({self.graph.input: x}, block, lambda y: y.to(dtype, copy=True), lanes=lanes)
+        with self._blocks.lend(layout.nbytes, x) as block:
+            maps = {self.graph.input: x}
+            found = layout.run(maps, block.view(self.dtype), lambda y: y.to(dtype, copy=True), lanes=lanes)
         return {name: found[name] for name in self.graph.names if name in wanted}
 
     def layout(
