@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../common/clip.h"
 
@@ -62,6 +63,9 @@ struct TileArgs {
   float* sums = nullptr;
   bool continued = false, unfinished = false;
   int64_t length = 0;
+  // Of pairs: whether the last of a run is one value, and what lies after it is another pixel's,
+  // which has no part even where it is not finite.
+  bool odd = false;
 };
 
 // The kernels of one instruction set and one type of clips and weights.
@@ -111,15 +115,46 @@ inline int64_t padded_width(const Axis& w) {
   return std::max((w.out - 1) * w.stride + w.kernel, w.front + w.in);
 }
 
+// Pixels of three channels, of which each lies by itself. Compilers do not vectorize this.
+template <class T, class V>
+void interleave(const T* red, const T* green, const T* blue, int64_t count, V* target) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<V, float>) {
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+    const auto load = [](const float* p) { return *reinterpret_cast<const Four*>(p); };
+    for (; i + 4 <= count; i += 4) {
+      const Four r = load(red + i), g = load(green + i), b = load(blue + i);
+      Four* const out = reinterpret_cast<Four*>(target + 3 * i);
+      out[0] = __builtin_shufflevector(__builtin_shufflevector(r, g, 0, 4, 1, 5),
+                                       __builtin_shufflevector(b, r, 0, 0, 5, 5), 0, 1, 4, 6);
+      out[1] = __builtin_shufflevector(__builtin_shufflevector(g, b, 1, 1, 5, 5),
+                                       __builtin_shufflevector(r, g, 2, 2, 6, 6), 0, 2, 4, 6);
+      out[2] = __builtin_shufflevector(__builtin_shufflevector(b, r, 2, 2, 7, 7),
+                                       __builtin_shufflevector(g, b, 3, 3, 7, 7), 0, 2, 4, 6);
+    }
+  }
+  for (; i < count; ++i) {
+    target[3 * i] = red[i];
+    target[3 * i + 1] = green[i];
+    target[3 * i + 2] = blue[i];
+  }
+}
+
 // `count` columns of a row of x from `begin` on, channels-last, and zeros for those outside.
 template <class T, class V>
 void copy_row(const T* source, const ClipView& in, int64_t begin, int64_t count, V* target) {
   const int64_t first = std::clamp<int64_t>(-begin, 0, count);
   const int64_t last = std::clamp<int64_t>(in.w - begin, first, count);
   std::fill_n(target, first * in.c, V(0.0f));
-  for (int64_t c = 0; c < in.c; ++c) {
-    const T* const channel = source + begin * in.stride_w + c * in.stride_c;
-    for (int64_t i = first; i < last; ++i) target[i * in.c + c] = channel[i * in.stride_w];
+  const T* const from = source + begin * in.stride_w;
+  if (in.stride_w == 1 && in.c == 3) {
+    const T* const red = from + first;
+    interleave(red, red + in.stride_c, red + 2 * in.stride_c, last - first, target + 3 * first);
+  } else {
+    for (int64_t c = 0; c < in.c; ++c) {
+      const T* const channel = from + c * in.stride_c;
+      for (int64_t i = first; i < last; ++i) target[i * in.c + c] = channel[i * in.stride_w];
+    }
   }
   std::fill(target + last * in.c, target + count * in.c, V(0.0f));
 }

@@ -47,23 +47,26 @@ void run_tile(const TileArgs& args) {
   }
   const Bfloat* weights = static_cast<const Bfloat*>(args.weights);
   const void* const* taps = args.taps;
-  for (int64_t tap = 0; tap < args.count; ++tap, taps += kRows) {
-    for (int64_t k = 0; k < args.run; k += 2, weights += 2 * kPanel) {
-      __m512bh w[kPanels];
+  const auto add_pair = [&](int64_t k, int32_t values) __attribute__((always_inline)) {
+    __m512bh w[kPanels];
 #pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-        w[p] = (__m512bh)_mm512_loadu_si512(weights + p * args.panel_stride);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        int32_t pair;
-        __builtin_memcpy(&pair, static_cast<const Bfloat*>(taps[r]) + args.offset + k,
-                         sizeof(pair));
-        const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 2
-        for (int p = 0; p < kPanels; ++p) sum[r][p] = _mm512_dpbf16_ps(sum[r][p], a, w[p]);
-      }
+    for (int p = 0; p < kPanels; ++p) {
+      w[p] = (__m512bh)_mm512_loadu_si512(weights + p * args.panel_stride);
     }
+    weights += 2 * kPanel;
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      int32_t pair;
+      __builtin_memcpy(&pair, static_cast<const Bfloat*>(taps[r]) + args.offset + k, sizeof(pair));
+      const __m512bh a = (__m512bh)_mm512_set1_epi32(pair & values);
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) sum[r][p] = _mm512_dpbf16_ps(sum[r][p], a, w[p]);
+    }
+  };
+  const int64_t pairs_end = args.run - (args.odd ? 2 : 0);
+  for (int64_t tap = 0; tap < args.count; ++tap, taps += kRows) {
+    for (int64_t k = 0; k < pairs_end; k += 2) add_pair(k, -1);
+    if (args.odd) add_pair(pairs_end, 0xffff);
   }
   for (int r = 0; r < kRows; ++r) {
     if (args.out[r] == nullptr) continue;

@@ -114,7 +114,7 @@ void convolve_direct(const T* x, const ClipView& in, T* out, const ClipView& res
            residual == nullptr ? nullptr : shifted_added.data(),
            std::min(result.c - panel * kPanel, width * kPanel),
            continued || unfinished ? sums.get() + i * tile_sums : nullptr, continued, unfinished,
-           length});
+           length, taps.run != taps.packed_run});
     };
 
     for (int64_t unit = begin; unit < end; ++unit) {

@@ -44,10 +44,11 @@ inline void store_lanes(Bfloat* p, Vector v, int64_t count) {
   __builtin_memcpy(p, &rounded, (count < kLanes ? count : kLanes) * sizeof(Bfloat));
 }
 
-// Values k to k + 3, or k and k + 1 and two zeros, of two pixels.
-template <bool kWhole>
+// `kValues` values from k on, and zeros after them to four, of two pixels.
+template <int kValues>
 inline bfloat16x8_t load_pixels(const void* first, const void* second, int64_t k) {
-  using Values = std::conditional_t<kWhole, uint64_t, uint32_t>;
+  using Values = std::conditional_t<kValues == 4, uint64_t,
+                                    std::conditional_t<kValues == 2, uint32_t, uint16_t>>;
   const uint64x2_t values = {load_as<Values>(static_cast<const Bfloat*>(first) + k),
                              load_as<Values>(static_cast<const Bfloat*>(second) + k)};
   return vreinterpretq_bf16_u64(values);
@@ -56,20 +57,20 @@ inline bfloat16x8_t load_pixels(const void* first, const void* second, int64_t k
 // Two pixels a row and two channels a column of each sum: [pixel][channel].
 using Sums = float32x4_t[kRows / 2][2 * kVectors];
 
-// Four values of the runs, or the last two, of all pixels times their weights.
-template <bool kWhole>
+// Four values of the runs, or the last two or one, of all pixels times their weights.
+template <int kValues>
 inline void add_products(const void* const* inputs, int64_t k, const Bfloat* weights, Sums& sum) {
   bfloat16x8_t pixels[kRows / 2];
 #pragma GCC unroll 3
   for (int r = 0; r < kRows / 2; ++r) {
-    pixels[r] = load_pixels<kWhole>(inputs[2 * r], inputs[2 * r + 1], k);
+    pixels[r] = load_pixels<kValues>(inputs[2 * r], inputs[2 * r + 1], k);
   }
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     // Pairs of values of four channels become four values of two channels each.
     const uint32x4_t low = load_as<uint32x4_t>(weights + v * 2 * kLanes);
     const uint32x4_t high =
-        kWhole ? load_as<uint32x4_t>(weights + (kPanel + v * kLanes) * 2) : uint32x4_t{};
+        kValues > 2 ? load_as<uint32x4_t>(weights + (kPanel + v * kLanes) * 2) : uint32x4_t{};
     const bfloat16x8_t first = vreinterpretq_bf16_u32(vzip1q_u32(low, high));
     const bfloat16x8_t second = vreinterpretq_bf16_u32(vzip2q_u32(low, high));
 #pragma GCC unroll 3
@@ -91,11 +92,15 @@ void run_tile(const TileArgs& args) {
   const Bfloat* weights = static_cast<const Bfloat*>(args.weights);
   const void* const* taps = args.taps;
   for (int64_t tap = 0; tap < args.count; ++tap, taps += kRows) {
-    const int64_t end = args.offset + args.run;
+    const int64_t end = args.offset + args.run - (args.odd ? 2 : 0);
     int64_t k = args.offset;
-    for (; k + 4 <= end; k += 4, weights += 4 * kPanel) add_products<true>(taps, k, weights, sum);
+    for (; k + 4 <= end; k += 4, weights += 4 * kPanel) add_products<4>(taps, k, weights, sum);
     if (k < end) {
-      add_products<false>(taps, k, weights, sum);
+      add_products<2>(taps, k, weights, sum);
+      weights += 2 * kPanel;
+    }
+    if (args.odd) {
+      add_products<1>(taps, end, weights, sum);
       weights += 2 * kPanel;
     }
   }

@@ -114,6 +114,9 @@ class Worker {
         sums_(reinterpret_cast<float*>(memory_.get() + transformed_bytes_)),
         padded_(reinterpret_cast<V*>(memory_.get() + transformed_bytes_ + sum_bytes_)),
         zeros_(width_, V(0.0f)),
+        of_t_(t_.frames()),
+        of_h_(h_.frames()),
+        of_w_(w_.frames()),
         frames_(frame_count_),
         places_(p_.inputs.places(component_stride_)),
         table_(product({static_cast<int64_t>(p_.orders.size()), sum_rows_, p_.tap_count})),
@@ -156,26 +159,27 @@ class Worker {
 
   void transform(int64_t tile, V* target) {
     const auto [n, at] = place(tile);
+    const T* const clip = p_.x + p_.in.pixel(n, 0, 0, 0);
     const Triple positions{t_.positions, h_.positions, p_.merged ? 1 : w_.positions};
     for (int64_t i = 0; i < positions.count(); ++i, target += width_) {
       const Triple position = positions.at(i);
+      find_inputs(t_, at.t, position.t, p_.in.t, p_.in.stride_t, of_t_);
+      find_inputs(h_, at.h, position.h, p_.in.h, p_.in.stride_h, of_h_);
+      if (!p_.merged) find_inputs(w_, at.w, position.w, p_.in.w, p_.in.stride_w, of_w_);
+      const int64_t iw = w_.input(at.w, position.w, 0);
       size_t f = 0;
-      for (int64_t ft = 0; ft < t_.frames(); ++ft) {
-        const int64_t it = t_.input(at.t, position.t, ft);
-        for (int64_t fh = 0; fh < h_.frames(); ++fh) {
-          const int64_t ih = h_.input(at.h, position.h, fh);
-          const bool inside = it >= 0 && it < p_.in.t && ih >= 0 && ih < p_.in.h;
-          for (int64_t fw = 0; fw < w_.frames(); ++fw, ++f) {
-            const int64_t iw = w_.input(at.w, position.w, fw);
-            frames_[f] = zeros_.data();
-            if (!inside) continue;
-            if (p_.merged) {
-              V* const row = padded_ + f * width_;
-              copy_row(p_.x + p_.in.pixel(n, it, ih, 0), p_.in, iw, w_.positions, row);
-              frames_[f] = row;
-            } else if (iw >= 0 && iw < p_.in.w) {
-              frames_[f] = p_.x + p_.in.pixel(n, it, ih, iw);
-            }
+      for (const int64_t of_t : of_t_) {
+        for (const int64_t of_h : of_h_) {
+          const bool inside = of_t >= 0 && of_h >= 0;
+          if (p_.merged) {
+            V* const row = padded_ + f * width_;
+            if (inside) copy_row(clip + of_t + of_h, p_.in, iw, w_.positions, row);
+            frames_[f++] = inside ? row : zeros_.data();
+            continue;
+          }
+          for (const int64_t of_w : of_w_) {
+            const void* const pixel = clip + of_t + of_h + of_w;
+            frames_[f++] = inside && of_w >= 0 ? pixel : zeros_.data();
           }
         }
       }
@@ -184,6 +188,15 @@ class Worker {
                             width_,
                             target,
                             places_.data()});
+    }
+  }
+
+  // Where the inputs of a position lie along an axis, -1 for those outside of the clip.
+  static void find_inputs(const AxisTiles& axis, int64_t tile, int64_t position, int64_t length,
+                          int64_t stride, std::vector<int64_t>& found) {
+    for (int64_t frame = 0; frame < axis.frames(); ++frame) {
+      const int64_t i = axis.input(tile, position, frame);
+      found[frame] = i >= 0 && i < length ? i * stride : -1;
     }
   }
 
@@ -227,18 +240,47 @@ class Worker {
 
   void multiply(int64_t rows, int64_t begin, int64_t end) {
     const int64_t wide = together_ * kPanel, panel_stride = p_.tap_count * p_.run * kPanel;
+    const auto weights_of = [&](int64_t c, int64_t panel) {
+      return p_.weights + (c * p_.panels + panel) * panel_stride;
+    };
+    const int64_t steps = components_ * quotient(end - begin, p_.kernels.max_panels);
+    const int64_t pixels = rows * p_.row_outputs.count();
+    int64_t step = 0;
     for (int64_t c = 0; c < components_; ++c) {
       const TapOrder& order = p_.orders[p_.order_of[c]];
       const void* const* const its = table_.data() + p_.order_of[c] * sum_rows_ * p_.tap_count;
-      for (int64_t panel = begin; panel < end; panel += p_.kernels.max_panels) {
+      for (int64_t panel = begin; panel < end; panel += p_.kernels.max_panels, ++step) {
         const int64_t used = std::min(p_.kernels.max_panels, end - panel);
-        const V* const weights = p_.weights + (c * p_.panels + panel) * panel_stride;
-        for (int64_t r = 0; r < rows; r += p_.kernels.rows) {
+        fetch_results(pixels * step / steps, pixels * (step + 1) / steps, begin, end);
+        // The weights of the step after this: a panel of them during each of the first tiles.
+        const int64_t next = panel + p_.kernels.max_panels;
+        const V* const ahead = next < end            ? weights_of(c, next)
+                               : c + 1 < components_ ? weights_of(c + 1, begin)
+                                                     : weights_of(0, end % p_.panels);
+        for (int64_t r = 0, i = 0; r < rows; r += p_.kernels.rows, ++i) {
           p_.kernels.multiply[used - 1](
-              {its + r * p_.tap_count, order.used, p_.run, c * component_stride_, weights,
-               panel_stride, sums_ + c * sum_stride_ + r * wide + (panel - begin) * kPanel, wide});
+              {its + r * p_.tap_count, order.used, p_.run, c * component_stride_,
+               weights_of(c, panel), panel_stride,
+               sums_ + c * sum_stride_ + r * wide + (panel - begin) * kPanel, wide,
+               i < used ? reinterpret_cast<const char*>(ahead + i * panel_stride) : nullptr});
         }
       }
+    }
+  }
+
+  // Brings a part of a unit's outputs, and what is added to them, into the cache: they are far away
+  // when the sums of all components are there.
+  void fetch_results(int64_t first, int64_t last, int64_t begin, int64_t end) const {
+    const auto fetch = [&](const T* pixel, auto written) {
+      if (pixel == nullptr) return;
+      const int64_t channels = std::min(p_.result.c, end * kPanel);
+      for (int64_t c = begin * kPanel; c < channels; c += kAlignment / sizeof(T)) {
+        __builtin_prefetch(pixel + c, written());
+      }
+    };
+    for (int64_t i = first; i < last; ++i) {
+      fetch(pixels_[i], [] { return 1; });
+      if (!added_.empty()) fetch(added_[i], [] { return 0; });
     }
   }
 
@@ -273,6 +315,7 @@ class Worker {
   float* sums_;  // [component][row][panels together]
   V* padded_;    // rows of clips of few channels
   std::vector<V> zeros_;
+  std::vector<int64_t> of_t_, of_h_, of_w_;  // inputs of a position, per axis
   std::vector<const void*> frames_;
   std::vector<int64_t> places_;
   std::vector<const void*> table_;  // [order][tile of rows][tap][row]

@@ -2,13 +2,14 @@
 // kRows, kVectorsPerPanel, load_lanes and store_lanes. The direct form's tile without an epilogue:
 // of as few products as an input channel has here, that would take a fifth of the time.
 
-template <int kPanels>
-void multiply(const MultiplyArgs& args) {
+template <int kPanels, bool kFetches>
+inline __attribute__((always_inline)) void multiply_tile(const MultiplyArgs& args) {
   constexpr int kVectors = kPanels * kVectorsPerPanel;
   // A sum's rounding error grows with its length: about kSummed products are summed by themselves.
   const int64_t together = std::max<int64_t>(kSummed / args.run, 1);
   const int64_t pieces = (args.run + kSummed - 1) / kSummed;
   const int64_t length = (args.run + pieces - 1) / pieces;
+  const char* ahead = args.ahead;
   for (int64_t first = 0; first < args.count * pieces; first += together) {
     Vector sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -22,6 +23,10 @@ void multiply(const MultiplyArgs& args) {
       const void* const* const inputs = args.taps + tap * kRows;
       const float* at = static_cast<const float*>(args.weights) + (tap * args.run + from) * kPanel;
       for (int64_t k = args.offset + from; k < args.offset + to; ++k, at += kPanel) {
+        if constexpr (kFetches) {
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += kAlignment;
+        }
         Vector w[kVectors];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
@@ -52,4 +57,9 @@ void multiply(const MultiplyArgs& args) {
       store(true);
     }
   }
+}
+
+template <int kPanels>
+void multiply(const MultiplyArgs& args) {
+  args.ahead == nullptr ? multiply_tile<kPanels, false>(args) : multiply_tile<kPanels, true>(args);
 }

@@ -12,6 +12,7 @@
 #include <array>
 #include <vector>
 
+#include "../common/memory.h"
 #include "conv.h"
 
 namespace fasti3d {
@@ -83,6 +84,9 @@ struct MultiplyArgs {
   int64_t panel_stride;
   float* out;  // [rows][out_stride], whole panels
   int64_t out_stride;
+  // Weights of later calls, which come from beyond the L2 cache meanwhile: `count * run` lines of
+  // the cache from here on; null: none.
+  const char* ahead;
 };
 
 struct WinogradKernels {

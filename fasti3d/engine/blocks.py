@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,10 +15,11 @@ _KEPT_BYTES = 128 << 20
 
 
 class Blocks:
-    """Blocks of bytes for the passes of a plan, of which the last one is kept for the next pass.
+    """Blocks of bytes for passes, of which the last one is kept for the next pass.
 
-    The first touch of new pages costs 10 to 20 % of a pass of one clip, measured. A GPU's blocks are kept by
-    torch's allocator. Threads may share it: each pass has a block of its own.
+    The system gives new memory in zeroed pages, whose first touch costs 3 to 20 % of a pass of one clip,
+    measured. A GPU's blocks are kept by torch's allocator. Threads may share it: each pass has a block of its
+    own.
 
     Args:
         keeps: whether any block is kept.
@@ -29,19 +31,28 @@ class Blocks:
         self._lock = threading.Lock()
 
     @contextmanager
-    def block(self, nbytes: int, device: torch.device) -> Iterator[Tensor]:
-        """At least so many bytes until the end of the context, when nothing may read them any more."""
-        if device.type != "cpu":
-            yield torch.empty(nbytes, dtype=torch.uint8, device=device)
-            return
-        with self._lock:
-            block, self.kept = self.kept, None
+    def block(self, nbytes: int, x: Tensor) -> Iterator[Tensor]:
+        """So many bytes on x's device until the end of the context, when nothing may read them any more."""
+        # Not under a tracer, whose tensors have no memory.
+        keeps = x.device.type == "cpu" and type(x) is Tensor and nbytes <= self._most
+        block = None
+        if keeps:
+            with self._lock:
+                block, self.kept = self.kept, None
         if block is None or len(block) < nbytes:
             block = None  # before the next one is there
             # A tensor of inference mode could only be written there.
             with torch.inference_mode(False):
-                block = torch.empty(nbytes, dtype=torch.uint8)
-        yield block
-        if len(block) <= self._most:
+                block = torch.empty(nbytes, dtype=torch.uint8, device=x.device)
+        yield block[:nbytes]
+        if keeps:
             with self._lock:
                 self.kept = block
+
+
+_shared: weakref.WeakValueDictionary[str, Blocks] = weakref.WeakValueDictionary()
+
+
+def shared_blocks() -> Blocks:
+    """Those of all plans that run one at a time: it lives as long as the last plan that holds it."""
+    return _shared.setdefault("", Blocks(keeps=True))

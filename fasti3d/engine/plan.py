@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fasti3d.engine.blocks import Blocks
+from fasti3d.engine.blocks import Blocks, shared_blocks
 from fasti3d.engine.cuda_graphs import Graphs
 from fasti3d.engine.graph import (
     Add,
@@ -185,7 +185,7 @@ class Plan:
         self._compiled: set[Hashable] = set()
         self._lock = threading.Lock()
         # What torch runs may keep the maps that it is given.
-        self._blocks = Blocks(keeps=own)
+        self._blocks = shared_blocks() if own else Blocks(keeps=False)
         if device.type == "cuda":
             # From here on other streams may read the weights.
             torch.cuda.current_stream(device).synchronize()
@@ -222,7 +222,7 @@ class Plan:
         self, x: Tensor, layout: Layout, wanted: set[str], dtype: torch.dtype, lanes: Lanes = ONE_LANE
     ) -> dict[str, Tensor]:
         """The wanted outputs of what the first step of a layout reads."""
-        with self._blocks.block(layout.nbytes, x.device) as block:
+        with self._blocks.block(layout.nbytes, x) as block:
             maps = {self.graph.input: x}
             found = layout.run(maps, block.view(self.dtype), lambda y: y.to(dtype, copy=True), lanes=lanes)
         return {name: found[name] for name in self.graph.names if name in wanted}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fasti3d.engine import blocks
 from fasti3d.engine.blocks import Blocks
@@ -12,11 +15,12 @@ from fasti3d.engine.graph import Conv, Graph, Opaque
 from fasti3d.engine.plan import Plan
 
 CPU = torch.device("cpu")
+CLIP = torch.zeros(1)
 
 
 def address(blocks: Blocks, nbytes: int) -> int:
-    with blocks.block(nbytes, CPU) as block:
-        assert len(block) >= nbytes
+    with blocks.block(nbytes, CLIP) as block:
+        assert len(block) == nbytes
         return block.data_ptr()
 
 
@@ -24,10 +28,10 @@ def test_the_next_pass_gets_the_same_block() -> None:
     kept = Blocks(keeps=True)
     first = address(kept, 1 << 20)
     assert address(kept, 1 << 19) == first
-    with kept.block(1 << 20, CPU) as block, kept.block(1 << 20, CPU) as beside:
+    with kept.block(1 << 20, CLIP) as block, kept.block(1 << 20, CLIP) as beside:
         assert block.data_ptr() == first
         assert beside.data_ptr() != first
-    with pytest.raises(ZeroDivisionError), kept.block(1 << 20, CPU):
+    with pytest.raises(ZeroDivisionError), kept.block(1 << 20, CLIP):
         _ = 1 / 0
     assert kept.kept is None
 
@@ -42,6 +46,21 @@ def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     never = Blocks(keeps=False)
     address(never, 10)
     assert never.kept is None
+
+
+def test_plans_share_it_and_the_last_one_takes_it_along() -> None:
+    first, second = plan(), plan()
+    assert first._blocks is second._blocks
+    its = weakref.ref(first._blocks)
+    del first
+    assert its() is second._blocks
+
+
+def test_a_tracer_s_clip_has_a_block_of_its_own() -> None:
+    kept = Blocks(keeps=True)
+    with FakeTensorMode(), kept.block(100, torch.zeros(1)) as block:
+        assert isinstance(block, FakeTensor)
+    assert kept.kept is None
 
 
 def plan(*, opaque: bool = False) -> Plan:
