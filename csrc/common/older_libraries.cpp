@@ -7,7 +7,9 @@
 #if defined(__GLIBC__) && defined(__GLIBCXX__)
 
 // Whether libstdc++ may count references without atomic instructions: torch has threads.
-extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded = 0;
+extern "C" {
+__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;
+}
 
 namespace std {
 

@@ -6,7 +6,9 @@
 
 #if defined(__x86_64__)
 // GCC 12 warns of its own intrinsics' undefined operands (GCC PR 105593).
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 FASTI3D_TARGET_512_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
