@@ -13,9 +13,7 @@ __attribute__((visibility("hidden"))) char __libc_single_threaded = 0;
 
 namespace std {
 
-__attribute__((visibility("hidden"))) void __throw_bad_array_new_length() {
-  throw bad_array_new_length();
-}
+void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 
 // Their default constructors and str() as members of C++20.
 template class basic_stringbuf<char>;

@@ -54,5 +54,5 @@ _shared: weakref.WeakValueDictionary[str, Blocks] = weakref.WeakValueDictionary(
 
 
 def shared_blocks() -> Blocks:
-    """Those of all plans that run one at a time: it lives as long as the last plan that holds it."""
-    return _shared.setdefault("", Blocks(keeps=True))
+    """What all plans on a CPU share, as long as one of them lives."""
+    return _shared.setdefault("cpu", Blocks(keeps=True))
