@@ -136,6 +136,12 @@ struct Problem {
     epilogue.residual = residual.const_data_ptr();
   }
 
+  // Of the clip, that the result is made of: from the one up to the other.
+  int64_t first_frame() const { return window.t.start(epilogue.start); }
+  int64_t last_frame() const {
+    return window.t.start(epilogue.start + result.t - 1) + window.t.kernel;
+  }
+
   const std::optional<Tensor>& table(const std::optional<Tensor>& bytes) const {
     static const std::optional<Tensor> none;
     return is_bytes ? bytes : none;
@@ -167,7 +173,8 @@ void conv3d_packed_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> k
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
   const auto run = [&](auto element) {
-    const Source<decltype(element)> source(x, p.in, p.table(bytes));
+    // The padded copy is of all frames.
+    const Source<decltype(element)> source(x, p.in, p.table(bytes), 0, p.in.t);
     convolve(source.values(), p.in, out, p.result, p.window, p.taps, packed, p.epilogue,
              choose(p.pairs));
   };
@@ -199,7 +206,7 @@ void conv3d_tiles_(Tensor x, Tensor packed, Tensor bias, std::vector<int64_t> ke
         kernel[1], ", ", kernel[2], ")");
   if (out.numel() == 0) return;
   advise_huge_pages(out.mutable_data_ptr(), p.result.span() * out.element_size());
-  const Source<c10::BFloat16> source(x, p.in, p.table(bytes));
+  const Source<c10::BFloat16> source(x, p.in, p.table(bytes), p.first_frame(), p.last_frame());
   convolve_tiles(source.values(), p.in, static_cast<c10::BFloat16*>(out.mutable_data_ptr()),
                  p.result, p.window, packed, p.epilogue, choose_tiles());
 }
@@ -277,7 +284,7 @@ void conv3d_winograd_(Tensor x, Tensor packed, Tensor bias, std::vector<Tensor> 
   const auto run = [&](auto element, auto weight) {
     using T = decltype(element);
     using V = decltype(weight);
-    const Source<T> source(x, p.in, p.table(bytes));
+    const Source<T> source(x, p.in, p.table(bytes), 0, p.in.t);
     convolve_winograd<T, V>(source.values(), p.in, static_cast<T*>(out.mutable_data_ptr()),
                             p.result, p.window, p.taps, filters, packed, p.epilogue,
                             choose_winograd(p.type, p.pairs));

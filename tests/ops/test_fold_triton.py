@@ -95,5 +95,5 @@ def test_the_oldest_are_forgotten(launched: list[tuple[Any, ...]], monkeypatch: 
     for name in ("dense", "more frames"):
         x = CLIPS[name]()
         fold(x, GEOMETRY, cells_of(x))
-    ((_, _, _, shape, *_),) = folding._launches
+    ((_, _, _, _, shape, *_),) = folding._launches
     assert shape[2] == 6
