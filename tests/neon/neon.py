@@ -43,6 +43,7 @@ class Loop(NamedTuple):
 # A loop that is longer than these has begun to move values about.
 LOOPS = (
     Loop(r"fasti3d::neon::run_tile<", "fmla", 24, 38),
+    Loop(r"fasti3d::neon::multiply<", "fmla", 24, 38),  # of Winograd components
     Loop(r"fasti3d::neon_bf16::run_tile<", "bfmmla", 24, 57),
     Loop(r"fasti3d::neon::grad_weight::products<8, 3>", "fmla", 24, 40),
     Loop(r"fasti3d::neon::run_rows<float, 3, 1, 8, 1>", "fmla", 24, 44),
