@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 import fasti3d
 from benchmarks import peers
 from benchmarks.conftest import Race
-from benchmarks.memory import cpu_peak
+from benchmarks.memory import cpu_peak, kept_mb
 from benchmarks.residual import randomise
-from fasti3d.engine.blocks import Blocks
 from fasti3d.engine.cost import flop
 from fasti3d.engine.graph import shapes
 from fasti3d.resnet import reference
@@ -152,12 +150,6 @@ def expected(case: Case) -> tuple[Tensor, int]:
     graph = fasti3d.I3DResNet(case.variant, non_local=case.non_local).eval().graph()
     of = shapes(graph, case.shape)
     return logits, sum(flop(node, of) for node in graph.nodes)
-
-
-def kept_mb() -> float:
-    """The memory that plans keep from one pass to the next, in MB."""
-    blocks = [its for its in gc.get_objects() if type(its) is Blocks and its.kept is not None]
-    return sum(its.kept.nbytes for its in blocks) / 1e6
 
 
 # torch.jit.trace, which OpenVINO's converter needs, is deprecated, and warns that sizes become constants.

@@ -75,8 +75,8 @@ def export(
     largest value, in half precision 2e-2. Whether the runtimes were there tells ``Export.skipped``.
 
     Args:
-        model: in eval mode on the CPU, in float32, bfloat16 or float16, for clips (N, C, T, H, W): an ``I3D``
-            or ``TwoStreamI3D`` (which takes two), or any other network, fused or not, that torch.export
+        model: in eval mode on the CPU, in float32, bfloat16 or float16, for clips (N, C, T, H, W): an ``I3D``,
+            ``I3DResNet`` or ``TwoStreamI3D`` (which takes two), or any other network, fused or not, that torch.export
             can follow.
         path: the file; its folder must exist.
         format: ``onnx``, ``torch-export`` (for ``torch.export.load``) or ``aoti`` (compiled by AOTInductor
@@ -85,7 +85,7 @@ def export(
         outputs: of an ``I3D``, endpoints: ``Logits`` (None is that), ``Features``, ``Predictions`` or
             maps such as ``Mixed_5c``. None takes what another network returns.
         fixed_time: whether the number of frames is fixed.
-        uint8: whether clips are bytes (RGB), which the file scales to [-1, 1] as ``I3D`` does.
+        uint8: whether clips are bytes (RGB), which the file scales as the network does.
         video: of the moving picture; None generates one.
         overwrite: whether to replace a file that is there.
 

@@ -10,14 +10,15 @@ from torch import nn
 
 from fasti3d.extraction.identity import weights_digest
 from fasti3d.i3d import I3D
+from fasti3d.i3d_resnet import I3DResNet
 from fasti3d.inputs import RGB_CHANNELS
 from fasti3d.network import TIME_STRIDE
+from fasti3d.preprocessing import PREPROCESSINGS
 from fasti3d.two_stream import TwoStreamI3D
 from fasti3d.version import __version__
 
 # Of ONNX's metadata_props, of AOTInductor's metadata; with .json the extra file of torch.export.
 KEY = "fasti3d"
-_RGB = "RGB in [-1, 1]: byte / 127.5 - 1"
 _FLOW = "TV-L1 flow, x first: pixels clipped to 20, / 20"
 
 
@@ -48,15 +49,24 @@ def record_of(
         },
         "outputs": list(outputs),
     }
-    if isinstance(model, I3D | TwoStreamI3D):
+    if isinstance(model, I3D | I3DResNet | TwoStreamI3D):
+        its = model.table.preprocessing if isinstance(model, I3DResNet) else PREPROCESSINGS["i3d"]
+        rgb = f"RGB: (byte - {_per_channel(its.mean)}) / {_per_channel(its.std)}"
         record["preprocessing"] = {
-            "frames_per_second": 25,
-            "short_side": 256,
+            "name": its.name,
+            "frames_per_second": its.fps,
+            "frame_step": its.step,
+            "short_side": its.short_side,
             "crop": [height, width],
             "layout": "NCTHW",
             "values": {
-                name: "RGB bytes" if dtype == torch.uint8 else _RGB if c == RGB_CHANNELS else _FLOW
+                name: "RGB bytes" if dtype == torch.uint8 else rgb if c == RGB_CHANNELS else _FLOW
                 for name, c in zip(inputs, channels, strict=True)
             },
         }
     return record
+
+
+def _per_channel(values: tuple[float, ...]) -> str:
+    """One number where the channels have the same."""
+    return str(values[0]) if len(set(values)) == 1 else str(list(values))

@@ -111,7 +111,7 @@ def test_the_file_says_its_classes_preprocessing_and_weights(exported: tuple[I3D
     assert record == result.record
     assert record["classes"] == list(model.labels or ())
     assert record["weights_sha256"] == weights_digest(model)
-    assert record["preprocessing"]["values"] == {"clip": "RGB in [-1, 1]: byte / 127.5 - 1"}
+    assert record["preprocessing"]["values"] == {"clip": "RGB: (byte - 127.5) / 127.5"}
     assert record["preprocessing"]["crop"] == [193, 200]
     data = result.path.read_bytes()
     assert str(Path(fasti3d.__file__).parent).encode() not in data
