@@ -75,9 +75,9 @@ def export(
     largest value, in half precision 2e-2. Whether the runtimes were there tells ``Export.skipped``.
 
     Args:
-        model: in eval mode on the CPU, in float32, bfloat16 or float16, for clips (N, C, T, H, W): an ``I3D``,
-            ``I3DResNet`` or ``TwoStreamI3D`` (which takes two), or any other network, fused or not, that torch.export
-            can follow.
+        model: in eval mode on the CPU, in float32, bfloat16 or float16, for clips (N, C, T, H, W): an
+            ``I3D``, ``I3DResNet`` or ``TwoStreamI3D`` (which takes two), or any other network, fused or not,
+            that torch.export can follow.
         path: the file; its folder must exist.
         format: ``onnx``, ``torch-export`` (for ``torch.export.load``) or ``aoti`` (compiled by AOTInductor
             for CPUs like this one, for C++ too). None goes by the name: .onnx, or .pt2 for ``torch-export``.
