@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,7 +143,13 @@ def test_an_unknown_name_is_told_the_nearest(wrong: str, right: str) -> None:
 
 def test_the_name_of_weights_is_told_the_network() -> None:
     for name, entry in registry().items():
-        with pytest.raises(ValueError, match=f"create_model.'i3d_{entry.stream}', weights='{name}'"):
+        its = entry.backbone
+        remedy = {
+            "i3d": f"create_model('i3d_{entry.stream}', weights='{name}')",
+            "i3d-resnet": f"create_model('i3d_resnet', variant='{its.variant}', weights='{name}')",
+            "video-resnet": f"weights of {its.network}, for fasti3d.extract and fasti3d.classify",
+        }[its.family]
+        with pytest.raises(ValueError, match=re.escape(remedy)):
             fasti3d.create_model(name)
 
 

@@ -1,5 +1,6 @@
-// torch's threads. What an exception in one of them says is kept: torch's own parallel_for keeps
-// that there was one, but not its text.
+// torch's threads. What an exception in one of them says is kept, and that it was a lack of memory:
+// torch's own parallel_for keeps that there was one. An exception_ptr would need libstdc++ of
+// GCC 11.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -8,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <string>
 #if defined(__SANITIZE_THREAD__)
 #include <thread>
@@ -45,14 +47,17 @@ void fork_and_join(int64_t begin, int64_t end, int64_t grain, const Work& work) 
 template <class Work>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const Work& work) {
   std::string error;
-  std::atomic<bool> failed{false};
+  std::atomic<bool> failed{false}, lacks_memory{false};
   fork_and_join(begin, end, grain, [&](int64_t first, int64_t last) {
     try {
       work(first, last);
+    } catch (const std::bad_alloc&) {
+      lacks_memory = true;
     } catch (const std::exception& thrown) {
       if (!failed.exchange(true)) error = thrown.what();
     }
   });
+  if (lacks_memory) throw std::bad_alloc();
   if (failed) fail(error);
 }
 
