@@ -20,6 +20,7 @@ import fasti3d
 from fasti3d import I3D, TwoStreamI3D, compat, reference
 from fasti3d.exporting import ParityError, decompositions, formats, parity
 from fasti3d.exporting.fold import folded_copy
+from fasti3d.exporting.record import record_of
 from fasti3d.exporting.runtimes import RUNTIMES, Runtime
 from fasti3d.extraction.identity import weights_digest
 
@@ -308,3 +309,16 @@ def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fasti3d.export(small(), tmp_path / "a.onnx", clip=SMALL)
     with pytest.raises(ImportError, match=r"no C\+\+ compiler"):
         fasti3d.export(small(), tmp_path / "a.pt2", "aoti", clip=SMALL)
+
+
+def test_i3d_resnets_say_their_preprocessing(tmp_path: Path) -> None:
+    model = fasti3d.I3DResNet("mmaction2-32x2", num_classes=3).eval()
+    result = fasti3d.export(model, tmp_path / "resnet.pt2", clip=(8, 64, 64), fixed_time=True, uint8=True)
+    assert max(comparison.error for comparison in result.comparisons) < 1e-4
+    its = result.record["preprocessing"]
+    assert (its["name"], its["frame_step"]) == ("mmaction2-32x2", 2)
+    assert its["values"] == {"clip": "RGB bytes"}
+    said = record_of(model, ["clip"], [3], ["logits"], (8, 64, 64), torch.float32, True)
+    assert said["preprocessing"]["values"] == {
+        "clip": "RGB: (byte - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]"
+    }
