@@ -221,9 +221,9 @@ def tvl1(ax: Axes, colors: Colors) -> None:
 
 # The groups of bars: what they are called, the record, and the dtype in it.
 MEASURED = (
-    ("float32, AVX2 (ONNX Runtime: AVX-512)", "xeon-avx2-2-threads-0.1.0-forward", "float32"),
-    ("float32, AVX-512", "xeon-amx-2-threads-0.1.0-forward", "float32"),
-    ("bfloat16, AMX", "xeon-amx-2-threads-0.1.0-forward", "bfloat16"),
+    ("float32, AVX2 (ONNX Runtime: AVX-512)", "xeon-avx2-2-threads-0.2.0-forward", "float32"),
+    ("float32, AVX-512", "xeon-amx-2-threads-0.2.0-forward", "float32"),
+    ("bfloat16, AMX", "xeon-amx-2-threads-0.2.0-forward", "bfloat16"),
 )
 PEERS = {
     "fasti3d": "fasti3d",
