@@ -81,8 +81,8 @@ def find_tools(install: bool) -> tuple[list[str], str] | None:
 
 
 def sources() -> list[Path]:
-    """All of csrc but Python's module and the kernels of other CPUs, and the harness."""
-    of_others = re.compile(r"_(avx|amx|vnni)|library\.cpp|fingerprint|watch")
+    """All of csrc but what is of Python, of other CPUs or of shared libraries, and the harness."""
+    of_others = re.compile(r"_(avx|amx|vnni)|library\.cpp|older_libraries|fingerprint|watch")
     found = [path for path in (ROOT / "csrc").rglob("*.cpp") if not of_others.search(str(path))]
     return sorted(found) + sorted(Path(__file__).parent.glob("*.cpp"))
 
@@ -101,7 +101,7 @@ def build(compiler: str) -> list[Path]:
     from torch.utils.cpp_extension import include_paths
 
     flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-MMD"]
-    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as in setup.py
+    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as in csrc/extensions.py
     flags += [f"-isystem{path}" for path in include_paths("cpu")]
     BUILD.mkdir(parents=True, exist_ok=True)
 
