@@ -127,6 +127,11 @@ SECTIONS = {
         "On a GPU every pass is waited for. Device MB: what torch's allocator holds for a pass beyond one "
         "copy of the weights and the clip.",
     ),
+    "ResNet": Section(
+        "I3D-ResNet forward",
+        {"time": _time, "ratio": _ratio("ratio"), "rate": _rate, "MB": _number("working_mb", ".0f")},
+        "MB: peak memory of a later pass, with what plans keep from pass to pass.",
+    ),
     "training step": Section(
         "Training steps",
         _PASS | {"kept MB": _number("kept_mb", ".0f"), "MB": _number("peak_mb", ".0f")},

@@ -60,7 +60,12 @@ CASES = [
 @functools.lru_cache(maxsize=2)
 def written(case: Case) -> nn.Module:
     """The network in plain PyTorch, in float32, with random weights and statistics."""
-    return randomise(reference.I3DResNet(case.variant, 50, case.non_local))
+    network = randomise(reference.I3DResNet(case.variant, 50, case.non_local))
+    for name, weight in network.named_parameters():
+        # Scores that no scale keeps small would let one key take all, and products of three grow without end.
+        if {"theta", "phi", "g"} & set(name.split(".")):
+            weight.data.mul_(0.1)
+    return network
 
 
 def clip(case: Case) -> Tensor:
@@ -89,7 +94,8 @@ def _fasti3d(case: Case) -> Forward:
 def _fasti3d_of_bytes(case: Case) -> Forward:
     """On bytes that mean and standard deviation make nearly the same clip of: what scaling them costs."""
     model, x = _network(case), clip(case).float()
-    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in model.table.preprocessing[:2])
+    its = model.table.preprocessing
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (its.mean, its.std))
     return _forward(model, (x * std + mean).round().clamp(0, 255).to(torch.uint8))
 
 
@@ -169,11 +175,11 @@ def test_i3d_resnet(race: Race, case: Case, name: str) -> None:
         error = peers.relative_error(first, logits)
         assert error < TOLERANCE[case.dtype], "a wrong result has no speed"
         race.benchmark.extra_info["relative_error"] = error
-    race.benchmark.group = f"I3D-ResNet {case}"
+    race.benchmark.group = f"ResNet {case}"
     # What plans keep from pass to pass counts too.
     race.benchmark.extra_info |= {
         "candidate": name,
         "case": str(case),
-        "working_mb": cpu_peak(candidate) + (kept_mb() if name == OURS else 0.0),
+        "working_mb": cpu_peak(candidate) + (kept_mb() if name.startswith(OURS) else 0.0),
     }
     race(candidate, None if name == OURS else ours(case), rounds=7, flop=operations)

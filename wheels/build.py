@@ -79,7 +79,7 @@ def main(kind: str) -> None:
     elif kind == "cuda13":
         check.cuda(wheel(ROOT / "wheels" / "cuda13", here, LDFLAGS="-Wl,-s"))
     elif kind == "sdist":
-        run(sys.executable, "-c", "from setuptools.build_meta import build_sdist; build_sdist('dist')")
+        run(sys.executable, "setup.py", "-q", "sdist", FASTI3D_BUILD="none")
     else:
         raise SystemExit(__doc__)
 

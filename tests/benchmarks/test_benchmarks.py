@@ -55,6 +55,7 @@ def record() -> dict[str, Any]:
                 later_peak_mb=250.0,
                 **forward,
             ),
+            _row("ResNet x", 0.25, candidate="fasti3d", case="a-8x8 x", working_mb=47.2),
             _row("max_pool3d_same x", 0.0123, candidate="fasti3d", gb_per_s=12.34, **pool),
             _row("mixed_block x", 0.001, candidate="fasti3d", case="a block"),
             _row(
@@ -73,6 +74,7 @@ def record() -> dict[str, Any]:
 def test_report_holds_every_number(record: dict[str, Any]) -> None:
     text = report.report(record)
     assert "Some CPU, 2 threads, isa avx2, torch 2.13.0, commit 0123456789, 2026-01-02" in text
+    assert "| a-8x8 x | fasti3d | 250 ms | 47 |" in text
     assert "| case |  | time | ratio | rate | MB |" in text
     assert "| 1x3x9x224x224 float32 cpu | fasti3d | 500 ms |  | 444 GFLOP/s |  |" in text
     assert "|  | reference | 1.25 s | 2.50 (2.25 to 3.00) | 178 GFLOP/s | 310 / 250 |" in text
