@@ -141,6 +141,8 @@ _OTHERS = {
     r"(^|\.)blocks\.\d+\.(multipathway|res_blocks|conv)": "a PyTorchVideo ResNet",
     r"(^|\.)base\.\d+\.(conv|branch)": "S3D",
 }
+# Where those belong.
+_OF_RESNETS = "fasti3d.I3DResNet reads those of I3D-ResNets, as do commands with --network and --variant"
 
 
 class Place(NamedTuple):
@@ -265,7 +267,8 @@ def _layout(tensor: Tensor, ours: str) -> Tensor:
 def _not_i3d(keys: list[str], skipped: Sequence[str]) -> str:
     for pattern, network_name in _OTHERS.items():
         if any(re.search(pattern, key) for key in keys):
-            return f"these look like the weights of {network_name}, another network than Inception-v1 I3D"
+            text = f"these look like the weights of {network_name}, another network than Inception-v1 I3D"
+            return f"{text}: {_OF_RESNETS}" if "ResNet" in network_name else text
     shown = ", ".join(map(brief, keys[:3])) or "none"
     text = f"no I3D weights in it: {len(keys)} tensors ({shown}{', ...' if len(keys) > 3 else ''})"
     if skipped:
