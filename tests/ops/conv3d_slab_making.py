@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
+from slab_emulators import answer, plans, program
 from tolerances import TOLERANCES
 from torch import Tensor
-from waiting import PATIENCE
 
 from fasti3d.ops.conv3d_slab.config import Config, Problem
 from fasti3d.ops.conv3d_slab.pack import pack_slab
@@ -71,10 +69,6 @@ class Fault(IntEnum):
     """What the emulator can do wrong, to see that it is noticed."""
 
     NONE, LEADING, SHIFT, STAGE_FULL, STAGE_EMPTY, SLAB_FULL, SLAB_EMPTY, SLICE = range(8)
-
-
-class EmulatorError(Exception):
-    """What the emulator found wrong with the schedule."""
 
 
 @dataclass(frozen=True)
@@ -177,35 +171,13 @@ class Emulator:
         strides = [(it.stride(0), *it.stride()[2:]) for it in (its.x, its.out)]
         numbers = [its.x.dtype == torch.bfloat16, its.relu, its.given, x.numel(), y.numel(), packed.nbytes]
         numbers += [*strides[0], *strides[1], clusters, order, fault, *_problem(p), *config.numbers]
-        source, target = self.program.with_suffix(".in"), self.program.with_suffix(".out")
-        with source.open("wb") as file:
-            file.write((" ".join(str(int(n)) for n in numbers) + "\n").encode())
-            for tensor in (x, packed, its.bias, y):
-                file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        command = [str(self.program), "run", str(source), str(target)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        if result.returncode != 0:
-            raise EmulatorError(result.stderr.strip())
-        found = torch.frombuffer(bytearray(target.read_bytes()), dtype=its.x.dtype)
-        whole = its.memory[1].clone()
-        whole.view(-1)[8:] = found
-        part = whole[..., 8 : 8 + p.out_channels]
-        result_of = part.permute(0, 4, 1, 2, 3).clone()
-        part.fill_(math.nan)
-        if not whole.isnan().all():
-            raise EmulatorError("it writes beside its output")
-        return result_of
+        return answer(self.program, numbers, (x, packed, its.bias, y), its.memory[1], p.out_channels)
 
     def plans(self, lines: list[tuple[Problem, Config]]) -> list[list[int]]:
         """Of each that can run: bytes of shared memory, pitch, rows and positions of the slab, units
         of channels, products per unit and tap, tiles of pixels and of channels, tiles of pairs of blocks.
         """
-        text = "\n".join(
-            " ".join(map(str, [*_problem(problem), *config.numbers])) for problem, config in lines
-        )
-        command = [str(self.program), "plan"]
-        result = subprocess.run(command, input=text, check=True, capture_output=True, text=True)
-        return [[int(word) for word in line.split()] for line in result.stdout.splitlines()]
+        return plans(self.program, [[*_problem(problem), *config.numbers] for problem, config in lines])
 
 
 def _problem(p: Problem) -> list[int]:
@@ -217,26 +189,6 @@ def is_right(its: Case, found: Tensor) -> bool:
     wanted = its.expected
     limit = TOLERANCES["conv3d_forms", found.dtype].limit
     return bool((found.float() - wanted).abs().max() <= limit * wanted.abs().max())
-
-
-def program(source: Path) -> Path:
-    """An emulator, compiled by g++; skips the test where there is none."""
-    # Here and not at the top: tests on a GPU do without what this needs.
-    from compiling import compiled
-
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed")
-    if not source.exists() or not (source.parents[2] / "csrc").exists():
-        pytest.skip("no sources beside the tests")
-    flags = ["-std=c++20", "-O3", "-march=native", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    command = [compiler, *flags, str(source)]
-
-    def make(target: Path) -> None:
-        result = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-
-    return compiled(command, source, make)
 
 
 def build(folder: Path) -> Emulator:

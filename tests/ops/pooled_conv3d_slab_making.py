@@ -7,17 +7,15 @@ from __future__ import annotations
 import math
 import random
 import shutil
-import subprocess
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from conv3d_slab_making import EmulatorError, program
+from slab_emulators import answer, plans, program
 from tolerances import TOLERANCES
 from torch import Tensor
-from waiting import PATIENCE
 
 from fasti3d.ops.conv3d_slab.pack import pack_slab
 from fasti3d.ops.pooled_conv3d_slab.config import Config, Problem
@@ -121,33 +119,11 @@ class Emulator:
         strides = [(it.stride(0), *it.stride()[2:]) for it in (its.x, its.out)]
         numbers = [its.x.dtype == torch.bfloat16, its.relu, x.numel(), y.numel(), packed.nbytes]
         numbers += [*strides[0], *strides[1], blocks, order, fault, *_problem(p), *config.numbers]
-        source, target = self.program.with_suffix(".in"), self.program.with_suffix(".out")
-        with source.open("wb") as file:
-            file.write((" ".join(str(int(n)) for n in numbers) + "\n").encode())
-            for tensor in (x, packed, its.bias, y):
-                file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        command = [str(self.program), "run", str(source), str(target)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        if result.returncode != 0:
-            raise EmulatorError(result.stderr.strip())
-        found = torch.frombuffer(bytearray(target.read_bytes()), dtype=its.x.dtype)
-        whole = its.memory[1].clone()
-        whole.view(-1)[8:] = found
-        part = whole[..., 8 : 8 + p.out_channels]
-        result_of = part.permute(0, 4, 1, 2, 3).clone()
-        part.fill_(math.nan)
-        if not whole.isnan().all():
-            raise EmulatorError("it writes beside its output")
-        return result_of
+        return answer(self.program, numbers, (x, packed, its.bias, y), its.memory[1], p.out_channels)
 
     def plans(self, lines: list[tuple[Problem, Config]]) -> list[list[int]]:
         """Of each that can run: bytes of shared memory and of a slab, a warpgroup's shares, chunks, tiles."""
-        text = "\n".join(
-            " ".join(map(str, [*_problem(problem), *config.numbers])) for problem, config in lines
-        )
-        command = [str(self.program), "plan"]
-        result = subprocess.run(command, input=text, check=True, capture_output=True, text=True)
-        return [[int(word) for word in line.split()] for line in result.stdout.splitlines()]
+        return plans(self.program, [[*_problem(problem), *config.numbers] for problem, config in lines])
 
 
 def _problem(p: Problem) -> list[int]:

@@ -20,7 +20,6 @@ from conv3d_slab_making import (
     SHAPES,
     Case,
     Emulator,
-    EmulatorError,
     Fault,
     Shape,
     build,
@@ -29,6 +28,7 @@ from conv3d_slab_making import (
     of_shape,
     random_case,
 )
+from slab_emulators import EmulatorError
 from tolerances import assert_close
 
 from fasti3d.ops.conv3d_slab.config import (

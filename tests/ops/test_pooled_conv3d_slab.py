@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from conv3d_slab_making import EmulatorError
 from pooled_conv3d_slab_making import (
     SHAPES,
     Case,
@@ -28,6 +27,7 @@ from pooled_conv3d_slab_making import (
     of_shape,
     random_case,
 )
+from slab_emulators import EmulatorError
 from tolerances import assert_close
 
 from fasti3d.ops.conv3d_slab.config import SHARED_BYTES
