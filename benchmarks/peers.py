@@ -157,31 +157,39 @@ def _cudnn(convolve: Convolve) -> Callable[[Case], Forward]:
 
 @functools.lru_cache(maxsize=1)
 def _openvino_model(shape: tuple[int, ...]) -> Any:
+    return openvino_model(random_reference(), clip(Case(shape, torch.float32)))
+
+
+def openvino_model(network: nn.Module, x: Tensor) -> Any:
+    """A network as OpenVINO converts it, for clips of x's shape alone."""
     import openvino
 
-    example = clip(Case(shape, torch.float32))
     with torch.no_grad():
         # Traced here, because convert_model's own tracing runs the network several times more.
-        traced = torch.jit.trace(random_reference(), example, check_trace=False)
-        return openvino.convert_model(traced, example_input=example, input=[list(shape)])
+        traced = torch.jit.trace(network, x, check_trace=False)
+        return openvino.convert_model(traced, example_input=x, input=[list(x.shape)])
 
 
-def _openvino(case: Case) -> Forward:
+def openvino_forward(model: Any, x: Tensor, dtype: torch.dtype) -> Forward:
+    """A converted network on a float32 clip, which it converts to its inference precision itself."""
     import openvino
 
     config = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if case.dtype == torch.bfloat16 else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = openvino.Core().compile_model(_openvino_model(case.shape), "CPU", config)
-    request = compiled.create_infer_request()
-    x = clip(case).float().numpy()  # it converts to its inference precision itself
+    request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+    array = x.numpy()
 
     def forward() -> Tensor:
-        return torch.from_numpy(request.infer([x], share_inputs=True, share_outputs=True)[0])
+        return torch.from_numpy(request.infer([array], share_inputs=True, share_outputs=True)[0])
 
     return forward
+
+
+def _openvino(case: Case) -> Forward:
+    return openvino_forward(_openvino_model(case.shape), clip(case).float(), case.dtype)
 
 
 def _onnxruntime(case: Case) -> Forward:

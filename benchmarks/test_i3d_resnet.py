@@ -118,16 +118,9 @@ def _channels_last(case: Case) -> Forward:
 
 
 def _openvino(case: Case) -> Forward:
-    openvino: Any = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     x = clip(case).float()
-    with torch.no_grad():
-        traced = torch.jit.trace(written(case), x, check_trace=False)
-        model = openvino.convert_model(traced, example_input=x, input=[list(x.shape)])
-    precision = "bf16" if case.dtype == torch.bfloat16 else "f32"
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    config |= {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
-    return lambda: torch.from_numpy(request.infer([x.numpy()], share_inputs=True, share_outputs=True)[0])
+    return peers.openvino_forward(peers.openvino_model(written(case), x), x, case.dtype)
 
 
 OURS = "fasti3d"
