@@ -92,7 +92,7 @@ struct Plan {
   int slab_bytes, weights_at, stage_bytes, operands_at, operand_group, operand_bytes, passes_at,
       barriers_at, shared_bytes;
 
-  // Where things lie in shared memory. A stage is a slab, and weights behind it.
+  // Where things lie in shared memory. A stage is a slab, then weights.
   FASTI3D_HOST_DEVICE int stage_at(int stage) const { return stage * stage_bytes; }
   FASTI3D_HOST_DEVICE int stage_weights(int stage) const { return stage_at(stage) + weights_at; }
   FASTI3D_HOST_DEVICE int operand_at(int consumer) const {

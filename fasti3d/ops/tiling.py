@@ -1,4 +1,4 @@
-"""How Triton kernels cut a clip into tiles of pixels and chunks of channels: pure functions."""
+"""How kernels cut a clip into tiles of pixels and chunks of channels: pure functions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _PADDING_WORTH = 1.125
 def count(total: int, size: int) -> int:
     """Pieces of ``size`` that cover ``total``."""
     return -(-total // size)
+
+
+def evenly(length: int, most: int, beside: int) -> int:
+    """At most ``most``, as few as cover a length with as many tiles of ``beside`` times as many."""
+    return min(most, count(count(length, count(length, most * beside)), beside))
 
 
 def chunk(channels: int, largest: int) -> int:

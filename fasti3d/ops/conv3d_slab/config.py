@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
-from fasti3d.ops.tiling import Triple, count
+from fasti3d.ops.tiling import Triple, count, evenly
 
 # What csrc/conv3d_slab/plan.h has by the same names.
 GROUP, ROWS, BLOCK_BYTES = 8, 64, 2048
@@ -254,10 +254,10 @@ def _boxes(problem: Problem, positions: int, along: int, by_frames: bool) -> Ite
         rows = _first(problem, positions, along, by_frames, shapes)[1]
         if not rows:
             continue
-        rows = _evenly(h, rows, 1 if by_frames else along)
+        rows = evenly(h, rows, 1 if by_frames else along)
         shapes = [(n, rows, columns) for n in range(t, 0, -1)]
         frames = _first(problem, positions, along, by_frames, shapes)[0]
-        frames = _evenly(t, frames, along if by_frames else 1)
+        frames = evenly(t, frames, along if by_frames else 1)
         yield from dict.fromkeys([(frames, rows, columns), (1, rows, columns)])
 
 
@@ -268,11 +268,6 @@ def _first(problem: Problem, positions: int, along: int, by_frames: bool, boxes:
         if slab.columns(box) <= positions and max(slab.pitch, slab.rows, slab.frames) <= MAX_BOX:
             return box
     return (0, 0, 0)
-
-
-def _evenly(length: int, most: int, beside: int) -> int:
-    """At most ``most``, as few as cover a length with as many tiles of ``beside`` times as many."""
-    return min(most, count(count(length, count(length, most * beside)), beside))
 
 
 def _filled(

@@ -28,7 +28,7 @@ from fasti3d.ops.conv3d_slab.config import (
     WORST,
 )
 from fasti3d.ops.pooled_conv3d import config as pooled
-from fasti3d.ops.tiling import Triple, count
+from fasti3d.ops.tiling import Triple, count, evenly
 from fasti3d.runtime.precision import Precision
 
 # What csrc/pooled_conv3d_slab/plan.h has by the same names.
@@ -204,16 +204,11 @@ def _boxes(problem: Problem, columns: int, along: int, by_frames: bool) -> Itera
     for parts in range(1, min(w, _MAX_PARTS) + 1):
         across = count(w, parts)
         for most in range(1, min(t, _MAX_FRAMES) + 1):
-            frames = _evenly(t, most, along if by_frames else 1)
+            frames = evenly(t, most, along if by_frames else 1)
             rows = columns // (across * frames)
             if rows:
-                found[frames, _evenly(h, min(rows, h), 1 if by_frames else along), across] = None
+                found[frames, evenly(h, min(rows, h), 1 if by_frames else along), across] = None
     yield from found
-
-
-def _evenly(length: int, most: int, beside: int) -> int:
-    """At most ``most``, as few as cover a length with as many tiles of ``beside`` times as many."""
-    return min(most, count(count(length, count(length, most * beside)), beside))
 
 
 def _filled(problem: Problem, columns: int, along: int, by_frames: bool, box: Triple) -> Iterator[Config]:
